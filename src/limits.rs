@@ -1,0 +1,50 @@
+//! Every maximum, with the arithmetic behind it. Operators' limits are in `config.rs`; these are ours.
+
+/// Bytes of a stream key's parts (vhost, app, stream) together. Longest name seen in the field is
+/// a 200-byte signed stream name; a key is also a file name in later exports, so it stays short.
+pub const KEY_LEN_MAX: usize = 512;
+
+/// Bytes of the query string that a player or publisher may send with a key.
+pub const PARAMS_LEN_MAX: usize = 2048;
+
+/// Bytes of one RTMP message or FLV tag. A 4K keyframe at 100 Mbit/s and 1 s GOP stays under 8 MiB;
+/// FLV's own limit is 16 MiB - 1.
+pub const MESSAGE_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of one AMF command or script message: `onMetaData` with a keyframe index of a one-hour
+/// file is 40 KiB.
+pub const SCRIPT_LEN_MAX: usize = 64 * 1024;
+
+/// Nesting of AMF0 objects and arrays.
+pub const AMF_DEPTH_MAX: usize = 16;
+
+/// Values in one AMF0 message, counted over all levels.
+pub const AMF_VALUES_MAX: usize = 8192;
+
+/// Chunk streams that one RTMP connection may use at once. Encoders use under ten.
+pub const CHUNK_STREAMS_MAX: usize = 64;
+
+/// Largest chunk size that a peer may announce; the specification allows 31 bits, no message of
+/// ours is larger than [`MESSAGE_LEN_MAX`].
+pub const CHUNK_SIZE_MAX: u32 = 0x7fff_ffff;
+
+/// Chunk size that we announce for what we send. Flash-era players take no more than 64 KiB.
+pub const CHUNK_SIZE_OUT: usize = 65_536;
+
+/// Bytes of a request head: line and headers.
+pub const REQUEST_HEAD_LEN_MAX: usize = 16 * 1024;
+
+/// Headers of one request or reply.
+pub const HEADERS_MAX: usize = 64;
+
+/// Bytes of an API request's body; ZLMediaKit's `http.maxReqSize` is 40,960.
+pub const REQUEST_BODY_LEN_MAX: usize = 40_960;
+
+/// Bytes of a WebSocket frame that a player may send us: only control frames and small texts.
+pub const WEBSOCKET_FRAME_LEN_MAX: usize = 4096;
+
+/// Redirects that a pull follows.
+pub const REDIRECTS_MAX: usize = 5;
+
+const _: () = assert!(SCRIPT_LEN_MAX < MESSAGE_LEN_MAX);
+const _: () = assert!(MESSAGE_LEN_MAX < 1 << 24);

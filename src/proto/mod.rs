@@ -1,0 +1,32 @@
+//! Sans-IO protocol sessions: bytes in, events and bytes out. No socket, clock, task or log.
+//!
+//! # The session contract
+//!
+//! Every session has these four methods, plus commands named by a verb (`accept_publish`,
+//! `close`). After each call that changes it, `poll_output` is drained before the next one.
+//!
+//! ```ignore
+//! fn handle_input(&mut self, now: Instant, input: Bytes) -> Result<(), Error>;
+//! fn handle_timeout(&mut self, now: Instant) -> Result<(), Error>;
+//! fn poll_output(&mut self) -> Option<Output>; // Send(bytes) | Event(event)
+//! fn poll_timeout(&self) -> Option<Instant>;
+//! ```
+//!
+//! After an error the session is dead: its output so far may still be drained, then the connection
+//! is closed. `now` never runs backwards.
+//!
+//! # Specifications followed
+//!
+//! | Module | Specification |
+//! |---|---|
+
+use bytes::Bytes;
+
+/// What a session wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output<E> {
+    /// Send these bytes to the peer, in order.
+    Send(Bytes),
+    /// Something happened that the driver must act on.
+    Event(E),
+}
