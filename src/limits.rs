@@ -48,3 +48,7 @@ pub const REDIRECTS_MAX: usize = 5;
 
 const _: () = assert!(SCRIPT_LEN_MAX < MESSAGE_LEN_MAX);
 const _: () = assert!(MESSAGE_LEN_MAX < 1 << 24);
+
+/// Bus messages under way between two shards. One tick of 1,000 streams with players on the other
+/// shard is 1,000 of them; a message is under 200 bytes, so a queue is under 1 MiB.
+pub const BUS_QUEUE_MAX: usize = 4096;

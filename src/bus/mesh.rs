@@ -1,0 +1,200 @@
+//! Bounded queues between every two shards, and the waker of each.
+//!
+//! A message is never waited for: a shard that can't put one down keeps it in its own outbox and
+//! tries again in the next tick, or drops it where that is the message's policy
+//! ([`Message::Flushed`]: the replica is given a new snapshot instead). So two shards with full
+//! queues can't hold each other up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use super::message::Message;
+use crate::limits::BUS_QUEUE_MAX;
+use crate::media::ShardId;
+
+/// Wakes a shard from any thread.
+pub trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// All queues; each shard takes its port.
+pub struct Mesh {
+    ports: Vec<Option<MeshPort>>,
+}
+
+/// One shard's end of the mesh.
+pub struct MeshPort {
+    id: ShardId,
+    /// By receiving shard; the own one is a queue like the others.
+    senders: Vec<SyncSender<Message>>,
+    receivers: Vec<Receiver<Message>>,
+    outboxes: Vec<VecDeque<Message>>,
+    wakers: Vec<Option<Arc<dyn Wake>>>,
+    to_wake: Vec<bool>,
+    dropped: u64,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    Sent,
+    /// It goes out as soon as there is room.
+    Kept,
+    /// The queue was full and the message may be lost.
+    Dropped,
+}
+
+impl Mesh {
+    pub fn new(shards: usize) -> Self {
+        let mut ports: Vec<MeshPort> = (0..shards)
+            .map(|index| MeshPort {
+                id: ShardId(index as u16),
+                senders: Vec::new(),
+                receivers: Vec::new(),
+                outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
+                wakers: vec![None; shards],
+                to_wake: vec![false; shards],
+                dropped: 0,
+            })
+            .collect();
+        for from in 0..shards {
+            for to in 0..shards {
+                let (sender, receiver) = sync_channel(BUS_QUEUE_MAX);
+                ports[from].senders.push(sender);
+                ports[to].receivers.push(receiver);
+            }
+        }
+        Self { ports: ports.into_iter().map(Some).collect() }
+    }
+
+    /// A shard's port.
+    ///
+    /// # Panics
+    /// When it is taken twice.
+    pub fn take_port(&mut self, shard: ShardId) -> MeshPort {
+        self.ports[shard.index()].take().expect("each port is taken once")
+    }
+}
+
+impl MeshPort {
+    pub fn shards(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// Learns how to wake a shard.
+    pub fn set_waker(&mut self, shard: ShardId, waker: Arc<dyn Wake>) {
+        self.wakers[shard.index()] = Some(waker);
+    }
+
+    /// Puts a message into another shard's queue.
+    pub fn put(&mut self, to: ShardId, message: Message) -> Put {
+        let outbox = &mut self.outboxes[to.index()];
+        self.to_wake[to.index()] = true;
+        if outbox.is_empty() {
+            match self.senders[to.index()].try_send(message) {
+                Ok(()) => return Put::Sent,
+                // A shard that is gone has released everything, so nothing is owed to it.
+                Err(TrySendError::Disconnected(_)) => return Put::Dropped,
+                Err(TrySendError::Full(message)) => return self.keep(to, message),
+            }
+        }
+        self.keep(to, message)
+    }
+
+    fn keep(&mut self, to: ShardId, message: Message) -> Put {
+        if matches!(message, Message::Flushed { .. }) {
+            self.dropped += 1;
+            return Put::Dropped;
+        }
+        self.outboxes[to.index()].push_back(message);
+        Put::Kept
+    }
+
+    /// Sends what was kept, as far as there is room, and wakes the shards that have got something.
+    /// `true` when something is still kept.
+    pub fn flush(&mut self) -> bool {
+        let mut kept = false;
+        for index in 0..self.senders.len() {
+            while let Some(message) = self.outboxes[index].pop_front() {
+                match self.senders[index].try_send(message) {
+                    Ok(()) => self.to_wake[index] = true,
+                    Err(TrySendError::Full(message)) => {
+                        self.outboxes[index].push_front(message);
+                        kept = true;
+                        break;
+                    }
+                    Err(TrySendError::Disconnected(_)) => {}
+                }
+            }
+            if std::mem::take(&mut self.to_wake[index])
+                && index != self.id.index()
+                && let Some(waker) = &self.wakers[index]
+            {
+                waker.wake();
+            }
+        }
+        kept
+    }
+
+    /// The next message for this shard, the queues in turn.
+    pub fn take(&mut self) -> Option<(ShardId, Message)> {
+        self.receivers.iter().enumerate().find_map(|(index, receiver)| {
+            receiver.try_recv().ok().map(|message| (ShardId(index as u16), message))
+        })
+    }
+
+    /// Messages that a full queue cost.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::message::Ticket;
+
+    fn shut_down(serial: u64) -> Message {
+        Message::ShutDown { ticket: Ticket { shard: ShardId(0), serial } }
+    }
+
+    fn serial(message: &Message) -> u64 {
+        match message {
+            Message::ShutDown { ticket } => ticket.serial,
+            _ => panic!("only these are sent"),
+        }
+    }
+
+    #[test]
+    fn a_full_queue_keeps_the_order_and_loses_nothing() {
+        let mut mesh = Mesh::new(2);
+        let mut sender = mesh.take_port(ShardId(0));
+        let mut receiver = mesh.take_port(ShardId(1));
+        let count = BUS_QUEUE_MAX as u64 + 10;
+        for serial in 0..count {
+            let put = sender.put(ShardId(1), shut_down(serial));
+            assert_eq!(put == Put::Sent, serial < BUS_QUEUE_MAX as u64);
+        }
+        assert!(sender.flush(), "something is kept");
+        let mut seen = Vec::new();
+        while seen.len() < count as usize {
+            let (from, message) = receiver.take().expect("all come in the end");
+            assert_eq!(from, ShardId(0));
+            seen.push(serial(&message));
+            sender.flush();
+        }
+        assert!(seen.is_sorted());
+        assert!(receiver.take().is_none());
+        assert!(!sender.flush());
+    }
+
+    #[test]
+    fn a_shard_that_is_gone_is_no_obstacle() {
+        let mut mesh = Mesh::new(2);
+        let mut sender = mesh.take_port(ShardId(0));
+        drop(mesh);
+        assert_eq!(sender.put(ShardId(1), shut_down(1)), Put::Dropped);
+        assert!(!sender.flush());
+    }
+}

@@ -1,0 +1,163 @@
+//! Every bus message. Read it to know what the shards tell each other.
+//!
+//! ```text
+//!  players' shard                     owner of the key
+//!     │── Interest(players, waiters) ───►│   first one attaches, (0, 0) detaches
+//!     │◄── Attached(snapshot) ───────────│   the key is registered
+//!     │◄── Flushed(delta) ───────────────│   each flush
+//!     │◄── Suspended ────────────────────│   source lost, players are kept
+//!     │◄── Resumed ──────────────────────│
+//!     │◄── End(reason) ──────────────────│   players and waiters are sent away
+//!     │── Released(what) ───────────────►│   and are gone
+//!
+//!  any shard ── Ask ──► any shard ── Answer ──► back          (the API)
+//!  accepting shard ── Adopt ──► owner                         (a publisher's connection)
+//! ```
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::view::{PlayerView, StreamView};
+use crate::config::Config;
+use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
+use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+use crate::stream::Snapshot;
+use crate::stream::log::Delta;
+
+/// One presence of a key on a shard that has players or waiters of it; never used twice, so that
+/// what belongs to an earlier one is known to be late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LocalId {
+    pub shard: ShardId,
+    pub serial: u64,
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub shard: ShardId,
+    pub serial: u64,
+}
+
+/// What one shard tells another.
+pub enum Message {
+    /// How many players and waiters a shard has for a key of yours.
+    Interest { key: StreamKey, local: LocalId, players: u32, waiters: u32 },
+    /// All that hung on an ended presence is gone.
+    Released { key: StreamKey, local: LocalId, generation: Generation, released: Released },
+    /// The key is registered. `snapshot` is `None` on the owner's own shard, which reads its log.
+    Attached {
+        key: StreamKey,
+        local: LocalId,
+        generation: Generation,
+        snapshot: Option<Box<Snapshot>>,
+    },
+    /// What was flushed. Dropped when the queue is full; the replica then gets a new snapshot.
+    Flushed { key: StreamKey, local: LocalId, delta: Delta },
+    /// The source is lost; keep the players, park newcomers.
+    Suspended { key: StreamKey, local: LocalId },
+    /// The source is back.
+    Resumed { key: StreamKey, local: LocalId },
+    /// Send players and waiters away and say so with `Released`.
+    End { key: StreamKey, local: LocalId, generation: Generation, reason: EndReason },
+    Ask { ticket: Ticket, ask: Ask },
+    Answer { ticket: Ticket, answer: Answer },
+    /// A connection that has found out its role moves to the owner of its key. What it is made of
+    /// is known to `net` alone.
+    Adopt(Box<dyn Any + Send>),
+    /// The result of a lookup that this shard asked the resolver for.
+    Resolved(Box<dyn Any + Send>),
+    /// End everything; answered when the ledger is empty.
+    ShutDown { ticket: Ticket },
+}
+
+/// How a pull is to be done; `addStreamProxy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PullOptions {
+    /// Retries after a failure; `None` without end.
+    pub retries_max: Option<u32>,
+    /// Keep it when the first attempt fails.
+    pub force: bool,
+    /// Answer at once.
+    pub no_wait: bool,
+    /// From the dial to the first media.
+    pub timeout: Duration,
+    /// Silence after which a connected source is given up.
+    pub media_timeout: Duration,
+}
+
+/// What the API asks of a shard.
+pub enum Ask {
+    /// Of the key's owner.
+    AddPull { key: StreamKey, url: Arc<SourceUrl>, options: PullOptions },
+    /// Of the key's owner: ends the pull in whatever state it is, with all that hangs on it.
+    DeletePull { key: StreamKey },
+    /// Of the key's owner. Without a generation, whatever lives under the key now.
+    Close {
+        key: StreamKey,
+        generation: Option<Generation>,
+        /// Also where players are.
+        force: bool,
+        /// Also where it is pending.
+        pending_too: bool,
+    },
+    /// Of each shard: the streams that it owns, or the one of a key.
+    Streams { key: Option<StreamKey> },
+    /// Of each shard: its players of a key.
+    Players { key: StreamKey },
+    /// Of each shard: use this configuration from now on.
+    Configure { config: Arc<Config> },
+    /// Of each shard: connections, load and counters; `net` answers it.
+    Node(NodeAsk),
+}
+
+/// What concerns a shard's connections and not its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeAsk {
+    Sessions,
+    Metrics,
+    Load,
+    Kick { connection: ConnectionId },
+}
+
+/// What a shard answers.
+pub enum Answer {
+    /// The pull delivers media, or is at work where it was not to be waited for.
+    Added { state: StreamState, generation: Generation },
+    /// The first attempt failed and the pull was not to be kept.
+    AddFailed(Fault),
+    /// The key is taken; by what.
+    Exists { state: StreamState, url: Option<Arc<SourceUrl>>, generation: Generation },
+    /// The pull was deleted, closed or replaced while the add was waiting for it.
+    AddCancelled,
+    /// A limit of this node.
+    Overloaded(&'static str),
+    /// `None`: there was no such pull.
+    Deleted(Option<Closed>),
+    Close(CloseOutcome),
+    Streams(Vec<StreamView>),
+    Players(Option<Vec<PlayerView>>),
+    Done,
+    Node(Box<dyn Any + Send>),
+}
+
+/// What a close did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseOutcome {
+    Closed(Closed),
+    /// There is nothing under the key, or not of that generation.
+    NotFound,
+    /// It is pending, and pending ones were not to be closed.
+    Pending(StreamState),
+    /// It has players, and those were not to be disturbed.
+    HasPlayers,
+}
+
+/// A finished close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    pub released: Released,
+    /// Everything was confirmed within the bound.
+    pub complete: bool,
+}

@@ -1,0 +1,8 @@
+//! What crosses a core, and nothing else does.
+
+pub mod mesh;
+pub mod message;
+pub mod view;
+
+pub use mesh::{Mesh, MeshPort};
+pub use message::{Answer, Ask, LocalId, Message, PullOptions, Ticket};

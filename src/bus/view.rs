@@ -1,0 +1,75 @@
+//! Streams and players as a shard describes them to the API.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::media::state::{Fault, Generation, StreamState};
+use crate::media::{ConnectionId, SourceUrl, StreamKey};
+use crate::stream::{Packaging, Tracks};
+
+/// A stream, pending or registered.
+#[derive(Debug, Clone)]
+pub struct StreamView {
+    pub key: StreamKey,
+    pub generation: Generation,
+    pub state: StreamState,
+    pub registered: bool,
+    pub source: SourceView,
+    /// Since the key was asked for.
+    pub age_ms: u64,
+    /// Since it was registered; 0 where it is not.
+    pub alive_ms: u64,
+    /// When it was registered, else when it was asked for; Unix seconds.
+    pub created_unix: u64,
+    pub players: u32,
+    pub waiters: u32,
+    pub bytes_per_second: u64,
+    pub bytes_total: u64,
+    pub timestamp_ms: u32,
+    pub tracks: Tracks,
+}
+
+/// Where a stream's media comes from.
+#[derive(Debug, Clone)]
+pub enum SourceView {
+    /// Players wait, nobody brings it.
+    None,
+    Publisher(Option<PublisherView>),
+    Pull(PullView),
+}
+
+#[derive(Debug, Clone)]
+pub struct PublisherView {
+    pub connection: ConnectionId,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    pub params: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct PullView {
+    pub url: Arc<SourceUrl>,
+    /// Tries since the add.
+    pub attempts: u32,
+    pub last_fault: Option<Fault>,
+    /// Milliseconds to the next try; 0 while one is under way.
+    pub next_retry_ms: u64,
+    /// It has delivered media at least once since the add.
+    pub was_up: bool,
+    /// Losses that were, or are to be, retried.
+    pub losses: u32,
+    /// Both ends of the connection to the origin, where there is one.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// A player.
+#[derive(Debug, Clone)]
+pub struct PlayerView {
+    pub connection: ConnectionId,
+    pub packaging: Packaging,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    pub sent_bytes: u64,
+    pub lag_bytes: u64,
+    pub jumps: u32,
+}

@@ -1,0 +1,366 @@
+//! The players of one stream on one shard.
+//!
+//! A flush gives every caught-up player the same span of the log, encoded once for each packaging.
+//! Per player and flush the work is one entry in a batch: no allocation, no hashing, no reference
+//! count.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::flush::{Batch, Send, Shortfall, Wire};
+use super::player::{Next, Player, PlayerStart, PlayerState};
+use crate::media::ConnectionId;
+use crate::stream::{Cursor, Log, Packaging, Span, packaging};
+
+/// Bounds for slow players.
+#[derive(Debug, Clone, Copy)]
+pub struct CrowdLimits {
+    /// Bytes of the log that a player may be behind before it jumps to the newest keyframe.
+    pub lag_bytes_max: u64,
+    /// Time without progress, or of jumping without catching up, before a player is evicted.
+    pub lag_evict: Duration,
+}
+
+/// What happened to players since the shard started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CrowdTotals {
+    pub sent_bytes: u64,
+    pub sends: u64,
+    pub jumps: u64,
+}
+
+/// What a flush or a writable socket led to, for the shard to act on.
+#[derive(Default)]
+pub struct CrowdEvents {
+    /// Sockets that are full: tell when they can be written again.
+    pub blocked: Vec<ConnectionId>,
+    /// Sockets that failed.
+    pub broken: Vec<ConnectionId>,
+    /// Players over the eviction bound.
+    pub evicted: Vec<ConnectionId>,
+}
+
+/// The players of one stream on one shard.
+#[derive(Default)]
+pub struct Crowd {
+    players: Vec<Player>,
+    /// Caught-up players have everything before this.
+    sent_seq: u64,
+    totals: CrowdTotals,
+}
+
+/// Memory that flushes use again and again.
+#[derive(Default)]
+pub struct Scratch {
+    spans: [Span; 3],
+    shortfalls: Vec<Shortfall>,
+}
+
+/// What a crowd works with in one turn of its shard.
+pub struct Turn<'a> {
+    pub log: &'a Log,
+    pub now: Instant,
+    pub limits: &'a CrowdLimits,
+    pub wire: &'a mut dyn Wire,
+    pub scratch: &'a mut Scratch,
+    pub events: &'a mut CrowdEvents,
+}
+
+/// Sends to one player in one go, so that a fast player with a long way to go does not hold up the
+/// tick; the rest follows when its socket is polled.
+const SENDS_PER_TURN_MAX: usize = 16;
+
+impl Crowd {
+    /// Begins to read a log, as it stands.
+    pub fn follow(&mut self, log: &Log) {
+        self.sent_seq = log.flushed_seq();
+    }
+
+    /// Goes over to another view of the same stream, with a gap behind the old one: everybody
+    /// finishes the tag that is half sent and goes on at the next keyframe.
+    pub fn relocate(&mut self, old: &Log, new: &Log) {
+        for player in &mut self.players {
+            player.leave_log(old);
+            if let Some(keyframe) = new.keyframe_from(player.cursor.seq) {
+                place(player, new, keyframe);
+                player.state = PlayerState::Blocked;
+            }
+        }
+        self.sent_seq = new.flushed_seq();
+    }
+
+    /// Adds a player at the log's start point and returns its index, which is good until a removal.
+    pub fn join(&mut self, log: &Log, start: PlayerStart, now: Instant) -> usize {
+        let mut player = Player::new(start, now);
+        if !log.awaits_keyframe() {
+            place(&mut player, log, log.start_seq());
+        }
+        self.players.push(player);
+        self.players.len() - 1
+    }
+
+    /// Sends what was flushed to all who have everything before it, and lets the others catch up.
+    pub fn flush(&mut self, turn: &mut Turn<'_>) {
+        let log = turn.log;
+        let from = self.sent_seq;
+        self.sent_seq = log.flushed_seq();
+        self.flush_caught_up(from, turn);
+        for index in 0..self.players.len() {
+            match self.players[index].state {
+                PlayerState::CaughtUp => {}
+                PlayerState::AwaitingKeyframe => {
+                    if let Some(keyframe) = log.keyframe_from(from) {
+                        place(&mut self.players[index], log, keyframe);
+                        self.advance(index, turn);
+                    } else if !log.has_video() && log.flushed_seq() > from {
+                        place(&mut self.players[index], log, from);
+                        self.advance(index, turn);
+                    }
+                }
+                PlayerState::Blocked if self.players[index].polling => self.restrain(index, turn),
+                PlayerState::Blocked => self.advance(index, turn),
+            }
+        }
+    }
+
+    /// Evicts players that make no progress while nothing is flushed.
+    pub fn check_slow(&mut self, turn: &mut Turn<'_>) {
+        for index in 0..self.players.len() {
+            if self.players[index].polling {
+                self.restrain(index, turn);
+            }
+        }
+    }
+
+    /// A blocked player's socket takes bytes again.
+    pub fn writable(&mut self, id: ConnectionId, turn: &mut Turn<'_>) {
+        if let Some(index) = self.players.iter().position(|player| player.id == id) {
+            self.players[index].polling = false;
+            self.advance(index, turn);
+        }
+    }
+
+    /// Puts protocol bytes between a player's tags and sends what its socket takes.
+    pub fn insert(&mut self, id: ConnectionId, bytes: Bytes, turn: &mut Turn<'_>) {
+        if let Some(index) = self.players.iter().position(|player| player.id == id) {
+            self.players[index].insert(bytes);
+            if !self.players[index].polling {
+                self.advance(index, turn);
+            }
+        }
+    }
+
+    /// Lets one player have as much as its socket takes now.
+    pub fn advance(&mut self, index: usize, turn: &mut Turn<'_>) {
+        let log = turn.log;
+        for _ in 0..SENDS_PER_TURN_MAX {
+            let player = &mut self.players[index];
+            let next = player.encode_next(log, &mut turn.scratch.spans[0]);
+            if matches!(next, Next::Nothing) {
+                if player.state == PlayerState::Blocked {
+                    player.state = PlayerState::CaughtUp;
+                    player.jumped_since = None;
+                }
+                return;
+            }
+            let mut batch = Batch::default();
+            let mut len = 0;
+            let span = batch.add_span(|slices| {
+                len = player.next_slices(&next, log, &turn.scratch.spans[0], slices);
+            });
+            batch.sends.push(Send { socket: player.socket, span, ticket: 0 });
+            turn.scratch.shortfalls.clear();
+            turn.wire.send(&batch, &mut turn.scratch.shortfalls);
+            self.totals.sends += 1;
+            let shortfall = turn.scratch.shortfalls.pop();
+            let sent = shortfall.map_or(len, |shortfall| shortfall.sent);
+            self.totals.sent_bytes += sent;
+            let player = &mut self.players[index];
+            player.sent(&next, log, sent, turn.now);
+            match shortfall {
+                None => {}
+                Some(Shortfall { errno: Some(_), .. }) => {
+                    turn.events.broken.push(player.id);
+                    return;
+                }
+                Some(_) => {
+                    block(player, turn.events);
+                    return;
+                }
+            }
+        }
+        block(&mut self.players[index], turn.events);
+    }
+
+    /// Removes a player. Returns what it has got, and whether its peer can make sense of a goodbye.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Removed> {
+        let index = self.players.iter().position(|player| player.id == id)?;
+        let player = self.players.swap_remove(index);
+        Some(Removed { between_tags: player.is_between_tags(), sent_bytes: player.sent_bytes })
+    }
+
+    /// The sequence number that the log must keep for blocked players.
+    pub fn slowest_seq(&self) -> Option<u64> {
+        let blocked = self.players.iter().filter(|player| player.state == PlayerState::Blocked);
+        blocked.map(|player| player.cursor.seq).min()
+    }
+
+    pub fn len(&self) -> usize {
+        self.players.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.players.is_empty()
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
+        self.players.iter().map(|player| player.id)
+    }
+
+    /// Each player with its packaging, bytes sent, lag in bytes and jumps.
+    pub fn stats(&self, log: &Log) -> impl Iterator<Item = PlayerStats> {
+        self.players.iter().map(|player| PlayerStats {
+            id: player.id,
+            packaging: player.packaging,
+            sent_bytes: player.sent_bytes,
+            lag_bytes: player.lag_bytes(log),
+            jumps: player.jumps,
+        })
+    }
+
+    /// Takes the totals counted since the last call.
+    pub fn take_totals(&mut self) -> CrowdTotals {
+        std::mem::take(&mut self.totals)
+    }
+
+    fn flush_caught_up(&mut self, from: u64, turn: &mut Turn<'_>) {
+        let (log, to) = (turn.log, self.sent_seq);
+        if from == to {
+            return;
+        }
+        let mut lens = [0; 3];
+        let Scratch { spans, shortfalls } = &mut *turn.scratch;
+        for (packaging, span) in Packaging::ALL.into_iter().zip(spans.iter_mut()) {
+            let wanted = self.players.iter().any(|player| player.packaging == packaging);
+            if wanted {
+                span.encode(packaging, log, Cursor::at(from), to);
+                // More than one send takes: everybody goes on from their own cursor.
+                lens[packaging as usize] = if span.end().seq == to { span.len() } else { 0 };
+            }
+        }
+        let mut batch = Batch::default();
+        for span in spans.iter() {
+            batch.add_span(|slices| span.slices(log, slices));
+        }
+        let mut stragglers = Vec::new();
+        for (index, player) in self.players.iter_mut().enumerate() {
+            if player.state != PlayerState::CaughtUp {
+                continue;
+            }
+            let len = lens[player.packaging as usize];
+            if len == 0 || player.has_own_bytes() || player.cursor.seq != from {
+                stragglers.push(index);
+                continue;
+            }
+            let span = player.packaging as u32;
+            let (socket, ticket) = (player.socket, index as u64);
+            batch.sends.push(Send { socket, span, ticket });
+            player.cursor = Cursor::at(to);
+            player.sent_bytes += len;
+            player.last_progress = turn.now;
+            self.totals.sent_bytes += len;
+        }
+        shortfalls.clear();
+        turn.wire.send(&batch, shortfalls);
+        self.totals.sends += batch.sends.len() as u64;
+        drop(batch);
+        for shortfall in std::mem::take(shortfalls) {
+            let player = &mut self.players[shortfall.ticket as usize];
+            let missing = lens[player.packaging as usize] - shortfall.sent;
+            player.sent_bytes -= missing;
+            self.totals.sent_bytes -= missing;
+            let start = Cursor::at(from);
+            player.cursor = packaging::advance(player.packaging, log, start, shortfall.sent);
+            if shortfall.errno.is_some() {
+                turn.events.broken.push(player.id);
+            } else {
+                block(player, turn.events);
+            }
+        }
+        for index in stragglers {
+            self.advance(index, turn);
+        }
+    }
+
+    /// Holds a blocked player to its bounds.
+    fn restrain(&mut self, index: usize, turn: &mut Turn<'_>) {
+        let Turn { log, now, limits, events, .. } = turn;
+        let (log, now) = (*log, *now);
+        let player = &mut self.players[index];
+        let stuck = now.duration_since(player.last_progress) >= limits.lag_evict;
+        let jumping = player
+            .jumped_since
+            .is_some_and(|since| now.duration_since(since) >= limits.lag_evict);
+        if stuck || jumping {
+            events.evicted.push(player.id);
+            return;
+        }
+        if player.lag_bytes(log) <= limits.lag_bytes_max {
+            return;
+        }
+        player.jumps += 1;
+        self.totals.jumps += 1;
+        player.jumped_since.get_or_insert(now);
+        player.leave_log(log);
+        let Some(keyframe) = log.keyframe_from(player.cursor.seq + 1) else { return };
+        let lag = log.position_of(log.flushed_seq()) - log.position_of(keyframe);
+        if lag <= limits.lag_bytes_max {
+            place(player, log, keyframe);
+            player.state = PlayerState::Blocked;
+        }
+    }
+}
+
+/// What is left of a player that was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    pub between_tags: bool,
+    pub sent_bytes: u64,
+}
+
+/// A player as the API shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlayerStats {
+    pub id: ConnectionId,
+    pub packaging: Packaging,
+    pub sent_bytes: u64,
+    pub lag_bytes: u64,
+    pub jumps: u32,
+}
+
+/// Puts a player at a tag, with the prelude before it where it does not have it yet.
+fn place(player: &mut Player, log: &Log, seq: u64) {
+    let prelude =
+        if seq == log.start_seq() { log.prelude_at_start() } else { log.prelude() }.clone();
+    if !player.greeted || player.prelude_version != prelude.version {
+        let timestamp_ms = log.entry(seq).map_or(0, |entry| entry.timestamp_ms);
+        let bytes =
+            player.packaging.encode_prelude(&prelude, timestamp_ms, !player.greeted);
+        player.insert(bytes.into());
+        player.greeted = true;
+        player.prelude_version = prelude.version;
+    }
+    player.cursor = Cursor::at(seq);
+    player.state = PlayerState::CaughtUp;
+}
+
+fn block(player: &mut Player, events: &mut CrowdEvents) {
+    if player.state == PlayerState::CaughtUp {
+        player.state = PlayerState::Blocked;
+    }
+    if !player.polling {
+        player.polling = true;
+        events.blocked.push(player.id);
+    }
+}

@@ -1,0 +1,55 @@
+//! What goes out in one submission: spans of bytes, and the sockets that get each of them.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+/// A socket by its file descriptor; whoever sends on it knows that it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Socket(pub i32);
+
+/// Sends of one submission. A span is built once and sent to any number of sockets; a socket stands
+/// in a batch once at most, so that what is sent to it can't be reordered.
+#[derive(Default)]
+pub struct Batch<'a> {
+    pub slices: Vec<IoSlice<'a>>,
+    pub spans: Vec<Range<usize>>,
+    pub sends: Vec<Send>,
+}
+
+/// One span to one socket. `ticket` is the caller's name for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Send {
+    pub socket: Socket,
+    pub span: u32,
+    pub ticket: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// Adds a span, whose slices `fill` appends, and returns its number.
+    pub fn add_span(&mut self, fill: impl FnOnce(&mut Vec<IoSlice<'a>>)) -> u32 {
+        let start = self.slices.len();
+        fill(&mut self.slices);
+        self.spans.push(start..self.slices.len());
+        (self.spans.len() - 1) as u32
+    }
+
+    pub fn span(&self, number: u32) -> &[IoSlice<'a>] {
+        &self.slices[self.spans[number as usize].clone()]
+    }
+}
+
+/// A send that did not take all of its span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortfall {
+    pub ticket: u64,
+    pub sent: u64,
+    /// The error that ended it; `None` where the socket is only full.
+    pub errno: Option<i32>,
+}
+
+/// What sends batches: the egress ring, or a fake in tests.
+pub trait Wire {
+    /// Sends the batch without waiting; `shortfalls` gets one item for each send that did not take
+    /// all of its span, in any order.
+    fn send(&mut self, batch: &Batch<'_>, shortfalls: &mut Vec<Shortfall>);
+}

@@ -1,0 +1,173 @@
+//! The words for what a stream is doing and why it failed or ended; the life cycle, the bus and
+//! the API share them.
+
+use std::fmt;
+
+/// Tells one life of a key from the next: what carries an older one is late, and dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How far a stream has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamState {
+    /// Pending: players wait for it, and nobody brings it.
+    AwaitingSource,
+    /// Pending: the pull waits for its origin's connect budget.
+    Queued,
+    Resolving,
+    Connecting,
+    Handshaking,
+    AwaitingMedia,
+    /// Pending: the last attempt failed, the next one has its time.
+    BackingOff,
+    Registered,
+}
+
+impl StreamState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AwaitingSource => "awaiting_source",
+            Self::Queued => "queued",
+            Self::Resolving => "resolving",
+            Self::Connecting => "connecting",
+            Self::Handshaking => "handshaking",
+            Self::AwaitingMedia => "awaiting_media",
+            Self::BackingOff => "backing_off",
+            Self::Registered => "registered",
+        }
+    }
+}
+
+/// Why an attempt to pull failed; decides how soon the next one may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The name has no address.
+    Unresolved,
+    /// The host answered the connect with a reset.
+    Refused,
+    /// No route, or an ICMP error.
+    Unreachable,
+    /// The connect was not answered in time.
+    TimedOut,
+    /// Its turn in the origin's connect budget did not come in time.
+    Busy,
+    /// The origin said no, other than that the stream is missing.
+    Rejected,
+    NotFound,
+    /// Connected, and then nothing.
+    Silent,
+    Protocol,
+    /// The connection ended.
+    Lost,
+}
+
+impl ErrorClass {
+    pub const ALL: [Self; 10] = [
+        Self::Unresolved,
+        Self::Refused,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Busy,
+        Self::Rejected,
+        Self::NotFound,
+        Self::Silent,
+        Self::Protocol,
+        Self::Lost,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::Busy => "busy",
+            Self::Rejected => "rejected",
+            Self::NotFound => "not_found",
+            Self::Silent => "silent",
+            Self::Protocol => "protocol_error",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// An attempt's failure: its class, and a sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub class: ErrorClass,
+    pub text: String,
+}
+
+impl Fault {
+    pub fn new(class: ErrorClass, text: impl Into<String>) -> Self {
+        Self { class, text: text.into() }
+    }
+}
+
+/// Why players and waiters of a stream are sent away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// The publisher ended it in an orderly way.
+    Unpublished,
+    /// The source was lost and did not come back within the grace period.
+    SourceLost,
+    /// `delStreamProxy`.
+    Deleted,
+    /// `close_stream` or `close_streams`.
+    Closed,
+    /// A pull that is not retried any more.
+    GaveUp,
+    /// No stream came within `max_stream_wait_ms`.
+    NotFound,
+    /// The player was too far behind for too long.
+    TooSlow,
+    /// Kicked by the operator.
+    Kicked,
+    /// A limit of this node.
+    Overloaded,
+    Shutdown,
+}
+
+impl EndReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unpublished => "unpublished",
+            Self::SourceLost => "source_lost",
+            Self::Deleted => "deleted",
+            Self::Closed => "closed",
+            Self::GaveUp => "gave_up",
+            Self::NotFound => "not_found",
+            Self::TooSlow => "too_slow",
+            Self::Kicked => "kicked",
+            Self::Overloaded => "overloaded",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What a close gave back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Released {
+    pub sockets: u32,
+    pub timers: u32,
+    pub players: u32,
+    pub waiters: u32,
+    /// Bytes of media that were held for the stream, counted once where shards share them.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Released {
+    fn add_assign(&mut self, other: Self) {
+        self.sockets += other.sockets;
+        self.timers += other.timers;
+        self.players += other.players;
+        self.waiters += other.waiters;
+        self.bytes += other.bytes;
+    }
+}

@@ -1,0 +1,160 @@
+//! Source timestamps to a stream's own: continuous over a change of source, never a step back.
+//!
+//! RTMP and FLV timestamps are 32-bit milliseconds that wrap after 49.7 days (RTMP 1.0, 4).
+//! While one source feeds the stream the offset is constant, so that what comes out is what went
+//! in, bit for bit. A new source is joined on right after the last tag of the old one.
+
+use crate::media::TagKind;
+
+/// Maps the timestamps of whatever source there is to those of the stream.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    offset: u32,
+    audio: Option<u32>,
+    video: Option<u32>,
+    /// Distance of the last two video tags, else audio tags: the step to a new source's first tag.
+    step_ms: u32,
+    joining: bool,
+    /// Tags of a joined source at or before this would step back.
+    floor: Option<u32>,
+}
+
+/// Backward or forward steps within one source beyond these are not jitter or a pause but a new
+/// timeline (an encoder that restarted its clock).
+const STEP_BACK_MS_MAX: i64 = 3_000;
+const STEP_AHEAD_MS_MAX: i64 = 3_600_000;
+const STEP_MS_DEFAULT: u32 = 40;
+
+impl Timeline {
+    /// The next tag comes from another source.
+    pub fn join(&mut self) {
+        if self.last().is_some() {
+            self.joining = true;
+        }
+    }
+
+    /// The stream's timestamp of a tag, or `None` where the tag must be dropped because it would
+    /// step back behind what players of the former source already have.
+    pub fn map(&mut self, kind: TagKind, timestamp_ms: u32) -> Option<u32> {
+        if self.joining {
+            self.joining = false;
+            let last = self.last().expect("joining only after a tag");
+            self.floor = Some(last);
+            self.offset = last.wrapping_add(self.step()).wrapping_sub(timestamp_ms);
+        }
+        let mut mapped = timestamp_ms.wrapping_add(self.offset);
+        let previous = match kind {
+            TagKind::Audio => self.audio,
+            TagKind::Video => self.video,
+            TagKind::Script => None,
+        };
+        if let Some(previous) = previous {
+            let step = distance(previous, mapped);
+            if !(-STEP_BACK_MS_MAX..=STEP_AHEAD_MS_MAX).contains(&step) {
+                let last = self.last().expect("this kind came before");
+                self.floor = Some(last);
+                self.offset = last.wrapping_add(self.step()).wrapping_sub(timestamp_ms);
+                mapped = timestamp_ms.wrapping_add(self.offset);
+            }
+        }
+        if self.floor.is_some_and(|floor| distance(floor, mapped) <= 0) {
+            return None;
+        }
+        match kind {
+            TagKind::Video => {
+                self.note_step(self.video, mapped);
+                self.video = Some(mapped);
+            }
+            TagKind::Audio => {
+                if self.video.is_none() {
+                    self.note_step(self.audio, mapped);
+                }
+                self.audio = Some(mapped);
+            }
+            TagKind::Script => {}
+        }
+        Some(mapped)
+    }
+
+    /// The newest timestamp of the stream.
+    pub fn last(&self) -> Option<u32> {
+        match (self.audio, self.video) {
+            (Some(audio), Some(video)) => {
+                Some(if distance(audio, video) > 0 { video } else { audio })
+            }
+            (audio, video) => audio.or(video),
+        }
+    }
+
+    fn step(&self) -> u32 {
+        if self.step_ms == 0 { STEP_MS_DEFAULT } else { self.step_ms }
+    }
+
+    fn note_step(&mut self, previous: Option<u32>, next: u32) {
+        let step = previous.map_or(0, |previous| distance(previous, next));
+        if let Ok(step) = u32::try_from(step)
+            && (1..=1000).contains(&step)
+        {
+            self.step_ms = step;
+        }
+    }
+}
+
+/// From one wrapping timestamp to another: positive where `to` is later.
+pub fn distance(from: u32, to: u32) -> i64 {
+    i64::from(to.wrapping_sub(from).cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_passes_unchanged() {
+        let mut timeline = Timeline::default();
+        for (kind, stamp) in
+            [(TagKind::Video, 0), (TagKind::Audio, 5), (TagKind::Video, 40), (TagKind::Audio, 28)]
+        {
+            assert_eq!(timeline.map(kind, stamp), Some(stamp));
+        }
+    }
+
+    #[test]
+    fn wrap_around_is_not_a_new_timeline() {
+        let mut timeline = Timeline::default();
+        assert_eq!(timeline.map(TagKind::Video, u32::MAX - 10), Some(u32::MAX - 10));
+        assert_eq!(timeline.map(TagKind::Video, 29), Some(29));
+    }
+
+    #[test]
+    fn a_new_source_goes_on_one_step_later() {
+        let mut timeline = Timeline::default();
+        timeline.map(TagKind::Video, 1000);
+        timeline.map(TagKind::Video, 1040);
+        timeline.map(TagKind::Audio, 1050);
+        timeline.join();
+        assert_eq!(timeline.map(TagKind::Video, 7), Some(1090));
+        assert_eq!(timeline.map(TagKind::Audio, 0), Some(1083));
+        assert_eq!(timeline.map(TagKind::Video, 47), Some(1130));
+    }
+
+    #[test]
+    fn a_joined_source_never_steps_back() {
+        let mut timeline = Timeline::default();
+        timeline.map(TagKind::Audio, 5000);
+        timeline.map(TagKind::Video, 4960);
+        timeline.join();
+        assert_eq!(timeline.map(TagKind::Video, 100), Some(5040));
+        assert_eq!(timeline.map(TagKind::Audio, 50), None);
+        assert_eq!(timeline.map(TagKind::Audio, 61), Some(5001));
+    }
+
+    #[test]
+    fn an_encoder_that_restarts_its_clock_is_joined_on() {
+        let mut timeline = Timeline::default();
+        timeline.map(TagKind::Video, 100_000);
+        timeline.map(TagKind::Video, 100_040);
+        assert_eq!(timeline.map(TagKind::Video, 0), Some(100_080));
+        assert_eq!(timeline.map(TagKind::Video, 40), Some(100_120));
+    }
+}

@@ -1,0 +1,166 @@
+//! The address of a stream at an origin.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
+
+/// A URL that a pull can fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceUrl {
+    pub protocol: SourceProtocol,
+    /// A name or a literal address, IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Path with its leading slash, as written (percent-encoded).
+    pub path: String,
+    /// Query string without the question mark, as written.
+    pub query: Option<String>,
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceProtocol {
+    Rtmp,
+    HttpFlv,
+}
+
+/// Why a URL can't be pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SourceUrlError {
+    #[error("not supported play schema")]
+    Scheme,
+    #[error("the URL has no host")]
+    Host,
+    #[error("the URL is malformed")]
+    Malformed,
+    #[error("an RTMP URL needs an app and a stream")]
+    Path,
+    #[error("the URL is longer than 2048 bytes")]
+    TooLong,
+}
+
+impl SourceUrl {
+    /// Parses `rtmp://host[:port]/app/stream[?query]` or `http://host[:port]/path[?query]`.
+    ///
+    /// # Errors
+    /// [`SourceUrlError`]; an `http` URL must end in `.flv` (before its query) unless
+    /// `any_http_path` says that it is known to be FLV (a redirect's target, `schema=flv`).
+    pub fn parse(text: &str, any_http_path: bool) -> Result<Self, SourceUrlError> {
+        if text.len() > 2048 {
+            return Err(SourceUrlError::TooLong);
+        }
+        let url = Url::parse(text).map_err(|_| SourceUrlError::Malformed)?;
+        let (protocol, port_default) = match url.scheme() {
+            "rtmp" => (SourceProtocol::Rtmp, 1935),
+            "http" => (SourceProtocol::HttpFlv, 80),
+            _ => return Err(SourceUrlError::Scheme),
+        };
+        let host = match url.host().ok_or(SourceUrlError::Host)? {
+            Host::Domain(name) => name.to_owned(),
+            Host::Ipv4(address) => address.to_string(),
+            Host::Ipv6(address) => address.to_string(),
+        };
+        let path = url.path().to_owned();
+        match protocol {
+            SourceProtocol::HttpFlv => {
+                let is_flv = path.to_ascii_lowercase().ends_with(".flv");
+                if !is_flv && !any_http_path {
+                    return Err(SourceUrlError::Scheme);
+                }
+            }
+            SourceProtocol::Rtmp => {
+                let mut segments = path.trim_matches('/').splitn(2, '/');
+                let complete = segments.by_ref().all(|segment| !segment.is_empty());
+                if !complete || path.trim_matches('/').split('/').count() < 2 {
+                    return Err(SourceUrlError::Path);
+                }
+            }
+        }
+        let query = url.query().map(str::to_owned);
+        let port = url.port().unwrap_or(port_default);
+        Ok(Self { protocol, host, port, path, query, text: text.to_owned() })
+    }
+
+    /// The URL as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Host and port, IPv6 in brackets: what a connect budget is counted by.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// An RTMP URL's app and stream name (with the query, if any), percent-decoded as encoders do:
+    /// the first path segment is the app, two where there are more than two levels.
+    pub fn rtmp_names(&self) -> (String, String) {
+        let path = self.path.trim_matches('/');
+        let levels = path.split('/').count();
+        let app_levels = if levels > 2 { 2 } else { 1 };
+        let split = path.match_indices('/').nth(app_levels - 1).map_or(path.len(), |(at, _)| at);
+        let decode = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+        let app = decode(&path[..split]);
+        let mut stream = decode(path[split..].trim_start_matches('/'));
+        if let Some(query) = &self.query {
+            stream.push('?');
+            stream.push_str(query);
+        }
+        (app, stream)
+    }
+}
+
+impl fmt::Display for SourceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rtmp_urls_split_into_app_and_stream() {
+        let table = [
+            ("rtmp://h/live/a", "h", 1935, "live", "a"),
+            ("rtmp://h:1936/live/a?sign=1&t=/x", "h", 1936, "live", "a?sign=1&t=/x"),
+            ("rtmp://[::1]:1936/live/room/a", "::1", 1936, "live/room", "a"),
+            ("rtmp://10.0.0.1/live/a/b/c", "10.0.0.1", 1935, "live/a", "b/c"),
+        ];
+        for (text, host, port, app, stream) in table {
+            let url = SourceUrl::parse(text, false).unwrap();
+            assert_eq!((url.host.as_str(), url.port), (host, port), "{text}");
+            assert_eq!(url.rtmp_names(), (app.to_owned(), stream.to_owned()), "{text}");
+            assert_eq!(url.as_str(), text);
+        }
+    }
+
+    #[test]
+    fn http_urls_keep_path_and_query() {
+        let url = SourceUrl::parse("http://[::1]:8080/live/a.live.flv?x=%20y", false).unwrap();
+        assert_eq!(url.protocol, SourceProtocol::HttpFlv);
+        assert_eq!(url.authority(), "[::1]:8080");
+        assert_eq!((url.path.as_str(), url.query.as_deref()), ("/live/a.live.flv", Some("x=%20y")));
+    }
+
+    #[test]
+    fn what_cannot_be_pulled_says_why() {
+        let table = [
+            ("foo://127.0.0.1:1/live/x", SourceUrlError::Scheme),
+            ("rtsp://h/live/x", SourceUrlError::Scheme),
+            ("http://h/live/x.m3u8", SourceUrlError::Scheme),
+            ("rtmp://h/live", SourceUrlError::Path),
+            ("rtmp://h", SourceUrlError::Path),
+            ("live/x", SourceUrlError::Malformed),
+        ];
+        for (text, error) in table {
+            assert_eq!(SourceUrl::parse(text, false), Err(error), "{text}");
+        }
+        assert!(SourceUrl::parse("http://h/live/x", true).is_ok());
+    }
+}

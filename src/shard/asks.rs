@@ -1,0 +1,149 @@
+//! What the API asks of a shard.
+
+use std::time::Instant;
+
+use super::closing::AskedFor;
+use super::replica::LocalLog;
+use super::tables::{Source, Stream, StreamHandle};
+use super::{Policy, Shard};
+use crate::bus::message::{Answer, Ask, CloseOutcome, Ticket};
+use crate::bus::view::{PlayerView, PullView, SourceView, StreamView};
+use crate::media::StreamKey;
+use crate::media::state::{EndReason, Generation};
+
+impl Shard {
+    /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
+    pub fn handle_ask(&mut self, now: Instant, ticket: Ticket, ask: Ask) {
+        match ask {
+            Ask::AddPull { key, url, options } => self.add_pull(now, ticket, key, url, options),
+            Ask::DeletePull { key } => self.delete_pull(now, ticket, &key),
+            Ask::Close { key, generation, force, pending_too } => {
+                self.close(now, ticket, &key, generation, (force, pending_too));
+            }
+            Ask::Streams { key } => {
+                let views = self.stream_views(now, key.as_ref());
+                self.answer(ticket, Answer::Streams(views));
+            }
+            Ask::Players { key } => {
+                let views = self.player_views(&key);
+                self.answer(ticket, Answer::Players(views));
+            }
+            Ask::Configure { config } => {
+                self.set_policy(Policy::of(&config, self.shards));
+                self.answer(ticket, Answer::Done);
+            }
+            Ask::Node(_) => unreachable!("net answers these"),
+        }
+    }
+
+    fn delete_pull(&mut self, now: Instant, ticket: Ticket, key: &StreamKey) {
+        let found = self.tables.find(key);
+        let pull = found.filter(|&handle| self.tables.get(handle).is_some_and(|s| s.pull().is_some()));
+        match pull {
+            None => self.answer(ticket, Answer::Deleted(None)),
+            Some(handle) => {
+                let asked = Some((ticket, AskedFor::Delete));
+                self.end_stream(now, handle, EndReason::Deleted, asked);
+            }
+        }
+    }
+
+    fn close(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        key: &StreamKey,
+        generation: Option<Generation>,
+        (force, pending_too): (bool, bool),
+    ) {
+        let found = self.tables.find(key);
+        let found = found.filter(|handle| generation.is_none_or(|of| of == handle.generation));
+        let Some(handle) = found else {
+            self.answer(ticket, Answer::Close(CloseOutcome::NotFound));
+            return;
+        };
+        let stream = self.tables.get(handle).expect("just found");
+        if !stream.registered && !pending_too {
+            let outcome = CloseOutcome::Pending(self.state_of(handle));
+            self.answer(ticket, Answer::Close(outcome));
+            return;
+        }
+        if stream.registered && !force && stream.players() > 0 {
+            self.answer(ticket, Answer::Close(CloseOutcome::HasPlayers));
+            return;
+        }
+        self.end_stream(now, handle, EndReason::Closed, Some((ticket, AskedFor::Close)));
+    }
+
+    fn stream_views(&self, now: Instant, key: Option<&StreamKey>) -> Vec<StreamView> {
+        match key {
+            None => self
+                .tables
+                .handles()
+                .into_iter()
+                .filter_map(|handle| Some(self.view(now, handle, self.tables.get(handle)?)))
+                .collect(),
+            Some(key) => self
+                .tables
+                .find(key)
+                .and_then(|handle| Some(self.view(now, handle, self.tables.get(handle)?)))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn view(&self, now: Instant, handle: StreamHandle, stream: &Stream) -> StreamView {
+        let source = match &stream.source {
+            Source::None { .. } => SourceView::None,
+            Source::Publisher { view, .. } => SourceView::Publisher(Some((**view).clone())),
+            Source::Pull(pull) => SourceView::Pull(PullView {
+                url: pull.url.clone(),
+                attempts: pull.attempts,
+                last_fault: pull.last_fault.clone(),
+                next_retry_ms: pull.next_retry_ms(now),
+                was_up: pull.was_up,
+                losses: pull.losses,
+                ends: pull.ends,
+            }),
+        };
+        let alive = stream.registered_at.map(|(since, _)| now.duration_since(since));
+        StreamView {
+            key: stream.key.clone(),
+            generation: stream.generation,
+            state: self.state_of(handle),
+            registered: stream.registered,
+            source,
+            age_ms: now.duration_since(stream.since).as_millis() as u64,
+            alive_ms: alive.map_or(0, |alive| alive.as_millis() as u64),
+            created_unix: stream.registered_at.map_or(stream.since_unix, |(_, unix)| unix),
+            players: stream.players(),
+            waiters: stream.waiters(),
+            bytes_per_second: stream.rate.per_second(now),
+            bytes_total: stream.ingest.bytes().received,
+            timestamp_ms: stream.ingest.timestamp_ms().unwrap_or(0),
+            tracks: stream.ingest.tracks().clone(),
+        }
+    }
+
+    fn player_views(&self, key: &StreamKey) -> Option<Vec<PlayerView>> {
+        let here = self.locals.get(key)?;
+        let log = match &here.log {
+            LocalLog::None => return Some(Vec::new()),
+            LocalLog::Replica(log) => &**log,
+            LocalLog::Owner(handle) => &self.tables.get(*handle)?.log,
+        };
+        let views = here.crowd.stats(log).filter_map(|stats| {
+            let member = self.members.get(&stats.id)?;
+            Some(PlayerView {
+                connection: stats.id,
+                packaging: stats.packaging,
+                local: member.local,
+                peer: member.peer,
+                sent_bytes: stats.sent_bytes,
+                lag_bytes: stats.lag_bytes,
+                jumps: stats.jumps,
+            })
+        });
+        Some(views.collect())
+    }
+}

@@ -1,0 +1,233 @@
+//! Closes, and the proof that nothing is left: everything that hung on a stream confirms that it
+//! is released, and only then the close is answered.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use super::closing::{AskedFor, Closing};
+use super::lifecycle::PullState;
+use super::replica::{Ending, Role};
+use super::tables::{Source, Stream, StreamHandle};
+use super::timers::Timer;
+use super::{Action, Shard};
+use crate::bus::message::{Answer, LocalId, Message, Ticket};
+use crate::media::state::{EndReason, Generation, Released};
+use crate::media::{ConnectionId, ShardId, StreamKey};
+
+impl Shard {
+    /// Takes a stream out of its table and ends everything that hangs on it.
+    pub(super) fn end_stream(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        reason: EndReason,
+        asked: Option<(Ticket, AskedFor)>,
+    ) {
+        let Some(mut stream) = self.tables.remove(handle) else { return };
+        let generation = handle.generation;
+        let bytes = stream.ingest.bytes();
+        self.totals.media_bytes_in += bytes.received;
+        self.totals.media_bytes_copied += bytes.copied;
+        for ticket in stream.take_adds() {
+            self.answer(ticket, Answer::AddCancelled);
+        }
+        let mut released = Released { bytes: stream.log.held_bytes(), ..Released::default() };
+        released.timers = self.cancel_timers(now, &mut stream);
+        let mut publisher = None;
+        if let Source::Publisher { connection, .. } = &stream.source {
+            publisher = Some(*connection);
+            self.publishers.remove(connection);
+            let connection = *connection;
+            self.actions.push_back(Action::End { connection, reason, between_tags: true });
+        }
+        for &attempt in &stream.open_attempts {
+            self.actions.push_back(Action::HangUp { attempt });
+        }
+        let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(generation));
+        let closing = Closing {
+            asked: asked.into_iter().collect(),
+            locals: stream.subscribers.values().map(|subscriber| subscriber.local).collect(),
+            attempts: stream.open_attempts.clone(),
+            publisher,
+            released,
+            timer,
+        };
+        let subscribers: Vec<(ShardId, LocalId)> =
+            stream.subscribers.iter().map(|(&shard, to)| (shard, to.local)).collect();
+        self.closings.insert(generation, closing);
+        for (shard, local) in subscribers {
+            self.ended_locals.insert(local);
+            let key = stream.key.clone();
+            if shard == self.id {
+                // At once: this shard's players read the log that goes with the stream.
+                self.end_local(&key, local, shard, generation, reason);
+            } else {
+                self.send(shard, Message::End { key, local, generation, reason });
+            }
+        }
+        let origin = stream.pull().map(|pull| pull.url.authority());
+        drop(stream);
+        if let Some(origin) = origin {
+            self.leave_queue(&origin, handle);
+        }
+        self.closed_for(generation, |_| {});
+    }
+
+    fn cancel_timers(&mut self, now: Instant, stream: &mut Stream) -> u32 {
+        let mut count = 0;
+        let mut held = vec![stream.grace.take(), stream.silence.take()];
+        let mut place = None;
+        if let Some(pull) = stream.pull_mut() {
+            match pull.state {
+                PullState::New => {}
+                PullState::Queued { timer } | PullState::BackingOff { timer, .. } => {
+                    held.push(Some(timer));
+                }
+                PullState::Trying { timer, holds_place, .. } => {
+                    held.push(timer);
+                    place = holds_place.then(|| pull.url.authority());
+                }
+            }
+        }
+        for timer in held {
+            count += u32::from(self.timers.cancel(timer));
+        }
+        if let Some(origin) = place {
+            self.give_place_back(now, &origin);
+        }
+        count
+    }
+
+    /// Confirms something of a close, and answers it when it was the last.
+    pub(super) fn closed_for(
+        &mut self,
+        generation: Generation,
+        confirm: impl FnOnce(&mut Closing),
+    ) {
+        let Some(closing) = self.closings.get_mut(&generation) else { return };
+        confirm(closing);
+        if !closing.is_complete() {
+            return;
+        }
+        let mut closing = self.closings.remove(&generation).expect("just seen");
+        self.timers.cancel(Some(closing.timer));
+        for (ticket, answer) in closing.take_answers() {
+            self.answer(ticket, answer);
+        }
+    }
+
+    /// The bound of a close has passed: answer with what is confirmed. The rest is still awaited.
+    pub(super) fn close_is_over(&mut self, generation: Generation) {
+        let Some(closing) = self.closings.get_mut(&generation) else { return };
+        for (ticket, answer) in closing.take_answers() {
+            self.answer(ticket, answer);
+        }
+    }
+
+    /// Ends a presence on this shard: players and waiters are sent away; when all are, the owner is
+    /// told what was released.
+    pub(super) fn end_local(
+        &mut self,
+        key: &StreamKey,
+        local: LocalId,
+        owner: ShardId,
+        generation: Generation,
+        reason: EndReason,
+    ) {
+        let mut ending = Ending {
+            key: key.clone(),
+            owner,
+            generation,
+            open: HashSet::new(),
+            released: Released::default(),
+        };
+        if self.locals.get(key).is_none_or(|present| present.id != local) {
+            // It went by itself meanwhile, and its last word is before this one in the owner's
+            // queue.
+            self.say_released(local, ending);
+            return;
+        }
+        let mut here = self.locals.remove(key).expect("just seen");
+        let gone: Vec<ConnectionId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.key == *key)
+            .map(|(&connection, _)| connection)
+            .collect();
+        for connection in gone {
+            let member = self.members.remove(&connection).expect("just seen");
+            ending.open.insert(connection);
+            self.ending_of.insert(connection, local);
+            match member.role {
+                Role::Waiter(timer) => {
+                    ending.released.waiters += 1;
+                    ending.released.timers += u32::from(self.timers.cancel(Some(timer)));
+                    self.totals.waiters_refused += 1;
+                    self.actions.push_back(Action::Refuse { connection, reason });
+                }
+                Role::Admitting | Role::Player => {
+                    ending.released.players += 1;
+                    ending.released.sockets += 1;
+                    let removed = here.crowd.remove(connection);
+                    let between_tags = removed.is_none_or(|removed| removed.between_tags);
+                    self.actions.push_back(Action::End { connection, reason, between_tags });
+                }
+            }
+        }
+        let totals = here.crowd.take_totals();
+        self.count_egress(totals);
+        if ending.open.is_empty() {
+            self.say_released(local, ending);
+        } else {
+            self.endings.insert(local, ending);
+        }
+    }
+
+    fn say_released(&mut self, local: LocalId, ending: Ending) {
+        let Ending { key, owner, generation, released, .. } = ending;
+        if owner == self.id {
+            self.local_released(local, generation, released);
+        } else {
+            self.send(owner, Message::Released { key, local, generation, released });
+        }
+    }
+
+    pub(super) fn local_released(
+        &mut self,
+        local: LocalId,
+        generation: Generation,
+        released: Released,
+    ) {
+        self.ended_locals.remove(&local);
+        self.closed_for(generation, |closing| {
+            if closing.locals.remove(&local) {
+                closing.released += released;
+            }
+        });
+    }
+
+    /// Nothing of a connection belongs to a stream any more: its socket is closed, or it was only
+    /// refused and lives on.
+    pub fn released(&mut self, connection: ConnectionId) {
+        if let Some(local) = self.ending_of.remove(&connection)
+            && let Some(ending) = self.endings.get_mut(&local)
+        {
+            ending.open.remove(&connection);
+            if ending.open.is_empty() {
+                let ending = self.endings.remove(&local).expect("just seen");
+                self.say_released(local, ending);
+            }
+        }
+        let generation = self
+            .closings
+            .iter()
+            .find(|(_, closing)| closing.publisher == Some(connection))
+            .map(|(&generation, _)| generation);
+        if let Some(generation) = generation {
+            self.closed_for(generation, |closing| {
+                closing.publisher = None;
+                closing.released.sockets += 1;
+            });
+        }
+    }
+}

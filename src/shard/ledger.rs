@@ -1,0 +1,69 @@
+//! What a shard holds, counted by kind from the tables themselves; zero when all is gone.
+
+use std::fmt;
+
+/// Counts of what is held. Sockets are counted by `net`, the rest by the shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ledger {
+    pub sockets: u64,
+    pub timers: u64,
+    pub players: u64,
+    pub waiters: u64,
+    pub publishers: u64,
+    pub pulls: u64,
+    /// Pending and registered.
+    pub streams: u64,
+    /// Presences of streams on shards that have players or waiters of them.
+    pub replicas: u64,
+    /// Closes that are not confirmed.
+    pub closings: u64,
+    /// Bytes of memory held for media, those of a replica counted where they were written.
+    pub log_bytes: u64,
+}
+
+impl Ledger {
+    /// Each kind by its name.
+    pub fn items(&self) -> [(&'static str, u64); 10] {
+        [
+            ("sockets", self.sockets),
+            ("timers", self.timers),
+            ("players", self.players),
+            ("waiters", self.waiters),
+            ("publishers", self.publishers),
+            ("pulls", self.pulls),
+            ("streams", self.streams),
+            ("replicas", self.replicas),
+            ("closings", self.closings),
+            ("log_bytes", self.log_bytes),
+        ]
+    }
+
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::ops::AddAssign for Ledger {
+    fn add_assign(&mut self, other: Self) {
+        self.sockets += other.sockets;
+        self.timers += other.timers;
+        self.players += other.players;
+        self.waiters += other.waiters;
+        self.publishers += other.publishers;
+        self.pulls += other.pulls;
+        self.streams += other.streams;
+        self.replicas += other.replicas;
+        self.closings += other.closings;
+        self.log_bytes += other.log_bytes;
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ledger")?;
+        for (name, count) in self.items() {
+            write!(f, " {name}={count}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! A pull's way to media and back: pure, with no socket and no clock of its own.
+//!
+//! ```text
+//!            ┌──────────── place in the budget ────────────┐
+//!  queued ───┘                                             ▼
+//!            resolving → connecting → handshaking → awaiting media → up
+//!               │            │             │              │          │ lost, silent
+//!               └────────────┴──────┬──────┴──────────────┘          │
+//!                                   ▼                                │
+//!                  backing off (next try at t, last fault) ◄─────────┘
+//!                                   │ no retries left
+//!                                   ▼ gone
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::timers::TimerId;
+use crate::bus::message::{PullOptions, Ticket};
+use crate::media::state::{ErrorClass, Fault, StreamState};
+use crate::media::{AttemptId, SourceUrl};
+use std::net::SocketAddr;
+
+/// How soon a failed pull tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    pub base: Duration,
+    /// Added for each failure in a row.
+    pub step: Duration,
+    pub max: Duration,
+    /// Share of the delay by which it varies either way, so that many pulls of one origin do not
+    /// come back together.
+    pub jitter_percent: u32,
+}
+
+impl RetryPolicy {
+    /// The delay before the next try. `failures` are those in a row since the last success, the
+    /// current one not counted (a source that was up and is lost: 0). ZLMediaKit waits 2, 3, 6,
+    /// 9 … 60 s. An origin that says no will say no for longer than one that is down: twice that.
+    pub fn delay(&self, class: ErrorClass, failures: u32, rng: &mut fastrand::Rng) -> Duration {
+        let plain = (self.step * failures.min(10_000)).min(self.max).max(self.base);
+        let by_class = match class {
+            ErrorClass::NotFound | ErrorClass::Rejected => (plain * 2).min(self.max),
+            _ => plain,
+        };
+        let spread = f64::from(self.jitter_percent) / 100.0;
+        by_class.mul_f64(1.0 + spread * (2.0 * rng.f64() - 1.0))
+    }
+}
+
+/// A pull of an origin.
+pub(super) struct Pull {
+    pub(super) url: Arc<SourceUrl>,
+    pub(super) options: PullOptions,
+    pub(super) state: PullState,
+    /// Tries since the add.
+    pub(super) attempts: u32,
+    /// Failed tries since the last success.
+    pub(super) failures: u32,
+    pub(super) losses: u32,
+    pub(super) was_up: bool,
+    pub(super) last_fault: Option<Fault>,
+    /// Adds that wait for the first result.
+    pub(super) adds: Vec<Ticket>,
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PullState {
+    /// Not begun.
+    New,
+    Queued {
+        timer: TimerId,
+    },
+    /// An attempt is under way, or up.
+    Trying {
+        attempt: AttemptId,
+        stage: Stage,
+        /// What the peer was asked last, for the fault's text.
+        awaiting: &'static str,
+        timer: Option<TimerId>,
+        /// It holds a place in its origin's connect budget.
+        holds_place: bool,
+    },
+    BackingOff {
+        next: Instant,
+        timer: TimerId,
+    },
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Resolving,
+    Connecting,
+    Handshaking,
+    AwaitingMedia,
+    Up,
+}
+
+/// What follows a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterFailure {
+    Retry(Duration),
+    GiveUp,
+}
+
+impl Pull {
+    pub(super) fn new(url: Arc<SourceUrl>, options: PullOptions) -> Self {
+        Self {
+            url,
+            options,
+            state: PullState::New,
+            attempts: 0,
+            failures: 0,
+            losses: 0,
+            was_up: false,
+            last_fault: None,
+            adds: Vec::new(),
+            ends: None,
+        }
+    }
+
+    pub(super) fn state(&self) -> StreamState {
+        match self.state {
+            PullState::New | PullState::Queued { .. } => StreamState::Queued,
+            PullState::BackingOff { .. } => StreamState::BackingOff,
+            PullState::Trying { stage, .. } => match stage {
+                Stage::Resolving => StreamState::Resolving,
+                Stage::Connecting => StreamState::Connecting,
+                Stage::Handshaking => StreamState::Handshaking,
+                Stage::AwaitingMedia => StreamState::AwaitingMedia,
+                Stage::Up => StreamState::Registered,
+            },
+        }
+    }
+
+    pub(super) fn attempt(&self) -> Option<AttemptId> {
+        match self.state {
+            PullState::Trying { attempt, .. } => Some(attempt),
+            _ => None,
+        }
+    }
+
+    /// Milliseconds to the next try; 0 while one is under way.
+    pub(super) fn next_retry_ms(&self, now: Instant) -> u64 {
+        match self.state {
+            PullState::BackingOff { next, .. } => {
+                next.saturating_duration_since(now).as_millis() as u64
+            }
+            _ => 0,
+        }
+    }
+
+    /// Counts a failure and decides what follows. A first failure ends a pull that is not to be
+    /// kept, whatever its retries, as ZLMediaKit has it.
+    pub(super) fn fail(
+        &mut self,
+        fault: Fault,
+        policy: &RetryPolicy,
+        rng: &mut fastrand::Rng,
+    ) -> AfterFailure {
+        let was_up = matches!(self.state, PullState::Trying { stage: Stage::Up, .. });
+        let class = fault.class;
+        self.last_fault = Some(fault);
+        self.ends = None;
+        let retries_done = if was_up { 0 } else { self.failures };
+        let keep = self.was_up || self.options.force || self.options.no_wait;
+        let may_retry = self.options.retries_max.is_none_or(|max| retries_done < max);
+        if !keep || !may_retry {
+            return AfterFailure::GiveUp;
+        }
+        if was_up {
+            self.losses += 1;
+        }
+        let delay = policy.delay(class, retries_done, rng);
+        self.failures = retries_done + 1;
+        AfterFailure::Retry(delay)
+    }
+
+    /// Media has come.
+    pub(super) fn succeed(&mut self) {
+        self.was_up = true;
+        self.failures = 0;
+        if let PullState::Trying { stage, .. } = &mut self.state {
+            *stage = Stage::Up;
+        }
+    }
+
+    /// The fault of an attempt whose time is over.
+    pub(super) fn timeout_fault(&self) -> Fault {
+        let seconds = self.options.timeout.as_secs_f64();
+        let PullState::Trying { stage, awaiting, .. } = self.state else {
+            return Fault::new(ErrorClass::TimedOut, format!("no media within {seconds} s"));
+        };
+        match stage {
+            Stage::Resolving => Fault::new(
+                ErrorClass::Unresolved,
+                format!("no address of {} within {seconds} s", self.url.host),
+            ),
+            Stage::Connecting => Fault::new(
+                ErrorClass::TimedOut,
+                format!("connection timed out: no answer within {seconds} s"),
+            ),
+            Stage::Handshaking => Fault::new(
+                ErrorClass::Silent,
+                format!("the origin is silent: no {awaiting} within {seconds} s"),
+            ),
+            Stage::AwaitingMedia | Stage::Up => Fault::new(
+                ErrorClass::Silent,
+                format!("the origin is silent: no media within {seconds} s"),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: RetryPolicy = RetryPolicy {
+        base: Duration::from_secs(2),
+        step: Duration::from_secs(3),
+        max: Duration::from_secs(60),
+        jitter_percent: 0,
+    };
+
+    fn pull(retries_max: Option<u32>, force: bool) -> Pull {
+        let url = SourceUrl::parse("rtmp://h/live/a", false).unwrap();
+        let options = PullOptions {
+            retries_max,
+            force,
+            no_wait: false,
+            timeout: Duration::from_secs(10),
+            media_timeout: Duration::from_secs(5),
+        };
+        let mut pull = Pull::new(Arc::new(url), options);
+        start(&mut pull);
+        pull
+    }
+
+    fn start(pull: &mut Pull) {
+        pull.state = PullState::Trying {
+            attempt: AttemptId(1),
+            stage: Stage::Connecting,
+            awaiting: "",
+            timer: None,
+            holds_place: true,
+        };
+    }
+
+    fn fail(pull: &mut Pull, class: ErrorClass) -> AfterFailure {
+        let after = pull.fail(Fault::new(class, "x"), &POLICY, &mut fastrand::Rng::with_seed(1));
+        start(pull);
+        after
+    }
+
+    #[test]
+    fn delays_are_those_of_zlmediakit() {
+        let mut pull = pull(None, true);
+        let seconds: Vec<u64> = (0..25)
+            .map(|_| match fail(&mut pull, ErrorClass::Refused) {
+                AfterFailure::Retry(delay) => delay.as_secs(),
+                AfterFailure::GiveUp => panic!("it retries without end"),
+            })
+            .collect();
+        assert_eq!(seconds[..6], [2, 3, 6, 9, 12, 15]);
+        assert_eq!(seconds[19..23], [57, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_missing_stream_is_asked_for_less_often_than_a_dead_host() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let refused = POLICY.delay(ErrorClass::Refused, 2, &mut rng);
+        assert_eq!(POLICY.delay(ErrorClass::NotFound, 2, &mut rng), refused * 2);
+    }
+
+    #[test]
+    fn jitter_stays_within_its_share() {
+        let policy = RetryPolicy { jitter_percent: 20, ..POLICY };
+        let mut rng = fastrand::Rng::with_seed(7);
+        let delays: Vec<f64> =
+            (0..1000).map(|_| policy.delay(ErrorClass::Refused, 0, &mut rng).as_secs_f64()).collect();
+        assert!(delays.iter().all(|delay| (1.6..=2.4).contains(delay)));
+        assert!(delays.iter().any(|delay| *delay < 1.7) && delays.iter().any(|delay| *delay > 2.3));
+    }
+
+    #[test]
+    fn first_failure_ends_a_pull_that_is_not_forced() {
+        assert_eq!(fail(&mut pull(None, false), ErrorClass::Refused), AfterFailure::GiveUp);
+        assert_ne!(fail(&mut pull(None, true), ErrorClass::Refused), AfterFailure::GiveUp);
+    }
+
+    #[test]
+    fn retries_are_counted_from_the_last_success() {
+        let mut pull = pull(Some(2), true);
+        assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
+        assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
+        pull.succeed();
+        assert_ne!(fail(&mut pull, ErrorClass::Lost), AfterFailure::GiveUp);
+        assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
+        assert_eq!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
+        assert_eq!(pull.losses, 1);
+    }
+
+    #[test]
+    fn without_retries_the_first_loss_ends_it() {
+        let mut pull = pull(Some(0), false);
+        pull.succeed();
+        assert_eq!(fail(&mut pull, ErrorClass::Lost), AfterFailure::GiveUp);
+    }
+
+    #[test]
+    fn a_timeout_says_what_was_awaited() {
+        let mut pull = pull(None, true);
+        assert_eq!(pull.timeout_fault().class, ErrorClass::TimedOut);
+        let PullState::Trying { stage, awaiting, .. } = &mut pull.state else { panic!("started") };
+        (*stage, *awaiting) = (Stage::Handshaking, "answer to play");
+        let fault = pull.timeout_fault();
+        assert_eq!(fault.class, ErrorClass::Silent);
+        assert!(fault.text.contains("answer to play"), "{}", fault.text);
+    }
+}

@@ -1,0 +1,411 @@
+//! One core's world: the streams that it owns, the players that it accepted, and what hangs on
+//! them. Synchronous, with no socket and no clock of its own: `net` tells it what happens, and does
+//! the [`Action`]s that it takes from [`Shard::poll_action`]. The simulation does the same with a
+//! fake network.
+//!
+//! - `sources.rs`: publishers and pulls, from pending to registered and back.
+//! - `players.rs`: players and waiters, and the presence of a stream on this shard.
+//! - `ending.rs`: closes, and the proof that nothing is left.
+//! - `asks.rs`: what the API asks.
+
+mod asks;
+mod budget;
+mod closing;
+mod ending;
+pub mod ledger;
+pub mod lifecycle;
+mod players;
+mod replica;
+mod sources;
+mod tables;
+mod timers;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use budget::Budget;
+use bytes::Bytes;
+use closing::Closing;
+use ledger::Ledger;
+use lifecycle::RetryPolicy;
+pub use lifecycle::Stage;
+use replica::{Ending, Local, Member, Role};
+pub use tables::StreamHandle;
+use tables::{Source, Tables};
+use timers::{Timer, Timers};
+
+use crate::bus::message::{Answer, LocalId, Message, Ticket};
+use crate::egress::{CrowdLimits, CrowdTotals, Scratch, Socket, Wire};
+use crate::media::state::{EndReason, ErrorClass, Generation};
+use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
+use crate::stream::Packaging;
+
+/// What the operator decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub retry: RetryPolicy,
+    /// Connects under way to one origin from this shard.
+    pub connects_per_origin_max: usize,
+    /// Keys that may be pending on this shard.
+    pub pending_max: usize,
+    /// Waiters of one key on this shard.
+    pub waiters_per_key_max: usize,
+    /// How long players of a lost pull are kept.
+    pub reconnect_grace: Duration,
+    /// How long players of a publisher that dropped are kept; zero not at all.
+    pub continue_push: Duration,
+    /// How long a publisher may be silent.
+    pub publisher_silence: Duration,
+    pub stream_wait: Duration,
+    /// How long a close waits to be confirmed before it is answered nevertheless.
+    pub close_bound: Duration,
+    /// How long audio waits for video to ride on.
+    pub audio_wait: Duration,
+    pub gop_bytes_max: u64,
+    pub crowd: CrowdLimits,
+}
+
+/// What the shard wants done.
+pub enum Action {
+    /// Put this into another shard's queue.
+    Send { to: ShardId, message: Message },
+    /// Somebody on this shard gets an answer.
+    Answer { ticket: Ticket, answer: Answer },
+    /// Tell the session that it plays, then call [`Shard::admitted`] or [`Shard::leave`].
+    Admit { connection: ConnectionId },
+    /// Tell the session that it does not play, then call [`Shard::released`].
+    Refuse { connection: ConnectionId, reason: EndReason },
+    /// End the session, with its protocol's goodbye if it is `between_tags`; call
+    /// [`Shard::released`] when its socket is closed.
+    End { connection: ConnectionId, reason: EndReason, between_tags: bool },
+    /// Pull this, and call [`Shard::attempt_closed`] when nothing is left of it.
+    Dial { attempt: AttemptId, stream: StreamHandle, url: Arc<SourceUrl>, timeout: Duration },
+    /// Give the attempt up.
+    HangUp { attempt: AttemptId },
+    /// Call [`Shard::writable`] when the socket takes bytes again.
+    PollWritable { connection: ConnectionId },
+}
+
+/// A player that asks for a stream.
+pub struct PlayRequest {
+    pub connection: ConnectionId,
+    pub key: StreamKey,
+    pub packaging: Packaging,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+/// Counters of a shard since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub media_bytes_in: u64,
+    pub media_bytes_copied: u64,
+    pub media_bytes_out: u64,
+    pub sends: u64,
+    pub player_jumps: u64,
+    pub player_evictions: u64,
+    pub late_messages: u64,
+    pub attempts: u64,
+    pub attempts_failed: [u64; ErrorClass::ALL.len()],
+    pub registrations: u64,
+    pub losses: u64,
+    pub waiters_refused: u64,
+    pub publishes_refused: u64,
+    pub resyncs: u64,
+}
+
+/// One core's world.
+pub struct Shard {
+    id: ShardId,
+    shards: usize,
+    policy: Policy,
+    hash_seed: u64,
+    rng: fastrand::Rng,
+    serial: u64,
+    tables: Tables,
+    publishers: HashMap<ConnectionId, StreamHandle>,
+    attempts: HashMap<AttemptId, StreamHandle>,
+    budget: Budget,
+    timers: Timers,
+    locals: HashMap<StreamKey, Local>,
+    members: HashMap<ConnectionId, Member>,
+    /// Presences that were told to end and have not said `Released`.
+    ended_locals: HashSet<LocalId>,
+    closings: HashMap<Generation, Closing>,
+    endings: HashMap<LocalId, Ending>,
+    ending_of: HashMap<ConnectionId, LocalId>,
+    actions: VecDeque<Action>,
+    dirty_streams: Vec<StreamHandle>,
+    audio_queue: VecDeque<(Instant, StreamHandle)>,
+    dirty_locals: Vec<StreamKey>,
+    changed_interest: Vec<StreamKey>,
+    scratch: Scratch,
+    totals: Totals,
+    now_unix: u64,
+    shutting_down: bool,
+}
+
+impl Shard {
+    /// A shard with nothing in it. `hash_seed` must be the same on all shards.
+    pub fn new(id: ShardId, shards: usize, hash_seed: u64, policy: Policy) -> Self {
+        Self {
+            id,
+            shards,
+            policy,
+            hash_seed,
+            rng: fastrand::Rng::with_seed(hash_seed ^ u64::from(id.0)),
+            serial: 0,
+            tables: Tables::default(),
+            publishers: HashMap::new(),
+            attempts: HashMap::new(),
+            budget: Budget::default(),
+            timers: Timers::default(),
+            locals: HashMap::new(),
+            members: HashMap::new(),
+            ended_locals: HashSet::new(),
+            closings: HashMap::new(),
+            endings: HashMap::new(),
+            ending_of: HashMap::new(),
+            actions: VecDeque::new(),
+            dirty_streams: Vec::new(),
+            audio_queue: VecDeque::new(),
+            dirty_locals: Vec::new(),
+            changed_interest: Vec::new(),
+            scratch: Scratch::default(),
+            totals: Totals::default(),
+            now_unix: 0,
+            shutting_down: false,
+        }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// The wall clock, for what is shown to people.
+    pub fn set_unix_seconds(&mut self, now: u64) {
+        self.now_unix = now;
+    }
+
+    /// The shard that owns a key.
+    pub fn owner_of(&self, key: &StreamKey) -> ShardId {
+        owner_of(key, self.shards, self.hash_seed)
+    }
+
+    /// What is to be done next. Drain it after each call that changes the shard.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let audio = self.audio_queue.front().map(|&(due, _)| due);
+        self.timers.next().into_iter().chain(audio).min()
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(due, handle)) = self.audio_queue.front()
+            && due <= now
+        {
+            self.audio_queue.pop_front();
+            self.audio_is_due(now, handle);
+        }
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                Timer::Wait(connection) => self.wait_is_over(connection),
+                Timer::Retry(stream) => self.retry(now, stream),
+                Timer::Queue(stream) => self.queue_is_over(now, stream),
+                Timer::Grace(stream) => self.grace_is_over(now, stream),
+                Timer::Silence(stream) => self.check_silence(now, stream),
+                Timer::Attempt(attempt) => self.attempt_is_over(now, attempt),
+                Timer::Close(generation) => self.close_is_over(generation),
+            }
+        }
+    }
+
+    /// A bus message has come.
+    pub fn handle_message(&mut self, now: Instant, from: ShardId, message: Message) {
+        match message {
+            Message::Interest { key, local, players, waiters } => {
+                self.interest(now, from, key, local, (players, waiters));
+            }
+            Message::Released { local, generation, released, .. } => {
+                self.local_released(local, generation, released);
+            }
+            Message::Attached { key, local, snapshot, .. } => {
+                self.attached(&key, local, snapshot);
+            }
+            Message::Flushed { key, local, delta } => self.flushed(&key, local, delta),
+            Message::Suspended { key, local } => self.suspended(&key, local),
+            Message::Resumed { key, local } => self.resumed(&key, local),
+            Message::End { key, local, generation, reason } => {
+                self.end_local(&key, local, from, generation, reason);
+            }
+            Message::Ask { ticket, ask } => self.handle_ask(now, ticket, ask),
+            Message::Answer { ticket, answer } => {
+                self.actions.push_back(Action::Answer { ticket, answer });
+            }
+            Message::ShutDown { .. } => self.shut_down(now),
+            Message::Adopt(_) | Message::Resolved(_) => {
+                unreachable!("net takes these before they come here")
+            }
+        }
+    }
+
+    /// A flush for a replica was lost to a full queue: give it a new snapshot with the next one.
+    pub fn flush_was_dropped(&mut self, to: ShardId, key: &StreamKey) {
+        if let Some(handle) = self.tables.find(key)
+            && let Some(stream) = self.tables.get_mut(handle)
+            && let Some(subscriber) = stream.subscribers.get_mut(&to)
+        {
+            subscriber.attached = false;
+        }
+    }
+
+    /// Sends what this turn brought: flushes, and what other shards are to know.
+    pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
+        self.flush_streams(now, wire);
+        self.flush_locals(now, wire);
+        self.report_interest();
+    }
+
+    /// Once a second: slow players of streams that stand still.
+    pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
+        self.check_slow_players(now, wire);
+    }
+
+    /// Ends everything.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.shutting_down = true;
+        for handle in self.tables.handles() {
+            self.end_stream(now, handle, EndReason::Shutdown, None);
+        }
+    }
+
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.totals;
+        for stream in self.tables.iter() {
+            let bytes = stream.ingest.bytes();
+            totals.media_bytes_in += bytes.received;
+            totals.media_bytes_copied += bytes.copied;
+        }
+        totals
+    }
+
+    /// What this shard holds, sockets excepted.
+    pub fn ledger(&self) -> Ledger {
+        let streams = self.tables.iter();
+        let waiters = |role: &Role| matches!(role, Role::Waiter(_));
+        Ledger {
+            sockets: 0,
+            timers: self.timers.len() as u64,
+            players: self.members.values().filter(|member| !waiters(&member.role)).count() as u64,
+            waiters: self.members.values().filter(|member| waiters(&member.role)).count() as u64,
+            publishers: self.publishers.len() as u64,
+            pulls: self.tables.iter().filter(|stream| stream.pull().is_some()).count() as u64,
+            streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
+            replicas: self.locals.len() as u64,
+            closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
+            log_bytes: streams.map(|stream| stream.log.held_bytes()).sum(),
+        }
+    }
+
+    pub fn pending_count(&self) -> usize {
+        self.tables.pending_count()
+    }
+
+    pub fn registered_count(&self) -> usize {
+        self.tables.registered_count()
+    }
+
+    /// Origins with connects under way or waiting for their turn.
+    pub fn origins_dialed(&self) -> usize {
+        self.budget.len()
+    }
+
+    /// Asserts what must always hold; for tests.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn check_invariants(&self) {
+        self.tables.check();
+        for (connection, handle) in &self.publishers {
+            let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
+            assert!(
+                matches!(stream.source, Source::Publisher { connection: own, .. } if own == *connection)
+            );
+        }
+        for (key, local) in &self.locals {
+            let members = |is: fn(&Role) -> bool| {
+                self.members.values().filter(|m| m.key == *key && is(&m.role)).count()
+            };
+            assert_eq!(local.waiters.len(), members(|role| matches!(role, Role::Waiter(_))));
+            assert_eq!(local.crowd.len(), members(|role| *role == Role::Player));
+            assert_eq!(local.admitting as usize, members(|role| *role == Role::Admitting));
+        }
+        for member in self.members.values() {
+            assert!(self.locals.contains_key(&member.key), "a member's key is here");
+        }
+        for ending in self.endings.values() {
+            assert!(!ending.open.is_empty(), "an ending without open connections is over");
+        }
+        for closing in self.closings.values() {
+            assert!(!closing.is_complete(), "a complete close is over");
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    fn next_generation(&mut self) -> Generation {
+        let serial = self.next_serial();
+        Generation(serial * self.shards as u64 + u64::from(self.id.0))
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        if ticket.shard == self.id {
+            self.actions.push_back(Action::Answer { ticket, answer });
+        } else {
+            let message = Message::Answer { ticket, answer };
+            self.actions.push_back(Action::Send { to: ticket.shard, message });
+        }
+    }
+
+    fn send(&mut self, to: ShardId, message: Message) {
+        self.actions.push_back(Action::Send { to, message });
+    }
+
+    fn count_egress(&mut self, totals: CrowdTotals) {
+        self.totals.media_bytes_out += totals.sent_bytes;
+        self.totals.sends += totals.sends;
+        self.totals.player_jumps += totals.jumps;
+    }
+}
+
+/// The shard that owns a key, of so many.
+pub fn owner_of(key: &StreamKey, shards: usize, hash_seed: u64) -> ShardId {
+    let mut hasher = DefaultHasher::new();
+    hash_seed.hash(&mut hasher);
+    key.hash(&mut hasher);
+    ShardId((hasher.finish() % shards as u64) as u16)
+}
+
+/// A player's socket and what it has not sent yet, when its session has been told that it plays.
+pub struct Admitted {
+    pub connection: ConnectionId,
+    pub socket: Socket,
+    pub unsent: Bytes,
+}

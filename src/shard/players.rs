@@ -1,0 +1,375 @@
+//! Players and waiters, and the presence of a stream on this shard.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::replica::{Local, LocalLog, LocalState, Member, Role};
+use super::tables::{Source, Subscriber};
+use super::timers::Timer;
+use super::{Action, Admitted, PlayRequest, Shard};
+use crate::bus::message::{LocalId, Message};
+use crate::egress::{Crowd, CrowdEvents, PlayerStart, Turn, Wire};
+use crate::media::state::EndReason;
+use crate::media::{ConnectionId, ShardId, StreamKey};
+use crate::stream::log::{Delta, Snapshot};
+use crate::stream::Log;
+
+impl Shard {
+    /// A connection asks to play. It is admitted as soon as the key is registered, or refused when
+    /// it has waited long enough.
+    pub fn play(&mut self, now: Instant, request: PlayRequest) {
+        let PlayRequest { connection, key, packaging, local, peer } = request;
+        if self.shutting_down {
+            self.actions
+                .push_back(Action::Refuse { connection, reason: EndReason::Shutdown });
+            return;
+        }
+        if !self.locals.contains_key(&key) {
+            let id = LocalId { shard: self.id, serial: self.next_serial() };
+            self.locals.insert(key.clone(), Local::new(id));
+            self.changed_interest.push(key.clone());
+        }
+        let here = self.locals.get_mut(&key).expect("just made");
+        let role = if here.state == LocalState::Live {
+            here.admitting += 1;
+            self.actions.push_back(Action::Admit { connection });
+            Role::Admitting
+        } else if here.waiters.len() >= self.policy.waiters_per_key_max {
+            self.actions
+                .push_back(Action::Refuse { connection, reason: EndReason::Overloaded });
+            return;
+        } else {
+            here.waiters.insert(connection);
+            let due = now + self.policy.stream_wait;
+            Role::Waiter(self.timers.set(due, Timer::Wait(connection)))
+        };
+        self.members.insert(connection, Member { key: key.clone(), role, packaging, local, peer });
+        self.interest_changed(&key);
+    }
+
+    /// The session of an admitted player knows that it plays; from now on its socket is fed.
+    pub fn admitted(&mut self, now: Instant, admitted: Admitted, wire: &mut dyn Wire) {
+        let Admitted { connection, socket, unsent } = admitted;
+        let Some(member) = self.members.get_mut(&connection) else { return };
+        if member.role != Role::Admitting {
+            return;
+        }
+        member.role = Role::Player;
+        let (key, packaging) = (member.key.clone(), member.packaging);
+        let here = self.locals.get_mut(&key).expect("a member's key is here");
+        here.admitting -= 1;
+        let start = PlayerStart { id: connection, socket, packaging, unsent };
+        self.with_crowd(&key, now, wire, |crowd, turn| {
+            let index = crowd.join(turn.log, start, turn.now);
+            crowd.advance(index, turn);
+        });
+    }
+
+    /// A player, waiter or publisher of this shard is gone, or is not one any more; what is left of
+    /// its connection is not the shard's.
+    pub fn leave(&mut self, connection: ConnectionId) {
+        let Some(member) = self.members.remove(&connection) else { return };
+        let here = self.locals.get_mut(&member.key).expect("a member's key is here");
+        match member.role {
+            Role::Waiter(timer) => {
+                here.waiters.remove(&connection);
+                self.timers.cancel(Some(timer));
+            }
+            Role::Admitting => here.admitting -= 1,
+            Role::Player => {
+                here.crowd.remove(connection);
+            }
+        }
+        self.interest_changed(&member.key);
+    }
+
+    /// A full socket takes bytes again.
+    pub fn writable(&mut self, now: Instant, connection: ConnectionId, wire: &mut dyn Wire) {
+        if let Some(member) = self.members.get(&connection) {
+            let key = member.key.clone();
+            self.with_crowd(&key, now, wire, |crowd, turn| crowd.writable(connection, turn));
+        }
+    }
+
+    /// Protocol bytes for a player, to go between two tags.
+    pub fn insert(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        bytes: Bytes,
+        wire: &mut dyn Wire,
+    ) {
+        if let Some(member) = self.members.get(&connection) {
+            let key = member.key.clone();
+            self.with_crowd(&key, now, wire, |crowd, turn| crowd.insert(connection, bytes, turn));
+        }
+    }
+
+    pub(super) fn wait_is_over(&mut self, connection: ConnectionId) {
+        self.leave(connection);
+        self.totals.waiters_refused += 1;
+        self.actions.push_back(Action::Refuse { connection, reason: EndReason::NotFound });
+    }
+
+    /// How many of a key's players and waiters another shard has, or this one.
+    pub(super) fn interest(
+        &mut self,
+        now: Instant,
+        from: ShardId,
+        key: StreamKey,
+        local: LocalId,
+        (players, waiters): (u32, u32),
+    ) {
+        if self.ended_locals.contains(&local) {
+            self.totals.late_messages += 1;
+            return;
+        }
+        let nobody = players == 0 && waiters == 0;
+        let handle = match self.tables.find(&key) {
+            Some(handle) => handle,
+            None if nobody => return,
+            None if self.shutting_down => {
+                let generation = self.next_generation();
+                self.ended_locals.insert(local);
+                let reason = EndReason::Shutdown;
+                self.send(from, Message::End { key, local, generation, reason });
+                return;
+            }
+            None => {
+                let generation = self.next_generation();
+                let source = Source::None { kept: false };
+                self.tables.insert(key, generation, source, (now, self.now_unix))
+            }
+        };
+        let stream = self.tables.get_mut(handle).expect("just found or made");
+        if nobody {
+            stream.subscribers.retain(|_, subscriber| subscriber.local != local);
+            let is_awaited = !stream.subscribers.is_empty();
+            if !is_awaited && matches!(stream.source, Source::None { kept: false }) {
+                self.tables.remove(handle);
+            }
+            return;
+        }
+        let known = stream.subscribers.get_mut(&from).filter(|known| known.local == local);
+        if let Some(known) = known {
+            (known.players, known.waiters) = (players, waiters);
+            return;
+        }
+        let subscriber = Subscriber { local, players, waiters, attached: false, sent_seq: 0 };
+        stream.subscribers.insert(from, subscriber);
+        if stream.registered {
+            self.attach(handle, from);
+        }
+    }
+
+    /// The owner lets this shard have the log.
+    pub(super) fn attached(
+        &mut self,
+        key: &StreamKey,
+        local: LocalId,
+        snapshot: Option<Box<Snapshot>>,
+    ) {
+        let own = self.tables.find(key);
+        let Some(here) = self.locals.get_mut(key).filter(|here| here.id == local) else {
+            self.totals.late_messages += 1;
+            return;
+        };
+        here.state = LocalState::Live;
+        match snapshot {
+            None => {
+                let handle = own.expect("the owner attaches only what it has");
+                here.log = LocalLog::Owner(handle);
+                let log = &self.tables.get(handle).expect("just found").log;
+                here.crowd.follow(log);
+            }
+            Some(snapshot) => {
+                let log = Box::new(Log::from_snapshot(*snapshot));
+                match &here.log {
+                    LocalLog::Replica(old) => here.crowd.relocate(old, &log),
+                    _ => here.crowd.follow(&log),
+                }
+                here.log = LocalLog::Replica(log);
+            }
+        }
+        self.admit_waiters(key);
+    }
+
+    pub(super) fn flushed(&mut self, key: &StreamKey, local: LocalId, delta: Delta) {
+        let Some(here) = self.locals.get_mut(key).filter(|here| here.id == local) else {
+            self.totals.late_messages += 1;
+            return;
+        };
+        if let LocalLog::Replica(log) = &mut here.log
+            && log.follow(delta)
+        {
+            self.mark_local_dirty(key);
+        }
+    }
+
+    pub(super) fn suspended(&mut self, key: &StreamKey, local: LocalId) {
+        if let Some(here) = self.locals.get_mut(key).filter(|here| here.id == local) {
+            here.state = LocalState::Suspended;
+            if let LocalLog::Replica(log) = &mut here.log {
+                log.forget_gop();
+            }
+        }
+    }
+
+    pub(super) fn resumed(&mut self, key: &StreamKey, local: LocalId) {
+        if let Some(here) = self.locals.get_mut(key).filter(|here| here.id == local) {
+            here.state = LocalState::Live;
+            self.admit_waiters(key);
+        }
+    }
+
+    fn admit_waiters(&mut self, key: &StreamKey) {
+        let here = self.locals.get_mut(key).expect("callers look");
+        for connection in here.waiters.drain() {
+            let member = self.members.get_mut(&connection).expect("each waiter is a member");
+            if let Role::Waiter(timer) = member.role {
+                self.timers.cancel(Some(timer));
+            }
+            member.role = Role::Admitting;
+            here.admitting += 1;
+            self.actions.push_back(Action::Admit { connection });
+        }
+        self.interest_changed(key);
+    }
+
+    pub(super) fn mark_local_dirty(&mut self, key: &StreamKey) {
+        if let Some(here) = self.locals.get_mut(key)
+            && !here.dirty
+        {
+            here.dirty = true;
+            self.dirty_locals.push(key.clone());
+        }
+    }
+
+    fn interest_changed(&mut self, key: &StreamKey) {
+        let here = self.locals.get_mut(key).expect("callers look");
+        if !here.interest_changed {
+            here.interest_changed = true;
+            self.changed_interest.push(key.clone());
+        }
+    }
+
+    /// Tells owners what has changed; a presence without anybody ends itself.
+    pub(super) fn report_interest(&mut self) {
+        for key in std::mem::take(&mut self.changed_interest) {
+            let Some(here) = self.locals.get_mut(&key) else { continue };
+            if !std::mem::take(&mut here.interest_changed) {
+                continue;
+            }
+            let (local, players, waiters) =
+                (here.id, here.players(), here.waiters.len() as u32);
+            if here.is_empty() {
+                let mut here = self.locals.remove(&key).expect("just seen");
+                let totals = here.crowd.take_totals();
+                self.count_egress(totals);
+            }
+            let owner = self.owner_of(&key);
+            self.send(owner, Message::Interest { key, local, players, waiters });
+        }
+    }
+
+    pub(super) fn flush_locals(&mut self, now: Instant, wire: &mut dyn Wire) {
+        for key in std::mem::take(&mut self.dirty_locals) {
+            let Some(here) = self.locals.get_mut(&key) else { continue };
+            here.dirty = false;
+            self.with_crowd(&key, now, wire, |crowd, turn| crowd.flush(turn));
+            self.trim(&key);
+        }
+    }
+
+    /// Drops what neither a new player nor a blocked one needs.
+    fn trim(&mut self, key: &StreamKey) {
+        let gop_bytes_max = self.policy.gop_bytes_max;
+        let Some(here) = self.locals.get_mut(key) else { return };
+        let slowest = here.crowd.slowest_seq();
+        match &mut here.log {
+            LocalLog::None => {}
+            LocalLog::Replica(log) => log.trim(slowest, gop_bytes_max),
+            LocalLog::Owner(handle) => {
+                if let Some(stream) = self.tables.get_mut(*handle) {
+                    stream.log.trim(slowest, gop_bytes_max);
+                }
+            }
+        }
+    }
+
+    pub(super) fn check_slow_players(&mut self, now: Instant, wire: &mut dyn Wire) {
+        let keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        for key in keys {
+            self.with_crowd(&key, now, wire, |crowd, turn| crowd.check_slow(turn));
+        }
+    }
+
+    /// Does something with a key's players, then acts on what it led to.
+    fn with_crowd(
+        &mut self,
+        key: &StreamKey,
+        now: Instant,
+        wire: &mut dyn Wire,
+        act: impl FnOnce(&mut Crowd, &mut Turn<'_>),
+    ) {
+        let Some(here) = self.locals.get_mut(key) else { return };
+        let log = match &here.log {
+            LocalLog::None => return,
+            LocalLog::Replica(log) => &**log,
+            LocalLog::Owner(handle) => match self.tables.get(*handle) {
+                Some(stream) => &stream.log,
+                None => return,
+            },
+        };
+        let mut events = CrowdEvents::default();
+        let mut turn = Turn {
+            log,
+            now,
+            limits: &self.policy.crowd,
+            wire,
+            scratch: &mut self.scratch,
+            events: &mut events,
+        };
+        act(&mut here.crowd, &mut turn);
+        let totals = here.crowd.take_totals();
+        self.count_egress(totals);
+        for connection in events.blocked {
+            self.actions.push_back(Action::PollWritable { connection });
+        }
+        for connection in events.broken {
+            self.send_away(connection, EndReason::SourceLost, false);
+        }
+        for connection in events.evicted {
+            self.totals.player_evictions += 1;
+            self.send_away(connection, EndReason::TooSlow, false);
+        }
+    }
+
+    fn send_away(&mut self, connection: ConnectionId, reason: EndReason, between_tags: bool) {
+        if self.members.contains_key(&connection) {
+            self.leave(connection);
+            self.actions.push_back(Action::End { connection, reason, between_tags });
+        }
+    }
+
+    /// Ends one player, waiter or publisher at the operator's word. `false` when it is none.
+    pub fn kick(&mut self, now: Instant, connection: ConnectionId) -> bool {
+        if self.publishers.contains_key(&connection) {
+            let reason = EndReason::Kicked;
+            self.actions.push_back(Action::End { connection, reason, between_tags: true });
+            self.unpublish(now, connection, true);
+            return true;
+        }
+        let Some(member) = self.members.get(&connection) else { return false };
+        let waits = matches!(member.role, Role::Waiter(_));
+        self.leave(connection);
+        let reason = EndReason::Kicked;
+        self.actions.push_back(if waits {
+            Action::Refuse { connection, reason }
+        } else {
+            Action::End { connection, reason, between_tags: false }
+        });
+        true
+    }
+}

@@ -1,0 +1,262 @@
+//! The streams that a shard owns, each in exactly one of two tables: pending or registered.
+//!
+//! [`Tables`] is the only way in and out of them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::lifecycle::Pull;
+use super::timers::TimerId;
+use crate::bus::message::{LocalId, Ticket};
+use crate::bus::view::PublisherView;
+use crate::media::state::Generation;
+use crate::media::{AttemptId, ConnectionId, ShardId, StreamKey};
+use crate::stream::{Ingest, Log};
+
+/// A stream by its place; found without hashing, and known to be late by its generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamHandle {
+    pub slot: u32,
+    pub generation: Generation,
+}
+
+/// A stream that this shard owns.
+pub(super) struct Stream {
+    pub(super) key: StreamKey,
+    pub(super) generation: Generation,
+    pub(super) source: Source,
+    pub(super) subscribers: HashMap<ShardId, Subscriber>,
+    pub(super) log: Log,
+    pub(super) ingest: Ingest,
+    pub(super) registered: bool,
+    pub(super) since: Instant,
+    pub(super) since_unix: u64,
+    pub(super) registered_at: Option<(Instant, u64)>,
+    pub(super) last_media: Instant,
+    pub(super) grace: Option<TimerId>,
+    pub(super) silence: Option<TimerId>,
+    /// Committed tags wait for their flush, since when.
+    pub(super) unflushed_since: Option<Instant>,
+    pub(super) in_audio_queue: bool,
+    pub(super) flush_now: bool,
+    pub(super) rate: Rate,
+    /// Attempts whose sockets are not confirmed closed, the current one among them.
+    pub(super) open_attempts: HashSet<AttemptId>,
+}
+
+/// Who brings the media.
+pub(super) enum Source {
+    /// Nobody. Players wait, or are kept for a publisher that dropped.
+    None { kept: bool },
+    Publisher { connection: ConnectionId, view: Box<PublisherView> },
+    Pull(Box<Pull>),
+}
+
+/// A shard with players or waiters of a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subscriber {
+    pub(super) local: LocalId,
+    pub(super) players: u32,
+    pub(super) waiters: u32,
+    /// It has the log, or is the owner's own shard and reads it.
+    pub(super) attached: bool,
+    /// Sequence number up to which it has the log.
+    pub(super) sent_seq: u64,
+}
+
+/// Bytes per second, over about the last second.
+pub(super) struct Rate {
+    from: Instant,
+    bytes: u64,
+    per_second: u64,
+}
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self { from: now, bytes: 0, per_second: 0 }
+    }
+
+    pub(super) fn count(&mut self, now: Instant, bytes: u64) {
+        self.bytes += bytes;
+        let elapsed_ms = now.duration_since(self.from).as_millis() as u64;
+        if elapsed_ms >= 1000 {
+            self.per_second = self.bytes * 1000 / elapsed_ms;
+            self.bytes = 0;
+            self.from = now;
+        }
+    }
+
+    pub(super) fn per_second(&self, now: Instant) -> u64 {
+        if now.duration_since(self.from).as_millis() > 3000 { 0 } else { self.per_second }
+    }
+}
+
+/// The two tables.
+#[derive(Default)]
+pub(super) struct Tables {
+    slots: Vec<Option<Box<Stream>>>,
+    free: Vec<u32>,
+    pending: HashMap<StreamKey, u32>,
+    registered: HashMap<StreamKey, u32>,
+}
+
+impl Tables {
+    /// Enters a key as pending.
+    ///
+    /// # Panics
+    /// When the key is in a table.
+    pub(super) fn insert(
+        &mut self,
+        key: StreamKey,
+        generation: Generation,
+        source: Source,
+        now: (Instant, u64),
+    ) -> StreamHandle {
+        assert!(self.find(&key).is_none(), "a key is in one table only");
+        let stream = Box::new(Stream {
+            key: key.clone(),
+            generation,
+            source,
+            subscribers: HashMap::new(),
+            log: Log::default(),
+            ingest: Ingest::default(),
+            registered: false,
+            since: now.0,
+            since_unix: now.1,
+            registered_at: None,
+            last_media: now.0,
+            grace: None,
+            silence: None,
+            unflushed_since: None,
+            in_audio_queue: false,
+            flush_now: false,
+            rate: Rate::new(now.0),
+            open_attempts: HashSet::new(),
+        });
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        self.slots[slot as usize] = Some(stream);
+        self.pending.insert(key, slot);
+        StreamHandle { slot, generation }
+    }
+
+    pub(super) fn register(&mut self, handle: StreamHandle, now: (Instant, u64)) {
+        let stream = self.get_mut(handle).expect("only a live stream is registered");
+        stream.registered = true;
+        stream.registered_at = Some(now);
+        let key = stream.key.clone();
+        let slot = self.pending.remove(&key).expect("it was pending");
+        self.registered.insert(key, slot);
+    }
+
+    pub(super) fn unregister(&mut self, handle: StreamHandle) {
+        let stream = self.get_mut(handle).expect("only a live stream is unregistered");
+        stream.registered = false;
+        stream.registered_at = None;
+        let key = stream.key.clone();
+        let slot = self.registered.remove(&key).expect("it was registered");
+        self.pending.insert(key, slot);
+    }
+
+    /// Takes a stream out of its table, for good.
+    pub(super) fn remove(&mut self, handle: StreamHandle) -> Option<Box<Stream>> {
+        self.get(handle)?;
+        let stream = self.slots[handle.slot as usize].take()?;
+        self.free.push(handle.slot);
+        let table = if stream.registered { &mut self.registered } else { &mut self.pending };
+        table.remove(&stream.key).expect("each stream is in its table");
+        Some(stream)
+    }
+
+    pub(super) fn find(&self, key: &StreamKey) -> Option<StreamHandle> {
+        let slot = *self.registered.get(key).or_else(|| self.pending.get(key))?;
+        let stream = self.slots[slot as usize].as_ref().expect("a table names live streams");
+        Some(StreamHandle { slot, generation: stream.generation })
+    }
+
+    pub(super) fn get(&self, handle: StreamHandle) -> Option<&Stream> {
+        let stream = self.slots.get(handle.slot as usize)?.as_deref()?;
+        (stream.generation == handle.generation).then_some(stream)
+    }
+
+    pub(super) fn get_mut(&mut self, handle: StreamHandle) -> Option<&mut Stream> {
+        let stream = self.slots.get_mut(handle.slot as usize)?.as_deref_mut()?;
+        (stream.generation == handle.generation).then_some(stream)
+    }
+
+    pub(super) fn handles(&self) -> Vec<StreamHandle> {
+        let all = self.pending.values().chain(self.registered.values());
+        all.map(|&slot| {
+            let stream = self.slots[slot as usize].as_ref().expect("a table names live streams");
+            StreamHandle { slot, generation: stream.generation }
+        })
+        .collect()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.slots.iter().flatten().map(|stream| &**stream)
+    }
+
+    pub(super) fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    pub(super) fn registered_count(&self) -> usize {
+        self.registered.len()
+    }
+
+    /// That the tables agree with each other; for tests.
+    pub(super) fn check(&self) {
+        for (key, &slot) in &self.pending {
+            assert!(!self.registered.contains_key(key), "{key} is in both tables");
+            let stream = self.slots[slot as usize].as_ref().expect("a live stream");
+            assert!(!stream.registered && stream.key == *key);
+        }
+        for (key, &slot) in &self.registered {
+            let stream = self.slots[slot as usize].as_ref().expect("a live stream");
+            assert!(stream.registered && stream.key == *key);
+        }
+        let live = self.slots.iter().flatten().count();
+        assert_eq!(live, self.pending.len() + self.registered.len());
+    }
+}
+
+impl Stream {
+    pub(super) fn handle_in(&self, slot: u32) -> StreamHandle {
+        StreamHandle { slot, generation: self.generation }
+    }
+
+    pub(super) fn players(&self) -> u32 {
+        self.subscribers.values().map(|subscriber| subscriber.players).sum()
+    }
+
+    pub(super) fn waiters(&self) -> u32 {
+        self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
+    }
+
+    pub(super) fn pull(&self) -> Option<&Pull> {
+        match &self.source {
+            Source::Pull(pull) => Some(pull),
+            _ => None,
+        }
+    }
+
+    pub(super) fn pull_mut(&mut self) -> Option<&mut Pull> {
+        match &mut self.source {
+            Source::Pull(pull) => Some(pull),
+            _ => None,
+        }
+    }
+
+    /// Adds that wait for the pull's first result.
+    pub(super) fn take_adds(&mut self) -> Vec<Ticket> {
+        self.pull_mut().map_or_else(Vec::new, |pull| std::mem::take(&mut pull.adds))
+    }
+
+    pub(super) fn url(&self) -> Option<Arc<crate::media::SourceUrl>> {
+        self.pull().map(|pull| pull.url.clone())
+    }
+}

@@ -1,0 +1,312 @@
+//! Media parts into a log: the one place where media bytes are copied.
+//!
+//! A tag is written straight behind the log's tail while it comes in, and committed when it is
+//! whole. A second tag that begins meanwhile (interleaved RTMP chunk streams) waits in a side
+//! buffer: a second copy, counted, of the smaller tag as a rule.
+
+use bytes::Bytes;
+
+use super::log::{Entry, Log, TAG_HEAD_LEN, TAG_TRAILER_LEN};
+use super::packaging::tag_head;
+use super::tracks::Tracks;
+use crate::media::timeline::{Timeline, distance};
+use crate::media::{MediaPart, TagKind};
+use crate::proto::flv::{self, TagClass};
+
+/// What a part led to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Tags were committed.
+    pub committed: bool,
+    /// One of them is a coded frame.
+    pub frame: bool,
+    /// One of them is video, so the log is to be flushed in this tick.
+    pub video: bool,
+}
+
+impl Progress {
+    fn add(&mut self, other: Self) {
+        self.committed |= other.committed;
+        self.frame |= other.frame;
+        self.video |= other.video;
+    }
+}
+
+/// Bytes in, and bytes copied in user space to bring them into the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IngestBytes {
+    pub received: u64,
+    pub copied: u64,
+}
+
+/// Writes one stream's log.
+#[derive(Default)]
+pub struct Ingest {
+    timeline: Timeline,
+    tracks: Tracks,
+    draft: Option<Draft>,
+    waiting: Vec<Waiting>,
+    /// After a change of source: drop frames until this source's first keyframe.
+    splice: Option<Splice>,
+    bytes: IngestBytes,
+    /// Tags dropped at a change of source or because they came in broken.
+    dropped: u64,
+}
+
+/// The tag that is being written behind the log's tail.
+struct Draft {
+    lane: u32,
+    kind: TagKind,
+    timestamp_ms: u32,
+    position: u64,
+    len: u32,
+    received: u32,
+    /// The first bytes of the payload, for its class.
+    head: [u8; CLASS_HEAD_LEN],
+}
+
+/// A tag that began while another one was being written.
+struct Waiting {
+    lane: u32,
+    kind: TagKind,
+    timestamp_ms: u32,
+    len: u32,
+    payload: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Splice {
+    audio_from_ms: Option<u32>,
+    saw_video: bool,
+}
+
+/// Bytes that a tag's class is told from: an enhanced tag with FourCC and a ModEx before it.
+const CLASS_HEAD_LEN: usize = 16;
+/// Audio that a new source may send before it is taken to have no video.
+const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
+/// Tags that may be incomplete at once beside the one that is being written.
+const WAITING_MAX: usize = 8;
+
+impl Ingest {
+    /// The next parts come from another source: continue its timeline, start at its keyframe.
+    pub fn change_source(&mut self, log: &mut Log) {
+        self.drop_unfinished(log);
+        self.timeline.join();
+        if log.next_seq() > 0 {
+            self.splice = Some(Splice::default());
+            log.forget_gop();
+        }
+    }
+
+    /// The source is gone: what it has not finished will not come.
+    pub fn drop_unfinished(&mut self, log: &mut Log) {
+        if self.draft.take().is_some() {
+            self.dropped += 1;
+            log.tape_mut().roll_back();
+        }
+        self.dropped += self.waiting.len() as u64;
+        self.waiting.clear();
+    }
+
+    /// Takes the next part. The parts of a lane follow the contract of [`MediaPart`]; a part that
+    /// does not is dropped and counted.
+    pub fn handle(&mut self, log: &mut Log, part: MediaPart) -> Progress {
+        match part {
+            MediaPart::Begin { lane, kind, timestamp_ms, len } => {
+                self.begin(log, lane, kind, timestamp_ms, len);
+                Progress::default()
+            }
+            MediaPart::Data { lane, bytes } => self.data(log, lane, &bytes),
+            MediaPart::Abort { lane } => {
+                self.abort(log, lane);
+                Progress::default()
+            }
+            MediaPart::Script { timestamp_ms, payload } => self.script(log, timestamp_ms, payload),
+        }
+    }
+
+    pub fn bytes(&self) -> IngestBytes {
+        self.bytes
+    }
+
+    pub fn tracks(&self) -> &Tracks {
+        &self.tracks
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The newest timestamp of the stream.
+    pub fn timestamp_ms(&self) -> Option<u32> {
+        self.timeline.last()
+    }
+
+    fn begin(&mut self, log: &mut Log, lane: u32, kind: TagKind, timestamp_ms: u32, len: u32) {
+        if self.draft.is_none() {
+            let tape = log.tape_mut();
+            let position = tape.tail();
+            tape.reserve(TAG_HEAD_LEN);
+            let head = [0; CLASS_HEAD_LEN];
+            self.draft = Some(Draft { lane, kind, timestamp_ms, position, len, received: 0, head });
+        } else if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(Waiting { lane, kind, timestamp_ms, len, payload: Vec::new() });
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn data(&mut self, log: &mut Log, lane: u32, bytes: &[u8]) -> Progress {
+        self.bytes.received += bytes.len() as u64;
+        let Some(draft) = self.draft.as_mut().filter(|draft| draft.lane == lane) else {
+            if let Some(tag) = self.waiting.iter_mut().find(|tag| !tag.is_whole(lane)) {
+                self.bytes.copied += bytes.len() as u64;
+                tag.payload.extend_from_slice(bytes);
+            }
+            return Progress::default();
+        };
+        draft.write(log, bytes);
+        self.bytes.copied += bytes.len() as u64;
+        let mut progress = Progress::default();
+        while self.draft.as_ref().is_some_and(|draft| draft.received == draft.len) {
+            progress.add(self.finish(log));
+            self.promote(log);
+        }
+        progress
+    }
+
+    /// Ends the whole draft: into the log with it, or away.
+    fn finish(&mut self, log: &mut Log) -> Progress {
+        let draft = self.draft.take().expect("called with a draft");
+        let head = &draft.head[..CLASS_HEAD_LEN.min(draft.len as usize)];
+        let mut class = flv::classify(draft.kind, head);
+        class.config |= draft.kind == TagKind::Script && head.starts_with(METADATA_HEAD);
+        let timestamp_ms = if self.passes_splice(&draft, &class) {
+            if class.config {
+                // A configuration is in force from where the stream stands, and sets no clock.
+                Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
+            } else {
+                self.timeline.map(draft.kind, draft.timestamp_ms)
+            }
+        } else {
+            None
+        };
+        let Some(timestamp_ms) = timestamp_ms else {
+            self.dropped += 1;
+            log.tape_mut().roll_back();
+            return Progress::default();
+        };
+        let tape = log.tape_mut();
+        tape.patch(draft.position, &tag_head(draft.kind, timestamp_ms, draft.len));
+        tape.append(&(TAG_HEAD_LEN as u32 + draft.len).to_be_bytes());
+        let entry = Entry {
+            position: draft.position,
+            len: (TAG_HEAD_LEN + TAG_TRAILER_LEN) as u32 + draft.len,
+            timestamp_ms,
+            kind: draft.kind,
+            keyframe: class.keyframe && !class.config && draft.kind == TagKind::Video,
+            config: class.config,
+        };
+        log.commit(entry);
+        self.tracks.note(&entry, &class, log);
+        let frame = !class.config && draft.kind != TagKind::Script;
+        Progress { committed: true, frame, video: draft.kind == TagKind::Video }
+    }
+
+    /// While the splice to a new source is open only configurations pass, then its first keyframe
+    /// closes it; audio does where no video comes.
+    fn passes_splice(&mut self, draft: &Draft, class: &TagClass) -> bool {
+        let Some(splice) = &mut self.splice else { return true };
+        if draft.kind == TagKind::Video {
+            splice.saw_video = true;
+        }
+        if class.config {
+            return true;
+        }
+        let closes = match draft.kind {
+            TagKind::Video => class.keyframe,
+            TagKind::Audio => {
+                let from = *splice.audio_from_ms.get_or_insert(draft.timestamp_ms);
+                let waited_ms = distance(from, draft.timestamp_ms);
+                !splice.saw_video && (!self.tracks.has_video() || waited_ms > SPLICE_AUDIO_MS_MAX)
+            }
+            TagKind::Script => false,
+        };
+        if closes {
+            self.splice = None;
+        }
+        closes
+    }
+
+    fn config_timestamp(&self, kind: TagKind, timestamp_ms: u32) -> u32 {
+        match self.timeline.last() {
+            Some(last) => last,
+            None if kind == TagKind::Script => 0,
+            None => timestamp_ms,
+        }
+    }
+
+    /// Moves the tag that has waited longest behind the log's tail.
+    fn promote(&mut self, log: &mut Log) {
+        if self.draft.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let tag = self.waiting.remove(0);
+        self.begin(log, tag.lane, tag.kind, tag.timestamp_ms, tag.len);
+        let draft = self.draft.as_mut().expect("there was none");
+        draft.write(log, &tag.payload);
+        self.bytes.copied += tag.payload.len() as u64;
+    }
+
+    fn abort(&mut self, log: &mut Log, lane: u32) {
+        if self.draft.as_ref().is_some_and(|draft| draft.lane == lane) {
+            self.draft = None;
+            self.dropped += 1;
+            log.tape_mut().roll_back();
+            self.promote(log);
+        } else {
+            self.waiting.retain(|tag| tag.is_whole(lane));
+        }
+    }
+
+    /// Metadata. Other scripts (cue points, text) pass as frames of their own between the media.
+    fn script(&mut self, log: &mut Log, timestamp_ms: u32, payload: Bytes) -> Progress {
+        let len = payload.len() as u32;
+        self.bytes.received += payload.len() as u64;
+        if self.draft.is_some() {
+            if self.waiting.len() < WAITING_MAX {
+                self.bytes.copied += payload.len() as u64;
+                let (lane, payload) = (SCRIPT_LANE, payload.to_vec());
+                self.waiting.push(Waiting { lane, kind: TagKind::Script, timestamp_ms, len, payload });
+            }
+            return Progress::default();
+        }
+        self.begin(log, SCRIPT_LANE, TagKind::Script, timestamp_ms, len);
+        let draft = self.draft.as_mut().expect("there was none");
+        draft.write(log, &payload);
+        self.bytes.copied += payload.len() as u64;
+        self.finish(log)
+    }
+}
+
+/// The AMF0 string with which metadata begins.
+const METADATA_HEAD: &[u8] = b"\x02\x00\x0aonMetaData";
+/// No chunk stream has this id.
+const SCRIPT_LANE: u32 = u32::MAX;
+
+impl Draft {
+    fn write(&mut self, log: &mut Log, bytes: &[u8]) {
+        let start = (self.received as usize).min(CLASS_HEAD_LEN);
+        let taken = bytes.len().min(CLASS_HEAD_LEN - start);
+        self.head[start..start + taken].copy_from_slice(&bytes[..taken]);
+        self.received += bytes.len() as u32;
+        log.tape_mut().append(bytes);
+    }
+}
+
+impl Waiting {
+    /// Whether it is of another lane or has all its bytes.
+    fn is_whole(&self, lane: u32) -> bool {
+        self.lane != lane || self.payload.len() == self.len as usize
+    }
+}

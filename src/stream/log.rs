@@ -1,0 +1,335 @@
+//! The append-only log of a stream: FLV tags one behind the other in an arena, and an index.
+//!
+//! ```text
+//! entry 7            entry 8                       entry 9
+//! ┌────┬─────────┬──┐┌────┬───────────────────┬──┐┌────┬──────┬──┐
+//! │head│ payload │sz││head│ payload           │sz││head│ ...  │sz│
+//! └────┴─────────┴──┘└────┴───────────────────┴──┘└────┴──────┴──┘
+//!  11              4  keyframe: the GOP starts here   ▲ flushed: players may have all before it
+//! ```
+//!
+//! The GOP cache is a position in the log, not a copy of it. Sequence numbers and positions only
+//! grow, and are the same on the owner and on every replica.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::arena::{Chunk, Tape};
+use crate::media::TagKind;
+
+/// Bytes of an FLV tag's header (FLV 10.1, E.4.1).
+pub const TAG_HEAD_LEN: usize = 11;
+/// Bytes of the `PreviousTagSize` behind a tag.
+pub const TAG_TRAILER_LEN: usize = 4;
+
+/// Where a tag lies, and what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    pub position: u64,
+    /// Bytes of the whole tag: header, payload, `PreviousTagSize`.
+    pub len: u32,
+    pub timestamp_ms: u32,
+    pub kind: TagKind,
+    /// A video keyframe that is coded media.
+    pub keyframe: bool,
+    /// A codec configuration (sequence header) or metadata.
+    pub config: bool,
+}
+
+impl Entry {
+    /// Positions of the payload.
+    pub fn payload(&self) -> Range<u64> {
+        let start = self.position + TAG_HEAD_LEN as u64;
+        start..start + u64::from(self.payload_len())
+    }
+
+    pub fn payload_len(&self) -> u32 {
+        self.len - (TAG_HEAD_LEN + TAG_TRAILER_LEN) as u32
+    }
+
+    pub fn end(&self) -> u64 {
+        self.position + u64::from(self.len)
+    }
+}
+
+/// What a player needs before the first frame: metadata and the codec configurations in force.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Prelude {
+    /// Grows with each change, so that a player can tell whether it has this one.
+    pub version: u32,
+    /// Tag payloads in the order in which they first came, one for each kind.
+    pub tags: Vec<(TagKind, Bytes)>,
+}
+
+/// A stream's tags from its newest keyframe on, for a replica to start from.
+pub struct Snapshot {
+    pub first_seq: u64,
+    pub entries: Vec<Entry>,
+    pub gop_seq: Option<u64>,
+    pub has_video: bool,
+    pub chunk_first: u64,
+    pub chunks: Vec<Arc<Chunk>>,
+    pub committed: u64,
+    pub prelude: Arc<Prelude>,
+    pub gop_prelude: Arc<Prelude>,
+}
+
+/// What was flushed since the last span, for the replicas on other shards.
+#[derive(Clone)]
+pub struct Delta {
+    pub first_seq: u64,
+    pub entries: Vec<Entry>,
+    pub chunk_first: u64,
+    pub chunks: Vec<Arc<Chunk>>,
+    pub committed: u64,
+}
+
+/// The log of one stream on one shard.
+#[derive(Default)]
+pub struct Log {
+    tape: Tape,
+    entries: VecDeque<Entry>,
+    first_seq: u64,
+    /// The newest keyframe, unless its GOP has outgrown its bound.
+    gop_seq: Option<u64>,
+    flushed_seq: u64,
+    has_video: bool,
+    prelude: Arc<Prelude>,
+    /// The prelude that was in force at the newest keyframe.
+    gop_prelude: Arc<Prelude>,
+    /// GOPs given up because they outgrew their bound.
+    gops_dropped: u64,
+}
+
+impl Log {
+    /// A log that starts where the owner's snapshot does; everything in it counts as flushed.
+    pub fn from_snapshot(snapshot: Snapshot) -> Self {
+        let mut log = Self {
+            first_seq: snapshot.first_seq,
+            flushed_seq: snapshot.first_seq + snapshot.entries.len() as u64,
+            entries: snapshot.entries.into(),
+            gop_seq: snapshot.gop_seq,
+            has_video: snapshot.has_video,
+            prelude: snapshot.prelude,
+            gop_prelude: snapshot.gop_prelude,
+            ..Self::default()
+        };
+        log.tape.adopt(snapshot.chunk_first, snapshot.chunks, snapshot.committed);
+        log
+    }
+
+    /// What a new replica starts from: the newest GOP as far as it is flushed.
+    pub fn snapshot(&self) -> Snapshot {
+        let first_seq = self.start_seq();
+        let start = self.position_of(first_seq);
+        let committed = self.position_of(self.flushed_seq);
+        let (chunk_first, chunks) = self.tape.share(start);
+        Snapshot {
+            first_seq,
+            entries: self.range(first_seq..self.flushed_seq).copied().collect(),
+            gop_seq: self.gop_seq.filter(|&seq| seq < self.flushed_seq),
+            has_video: self.has_video,
+            chunk_first,
+            chunks,
+            committed,
+            prelude: self.prelude.clone(),
+            gop_prelude: self.gop_prelude.clone(),
+        }
+    }
+
+    /// The flushed entries from `from_seq` on.
+    pub fn delta(&self, from_seq: u64) -> Delta {
+        let (chunk_first, chunks) = self.tape.share(self.position_of(from_seq));
+        Delta {
+            first_seq: from_seq,
+            entries: self.range(from_seq..self.flushed_seq).copied().collect(),
+            chunk_first,
+            chunks,
+            committed: self.position_of(self.flushed_seq),
+        }
+    }
+
+    /// Takes over what the owner flushed. `false` when something is missing before it: then only a
+    /// new snapshot helps.
+    #[must_use]
+    pub fn follow(&mut self, delta: Delta) -> bool {
+        if delta.first_seq != self.next_seq() {
+            return false;
+        }
+        self.tape.adopt(delta.chunk_first, delta.chunks, delta.committed);
+        for entry in delta.entries {
+            let head = self.config_payload(&entry);
+            self.index(entry, head);
+        }
+        self.flushed_seq = self.next_seq();
+        true
+    }
+
+    /// The arena, for whoever writes the stream's next tag.
+    pub(super) fn tape_mut(&mut self) -> &mut Tape {
+        &mut self.tape
+    }
+
+    /// Enters the tag that the tape holds behind its committed position.
+    pub(super) fn commit(&mut self, entry: Entry) {
+        debug_assert_eq!(entry.end(), self.tape.tail());
+        self.tape.commit();
+        let payload = self.config_payload(&entry);
+        self.index(entry, payload);
+    }
+
+    fn index(&mut self, entry: Entry, config: Option<Bytes>) {
+        if let Some(payload) = config {
+            self.note_config(entry.kind, payload);
+        }
+        if entry.kind == TagKind::Video {
+            self.has_video = true;
+        }
+        if entry.keyframe {
+            self.gop_seq = Some(self.next_seq());
+            self.gop_prelude = self.prelude.clone();
+        }
+        self.entries.push_back(entry);
+    }
+
+    /// The one other copy of media bytes: a configuration outlives its place in the arena.
+    fn config_payload(&self, entry: &Entry) -> Option<Bytes> {
+        entry.config.then(|| {
+            let slices = self.tape.slices(entry.payload());
+            slices.flat_map(|slice| slice.to_vec()).collect::<Vec<_>>().into()
+        })
+    }
+
+    fn note_config(&mut self, kind: TagKind, payload: Bytes) {
+        let mut tags = self.prelude.tags.clone();
+        match tags.iter_mut().find(|(of, _)| *of == kind) {
+            Some((_, old)) if *old == payload => return,
+            Some((_, old)) => *old = payload,
+            None => tags.push((kind, payload)),
+        }
+        self.prelude = Arc::new(Prelude { version: self.prelude.version + 1, tags });
+    }
+
+    /// Lets players have everything that is committed.
+    pub fn flush(&mut self) {
+        self.flushed_seq = self.next_seq();
+    }
+
+    /// Makes the next player wait for the next keyframe: what is held belongs to a lost source.
+    pub fn forget_gop(&mut self) {
+        self.gop_seq = None;
+    }
+
+    /// Drops what nobody needs: tags before the newest GOP and before the `slowest` cursor. A GOP
+    /// larger than `gop_bytes_max` is given up; new players then wait for the next keyframe.
+    pub fn trim(&mut self, slowest: Option<u64>, gop_bytes_max: u64) {
+        if let Some(gop) = self.gop_seq
+            && self.tape.committed() - self.position_of(gop) > gop_bytes_max
+        {
+            self.gop_seq = None;
+            self.gops_dropped += 1;
+        }
+        let mut keep = self.gop_seq.unwrap_or(self.flushed_seq).min(self.flushed_seq);
+        if let Some(slowest) = slowest {
+            keep = keep.min(slowest);
+        }
+        while self.first_seq < keep && self.entries.pop_front().is_some() {
+            self.first_seq += 1;
+        }
+        let position = self.position_of(self.first_seq);
+        self.tape.trim(position);
+    }
+
+    /// Where a new player starts: the newest keyframe, or behind the last flushed tag.
+    pub fn start_seq(&self) -> u64 {
+        self.gop_seq.unwrap_or(self.flushed_seq).min(self.flushed_seq)
+    }
+
+    /// Whether a new player must wait for a keyframe that has not come yet.
+    pub fn awaits_keyframe(&self) -> bool {
+        self.has_video && self.gop_seq.is_none_or(|seq| seq >= self.flushed_seq)
+    }
+
+    /// The newest keyframe at or behind `seq` that is flushed.
+    pub fn keyframe_from(&self, seq: u64) -> Option<u64> {
+        self.gop_seq.filter(|&gop| gop >= seq && gop < self.flushed_seq)
+    }
+
+    /// The prelude for a player that starts at [`Self::start_seq`].
+    pub fn prelude_at_start(&self) -> &Arc<Prelude> {
+        if self.gop_seq.is_some_and(|seq| seq < self.flushed_seq) {
+            &self.gop_prelude
+        } else {
+            &self.prelude
+        }
+    }
+
+    /// The prelude as the newest configuration made it.
+    pub fn prelude(&self) -> &Arc<Prelude> {
+        &self.prelude
+    }
+
+    pub fn has_video(&self) -> bool {
+        self.has_video
+    }
+
+    pub fn first_seq(&self) -> u64 {
+        self.first_seq
+    }
+
+    pub fn next_seq(&self) -> u64 {
+        self.first_seq + self.entries.len() as u64
+    }
+
+    pub fn flushed_seq(&self) -> u64 {
+        self.flushed_seq
+    }
+
+    pub fn gops_dropped(&self) -> u64 {
+        self.gops_dropped
+    }
+
+    pub fn entry(&self, seq: u64) -> Option<&Entry> {
+        self.entries.get(seq.checked_sub(self.first_seq)? as usize)
+    }
+
+    pub fn range(&self, seqs: Range<u64>) -> impl Iterator<Item = &Entry> {
+        let start = (seqs.start - self.first_seq) as usize;
+        let end = (seqs.end - self.first_seq) as usize;
+        self.entries.range(start..end)
+    }
+
+    /// The position where the tag of a sequence number begins, or would.
+    pub fn position_of(&self, seq: u64) -> u64 {
+        match self.entry(seq) {
+            Some(entry) => entry.position,
+            None => self.entries.back().map_or(self.tape.committed(), Entry::end),
+        }
+    }
+
+    pub fn slices(&self, positions: Range<u64>) -> impl Iterator<Item = IoSlice<'_>> {
+        self.tape.slices(positions)
+    }
+
+    /// A log of one tag only, by reference: what is left of this one when the tag is cut out.
+    ///
+    /// # Panics
+    /// When the tag is not held.
+    pub fn single(&self, seq: u64) -> Self {
+        let entry = *self.entry(seq).expect("the tag is held");
+        let (chunk_first, chunks) = self.tape.share_range(entry.position..entry.end());
+        let mut log = Self { first_seq: seq, flushed_seq: seq + 1, ..Self::default() };
+        log.tape.adopt(chunk_first, chunks, entry.end());
+        log.entries.push_back(entry);
+        log
+    }
+
+    /// Bytes of memory held for media.
+    pub fn held_bytes(&self) -> u64 {
+        self.tape.held_bytes()
+    }
+}

@@ -1,0 +1,305 @@
+//! The log in one wire form, made once for all players: headers are encoded, payloads referred to.
+//!
+//! | packaging | a tag becomes |
+//! |---|---|
+//! | FLV | the tag as it lies in the log, so that any span is one run of bytes |
+//! | WebSocket-FLV | a binary frame (RFC 6455, 5.2) around the tag |
+//! | RTMP | a message (RTMP 1.0, 5.3): type 0 chunk header, payload, type 3 header each 64 KiB |
+
+use std::io::IoSlice;
+
+use super::log::{Entry, Log, Prelude, TAG_HEAD_LEN};
+use crate::limits::CHUNK_SIZE_OUT;
+use crate::media::TagKind;
+use crate::proto::http::websocket;
+use crate::proto::rtmp::chunk;
+
+/// The wire form that a player gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Packaging {
+    Flv,
+    WsFlv,
+    Rtmp,
+}
+
+/// A place in the packaged log: a tag, and how many of its packaged bytes are behind it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    pub seq: u64,
+    pub offset: u32,
+}
+
+impl Cursor {
+    pub fn at(seq: u64) -> Self {
+        Self { seq, offset: 0 }
+    }
+}
+
+/// Message stream id of every RTMP player; `createStream` always answers with it.
+pub const MESSAGE_STREAM_ID: u32 = 1;
+
+/// The FLV file header with its first `PreviousTagSize` (FLV 10.1, E.2).
+const FLV_HEADER: [u8; 13] = *b"FLV\x01\x05\x00\x00\x00\x09\x00\x00\x00\x00";
+
+impl Packaging {
+    pub const ALL: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
+
+    /// Bytes of a tag in this form.
+    pub fn len_of(self, entry: &Entry) -> u64 {
+        match self {
+            Self::Flv => u64::from(entry.len),
+            Self::WsFlv => {
+                let (_, header_len) = websocket::encode_header(u64::from(entry.len));
+                header_len as u64 + u64::from(entry.len)
+            }
+            Self::Rtmp => {
+                let payload_len = entry.payload_len() as usize;
+                let extended = if entry.timestamp_ms >= 0xff_ffff { 4 } else { 0 };
+                let continuations = (payload_len.max(1) - 1) / CHUNK_SIZE_OUT;
+                (12 + extended + continuations * (1 + extended) + payload_len) as u64
+            }
+        }
+    }
+
+    /// What a player gets before its first tag: file header, metadata and configurations, with the
+    /// timestamp of the first frame.
+    pub fn encode_prelude(self, prelude: &Prelude, timestamp_ms: u32, greeting: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut flv = Vec::new();
+        if greeting && self != Self::Rtmp {
+            flv.extend_from_slice(&FLV_HEADER);
+        }
+        for (kind, payload) in &prelude.tags {
+            if self == Self::Rtmp {
+                encode_message(&mut out, *kind, timestamp_ms, payload);
+            } else {
+                flv.extend_from_slice(&tag_head(*kind, timestamp_ms, payload.len() as u32));
+                flv.extend_from_slice(payload);
+                flv.extend_from_slice(&((TAG_HEAD_LEN + payload.len()) as u32).to_be_bytes());
+            }
+        }
+        match self {
+            Self::Flv => flv,
+            Self::Rtmp => out,
+            Self::WsFlv if flv.is_empty() => out,
+            Self::WsFlv => {
+                let (header, len) = websocket::encode_header(flv.len() as u64);
+                out.extend_from_slice(&header[..len]);
+                out.extend_from_slice(&flv);
+                out
+            }
+        }
+    }
+}
+
+/// The header of an FLV tag.
+pub fn tag_head(kind: TagKind, timestamp_ms: u32, payload_len: u32) -> [u8; TAG_HEAD_LEN] {
+    let [_, len2, len1, len0] = payload_len.to_be_bytes();
+    let [time3, time2, time1, time0] = timestamp_ms.to_be_bytes();
+    [kind as u8, len2, len1, len0, time2, time1, time0, time3, 0, 0, 0]
+}
+
+fn chunk_stream_of(kind: TagKind) -> u32 {
+    match kind {
+        TagKind::Audio => 4,
+        TagKind::Script => 5,
+        TagKind::Video => 6,
+    }
+}
+
+fn encode_message(out: &mut Vec<u8>, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
+    let mut header = [0; 16];
+    let len = payload.len() as u32;
+    let header_len = encode_message_header(&mut header, kind, timestamp_ms, len);
+    out.extend_from_slice(&header[..header_len]);
+    for (index, piece) in payload.chunks(CHUNK_SIZE_OUT).enumerate() {
+        if index > 0 {
+            let (header, len) =
+                chunk::encode_continuation_fmt3(chunk_stream_of(kind), timestamp_ms);
+            out.extend_from_slice(&header[..len]);
+        }
+        out.extend_from_slice(piece);
+    }
+}
+
+fn encode_message_header(
+    header: &mut [u8; 16],
+    kind: TagKind,
+    timestamp_ms: u32,
+    len: u32,
+) -> usize {
+    chunk::encode_media_header_fmt0(
+        header,
+        chunk::MediaHeader {
+            chunk_stream_id: chunk_stream_of(kind),
+            timestamp_ms,
+            len,
+            kind,
+            message_stream_id: MESSAGE_STREAM_ID,
+        },
+    )
+}
+
+/// Some tags of the log in one packaging, as slices: the headers are here, the payloads in the log.
+#[derive(Default)]
+pub struct Span {
+    headers: Vec<u8>,
+    /// Lengths of the runs of the span, headers and log bytes in turn: `(header bytes, log bytes)`.
+    runs: Vec<Run>,
+    len: u64,
+    end: Cursor,
+}
+
+#[derive(Clone, Copy)]
+struct Run {
+    header_len: u32,
+    position: u64,
+    log_len: u32,
+}
+
+impl Span {
+    /// Encodes the tags from `from` to `to_seq`, stopping behind the tag that reaches
+    /// [`SPAN_LEN_MAX`] bytes or the most runs that one send takes. Reuses its memory: no
+    /// allocation once it has grown.
+    pub fn encode(&mut self, packaging: Packaging, log: &Log, from: Cursor, to_seq: u64) {
+        self.clear(from);
+        if packaging == Packaging::Flv {
+            self.encode_flv(log, from, to_seq);
+            return;
+        }
+        for entry in log.range(from.seq..to_seq) {
+            match packaging {
+                Packaging::Rtmp => self.push_message(entry),
+                Packaging::WsFlv => self.push_frame(entry),
+                Packaging::Flv => unreachable!("taken above"),
+            }
+            self.end = Cursor::at(self.end.seq + 1);
+            if self.len >= SPAN_LEN_MAX || self.runs.len() >= SPAN_RUNS_MAX {
+                break;
+            }
+        }
+        self.skip(from.offset);
+    }
+
+    fn clear(&mut self, from: Cursor) {
+        self.headers.clear();
+        self.runs.clear();
+        self.len = 0;
+        self.end = Cursor::at(from.seq);
+    }
+
+    fn encode_flv(&mut self, log: &Log, from: Cursor, to_seq: u64) {
+        let start = log.position_of(from.seq) + u64::from(from.offset);
+        let mut end = start;
+        for entry in log.range(from.seq..to_seq) {
+            end = entry.end();
+            self.end = Cursor::at(self.end.seq + 1);
+            if end - start >= SPAN_LEN_MAX {
+                break;
+            }
+        }
+        self.len = end - start;
+        if self.len > 0 {
+            self.runs.push(Run { header_len: 0, position: start, log_len: self.len as u32 });
+        }
+    }
+
+    fn push_message(&mut self, entry: &Entry) {
+        let mut header = [0; 16];
+        let mut rest = entry.payload_len();
+        let header_len = encode_message_header(&mut header, entry.kind, entry.timestamp_ms, rest);
+        let mut position = entry.payload().start;
+        self.push_run(&header[..header_len], position, rest.min(CHUNK_SIZE_OUT as u32));
+        while rest > CHUNK_SIZE_OUT as u32 {
+            rest -= CHUNK_SIZE_OUT as u32;
+            position += CHUNK_SIZE_OUT as u64;
+            let stream = chunk_stream_of(entry.kind);
+            let (header, len) = chunk::encode_continuation_fmt3(stream, entry.timestamp_ms);
+            self.push_run(&header[..len], position, rest.min(CHUNK_SIZE_OUT as u32));
+        }
+    }
+
+    fn push_frame(&mut self, entry: &Entry) {
+        let (header, len) = websocket::encode_header(u64::from(entry.len));
+        self.push_run(&header[..len], entry.position, entry.len);
+    }
+
+    fn push_run(&mut self, header: &[u8], position: u64, log_len: u32) {
+        self.headers.extend_from_slice(header);
+        self.runs.push(Run { header_len: header.len() as u32, position, log_len });
+        self.len += header.len() as u64 + u64::from(log_len);
+    }
+
+    /// Leaves out the first bytes, which the player has already.
+    fn skip(&mut self, offset: u32) {
+        let mut rest = offset;
+        let mut header_bytes = 0;
+        let mut whole = 0;
+        for run in &mut self.runs {
+            let header = rest.min(run.header_len);
+            run.header_len -= header;
+            header_bytes += header;
+            rest -= header;
+            let body = rest.min(run.log_len);
+            run.position += u64::from(body);
+            run.log_len -= body;
+            rest -= body;
+            if run.header_len == 0 && run.log_len == 0 {
+                whole += 1;
+            } else {
+                break;
+            }
+        }
+        self.runs.drain(..whole);
+        self.headers.drain(..header_bytes as usize);
+        self.len -= u64::from(offset - rest);
+    }
+
+    /// Appends the span's bytes as slices, in order.
+    pub fn slices<'a>(&'a self, log: &'a Log, out: &mut Vec<IoSlice<'a>>) {
+        let mut headers = &self.headers[..];
+        for run in &self.runs {
+            let (header, rest) = headers.split_at(run.header_len as usize);
+            headers = rest;
+            if !header.is_empty() {
+                out.push(IoSlice::new(header));
+            }
+            out.extend(log.slices(run.position..run.position + u64::from(run.log_len)));
+        }
+    }
+
+    /// Bytes of the span.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where a player stands that has got all of it.
+    pub fn end(&self) -> Cursor {
+        self.end
+    }
+}
+
+/// Moves a cursor on by bytes that were sent.
+pub fn advance(packaging: Packaging, log: &Log, mut cursor: Cursor, sent: u64) -> Cursor {
+    let mut rest = u64::from(cursor.offset) + sent;
+    while let Some(entry) = log.entry(cursor.seq) {
+        let len = packaging.len_of(entry);
+        if rest < len {
+            break;
+        }
+        rest -= len;
+        cursor.seq += 1;
+    }
+    cursor.offset = u32::try_from(rest).expect("within one tag");
+    cursor
+}
+
+/// Bytes of one span at most: what a socket with a bounded unsent queue takes in a few sends.
+pub const SPAN_LEN_MAX: u64 = 256 * 1024;
+/// Runs of one span at most: a run is up to `1 + 64 KiB / CHUNK_LEN + 1` slices and a send takes
+/// 1,024 of them.
+const SPAN_RUNS_MAX: usize = 128;

@@ -1,0 +1,128 @@
+//! What a stream carries, as far as its configurations and frames have told.
+
+use super::log::{Entry, Log};
+use crate::media::TagKind;
+use crate::media::codec::{self, AudioParameters, Codec, VideoParameters};
+use crate::media::timeline::distance;
+use crate::proto::flv::{self, TagClass};
+
+/// One elementary stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Track {
+    pub codec: Codec,
+    /// A configuration has come, or the codec needs none and a frame has come.
+    pub ready: bool,
+    pub frames: u64,
+    pub keyframes: u64,
+    pub duration_ms: u64,
+    /// Frames and milliseconds between the last two keyframes.
+    pub gop_frames: u32,
+    pub gop_interval_ms: u32,
+    pub video: VideoParameters,
+    pub audio: AudioParameters,
+    /// By the frames' timestamps over the last GOP; 0 until there was one.
+    pub fps_measured: f64,
+    last_ms: Option<u32>,
+    keyframe_ms: Option<u32>,
+    frames_since_keyframe: u32,
+}
+
+/// The tracks of a stream: one of each kind.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tracks {
+    pub video: Option<Track>,
+    pub audio: Option<Track>,
+}
+
+impl Tracks {
+    pub fn has_video(&self) -> bool {
+        self.video.is_some()
+    }
+
+    /// Counts a committed tag, and reads it where it is a configuration.
+    pub(super) fn note(&mut self, entry: &Entry, class: &TagClass, log: &Log) {
+        let slot = match entry.kind {
+            TagKind::Video => &mut self.video,
+            TagKind::Audio => &mut self.audio,
+            TagKind::Script => return,
+        };
+        if slot.as_ref().is_none_or(|track| track.codec != class.codec) {
+            *slot = Some(Track::new(class.codec));
+        }
+        let track = slot.as_mut().expect("just made");
+        if entry.config {
+            let payload: Vec<u8> =
+                log.slices(entry.payload()).flat_map(|slice| slice.to_vec()).collect();
+            track.configure(entry.kind, &payload);
+        } else {
+            if !track.ready && entry.kind == TagKind::Audio {
+                let head = log.slices(entry.payload()).next();
+                let head = head.as_deref().and_then(|slice| slice.first()).copied();
+                track.audio = head.map_or_else(AudioParameters::default, codec::legacy_audio);
+            }
+            track.ready = true;
+            track.count(entry);
+        }
+    }
+}
+
+impl Track {
+    fn new(codec: Codec) -> Self {
+        Self {
+            codec,
+            ready: false,
+            frames: 0,
+            keyframes: 0,
+            duration_ms: 0,
+            gop_frames: 0,
+            gop_interval_ms: 0,
+            video: VideoParameters::default(),
+            audio: AudioParameters::default(),
+            fps_measured: 0.0,
+            last_ms: None,
+            keyframe_ms: None,
+            frames_since_keyframe: 0,
+        }
+    }
+
+    fn configure(&mut self, kind: TagKind, payload: &[u8]) {
+        self.ready = true;
+        let record = flv::configuration(kind, payload);
+        match kind {
+            TagKind::Video => {
+                self.video = record
+                    .and_then(|record| codec::video_parameters(self.codec, record))
+                    .unwrap_or_default();
+            }
+            _ => {
+                self.audio = record
+                    .and_then(|record| codec::audio_parameters(self.codec, record))
+                    .unwrap_or_default();
+            }
+        }
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        if let Some(last) = self.last_ms {
+            let step = distance(last, entry.timestamp_ms);
+            self.duration_ms += u64::try_from(step).unwrap_or(0);
+        }
+        self.last_ms = Some(entry.timestamp_ms);
+        if entry.keyframe {
+            if let Some(keyframe_ms) = self.keyframe_ms {
+                let interval = distance(keyframe_ms, entry.timestamp_ms);
+                self.gop_interval_ms = u32::try_from(interval).unwrap_or(0);
+                self.gop_frames = self.frames_since_keyframe;
+                if self.gop_interval_ms > 0 {
+                    let per_second = f64::from(self.gop_frames) * 1000.0;
+                    self.fps_measured = per_second / f64::from(self.gop_interval_ms);
+                }
+            }
+            self.keyframe_ms = Some(entry.timestamp_ms);
+            self.keyframes += 1;
+            self.frames_since_keyframe = 0;
+        }
+        self.frames += 1;
+        self.frames_since_keyframe += 1;
+    }
+}
