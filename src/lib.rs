@@ -2,11 +2,13 @@
 //!
 //! Modules in layer order; a file imports only from the layers before its own (`tests/tidy.rs`):
 //!
-//! 1. [`clock`], [`limits`]: the OS clock and every maximum.
+//! 1. [`clock`], [`limits`], [`config`], [`logging`]: the OS clock, every maximum, the file, the log.
 //! 2. [`media`]: what all protocols agree on, plain data.
 //! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
 
 pub mod clock;
+pub mod config;
 pub mod limits;
+pub mod logging;
 pub mod media;
 pub mod proto;

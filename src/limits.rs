@@ -52,3 +52,22 @@ const _: () = assert!(MESSAGE_LEN_MAX < 1 << 24);
 /// Bus messages under way between two shards. One tick of 1,000 streams with players on the other
 /// shard is 1,000 of them; a message is under 200 bytes, so a queue is under 1 MiB.
 pub const BUS_QUEUE_MAX: usize = 4096;
+// HTTP.
+
+/// Bytes of a request line. RFC 9112 3 asks for 8,000; a key and its params are under 3 KiB.
+pub const REQUEST_LINE_LEN_MAX: usize = 8 * 1024;
+
+/// Bytes held of requests that came before the earlier one was answered: one more whole request.
+pub const REQUEST_HELD_LEN_MAX: usize = REQUEST_HEAD_LEN_MAX + REQUEST_BODY_LEN_MAX;
+
+/// Bytes of a reply's head, interim (1xx) replies before it included.
+pub const REPLY_HEAD_LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of the line before an HTTP chunk: 16 hex digits and whatever extension a proxy adds.
+pub const HTTP_CHUNK_LINE_LEN_MAX: usize = 256;
+
+/// Bytes of the trailer section after the last HTTP chunk.
+pub const HTTP_TRAILERS_LEN_MAX: usize = 4096;
+
+const _: () = assert!(REQUEST_LINE_LEN_MAX < REQUEST_HEAD_LEN_MAX);
+const _: () = assert!(KEY_LEN_MAX + PARAMS_LEN_MAX < REQUEST_LINE_LEN_MAX);

@@ -19,6 +19,9 @@
 //!
 //! | Module | Specification |
 //! |---|---|
+//! | [`http`] | RFC 9110, RFC 9112 (HTTP/1.1), RFC 6455 (WebSocket), WHATWG Fetch 3.2 (CORS) |
+
+pub mod http;
 
 use bytes::Bytes;
 

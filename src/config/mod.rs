@@ -1,0 +1,575 @@
+//! The config type, its defaults and validation. The only reader of the file.
+//!
+//! `docs/rillcast.example.toml` documents every key. What ZLMediaKit calls our keys is in [`zlm`].
+
+mod cpu_list;
+mod ip_ranges;
+mod zlm;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
+pub use ip_ranges::{IpRanges, IpRangesError};
+pub use zlm::ZlmSet;
+
+use crate::limits::{CHUNK_SIZE_OUT, MESSAGE_LEN_MAX};
+
+/// Everything that an operator sets. A key that the file lacks has its default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerSection,
+    pub http: HttpSection,
+    pub rtmp: RtmpSection,
+    pub rtsp: RtspSection,
+    pub pull: PullSection,
+    pub stream: StreamSection,
+    pub egress: EgressSection,
+    pub limits: LimitsSection,
+    pub api: ApiSection,
+    pub log: LogSection,
+    pub media_ring: MediaRingSection,
+    /// What a control plane set of ZLMediaKit's keys that have no key of ours.
+    #[serde(skip)]
+    zlm_stored: BTreeMap<String, String>,
+}
+
+/// The node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSection {
+    pub shards: u16,
+    pub cpus: CpuList,
+    pub id: String,
+}
+
+/// HTTP-FLV, WebSocket-FLV and the API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpSection {
+    pub listen: SocketAddr,
+    pub header_timeout_ms: u64,
+    pub keep_alive_ms: u64,
+    pub allow_ip_range: IpRanges,
+    pub allow_cross_domains: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RtmpSection {
+    pub listen: SocketAddr,
+    pub handshake_ms: u64,
+    pub keep_alive_ms: u64,
+    pub chunk_size: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RtspSection {
+    pub listen: SocketAddr,
+}
+
+/// Streams that we fetch from origins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PullSection {
+    pub timeout_ms: u64,
+    pub media_timeout_ms: u64,
+    pub retry_base_ms: u64,
+    pub retry_step_ms: u64,
+    pub retry_max_ms: u64,
+    pub retry_jitter_percent: u8,
+    pub connects_per_origin_max: u32,
+    pub pulls_max: u32,
+}
+
+/// The life of a stream and what it keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamSection {
+    pub continue_push_ms: u64,
+    pub reconnect_grace_ms: u64,
+    pub max_stream_wait_ms: u64,
+    pub gop_bytes_max: u64,
+    pub waiters_per_key_max: u32,
+}
+
+/// Media on its way to players.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EgressSection {
+    pub audio_wait_ms: u64,
+    pub lag_bytes_max: u64,
+    pub lag_evict_ms: u64,
+    pub send_notsent_lowat_bytes: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsSection {
+    pub connections_per_shard_max: u32,
+}
+
+/// The ZLMediaKit-compatible API.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiSection {
+    pub secret: String,
+    pub force_closes_pending: bool,
+    pub reply_bound_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    pub filter: String,
+}
+
+/// The shard's io_uring for media.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaRingSection {
+    pub coalesce_us: u64,
+}
+
+/// What the command line sets over the file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Overrides {
+    pub shards: Option<u16>,
+    pub cpus: Option<CpuList>,
+    pub id: Option<String>,
+    pub http_listen: Option<SocketAddr>,
+    pub rtmp_listen: Option<SocketAddr>,
+    pub rtsp_listen: Option<SocketAddr>,
+    pub secret: Option<String>,
+    pub log_filter: Option<String>,
+}
+
+/// Why a file is no config; one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}:{line}:{column}: {reason}", path.display())]
+    Invalid { path: PathBuf, line: usize, column: usize, reason: String },
+}
+
+/// A value that its key cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct ValueError {
+    /// `section.key`.
+    pub key: &'static str,
+    pub reason: String,
+}
+
+impl Config {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line, column and reason.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text).map_err(|(place, reason)| {
+            let (line, column) = line_and_column(&text, place);
+            ConfigError::Invalid { path: path.to_owned(), line, column, reason }
+        })
+    }
+
+    /// The config, or the byte that is wrong and why.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let place = error.span().map_or(0, |span| span.start);
+            (place, error.message().replace('\n', "; "))
+        })?;
+        config.validate().map_err(|error| {
+            let place = find_key(text, error.key).map_or(0, |span| span.start);
+            (place, error.to_string())
+        })?;
+        Ok(config)
+    }
+
+    /// Checks what the types alone do not: ranges, and values against each other.
+    ///
+    /// # Errors
+    /// [`ValueError`] with the first key that is wrong.
+    pub fn validate(&self) -> Result<(), ValueError> {
+        let fault = |key, reason: String| Err(ValueError { key, reason });
+        for (key, value, range) in self.ranges() {
+            if !range.contains(&value) {
+                let (min, max) = range.into_inner();
+                return fault(key, format!("{value} is not in {min} to {max}"));
+            }
+        }
+        let cpu_count = self.server.cpus.cpus().len();
+        if cpu_count != 0 && usize::from(self.server.shards) > cpu_count {
+            return fault("server.shards", format!("more shards than the {cpu_count} CPUs listed"));
+        }
+        if self.pull.retry_base_ms > self.pull.retry_max_ms {
+            return fault("pull.retry_base_ms", "is above pull.retry_max_ms".to_owned());
+        }
+        for (key, text) in [("server.id", &self.server.id), ("api.secret", &self.api.secret)] {
+            if text.chars().any(char::is_control) {
+                return fault(key, "has control characters".to_owned());
+            }
+        }
+        if self.server.id.is_empty() {
+            return fault("server.id", "is empty".to_owned());
+        }
+        let listeners = [
+            ("http.listen", self.http.listen),
+            ("rtmp.listen", self.rtmp.listen),
+            ("rtsp.listen", self.rtsp.listen),
+        ];
+        for (index, &(key, address)) in listeners.iter().enumerate() {
+            let twin = listeners[..index].iter().find(|(_, other)| *other == address);
+            if let Some((other, _)) = twin.filter(|_| address.port() != 0) {
+                return fault(key, format!("{address} is taken by {other}"));
+            }
+        }
+        match EnvFilter::builder().parse(&self.log.filter) {
+            Ok(_) => Ok(()),
+            Err(error) => fault("log.filter", error.to_string()),
+        }
+    }
+
+    /// Lays the command line over the file; validate afterwards.
+    pub fn apply(&mut self, overrides: Overrides) {
+        let Overrides {
+            shards,
+            cpus,
+            id,
+            http_listen,
+            rtmp_listen,
+            rtsp_listen,
+            secret,
+            log_filter,
+        } = overrides;
+        set(&mut self.server.shards, shards);
+        set(&mut self.server.cpus, cpus);
+        set(&mut self.server.id, id);
+        set(&mut self.http.listen, http_listen);
+        set(&mut self.rtmp.listen, rtmp_listen);
+        set(&mut self.rtsp.listen, rtsp_listen);
+        set(&mut self.api.secret, secret);
+        set(&mut self.log.filter, log_filter);
+    }
+
+    /// Puts a secret made of `random` where none is set, or the one that ZLMediaKit ships and
+    /// everybody knows. Tells whether it did, so that the operator can be told the secret.
+    pub fn ensure_secret(&mut self, random: [u8; 16]) -> bool {
+        if !self.api.secret.is_empty() && self.api.secret != ZLM_SHIPPED_SECRET {
+            return false;
+        }
+        self.api.secret = format!("{:032x}", u128::from_be_bytes(random));
+        true
+    }
+
+    /// Every number with the range that it may have.
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
+        let Self { http, rtmp, pull, stream, egress, .. } = self;
+        [
+            ("server.shards", self.server.shards.into(), 0..=1024),
+            ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
+            ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
+            ("rtmp.handshake_ms", rtmp.handshake_ms, 100..=TIME_MS_MAX),
+            ("rtmp.keep_alive_ms", rtmp.keep_alive_ms, 100..=TIME_MS_MAX),
+            ("rtmp.chunk_size", rtmp.chunk_size.into(), 128..=CHUNK_SIZE_OUT as u64),
+            ("pull.timeout_ms", pull.timeout_ms, 100..=TIME_MS_MAX),
+            ("pull.media_timeout_ms", pull.media_timeout_ms, 100..=TIME_MS_MAX),
+            ("pull.retry_base_ms", pull.retry_base_ms, 10..=TIME_MS_MAX),
+            ("pull.retry_step_ms", pull.retry_step_ms, 0..=TIME_MS_MAX),
+            ("pull.retry_max_ms", pull.retry_max_ms, 10..=TIME_MS_MAX),
+            ("pull.retry_jitter_percent", pull.retry_jitter_percent.into(), 0..=100),
+            ("pull.connects_per_origin_max", pull.connects_per_origin_max.into(), 1..=65_536),
+            ("pull.pulls_max", pull.pulls_max.into(), 1..=1_000_000),
+            ("stream.continue_push_ms", stream.continue_push_ms, 0..=TIME_MS_MAX),
+            ("stream.reconnect_grace_ms", stream.reconnect_grace_ms, 0..=TIME_MS_MAX),
+            ("stream.max_stream_wait_ms", stream.max_stream_wait_ms, 0..=TIME_MS_MAX),
+            ("stream.gop_bytes_max", stream.gop_bytes_max, MESSAGE_LEN_MAX as u64..=GIB),
+            ("stream.waiters_per_key_max", stream.waiters_per_key_max.into(), 1..=1_000_000),
+            ("egress.audio_wait_ms", egress.audio_wait_ms, 0..=1000),
+            ("egress.lag_bytes_max", egress.lag_bytes_max, 65_536..=GIB),
+            ("egress.lag_evict_ms", egress.lag_evict_ms, 100..=TIME_MS_MAX),
+            ("egress.send_notsent_lowat_bytes", egress.send_notsent_lowat_bytes.into(), 4096..=GIB),
+            (
+                "limits.connections_per_shard_max",
+                self.limits.connections_per_shard_max.into(),
+                1..=1_000_000,
+            ),
+            ("api.reply_bound_ms", self.api.reply_bound_ms, 10..=TIME_MS_MAX),
+            ("media_ring.coalesce_us", self.media_ring.coalesce_us, 0..=100_000),
+        ]
+    }
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self { shards: 0, cpus: CpuList::default(), id: "rillcast".to_owned() }
+    }
+}
+
+impl Default for HttpSection {
+    fn default() -> Self {
+        Self {
+            listen: any_address(8080),
+            header_timeout_ms: 15_000,
+            keep_alive_ms: 30_000,
+            allow_ip_range: IpRanges::default(),
+            allow_cross_domains: true,
+        }
+    }
+}
+
+impl Default for RtmpSection {
+    fn default() -> Self {
+        Self {
+            listen: any_address(1935),
+            handshake_ms: 15_000,
+            keep_alive_ms: 15_000,
+            chunk_size: CHUNK_SIZE_OUT as u32,
+        }
+    }
+}
+
+impl Default for RtspSection {
+    fn default() -> Self {
+        Self { listen: any_address(8554) }
+    }
+}
+
+impl Default for PullSection {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 10_000,
+            media_timeout_ms: 5_000,
+            retry_base_ms: 2_000,
+            retry_step_ms: 3_000,
+            retry_max_ms: 60_000,
+            retry_jitter_percent: 20,
+            connects_per_origin_max: 64,
+            pulls_max: 20_000,
+        }
+    }
+}
+
+impl Default for StreamSection {
+    fn default() -> Self {
+        Self {
+            continue_push_ms: 15_000,
+            reconnect_grace_ms: 15_000,
+            max_stream_wait_ms: 15_000,
+            gop_bytes_max: 16 * MIB,
+            waiters_per_key_max: 10_000,
+        }
+    }
+}
+
+impl Default for EgressSection {
+    fn default() -> Self {
+        Self {
+            audio_wait_ms: 40,
+            lag_bytes_max: 2 * MIB,
+            lag_evict_ms: 15_000,
+            send_notsent_lowat_bytes: 131_072,
+        }
+    }
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self { connections_per_shard_max: 20_000 }
+    }
+}
+
+impl Default for ApiSection {
+    fn default() -> Self {
+        Self { secret: String::new(), force_closes_pending: true, reply_bound_ms: 1_000 }
+    }
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { filter: "info".to_owned() }
+    }
+}
+
+/// `[::]` takes IPv4 as well.
+fn any_address(port: u16) -> SocketAddr {
+    (Ipv6Addr::UNSPECIFIED, port).into()
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+/// Where `section.key` stands in a file that parses; its section's place if the key has none.
+fn find_key(text: &str, key: &str) -> Option<Range<usize>> {
+    let (section, name) = key.split_once('.')?;
+    let table = toml::de::DeTable::parse(text).ok()?;
+    let (_, section) = table.get_ref().iter().find(|(found, _)| found.get_ref() == section)?;
+    let keys = section.get_ref().as_table()?;
+    let found = keys.iter().find(|(found, _)| found.get_ref() == name);
+    Some(found.map_or_else(|| section.span(), |(_, value)| value.span()))
+}
+
+/// Line and column of a byte, both from 1; the column counts characters.
+fn line_and_column(text: &str, place: usize) -> (usize, usize) {
+    let mut end = place.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let before = &text[..end];
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// One day: a longer wait is a slip of the unit.
+const TIME_MS_MAX: u64 = 86_400_000;
+
+/// The secret in the sample file of ZLMediaKit.
+const ZLM_SHIPPED_SECRET: &str = "035c73f7-bb6b-4889-a715-d9eb2d1925cc";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../docs/rillcast.example.toml");
+
+    fn fault(text: &str) -> (usize, usize, String) {
+        let (place, reason) = Config::parse(text).expect_err(text);
+        let (line, column) = line_and_column(text, place);
+        (line, column, reason)
+    }
+
+    /// `section.key` of every key.
+    fn keys(value: &toml::Value) -> Vec<String> {
+        let sections = value.as_table().expect("a table of sections");
+        let keys = sections.iter().flat_map(|(section, keys)| {
+            let keys = keys.as_table().expect("a section");
+            keys.keys().map(move |key| format!("{section}.{key}"))
+        });
+        keys.collect()
+    }
+
+    #[test]
+    fn example_is_the_default_and_has_every_key() {
+        assert_eq!(Config::parse(EXAMPLE), Ok(Config::default()));
+        let example: toml::Value = toml::from_str(EXAMPLE).unwrap();
+        let default = toml::Value::try_from(Config::default()).unwrap();
+        assert_eq!(keys(&example), keys(&default));
+    }
+
+    #[test]
+    fn example_tells_the_range_of_every_number() {
+        for (key, _, range) in Config::default().ranges() {
+            let place = find_key(EXAMPLE, key).unwrap().start;
+            let paragraph = EXAMPLE[..place].rsplit("\n\n").next().unwrap();
+            let range = format!("{} to {}", range.start(), range.end());
+            assert!(paragraph.contains(&range), "{key}: {range} not in {paragraph}");
+        }
+    }
+
+    #[test]
+    fn every_number_is_checked_at_both_ends() {
+        assert_eq!(Config::default().validate(), Ok(()));
+        let default = toml::Value::try_from(Config::default()).unwrap();
+        let is_number = |key: &String| {
+            let (section, name) = key.split_once('.').unwrap();
+            default[section][name].is_integer()
+        };
+        let number_count = keys(&default).into_iter().filter(is_number).count();
+        assert_eq!(Config::default().ranges().len(), number_count);
+        for (key, _, range) in Config::default().ranges() {
+            let (section, name) = key.split_once('.').unwrap();
+            let outside = [range.start().checked_sub(1), Some(range.end() + 1)];
+            for value in outside.into_iter().flatten() {
+                let text = format!("[{section}]\n{name} = {value}\n");
+                let (line, _, reason) = fault(&text);
+                assert_eq!(line, 2, "{text}{reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn faults_name_line_column_and_reason() {
+        let table: &[(&str, usize, usize, &str)] = &[
+            ("[http]\nlisten = \"8080\"\n", 2, 10, "invalid socket address"),
+            ("[http]\n\nlisten 8080\n", 3, 8, ""),
+            ("[htp]\n", 1, 2, "unknown field `htp`"),
+            ("[http]\nport = 80\n", 2, 1, "unknown field `port`"),
+            ("[log]\nfilter = 3\n", 2, 10, "invalid type"),
+            ("[log]\nfilter = \"a=b=c\"\n", 2, 10, "log.filter: "),
+            ("[server]\ncpus = \"3-1\"\n", 2, 8, "CPU range"),
+            ("[server]\ncpus = \"0\"\nshards = 2\n", 3, 10, "server.shards: more shards"),
+            ("[server]\nid = \"\"\n", 2, 6, "server.id: is empty"),
+            ("[http]\nallow_ip_range = \"x\"\n", 2, 18, "not an IP address"),
+            ("[pull]\nretry_max_ms = 99\n", 1, 1, "pull.retry_base_ms: is above"),
+            ("# é\n[api]\nsecret = \"\\u0000\"", 3, 10, "api.secret: has control"),
+            (
+                "[rtmp]\nlisten = \"[::]:8080\"\n",
+                2,
+                10,
+                "rtmp.listen: [::]:8080 is taken by http.listen",
+            ),
+        ];
+        for &(text, line, column, reason) in table {
+            let (found_line, found_column, found) = fault(text);
+            assert_eq!((found_line, found_column), (line, column), "{text}{found}");
+            assert!(found.contains(reason) && !found.contains('\n'), "{text}{found}");
+        }
+    }
+
+    #[test]
+    fn file_is_loaded_and_its_name_is_told() {
+        let path = std::env::temp_dir().join(format!("rillcast-{}.toml", std::process::id()));
+        std::fs::write(&path, "[http]\nkeep_alive_ms = 5000\n").unwrap();
+        let loaded = Config::load(&path);
+        std::fs::write(&path, "[http]\nkeep_alive_ms = 5\n").unwrap();
+        let refused = Config::load(&path);
+        std::fs::remove_file(&path).unwrap();
+        let missing = Config::load(&path);
+        assert_eq!(loaded.unwrap().http.keep_alive_ms, 5000);
+        let name = path.display();
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            format!("{name}:2:17: http.keep_alive_ms: 5 is not in 100 to 86400000")
+        );
+        assert!(missing.unwrap_err().to_string().starts_with(&format!("{name}: cannot be read: ")));
+    }
+
+    #[test]
+    fn command_line_wins_over_the_file() {
+        let mut config = Config::parse("[server]\nid = \"a\"\nshards = 3\n").unwrap();
+        config.apply(Overrides {
+            shards: Some(2),
+            rtmp_listen: Some(([127, 0, 0, 1], 0).into()),
+            ..Overrides::default()
+        });
+        assert_eq!((config.server.shards, &*config.server.id), (2, "a"));
+        assert_eq!(config.rtmp.listen.to_string(), "127.0.0.1:0");
+        assert_eq!(config.http, HttpSection::default());
+    }
+
+    #[test]
+    fn secret_is_made_where_none_is_set() {
+        let mut config = Config::default();
+        assert!(config.ensure_secret([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]));
+        assert_eq!(config.api.secret, "000102030405060708090a0b0c0d0e0f");
+        assert!(!config.ensure_secret([9; 16]), "a secret is kept");
+        config.api.secret = ZLM_SHIPPED_SECRET.to_owned();
+        assert!(config.ensure_secret([9; 16]));
+    }
+}
