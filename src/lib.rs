@@ -6,9 +6,13 @@
 //! 2. [`media`]: what all protocols agree on, plain data.
 //! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
 
+pub mod bus;
 pub mod clock;
 pub mod config;
+pub mod egress;
 pub mod limits;
 pub mod logging;
 pub mod media;
 pub mod proto;
+pub mod shard;
+pub mod stream;

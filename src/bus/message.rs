@@ -18,7 +18,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::view::{PlayerView, StreamView};
+use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
@@ -43,9 +43,19 @@ pub struct Ticket {
 /// What one shard tells another.
 pub enum Message {
     /// How many players and waiters a shard has for a key of yours.
-    Interest { key: StreamKey, local: LocalId, players: u32, waiters: u32 },
+    Interest {
+        key: StreamKey,
+        local: LocalId,
+        players: u32,
+        waiters: u32,
+    },
     /// All that hung on an ended presence is gone.
-    Released { key: StreamKey, local: LocalId, generation: Generation, released: Released },
+    Released {
+        key: StreamKey,
+        local: LocalId,
+        generation: Generation,
+        released: Released,
+    },
     /// The key is registered. `snapshot` is `None` on the owner's own shard, which reads its log.
     Attached {
         key: StreamKey,
@@ -54,22 +64,45 @@ pub enum Message {
         snapshot: Option<Box<Snapshot>>,
     },
     /// What was flushed. Dropped when the queue is full; the replica then gets a new snapshot.
-    Flushed { key: StreamKey, local: LocalId, delta: Delta },
+    Flushed {
+        key: StreamKey,
+        local: LocalId,
+        delta: Delta,
+    },
     /// The source is lost; keep the players, park newcomers.
-    Suspended { key: StreamKey, local: LocalId },
+    Suspended {
+        key: StreamKey,
+        local: LocalId,
+    },
     /// The source is back.
-    Resumed { key: StreamKey, local: LocalId },
+    Resumed {
+        key: StreamKey,
+        local: LocalId,
+    },
     /// Send players and waiters away and say so with `Released`.
-    End { key: StreamKey, local: LocalId, generation: Generation, reason: EndReason },
-    Ask { ticket: Ticket, ask: Ask },
-    Answer { ticket: Ticket, answer: Answer },
+    End {
+        key: StreamKey,
+        local: LocalId,
+        generation: Generation,
+        reason: EndReason,
+    },
+    Ask {
+        ticket: Ticket,
+        ask: Ask,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
     /// A connection that has found out its role moves to the owner of its key. What it is made of
     /// is known to `net` alone.
     Adopt(Box<dyn Any + Send>),
     /// The result of a lookup that this shard asked the resolver for.
     Resolved(Box<dyn Any + Send>),
     /// End everything; answered when the ledger is empty.
-    ShutDown { ticket: Ticket },
+    ShutDown {
+        ticket: Ticket,
+    },
 }
 
 /// How a pull is to be done; `addStreamProxy`.
@@ -124,11 +157,18 @@ pub enum NodeAsk {
 /// What a shard answers.
 pub enum Answer {
     /// The pull delivers media, or is at work where it was not to be waited for.
-    Added { state: StreamState, generation: Generation },
+    Added {
+        state: StreamState,
+        generation: Generation,
+    },
     /// The first attempt failed and the pull was not to be kept.
     AddFailed(Fault),
     /// The key is taken; by what.
-    Exists { state: StreamState, url: Option<Arc<SourceUrl>>, generation: Generation },
+    Exists {
+        state: StreamState,
+        url: Option<Arc<SourceUrl>>,
+        generation: Generation,
+    },
     /// The pull was deleted, closed or replaced while the add was waiting for it.
     AddCancelled,
     /// A limit of this node.
@@ -138,8 +178,12 @@ pub enum Answer {
     Close(CloseOutcome),
     Streams(Vec<StreamView>),
     Players(Option<Vec<PlayerView>>),
+    Sessions(Vec<SessionView>),
+    Metrics(Vec<Metric>),
+    Load(LoadView),
+    /// Whether there was such a connection.
+    Kicked(bool),
     Done,
-    Node(Box<dyn Any + Send>),
 }
 
 /// What a close did.

@@ -73,3 +73,44 @@ pub struct PlayerView {
     pub lag_bytes: u64,
     pub jumps: u32,
 }
+
+/// An accepted connection.
+#[derive(Debug, Clone)]
+pub struct SessionView {
+    pub connection: ConnectionId,
+    pub protocol: SessionProtocol,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionProtocol {
+    Rtmp,
+    Http,
+}
+
+/// How busy a shard is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LoadView {
+    /// Share of the last seconds that the shard's thread spent on a core.
+    pub percent: u32,
+    /// How late the last timer was.
+    pub delay_ms: u32,
+    pub fd_count: u32,
+}
+
+/// One number of a shard, as `/metrics` shows it; shards' numbers of one name and label add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    /// Without the `rillcast_` before it.
+    pub name: &'static str,
+    pub label: Option<(&'static str, &'static str)>,
+    pub kind: MetricKind,
+    pub value: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    Counter,
+    Gauge,
+}

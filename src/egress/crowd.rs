@@ -299,9 +299,8 @@ impl Crowd {
         let (log, now) = (*log, *now);
         let player = &mut self.players[index];
         let stuck = now.duration_since(player.last_progress) >= limits.lag_evict;
-        let jumping = player
-            .jumped_since
-            .is_some_and(|since| now.duration_since(since) >= limits.lag_evict);
+        let jumping =
+            player.jumped_since.is_some_and(|since| now.duration_since(since) >= limits.lag_evict);
         if stuck || jumping {
             events.evicted.push(player.id);
             return;
@@ -345,8 +344,7 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
         if seq == log.start_seq() { log.prelude_at_start() } else { log.prelude() }.clone();
     if !player.greeted || player.prelude_version != prelude.version {
         let timestamp_ms = log.entry(seq).map_or(0, |entry| entry.timestamp_ms);
-        let bytes =
-            player.packaging.encode_prelude(&prelude, timestamp_ms, !player.greeted);
+        let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, !player.greeted);
         player.insert(bytes.into());
         player.greeted = true;
         player.prelude_version = prelude.version;

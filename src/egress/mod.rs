@@ -4,6 +4,8 @@ pub mod crowd;
 pub mod flush;
 pub mod player;
 
-pub use crowd::{Crowd, CrowdEvents, CrowdLimits, CrowdTotals, PlayerStats, Removed, Scratch, Turn};
+pub use crowd::{
+    Crowd, CrowdEvents, CrowdLimits, CrowdTotals, PlayerStats, Removed, Scratch, Turn,
+};
 pub use flush::{Batch, Shortfall, Socket, Wire};
 pub use player::{Player, PlayerStart};

@@ -8,6 +8,7 @@ pub mod state;
 pub mod timeline;
 pub mod url;
 
+pub use codec::Codec;
 pub use ids::{AttemptId, ConnectionId, ShardId};
 pub use key::StreamKey;
 pub use part::{MediaPart, TagKind};

@@ -21,7 +21,10 @@
 //! |---|---|
 //! | [`http`] | RFC 9110, RFC 9112 (HTTP/1.1), RFC 6455 (WebSocket), WHATWG Fetch 3.2 (CORS) |
 
+pub mod flv;
 pub mod http;
+pub mod reader;
+pub mod rtmp;
 
 use bytes::Bytes;
 

@@ -38,7 +38,8 @@ impl Shard {
 
     fn delete_pull(&mut self, now: Instant, ticket: Ticket, key: &StreamKey) {
         let found = self.tables.find(key);
-        let pull = found.filter(|&handle| self.tables.get(handle).is_some_and(|s| s.pull().is_some()));
+        let pull =
+            found.filter(|&handle| self.tables.get(handle).is_some_and(|s| s.pull().is_some()));
         match pull {
             None => self.answer(ticket, Answer::Deleted(None)),
             Some(handle) => {

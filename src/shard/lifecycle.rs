@@ -279,8 +279,9 @@ mod tests {
     fn jitter_stays_within_its_share() {
         let policy = RetryPolicy { jitter_percent: 20, ..POLICY };
         let mut rng = fastrand::Rng::with_seed(7);
-        let delays: Vec<f64> =
-            (0..1000).map(|_| policy.delay(ErrorClass::Refused, 0, &mut rng).as_secs_f64()).collect();
+        let delays: Vec<f64> = (0..1000)
+            .map(|_| policy.delay(ErrorClass::Refused, 0, &mut rng).as_secs_f64())
+            .collect();
         assert!(delays.iter().all(|delay| (1.6..=2.4).contains(delay)));
         assert!(delays.iter().any(|delay| *delay < 1.7) && delays.iter().any(|delay| *delay > 2.3));
     }

@@ -33,11 +33,13 @@ use ledger::Ledger;
 use lifecycle::RetryPolicy;
 pub use lifecycle::Stage;
 use replica::{Ending, Local, Member, Role};
+pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
 use tables::{Source, Tables};
 use timers::{Timer, Timers};
 
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
+use crate::config::Config;
 use crate::egress::{CrowdLimits, CrowdTotals, Scratch, Socket, Wire};
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
@@ -87,6 +89,36 @@ pub enum Action {
     HangUp { attempt: AttemptId },
     /// Call [`Shard::writable`] when the socket takes bytes again.
     PollWritable { connection: ConnectionId },
+}
+
+impl Policy {
+    /// A shard's share of what the operator decides for the node.
+    pub fn of(config: &Config, shards: usize) -> Self {
+        let ms = Duration::from_millis;
+        let share = |of: u32| (of as usize).div_ceil(shards).max(1);
+        Self {
+            retry: RetryPolicy {
+                base: ms(config.pull.retry_base_ms),
+                step: ms(config.pull.retry_step_ms),
+                max: ms(config.pull.retry_max_ms),
+                jitter_percent: u32::from(config.pull.retry_jitter_percent),
+            },
+            connects_per_origin_max: share(config.pull.connects_per_origin_max),
+            pending_max: config.pull.pulls_max as usize,
+            waiters_per_key_max: config.stream.waiters_per_key_max as usize,
+            reconnect_grace: ms(config.stream.reconnect_grace_ms),
+            continue_push: ms(config.stream.continue_push_ms),
+            publisher_silence: ms(config.rtmp.keep_alive_ms),
+            stream_wait: ms(config.stream.max_stream_wait_ms),
+            close_bound: ms(config.api.reply_bound_ms),
+            audio_wait: ms(config.egress.audio_wait_ms),
+            gop_bytes_max: config.stream.gop_bytes_max,
+            crowd: CrowdLimits {
+                lag_bytes_max: config.egress.lag_bytes_max,
+                lag_evict: ms(config.egress.lag_evict_ms),
+            },
+        }
+    }
 }
 
 /// A player that asks for a stream.
@@ -275,7 +307,7 @@ impl Shard {
 
     /// Sends what this turn brought: flushes, and what other shards are to know.
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
-        self.flush_streams(now, wire);
+        self.flush_streams();
         self.flush_locals(now, wire);
         self.report_interest();
     }

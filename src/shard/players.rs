@@ -12,8 +12,8 @@ use crate::bus::message::{LocalId, Message};
 use crate::egress::{Crowd, CrowdEvents, PlayerStart, Turn, Wire};
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, ShardId, StreamKey};
-use crate::stream::log::{Delta, Snapshot};
 use crate::stream::Log;
+use crate::stream::log::{Delta, Snapshot};
 
 impl Shard {
     /// A connection asks to play. It is admitted as soon as the key is registered, or refused when
@@ -21,8 +21,7 @@ impl Shard {
     pub fn play(&mut self, now: Instant, request: PlayRequest) {
         let PlayRequest { connection, key, packaging, local, peer } = request;
         if self.shutting_down {
-            self.actions
-                .push_back(Action::Refuse { connection, reason: EndReason::Shutdown });
+            self.actions.push_back(Action::Refuse { connection, reason: EndReason::Shutdown });
             return;
         }
         if !self.locals.contains_key(&key) {
@@ -36,8 +35,7 @@ impl Shard {
             self.actions.push_back(Action::Admit { connection });
             Role::Admitting
         } else if here.waiters.len() >= self.policy.waiters_per_key_max {
-            self.actions
-                .push_back(Action::Refuse { connection, reason: EndReason::Overloaded });
+            self.actions.push_back(Action::Refuse { connection, reason: EndReason::Overloaded });
             return;
         } else {
             here.waiters.insert(connection);
@@ -261,8 +259,7 @@ impl Shard {
             if !std::mem::take(&mut here.interest_changed) {
                 continue;
             }
-            let (local, players, waiters) =
-                (here.id, here.players(), here.waiters.len() as u32);
+            let (local, players, waiters) = (here.id, here.players(), here.waiters.len() as u32);
             if here.is_empty() {
                 let mut here = self.locals.remove(&key).expect("just seen");
                 let totals = here.crowd.take_totals();

@@ -9,7 +9,6 @@ use super::timers::Timer;
 use super::{Action, Shard, Stage};
 use crate::bus::message::{Answer, Message, PullOptions, Ticket};
 use crate::bus::view::PublisherView;
-use crate::egress::Wire;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey};
 use crate::stream::{Ingest, Log};
@@ -559,7 +558,8 @@ impl Shard {
             }
             Source::Pull(pull) => {
                 let Some(attempt) = pull.attempt() else { return };
-                let text = format!("the origin went silent: no media for {} s", limit.as_secs_f64());
+                let text =
+                    format!("the origin went silent: no media for {} s", limit.as_secs_f64());
                 self.attempt_failed(now, attempt, Fault::new(ErrorClass::Silent, text));
                 self.actions.push_back(Action::HangUp { attempt });
             }
@@ -582,7 +582,7 @@ impl Shard {
     }
 
     /// Flushes the owned streams that have video, or audio that has waited long enough.
-    pub(super) fn flush_streams(&mut self, now: Instant, _wire: &mut dyn Wire) {
+    pub(super) fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
             let Some(stream) = self.tables.get_mut(handle) else { continue };
             let Some(since) = stream.unflushed_since else { continue };

@@ -48,8 +48,13 @@ pub(super) struct Stream {
 /// Who brings the media.
 pub(super) enum Source {
     /// Nobody. Players wait, or are kept for a publisher that dropped.
-    None { kept: bool },
-    Publisher { connection: ConnectionId, view: Box<PublisherView> },
+    None {
+        kept: bool,
+    },
+    Publisher {
+        connection: ConnectionId,
+        view: Box<PublisherView>,
+    },
     Pull(Box<Pull>),
 }
 
@@ -225,10 +230,6 @@ impl Tables {
 }
 
 impl Stream {
-    pub(super) fn handle_in(&self, slot: u32) -> StreamHandle {
-        StreamHandle { slot, generation: self.generation }
-    }
-
     pub(super) fn players(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.players).sum()
     }

@@ -6,12 +6,12 @@
 
 use bytes::Bytes;
 
-use super::log::{Entry, Log, TAG_HEAD_LEN, TAG_TRAILER_LEN};
-use super::packaging::tag_head;
+use super::log::{Entry, Log};
 use super::tracks::Tracks;
 use crate::media::timeline::{Timeline, distance};
 use crate::media::{MediaPart, TagKind};
-use crate::proto::flv::{self, TagClass};
+use crate::proto::flv::classify;
+use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
 
 /// What a part led to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -80,8 +80,7 @@ struct Splice {
     saw_video: bool,
 }
 
-/// Bytes that a tag's class is told from: an enhanced tag with FourCC and a ModEx before it.
-const CLASS_HEAD_LEN: usize = 16;
+const CLASS_HEAD_LEN: usize = classify::TAG_HEAD_LEN;
 /// Audio that a new source may send before it is taken to have no video.
 const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
 /// Tags that may be incomplete at once beside the one that is being written.
@@ -146,7 +145,7 @@ impl Ingest {
         if self.draft.is_none() {
             let tape = log.tape_mut();
             let position = tape.tail();
-            tape.reserve(TAG_HEAD_LEN);
+            tape.reserve(TAG_HEADER_LEN);
             let head = [0; CLASS_HEAD_LEN];
             self.draft = Some(Draft { lane, kind, timestamp_ms, position, len, received: 0, head });
         } else if self.waiting.len() < WAITING_MAX {
@@ -179,10 +178,14 @@ impl Ingest {
     fn finish(&mut self, log: &mut Log) -> Progress {
         let draft = self.draft.take().expect("called with a draft");
         let head = &draft.head[..CLASS_HEAD_LEN.min(draft.len as usize)];
-        let mut class = flv::classify(draft.kind, head);
-        class.config |= draft.kind == TagKind::Script && head.starts_with(METADATA_HEAD);
-        let timestamp_ms = if self.passes_splice(&draft, &class) {
-            if class.config {
+        let class = classify::classify(draft.kind, head);
+        let config = match class {
+            Some(class) => class.config,
+            None => draft.kind == TagKind::Script && head.starts_with(METADATA_HEAD),
+        };
+        let keyframe = class.is_some_and(|class| class.keyframe);
+        let timestamp_ms = if self.passes_splice(&draft, config, keyframe) {
+            if config {
                 // A configuration is in force from where the stream stands, and sets no clock.
                 Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
             } else {
@@ -197,34 +200,36 @@ impl Ingest {
             return Progress::default();
         };
         let tape = log.tape_mut();
-        tape.patch(draft.position, &tag_head(draft.kind, timestamp_ms, draft.len));
-        tape.append(&(TAG_HEAD_LEN as u32 + draft.len).to_be_bytes());
+        tape.patch(draft.position, &TagHeader::new(draft.kind, timestamp_ms, draft.len).encode());
+        tape.append(&(TAG_HEADER_LEN as u32 + draft.len).to_be_bytes());
         let entry = Entry {
             position: draft.position,
-            len: (TAG_HEAD_LEN + TAG_TRAILER_LEN) as u32 + draft.len,
+            len: (TAG_HEADER_LEN + TAG_SIZE_LEN) as u32 + draft.len,
             timestamp_ms,
             kind: draft.kind,
-            keyframe: class.keyframe && !class.config && draft.kind == TagKind::Video,
-            config: class.config,
+            keyframe,
+            config,
         };
         log.commit(entry);
-        self.tracks.note(&entry, &class, log);
-        let frame = !class.config && draft.kind != TagKind::Script;
+        if let Some(class) = class {
+            self.tracks.note(&entry, &class, log);
+        }
+        let frame = !config && draft.kind != TagKind::Script;
         Progress { committed: true, frame, video: draft.kind == TagKind::Video }
     }
 
     /// While the splice to a new source is open only configurations pass, then its first keyframe
     /// closes it; audio does where no video comes.
-    fn passes_splice(&mut self, draft: &Draft, class: &TagClass) -> bool {
+    fn passes_splice(&mut self, draft: &Draft, config: bool, keyframe: bool) -> bool {
         let Some(splice) = &mut self.splice else { return true };
         if draft.kind == TagKind::Video {
             splice.saw_video = true;
         }
-        if class.config {
+        if config {
             return true;
         }
         let closes = match draft.kind {
-            TagKind::Video => class.keyframe,
+            TagKind::Video => keyframe,
             TagKind::Audio => {
                 let from = *splice.audio_from_ms.get_or_insert(draft.timestamp_ms);
                 let waited_ms = distance(from, draft.timestamp_ms);
@@ -277,7 +282,13 @@ impl Ingest {
             if self.waiting.len() < WAITING_MAX {
                 self.bytes.copied += payload.len() as u64;
                 let (lane, payload) = (SCRIPT_LANE, payload.to_vec());
-                self.waiting.push(Waiting { lane, kind: TagKind::Script, timestamp_ms, len, payload });
+                self.waiting.push(Waiting {
+                    lane,
+                    kind: TagKind::Script,
+                    timestamp_ms,
+                    len,
+                    payload,
+                });
             }
             return Progress::default();
         }

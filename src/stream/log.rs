@@ -20,11 +20,7 @@ use bytes::Bytes;
 
 use super::arena::{Chunk, Tape};
 use crate::media::TagKind;
-
-/// Bytes of an FLV tag's header (FLV 10.1, E.4.1).
-pub const TAG_HEAD_LEN: usize = 11;
-/// Bytes of the `PreviousTagSize` behind a tag.
-pub const TAG_TRAILER_LEN: usize = 4;
+use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN};
 
 /// Where a tag lies, and what it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +39,12 @@ pub struct Entry {
 impl Entry {
     /// Positions of the payload.
     pub fn payload(&self) -> Range<u64> {
-        let start = self.position + TAG_HEAD_LEN as u64;
+        let start = self.position + TAG_HEADER_LEN as u64;
         start..start + u64::from(self.payload_len())
     }
 
     pub fn payload_len(&self) -> u32 {
-        self.len - (TAG_HEAD_LEN + TAG_TRAILER_LEN) as u32
+        self.len - (TAG_HEADER_LEN + TAG_SIZE_LEN) as u32
     }
 
     pub fn end(&self) -> u64 {
@@ -307,7 +303,7 @@ impl Log {
     pub fn position_of(&self, seq: u64) -> u64 {
         match self.entry(seq) {
             Some(entry) => entry.position,
-            None => self.entries.back().map_or(self.tape.committed(), Entry::end),
+            None => self.entries.back().map_or_else(|| self.tape.committed(), Entry::end),
         }
     }
 

@@ -8,11 +8,12 @@
 
 use std::io::IoSlice;
 
-use super::log::{Entry, Log, Prelude, TAG_HEAD_LEN};
+use super::log::{Entry, Log, Prelude};
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::TagKind;
+use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TagHeader};
 use crate::proto::http::websocket;
-use crate::proto::rtmp::chunk;
+use crate::proto::rtmp::chunk_encoding::{self, FirstChunk};
 
 /// The wire form that a player gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,9 +38,6 @@ impl Cursor {
 
 /// Message stream id of every RTMP player; `createStream` always answers with it.
 pub const MESSAGE_STREAM_ID: u32 = 1;
-
-/// The FLV file header with its first `PreviousTagSize` (FLV 10.1, E.2).
-const FLV_HEADER: [u8; 13] = *b"FLV\x01\x05\x00\x00\x00\x09\x00\x00\x00\x00";
 
 impl Packaging {
     pub const ALL: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
@@ -67,15 +65,16 @@ impl Packaging {
         let mut out = Vec::new();
         let mut flv = Vec::new();
         if greeting && self != Self::Rtmp {
-            flv.extend_from_slice(&FLV_HEADER);
+            flv.extend_from_slice(&FILE_HEADER);
         }
         for (kind, payload) in &prelude.tags {
             if self == Self::Rtmp {
                 encode_message(&mut out, *kind, timestamp_ms, payload);
             } else {
-                flv.extend_from_slice(&tag_head(*kind, timestamp_ms, payload.len() as u32));
+                let header = TagHeader::new(*kind, timestamp_ms, payload.len() as u32);
+                flv.extend_from_slice(&header.encode());
                 flv.extend_from_slice(payload);
-                flv.extend_from_slice(&((TAG_HEAD_LEN + payload.len()) as u32).to_be_bytes());
+                flv.extend_from_slice(&((TAG_HEADER_LEN + payload.len()) as u32).to_be_bytes());
             }
         }
         match self {
@@ -92,52 +91,32 @@ impl Packaging {
     }
 }
 
-/// The header of an FLV tag.
-pub fn tag_head(kind: TagKind, timestamp_ms: u32, payload_len: u32) -> [u8; TAG_HEAD_LEN] {
-    let [_, len2, len1, len0] = payload_len.to_be_bytes();
-    let [time3, time2, time1, time0] = timestamp_ms.to_be_bytes();
-    [kind as u8, len2, len1, len0, time2, time1, time0, time3, 0, 0, 0]
-}
-
-fn chunk_stream_of(kind: TagKind) -> u32 {
+fn chunk_stream_of(kind: TagKind) -> u8 {
     match kind {
-        TagKind::Audio => 4,
-        TagKind::Script => 5,
-        TagKind::Video => 6,
+        TagKind::Audio => chunk_encoding::CSID_AUDIO,
+        TagKind::Script => chunk_encoding::CSID_SCRIPT,
+        TagKind::Video => chunk_encoding::CSID_VIDEO,
     }
 }
 
 fn encode_message(out: &mut Vec<u8>, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
     let mut header = [0; 16];
     let len = payload.len() as u32;
-    let header_len = encode_message_header(&mut header, kind, timestamp_ms, len);
+    let header_len = first_chunk(kind, timestamp_ms, len).encode(&mut header);
     out.extend_from_slice(&header[..header_len]);
     for (index, piece) in payload.chunks(CHUNK_SIZE_OUT).enumerate() {
         if index > 0 {
             let (header, len) =
-                chunk::encode_continuation_fmt3(chunk_stream_of(kind), timestamp_ms);
+                chunk_encoding::encode_continuation(chunk_stream_of(kind), timestamp_ms);
             out.extend_from_slice(&header[..len]);
         }
         out.extend_from_slice(piece);
     }
 }
 
-fn encode_message_header(
-    header: &mut [u8; 16],
-    kind: TagKind,
-    timestamp_ms: u32,
-    len: u32,
-) -> usize {
-    chunk::encode_media_header_fmt0(
-        header,
-        chunk::MediaHeader {
-            chunk_stream_id: chunk_stream_of(kind),
-            timestamp_ms,
-            len,
-            kind,
-            message_stream_id: MESSAGE_STREAM_ID,
-        },
-    )
+fn first_chunk(kind: TagKind, timestamp_ms: u32, message_len: u32) -> FirstChunk {
+    let csid = chunk_stream_of(kind);
+    FirstChunk { csid, timestamp_ms, message_len, kind: kind as u8, stream_id: MESSAGE_STREAM_ID }
 }
 
 /// Some tags of the log in one packaging, as slices: the headers are here, the payloads in the log.
@@ -207,14 +186,14 @@ impl Span {
     fn push_message(&mut self, entry: &Entry) {
         let mut header = [0; 16];
         let mut rest = entry.payload_len();
-        let header_len = encode_message_header(&mut header, entry.kind, entry.timestamp_ms, rest);
+        let header_len = first_chunk(entry.kind, entry.timestamp_ms, rest).encode(&mut header);
         let mut position = entry.payload().start;
         self.push_run(&header[..header_len], position, rest.min(CHUNK_SIZE_OUT as u32));
         while rest > CHUNK_SIZE_OUT as u32 {
             rest -= CHUNK_SIZE_OUT as u32;
             position += CHUNK_SIZE_OUT as u64;
             let stream = chunk_stream_of(entry.kind);
-            let (header, len) = chunk::encode_continuation_fmt3(stream, entry.timestamp_ms);
+            let (header, len) = chunk_encoding::encode_continuation(stream, entry.timestamp_ms);
             self.push_run(&header[..len], position, rest.min(CHUNK_SIZE_OUT as u32));
         }
     }

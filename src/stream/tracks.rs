@@ -4,7 +4,7 @@ use super::log::{Entry, Log};
 use crate::media::TagKind;
 use crate::media::codec::{self, AudioParameters, Codec, VideoParameters};
 use crate::media::timeline::distance;
-use crate::proto::flv::{self, TagClass};
+use crate::proto::flv::classify::TagClass;
 
 /// One elementary stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +53,7 @@ impl Tracks {
         if entry.config {
             let payload: Vec<u8> =
                 log.slices(entry.payload()).flat_map(|slice| slice.to_vec()).collect();
-            track.configure(entry.kind, &payload);
+            track.configure(entry.kind, payload.get(class.header_len..).unwrap_or_default());
         } else {
             if !track.ready && entry.kind == TagKind::Audio {
                 let head = log.slices(entry.payload()).next();
@@ -85,19 +85,14 @@ impl Track {
         }
     }
 
-    fn configure(&mut self, kind: TagKind, payload: &[u8]) {
+    fn configure(&mut self, kind: TagKind, record: &[u8]) {
         self.ready = true;
-        let record = flv::configuration(kind, payload);
         match kind {
             TagKind::Video => {
-                self.video = record
-                    .and_then(|record| codec::video_parameters(self.codec, record))
-                    .unwrap_or_default();
+                self.video = codec::video_parameters(self.codec, record).unwrap_or_default();
             }
             _ => {
-                self.audio = record
-                    .and_then(|record| codec::audio_parameters(self.codec, record))
-                    .unwrap_or_default();
+                self.audio = codec::audio_parameters(self.codec, record).unwrap_or_default();
             }
         }
     }
