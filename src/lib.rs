@@ -2,9 +2,14 @@
 //!
 //! Modules in layer order; a file imports only from the layers before its own (`tests/tidy.rs`):
 //!
-//! 1. [`clock`], [`limits`], [`config`], [`logging`]: the OS clock, every maximum, the file, the log.
+//! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
+//!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
 //! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
+//! 4. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
+//! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
+//! 6. [`shard`]: one core's world, synchronous.
+//! 7. [`net`]: the sockets, and what drives the sessions on them.
 
 pub mod bus;
 pub mod clock;
@@ -13,6 +18,9 @@ pub mod egress;
 pub mod limits;
 pub mod logging;
 pub mod media;
+pub mod net;
 pub mod proto;
+pub mod ring;
+pub mod rt;
 pub mod shard;
 pub mod stream;

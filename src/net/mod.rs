@@ -1,0 +1,3 @@
+//! The outside: names, addresses and the sockets that reach them.
+
+pub mod resolver;
