@@ -106,3 +106,6 @@ pub const HOST_LEN_MAX: usize = 253;
 
 const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 1 << 15);
 const _: () = assert!(RING_COMPLETIONS >= 2 * RING_SUBMISSIONS);
+/// Bytes that a publisher may send between `publish` and our answer; they are kept until then. A
+/// hook answers within a second or two, in which 4 Mbit/s are 1 MB.
+pub const HELD_INPUT_LEN_MAX: usize = 1024 * 1024;
