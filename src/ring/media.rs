@@ -680,7 +680,7 @@ mod tests {
                 let mut ring = MediaRing::new(SMALL).expect("io_uring");
                 send_waker.send((player, ring.waker())).expect("the test listens");
                 let other = other.recv().expect("the test answers");
-                let bell = EventSource::new(ring.eventfd()).expect("a duplicate");
+                let mut bell = EventSource::new(ring.eventfd()).expect("a duplicate");
                 let mut out = Vec::new();
                 loop {
                     let count = ball.load(Ordering::Acquire);
