@@ -106,7 +106,8 @@ impl MediaRing {
         self.pool.buffers_out()
     }
 
-    /// Accepts connections until the operation ends.
+    /// Accepts connections until the operation ends; up to the limit of descriptors that the process
+    /// has at this moment.
     pub fn accept_multishot(&mut self, listener: RawFd, token: Token) {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         let entry = opcode::AcceptMulti::new(Fd(listener)).flags(flags).build();
