@@ -119,7 +119,7 @@ pub async fn sleep(duration: Duration) {
     Timer::new(duration).await;
 }
 
-/// Lets other tasks run if this one has had its time ([`PREEMPT_AFTER`]); 3 ns if not.
+/// Lets other tasks run if this one has had its time (2 ms); 3 ns if not.
 pub async fn yield_if_needed() {
     glommio::yield_if_needed().await;
 }
