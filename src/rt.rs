@@ -6,27 +6,27 @@
 //!   housekeeping timer that bounds this.
 //! - Its first sleep takes 30 to 80 ms. Executors sleep once before they report that they started.
 //! - Some memory of an executor is never freed. Executors are started once per process.
+//! - A dropped read goes on for a while, and each poll of one adds a waker: [`EventSource`].
 //! - A task may have no more than 32,767 wakers, and spawning takes a process-wide lock. Tasks are
 //!   for listeners, timers and API requests, never for players.
 //! - Its sockets, datagrams and cross-core channels have faults of their own and are not used: media
 //!   goes through [`crate::ring`], the bus wakes shards by eventfd.
 
+mod event_source;
 mod oneshot;
 mod preflight;
 
-use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
 use std::pin::{Pin, pin};
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
+pub use event_source::EventSource;
 pub use oneshot::{OneshotReceiver, OneshotSender, SenderDropped, oneshot};
 pub use preflight::{StartError, check_cpus, preflight};
 
@@ -119,7 +119,7 @@ pub async fn sleep(duration: Duration) {
     Timer::new(duration).await;
 }
 
-/// Lets other tasks run if this one has had its time ([`PREEMPT_AFTER`]); 3 ns if not.
+/// Lets other tasks run if this one has had its time (2 ms); 3 ns if not.
 pub async fn yield_if_needed() {
     glommio::yield_if_needed().await;
 }
@@ -145,31 +145,6 @@ pub async fn timeout<T>(
 #[error("timed out")]
 pub struct TimedOut;
 
-/// An eventfd that tasks of one executor can wait for. Made once per eventfd and executor.
-pub struct EventSource(BufferedFile);
-
-impl EventSource {
-    /// Takes a duplicate of `eventfd`, which must not be nonblocking. Panics outside an executor.
-    pub fn new(eventfd: BorrowedFd<'_>) -> io::Result<Self> {
-        let duplicate = eventfd.try_clone_to_owned()?;
-        // SAFETY: the descriptor is open and has no other owner; the file closes it when dropped.
-        Ok(Self(unsafe { BufferedFile::from_raw_fd(duplicate.into_raw_fd()) }))
-    }
-
-    /// Waits until the eventfd's count is above zero, takes it and sets it to zero.
-    pub async fn wait(&self) -> io::Result<u64> {
-        let read = self.0.read_at(0, size_of::<u64>()).await?;
-        let count = read.first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(u64::from_ne_bytes(*count))
-    }
-}
-
-impl fmt::Debug for EventSource {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("EventSource").finish()
-    }
-}
-
 /// The longest that a ready task may be forgotten. Each wake of an idle executor costs 0.1 ms of
 /// CPU, so this is 0.2 % of a core; a shard with players ticks faster anyway.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(50);
@@ -190,9 +165,6 @@ const RING_DEPTH: usize = 1024;
 mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
-
-    use nix::sys::eventfd::{EfdFlags, EventFd};
-    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -251,23 +223,6 @@ mod tests {
             };
             assert_eq!(timeout(Duration::from_millis(1), never).await, Err(TimedOut));
             assert_eq!(Rc::strong_count(&alive), 1);
-        });
-    }
-
-    #[test]
-    fn event_source_takes_the_count_again_and_again() {
-        on_executor(|| async {
-            let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).expect("an eventfd");
-            let source = EventSource::new(eventfd.as_fd()).expect("a duplicate");
-            for count in 1..=100 {
-                eventfd.write(count).expect("room");
-                assert_eq!(source.wait().await.expect("readable"), count);
-            }
-            let empty = timeout(Duration::from_millis(1), source.wait()).await;
-            assert!(matches!(empty, Err(TimedOut)));
-            // A wait that was given up takes nothing with it.
-            eventfd.write(5).expect("room");
-            assert_eq!(source.wait().await.expect("readable"), 5);
         });
     }
 }

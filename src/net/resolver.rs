@@ -1,7 +1,7 @@
 //! Name lookups: a few threads around the blocking resolver of the C library.
 //!
 //! Shards never block on a name. Lookups of one name are made once for all who wait, and an answer
-//! is remembered for [`ANSWER_LIFE`]. No DNS of our own: `/etc/hosts`, NSS modules and search
+//! is remembered for five seconds. No DNS of our own: `/etc/hosts`, NSS modules and search
 //! domains work as everywhere else on the machine.
 
 use std::collections::{HashMap, VecDeque};

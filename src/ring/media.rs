@@ -106,7 +106,8 @@ impl MediaRing {
         self.pool.buffers_out()
     }
 
-    /// Accepts connections until the operation ends.
+    /// Accepts connections until the operation ends; up to the limit of descriptors that the process
+    /// has at this moment.
     pub fn accept_multishot(&mut self, listener: RawFd, token: Token) {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         let entry = opcode::AcceptMulti::new(Fd(listener)).flags(flags).build();
@@ -680,7 +681,7 @@ mod tests {
                 let mut ring = MediaRing::new(SMALL).expect("io_uring");
                 send_waker.send((player, ring.waker())).expect("the test listens");
                 let other = other.recv().expect("the test answers");
-                let bell = EventSource::new(ring.eventfd()).expect("a duplicate");
+                let mut bell = EventSource::new(ring.eventfd()).expect("a duplicate");
                 let mut out = Vec::new();
                 loop {
                     let count = ball.load(Ordering::Acquire);
