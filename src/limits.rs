@@ -48,3 +48,7 @@ pub const REDIRECTS_MAX: usize = 5;
 
 const _: () = assert!(SCRIPT_LEN_MAX < MESSAGE_LEN_MAX);
 const _: () = assert!(MESSAGE_LEN_MAX < 1 << 24);
+
+/// Bytes that a publisher may send between `publish` and our answer; they are kept until then. A
+/// hook answers within a second or two, in which 4 Mbit/s are 1 MB.
+pub const HELD_INPUT_LEN_MAX: usize = 1024 * 1024;

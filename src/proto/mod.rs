@@ -19,6 +19,14 @@
 //!
 //! | Module | Specification |
 //! |---|---|
+//! | [`amf0`] | Action Message Format, AMF 0 (2007); of AMF 3 (2013) the scalars |
+//! | [`flv`] | Adobe Flash Video File Format 10.1, Annex E; Enhanced RTMP v2 (Veovera) |
+//! | [`rtmp`] | Adobe RTMP 1.0 (2012); Enhanced RTMP v2 (Veovera); the digest handshake is unpublished |
+
+pub mod amf0;
+pub mod flv;
+pub mod reader;
+pub mod rtmp;
 
 use bytes::Bytes;
 

@@ -1,0 +1,12 @@
+//! RTMP over TCP: the server and client sessions (Adobe RTMP 1.0; Enhanced RTMP v2).
+//!
+//! Media leaves a session as [`MediaPart`](crate::media::MediaPart)s, views of the input. Media to a
+//! player does not pass through its session: the egress packages it once for all with the helpers
+//! in [`chunk_encoding`]. RTMPE, RTMPT and shared objects are left out.
+
+pub mod chunk;
+pub mod chunk_encoding;
+pub mod error;
+pub mod message;
+
+mod chunk_header;
