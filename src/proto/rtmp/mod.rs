@@ -6,7 +6,9 @@
 
 pub mod chunk;
 pub mod chunk_encoding;
+pub mod command;
 pub mod error;
+pub mod handshake;
 pub mod message;
 
 mod chunk_header;
