@@ -47,17 +47,15 @@ pub struct ClientHandshake {
     received: Received,
 }
 
-/// What a step of the handshake leads to.
+/// What a step of the server's side leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HandshakeStep {
+pub enum ServerStep {
     /// The input is used up.
     Waiting,
     /// Send these bytes and go on.
     Reply(Bytes),
-    /// The server's side is done; what is left of the input are chunks.
+    /// What is left of the input are chunks.
     Done,
-    /// The client's side is done once these bytes are sent; what is left of the input are chunks.
-    DoneWith(Bytes),
 }
 
 impl ServerHandshake {
@@ -70,18 +68,18 @@ impl ServerHandshake {
     ///
     /// # Errors
     /// [`HandshakeError`] for a version that is not served, at its first byte.
-    pub fn next_step(&mut self, input: &mut Bytes) -> Result<HandshakeStep, HandshakeError> {
+    pub fn next_step(&mut self, input: &mut Bytes) -> Result<ServerStep, HandshakeError> {
         self.received.fill(input);
         self.received.check_version()?;
         if !self.received.is_answered {
-            let Some(c1) = self.received.block(1) else { return Ok(HandshakeStep::Waiting) };
+            let Some(c1) = self.received.block(1) else { return Ok(ServerStep::Waiting) };
             let reply = self.reply(&c1);
             self.received.is_answered = true;
-            return Ok(HandshakeStep::Reply(reply));
+            return Ok(ServerStep::Reply(reply));
         }
         // C2 is not looked at: encoders that answer with anything are served everywhere.
         let is_done = self.received.block(1 + BLOCK_LEN).is_some();
-        Ok(if is_done { HandshakeStep::Done } else { HandshakeStep::Waiting })
+        Ok(if is_done { ServerStep::Done } else { ServerStep::Waiting })
     }
 
     fn reply(&mut self, c1: &Block) -> Bytes {
@@ -117,17 +115,18 @@ impl ClientHandshake {
         (Self { rng, kind, received: Received::default() }, hello)
     }
 
-    /// Takes what belongs to the handshake from `input`.
+    /// Takes what belongs to the handshake from `input`. C2 to be sent ends it: what is left of
+    /// the input then are chunks.
     ///
     /// # Errors
     /// [`HandshakeError`] for a version that is not ours, at its first byte.
-    pub fn next_step(&mut self, input: &mut Bytes) -> Result<HandshakeStep, HandshakeError> {
+    pub fn handle_input(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, HandshakeError> {
         self.received.fill(input);
         self.received.check_version()?;
         // S2 is waited for but not looked at: servers differ in what they echo.
         let (Some(s1), Some(_)) = (self.received.block(1), self.received.block(1 + BLOCK_LEN))
         else {
-            return Ok(HandshakeStep::Waiting);
+            return Ok(None);
         };
         let digest = match self.kind {
             HandshakeKind::Plain => None,
@@ -137,7 +136,7 @@ impl ClientHandshake {
             Some((_, s1_digest)) => answer(&mut self.rng, &PLAYER_KEY, &s1_digest),
             None => s1,
         };
-        Ok(HandshakeStep::DoneWith(Bytes::copy_from_slice(&c2)))
+        Ok(Some(Bytes::copy_from_slice(&c2)))
     }
 }
 
@@ -262,8 +261,8 @@ mod tests {
         for piece in hello.chunks(piece_len) {
             let mut input = Bytes::copy_from_slice(piece);
             match server.next_step(&mut input).unwrap() {
-                HandshakeStep::Waiting => assert!(input.is_empty()),
-                HandshakeStep::Reply(bytes) => reply = Some(bytes),
+                ServerStep::Waiting => assert!(input.is_empty()),
+                ServerStep::Reply(bytes) => reply = Some(bytes),
                 step => panic!("{step:?} before C2"),
             }
         }
@@ -271,19 +270,18 @@ mod tests {
         let mut answer = None;
         for piece in [&reply[..], b"chunk"].concat().chunks(piece_len) {
             let mut input = Bytes::copy_from_slice(piece);
-            match client.next_step(&mut input).unwrap() {
-                HandshakeStep::Waiting => assert!(input.is_empty()),
-                HandshakeStep::DoneWith(bytes) => {
+            match client.handle_input(&mut input).unwrap() {
+                None => assert!(input.is_empty()),
+                Some(bytes) => {
                     assert!(b"chunk".starts_with(&input));
                     answer = Some(bytes);
                     break;
                 }
-                step => panic!("{step:?} on the client's side"),
             }
         }
         let answer = answer.expect("S1 is answered");
         let mut input = Bytes::from([&answer[..], b"chunk"].concat());
-        assert_eq!(server.next_step(&mut input), Ok(HandshakeStep::Done));
+        assert_eq!(server.next_step(&mut input), Ok(ServerStep::Done));
         assert_eq!(input, b"chunk"[..]);
         (reply, answer)
     }
@@ -331,7 +329,7 @@ mod tests {
         c1[4..8].copy_from_slice(&PLAYER_VERSION);
         let mut input = Bytes::from([&[3][..], &c1].concat());
         let step = ServerHandshake::new(1).next_step(&mut input).unwrap();
-        let HandshakeStep::Reply(reply) = step else { panic!("{step:?}") };
+        let ServerStep::Reply(reply) = step else { panic!("{step:?}") };
         assert_eq!(reply[1 + BLOCK_LEN..], c1);
     }
 
@@ -340,12 +338,12 @@ mod tests {
         let server = |version: u8| {
             ServerHandshake::new(1).next_step(&mut Bytes::copy_from_slice(&[version]))
         };
-        assert_eq!(server(3), Ok(HandshakeStep::Waiting));
+        assert_eq!(server(3), Ok(ServerStep::Waiting));
         assert_eq!(server(6), Err(HandshakeError::Encrypted(6)));
         assert_eq!(server(b'G'), Err(HandshakeError::Version(b'G')));
         let (mut client, _) = ClientHandshake::new(1, HandshakeKind::Plain);
         assert_eq!(
-            client.next_step(&mut Bytes::from_static(&[8])),
+            client.handle_input(&mut Bytes::from_static(&[8])),
             Err(HandshakeError::Encrypted(8))
         );
     }
