@@ -204,7 +204,7 @@ mod tests {
             ("HE-AAC, 22.05 to 44.1 kHz", Codec::Aac, "2b920800", heard(44_100, 2)),
             ("HE-AAC v2 from mono", Codec::Aac, "eb8a0800", heard(44_100, 2)),
             ("7.1", Codec::Aac, "11b8", heard(48_000, 8)),
-            ("program config of 2.1", Codec::Aac, "1180 04c4 0900 2000", heard(48_000, 3)),
+            ("program config of 2.1", Codec::Aac, "1180 04c4 0100 2000", heard(48_000, 3)),
             ("Opus", Codec::Opus, "4f707573486561640102380180bb0000000000", heard(48_000, 2)),
             (
                 "FLAC",

@@ -356,9 +356,9 @@ impl Driver {
         let Ok(peer) = socket::peer_addr(&fd) else { return };
         let Ok(local) = socket::local_addr(&fd) else { return };
         self.counters.accepted += 1;
-        let notsent_lowat = Some(self.config.egress.send_notsent_lowat_bytes);
-        if let Err(error) = socket::set_stream_options(&fd, socket::StreamOptions { notsent_lowat })
-        {
+        let notsent_bytes_max = self.config.egress.send_notsent_lowat_bytes;
+        let options = socket::StreamOptions { nodelay: true, notsent_bytes_max };
+        if let Err(error) = socket::set_stream_options(&fd, options) {
             debug!(%peer, %error, "socket options were not set");
         }
         let session = self.new_session(protocol);
@@ -456,10 +456,7 @@ impl Driver {
         } else if let Phase::Finishing { shut, .. } = &mut link.phase
             && !std::mem::replace(shut, true)
         {
-            let _ = nix::sys::socket::shutdown(
-                link.raw_fd(),
-                nix::sys::socket::Shutdown::Write,
-            );
+            let _ = nix::sys::socket::shutdown(link.raw_fd(), nix::sys::socket::Shutdown::Write);
             if !link.receiving {
                 self.close(token);
             }
@@ -696,4 +693,3 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 const MESSAGES_PER_TURN_MAX: usize = 4096;
 /// Waiting connections that are closed at once when descriptors run out.
 const SHED_MAX: usize = 64;
-

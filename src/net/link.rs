@@ -77,7 +77,10 @@ pub(super) enum Role {
 pub(super) enum Phase {
     Open,
     /// Everything was said; the peer may read it to the end until then.
-    Finishing { until: Instant, shut: bool },
+    Finishing {
+        until: Instant,
+        shut: bool,
+    },
     Closing,
 }
 

@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use driver::{Driver, Parts};
 pub use driver::Protocol;
+use driver::{Driver, Parts};
 use resolver::Resolver;
 use wire::RingWire;
 
@@ -158,8 +158,7 @@ struct Listeners {
 
 impl Listeners {
     fn bind(config: &Config, shards: usize) -> Result<Self, NodeError> {
-        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> =
-            (0..shards).map(|_| Vec::new()).collect();
+        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = (0..shards).map(|_| Vec::new()).collect();
         let mut bind = |what: &'static str, address: SocketAddr, protocol| {
             let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
             // SO_REUSEPORT would let us share the port with another process of the same user.
@@ -342,8 +341,7 @@ impl ShardStart {
         let resolver = self.resolver;
         let wire = RingWire::new(egress);
         let coalesce = Duration::from_micros(config.media_ring.coalesce_us);
-        let driver =
-            Driver::new(Parts { shard, ring, wire, port, config, resolver, handler });
+        let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, handler });
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);
         }
@@ -387,4 +385,3 @@ async fn drive(
 
 /// A turn at least so often: bounds whatever wake-up could be lost, and what a shut-down waits.
 const TURN_INTERVAL_MAX: Duration = Duration::from_millis(100);
-

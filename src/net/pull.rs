@@ -19,11 +19,10 @@ use crate::media::url::SourceProtocol;
 use crate::media::{AttemptId, MediaPart, SourceUrl};
 use crate::proto::Output;
 use crate::proto::flv::TagReader;
-use crate::proto::http::client::{ClientConfig as HttpConfig, ClientEvent as HttpEvent};
 use crate::proto::http::client::ClientSession as HttpSession;
+use crate::proto::http::client::{ClientConfig as HttpConfig, ClientEvent as HttpEvent};
 use crate::proto::rtmp::{
-    ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession,
-    ClientStage,
+    ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession, ClientStage,
 };
 use crate::ring::{Token, socket};
 use crate::shard::Stage;
@@ -107,7 +106,8 @@ impl OriginSession {
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Fault> {
-        let silent = |error: &dyn std::fmt::Display| Fault::new(ErrorClass::Silent, error.to_string());
+        let silent =
+            |error: &dyn std::fmt::Display| Fault::new(ErrorClass::Silent, error.to_string());
         match self {
             Self::Rtmp(session) => session.handle_timeout(now).err().map(|error| silent(&error)),
             Self::Http(session, _) => session.handle_timeout(now).err().map(|error| silent(&error)),
@@ -308,7 +308,7 @@ impl Driver {
             }
             return;
         }
-        let options = socket::StreamOptions { notsent_lowat: None };
+        let options = socket::StreamOptions::default();
         if let Err(error) = socket::set_stream_options(&link.fd, options) {
             debug!(%error, "socket options were not set");
         }
@@ -448,4 +448,3 @@ impl Driver {
         }
     }
 }
-

@@ -21,8 +21,8 @@ use crate::media::{ConnectionId, StreamKey};
 use crate::proto::Output;
 use crate::proto::http::request::{Method, Request};
 use crate::proto::http::response::Response;
-use crate::proto::http::server::{ServerEvent as HttpEvent, ServerSession as HttpSession};
 use crate::proto::http::server::{ServerConfig as HttpConfig, StreamStart, WallClock};
+use crate::proto::http::server::{ServerEvent as HttpEvent, ServerSession as HttpSession};
 use crate::proto::rtmp::{
     PlayEnd, PlayRefusal, PublishEnd, PublishRefusal as RtmpRefusal, ServerConfig as RtmpConfig,
     ServerEvent as RtmpEvent, ServerSession as RtmpSession, StreamRequest,
@@ -352,8 +352,7 @@ impl Driver {
     fn call_handler(&mut self, token: Token, request: Request) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Asking;
-        let call =
-            Call { peer: link.peer, local: link.local, connection: link.id, request };
+        let call = Call { peer: link.peer, local: link.local, connection: link.id, request };
         let node = self.handle.clone().expect("set when the driver was made");
         let answer = (self.handler)(node.clone(), call);
         rt::spawn_local(async move {
@@ -439,11 +438,8 @@ impl Driver {
         let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
-                let refusal = if overloaded {
-                    PlayRefusal::Unavailable
-                } else {
-                    PlayRefusal::StreamNotFound
-                };
+                let refusal =
+                    if overloaded { PlayRefusal::Unavailable } else { PlayRefusal::StreamNotFound };
                 session.refuse_play(refusal, "");
             }
             Session::Http(session) if session.is_websocket() => {

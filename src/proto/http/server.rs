@@ -247,6 +247,11 @@ impl ServerSession {
         Ok(())
     }
 
+    /// Whether the connection has become a WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        matches!(self.state, State::WebSocket(_))
+    }
+
     /// Ends an accepted WebSocket with a close frame; `Close` follows.
     pub fn close_websocket(&mut self, code: u16, reason: &str) {
         if matches!(self.state, State::WebSocket(_)) {

@@ -6,7 +6,23 @@
 
 pub mod chunk;
 pub mod chunk_encoding;
+pub mod client;
+pub mod command;
 pub mod error;
+pub mod handshake;
 pub mod message;
+pub mod server;
 
+mod acknowledgement;
 mod chunk_header;
+mod stream_name;
+
+pub use client::{ClientConfig, ClientEvent, ClientSession, ClientStage};
+pub use error::{ChunkError, ClientError, HandshakeError, ServerError};
+pub use server::{
+    PlayEnd, PlayRefusal, PublishEnd, PublishRefusal, ServerConfig, ServerEvent, ServerSession,
+    StreamRequest,
+};
+
+#[cfg(test)]
+mod pair_tests;
