@@ -9,7 +9,7 @@ use std::time::Duration;
 use kit::compare::{AtLeast, assert_never_steps_back, assert_same_media};
 use kit::fault::{Mode, Origin, Stage};
 use kit::ffmpeg::{Modern, Publisher, Recorder, assert_same_packets, decode_first_frames};
-use kit::flv::{Kind, Tag, encode, header, read};
+use kit::flv::{Kind, Role, Tag, encode, header, read};
 use kit::{Nginx, Player, media};
 
 /// About two seconds.
@@ -36,6 +36,34 @@ fn flv_reader_takes_any_split_and_refuses_wrong_sizes() {
     assert_eq!(got, tags);
     bytes[12] = 1;
     assert!(kit::flv::Reader::default().push(&bytes).is_err());
+}
+
+#[test]
+fn media_files_have_a_keyframe_each_second_and_configuration_for_each_track() {
+    let files = [
+        ("av.flv", 6, 2),
+        ("video.flv", 6, 1),
+        ("audio.flv", 0, 1),
+        ("demo.flv", 5, 2),
+        ("hevc_aac.flv", 6, 2),
+        ("av1_opus.flv", 6, 2),
+        // FLAC's configuration comes again at the end, with the checksum of the whole.
+        ("vp9_flac.flv", 6, 3),
+    ];
+    for (file, keyframes, configurations) in files {
+        let tags = read(&media(file));
+        let count = |role: Role, kind: Kind| {
+            tags.iter().filter(|tag| tag.kind == kind && tag.role() == role).count()
+        };
+        assert_eq!(count(Role::Keyframe, Kind::Video), keyframes, "{file}");
+        let found = count(Role::Config, Kind::Video) + count(Role::Config, Kind::Audio);
+        assert_eq!(found, configurations, "{file}");
+        assert_eq!(
+            count(Role::Keyframe, Kind::Video) + count(Role::Frame, Kind::Video),
+            keyframes * 25,
+            "{file}"
+        );
+    }
 }
 
 #[test]
