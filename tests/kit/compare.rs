@@ -92,7 +92,7 @@ fn assert_configured(what: &str, sent: &[Tag], got: &[Tag]) {
             continue;
         };
         let Some(first_sent) = sent.iter().find(is_config) else { continue };
-        let config = got[..first_frame].iter().filter(is_config).next_back();
+        let config = got[..first_frame].iter().rfind(is_config);
         let config =
             config.unwrap_or_else(|| panic!("{what}: {kind:?} frames without configuration"));
         assert!(
