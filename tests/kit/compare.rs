@@ -75,10 +75,31 @@ pub fn coded(tags: &[Tag], kind: Kind) -> Vec<&Tag> {
     tags.iter().filter(|tag| tag.kind == kind && tag.is_coded()).collect()
 }
 
-/// Where the tags divide when a source came back: after a configuration or keyframe whose bytes
-/// are the first of `sent` again.
-pub fn find_payload(tags: &[Tag], payload: &[u8]) -> Option<usize> {
-    tags.iter().position(|tag| tag.payload == payload)
+/// Every coded frame was sent, none comes twice or out of order, and after each gap in the video the
+/// next picture is a keyframe. Returns how many gaps there are. For players that were moved forward.
+#[track_caller]
+pub fn assert_gaps_end_at_keyframes(what: &str, sent: &[Tag], got: &[Tag]) -> usize {
+    let sent = coded(sent, Kind::Video);
+    let mut gaps = 0;
+    let mut next = None;
+    for frame in coded(got, Kind::Video) {
+        let from = next.unwrap_or(0);
+        let found = sent[from..]
+            .iter()
+            .position(|tag| tag.timestamp_ms == frame.timestamp_ms && tag.payload == frame.payload);
+        let skipped = found.unwrap_or_else(|| {
+            panic!(
+                "{what}: picture at {} ms was not sent, or not in this order",
+                frame.timestamp_ms
+            )
+        });
+        if next.is_some() && skipped > 0 {
+            assert!(frame.is_video_keyframe(), "{what}: a gap ends at {} ms", frame.timestamp_ms);
+            gaps += 1;
+        }
+        next = Some(from + skipped + 1);
+    }
+    gaps
 }
 
 /// Before the first frame of a track there is a configuration, if any was sent, and one of those

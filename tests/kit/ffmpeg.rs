@@ -58,13 +58,17 @@ impl Publisher {
     }
 
     pub fn start_with(modern: Modern, file: &str, url: &str, repeat: Repeat) -> Self {
+        Self::start_file(modern, &super::media(file), url, repeat)
+    }
+
+    pub fn start_file(modern: Modern, file: &Path, url: &str, repeat: Repeat) -> Self {
         let dir = TempDir::new("publisher");
         let mut command = Command::new(modern.program());
         command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-re"]);
         if repeat == Repeat::Forever {
             command.args(["-stream_loop", "-1"]);
         }
-        command.arg("-i").arg(super::media(file));
+        command.arg("-i").arg(file);
         // The file first, so that what was sent is in it even when ffmpeg is killed.
         for _ in 0..2 {
             command.args(["-map", "0", "-c", "copy", "-flush_packets", "1", "-f", "flv"]);
@@ -106,12 +110,26 @@ impl Publisher {
     }
 }
 
+/// A file of so many seconds at about 8 Mbit/s, with a keyframe each second: more than any socket
+/// buffer holds.
+#[track_caller]
+pub fn make_heavy_file(path: &Path, seconds: u32) {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "error"]);
+    command.args(["-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25,noise=alls=60:allf=t"]);
+    command.args(["-f", "lavfi", "-i", "sine=frequency=440", "-t", &seconds.to_string()]);
+    command.args(["-c:v", "libx264", "-preset", "ultrafast", "-b:v", "8M", "-minrate", "8M"]);
+    command.args(["-maxrate", "8M", "-bufsize", "8M", "-g", "25", "-sc_threshold", "0"]);
+    command.args(["-pix_fmt", "yuv420p", "-c:a", "aac", "-ac", "1", "-y"]).arg(path);
+    let output = command.output().expect("ffmpeg; ./test installs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// ffmpeg playing a URL into a file.
 #[derive(Debug)]
 pub struct Recorder {
     process: Process,
     dir: TempDir,
-    modern: Modern,
 }
 
 impl Recorder {
@@ -124,7 +142,7 @@ impl Recorder {
         command.stdout(Stdio::null());
         let process =
             Process::start(&format!("ffmpeg from {url}"), &mut command, dir.file("stderr.log"));
-        Self { process, dir, modern }
+        Self { process, dir }
     }
 
     /// Waits until the recording has so many packets.
@@ -150,17 +168,17 @@ impl Recorder {
         self.process.terminate(LIVENESS);
         self.packets()
     }
+}
 
-    /// The packets of a file, read by the same ffmpeg.
-    #[track_caller]
-    pub fn packets_of(&self, file: &Path) -> Vec<Packet> {
-        let mut command = Command::new(self.modern.program());
-        command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-copyts", "-i"]).arg(file);
-        command.args(["-map", "0:v?", "-map", "0:a?", "-c", "copy", "-copyts"]);
-        command.args(["-f", "framemd5", "-"]);
-        let output = command.output().expect("ffmpeg");
-        packets(&String::from_utf8_lossy(&output.stdout))
-    }
+/// The packets of a file.
+#[track_caller]
+pub fn packets_of(modern: Modern, file: &Path) -> Vec<Packet> {
+    let mut command = Command::new(modern.program());
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-copyts", "-i"]).arg(file);
+    command.args(["-map", "0:v?", "-map", "0:a?", "-c", "copy", "-copyts"]);
+    command.args(["-f", "framemd5", "-"]);
+    let output = command.output().expect("ffmpeg");
+    packets(&String::from_utf8_lossy(&output.stdout))
 }
 
 /// A packet as ffmpeg's framemd5 shows it: stream, times and hash of the bytes.

@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "end-to-end tests wait for real peers on real time")]
 
 pub mod compare;
+pub mod config;
 pub mod fault;
 pub mod ffmpeg;
 pub mod flv;

@@ -45,11 +45,17 @@ impl Relay {
 
     /// As [`Self::start`], with a config file.
     pub fn start_with(shards: usize, config: &str) -> Self {
+        Self::start_at("127.0.0.1", shards, config)
+    }
+
+    /// As [`Self::start_with`], listening on this host.
+    pub fn start_at(host: &str, shards: usize, config: &str) -> Self {
         raise_file_limit();
         let dir = TempDir::new("relay");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rillcast"));
-        command.args(["serve", "--http", "127.0.0.1:0", "--rtmp", "127.0.0.1:0"]);
-        command.args(["--rtsp", "127.0.0.1:0", "--secret", SECRET]);
+        let any = format!("{host}:0");
+        command.args(["serve", "--http", &any, "--rtmp", &any, "--rtsp", &any]);
+        command.args(["--secret", SECRET]);
         command.args(["--shards", &shards.to_string(), "--log", "info"]);
         if !config.is_empty() {
             let file = dir.file("rillcast.toml");

@@ -13,12 +13,22 @@ use super::rtmp::{
 impl Player {
     /// Plays `stream` (its query string is part of the name, as players send it).
     pub fn rtmp(address: SocketAddr, app: &str, stream: &str) -> Self {
+        Self::rtmp_with(address, app, stream, "play")
+    }
+
+    /// Asks to publish and sends nothing: only the answer's code is of interest.
+    pub fn rtmp_publish(address: SocketAddr, app: &str, stream: &str) -> Self {
+        Self::rtmp_with(address, app, stream, "publish")
+    }
+
+    fn rtmp_with(address: SocketAddr, app: &str, stream: &str, verb: &'static str) -> Self {
         let mut hello = vec![3];
         hello.extend_from_slice(&[0; HANDSHAKE_LEN]);
         let wire = RtmpPlay {
             address,
             app: app.to_owned(),
             stream: stream.to_owned(),
+            verb,
             handshake: Vec::new(),
             connected: false,
             chunks: ChunkReader::default(),
@@ -27,7 +37,7 @@ impl Player {
             acknowledged: 0,
         };
         let socket = connect(address, Buffer::Large);
-        Self::start(&format!("rtmp {app}/{stream}"), socket, &hello, wire)
+        Self::start(&format!("rtmp {verb} {app}/{stream}"), socket, &hello, wire)
     }
 }
 
@@ -35,6 +45,7 @@ struct RtmpPlay {
     address: SocketAddr,
     app: String,
     stream: String,
+    verb: &'static str,
     handshake: Vec<u8>,
     connected: bool,
     chunks: ChunkReader,
@@ -113,8 +124,8 @@ impl RtmpPlay {
                         send(socket, &command(0, "createStream", 2.0, &[Value::Null]))
                     }
                     ("_result", 2.0) => {
-                        let play = [Value::Null, Value::String(&self.stream)];
-                        send(socket, &command(1, "play", 3.0, &play));
+                        let name = [Value::Null, Value::String(&self.stream)];
+                        send(socket, &command(1, self.verb, 3.0, &name));
                     }
                     ("onStatus" | "_error", _) => {
                         seen.codes.push(message.property("code").unwrap_or_default());
