@@ -6,7 +6,9 @@ mod kit;
 use std::time::Duration;
 
 use kit::compare::{AtLeast, assert_never_steps_back, assert_same_media, coded};
-use kit::ffmpeg::{Modern, Publisher, Recorder, Repeat, assert_same_packets, decode_first_frames};
+use kit::ffmpeg::{
+    Modern, Publisher, Recorder, Repeat, assert_same_packets, decode_first_frames, packets_of,
+};
 use kit::flv::{Kind, Tag};
 use kit::player::End;
 use kit::{LIVENESS, Player, Relay};

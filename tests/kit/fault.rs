@@ -36,7 +36,7 @@ pub enum Mode {
     AfterHandshake,
     ConnectUnanswered,
     PlayUnanswered,
-    /// Play is accepted (HTTP: 200 and the FLV header), no media comes.
+    /// Play is accepted (HTTP: 200 and the FLV header), no media comes until the mode is `Healthy`.
     NoMedia,
     /// Half of a video frame, then nothing.
     MidFrame,
@@ -318,6 +318,21 @@ impl Link {
             }
         }
         self.hold()
+    }
+
+    /// Holds until the origin is healthy, then sends.
+    fn send_media_later(&mut self, encode: impl FnMut(&Tag) -> Vec<u8>) -> Result<(), Over> {
+        self.socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+        let mut buffer = [0; 1024];
+        while self.mode() == Mode::NoMedia {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Err(Over),
+                Ok(_) => {}
+                Err(error) if super::player::is_wait(&error) => {}
+                Err(_) => return Err(Over),
+            }
+        }
+        if self.mode() == Mode::Healthy { self.send_media(encode) } else { self.hold() }
     }
 
     /// A keyframe for the half-frame mode, and what goes before it.

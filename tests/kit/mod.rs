@@ -2,7 +2,12 @@
 //!
 //! Each end-to-end test crate has `mod kit;`. A missing peer (ffmpeg, nginx) fails the test; it
 //! never skips it. Bounds here are for liveness only: no test asserts how fast something was.
-#![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part of the kit")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test crate uses its own part of the kit"
+)]
 #![allow(clippy::disallowed_methods, reason = "end-to-end tests wait for real peers on real time")]
 
 pub mod compare;
@@ -24,8 +29,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use ffmpeg::{Modern, Publisher};
+pub use http::Api;
 pub use nginx::Nginx;
 pub use player::Player;
+pub use relay::Relay;
 
 /// How long anything may take that must happen at all, on a busy two-core machine.
 pub const LIVENESS: Duration = Duration::from_secs(20);

@@ -29,7 +29,7 @@ pub(super) fn serve(link: &mut Link) -> Result<(), Over> {
         }
         Mode::NoMedia => {
             link.socket.write_all(&[OK, b"\r\n", &flv::header(true, true)].concat())?;
-            link.hold()
+            link.send_media_later(flv::encode)
         }
         Mode::MidFrame => {
             let (before, keyframe) = link.opening();

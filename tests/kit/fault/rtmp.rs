@@ -91,6 +91,7 @@ fn answer_play(link: &mut Link) -> Result<(), Over> {
             link.socket.write_all(&bytes)?;
             link.hold()
         }
+        Mode::NoMedia => link.send_media_later(media),
         Mode::Healthy | Mode::HealthyChunked => link.send_media(media),
         _ => link.hold(),
     }
