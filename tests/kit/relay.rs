@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::http::Api;
 use super::process::Process;
-use super::{LIVENESS, TempDir, holds_within, raise_file_limit, wait_until};
+use super::{LIVENESS, TempDir, holds_within, pause, raise_file_limit, wait_until};
 
 /// The secret of every relay in the tests.
 pub const SECRET: &str = "kit-secret-0123456789";
@@ -176,17 +176,20 @@ impl Relay {
     /// What the relay holds now, to come back to with [`Self::assert_back_to`].
     #[track_caller]
     pub fn holdings(&self) -> Holdings {
-        // The first questions open what stays open; the second time nothing new may come.
-        let settled = || Holdings { ledger: self.ledger(), fds: self.open_fds() };
-        let mut last = settled();
+        let mut last = self.holdings_now();
         wait_until(LIVENESS, "the relay's holdings settle", || {
-            std::thread::sleep(Duration::from_millis(100));
-            let now = settled();
+            pause(Duration::from_millis(100));
+            let now = self.holdings_now();
             let same = now == last;
             last = now;
             same
         });
         last
+    }
+
+    #[track_caller]
+    pub fn holdings_now(&self) -> Holdings {
+        Holdings { ledger: self.ledger(), fds: self.open_fds() }
     }
 
     /// Ledger and descriptors are exactly as they were. Sockets of the kit that the relay has yet
@@ -195,7 +198,7 @@ impl Relay {
     pub fn assert_back_to(&self, start: &Holdings, what: &str) {
         let mut now = None;
         let back = holds_within(LIVENESS, || {
-            let current = Holdings { ledger: self.ledger(), fds: self.open_fds() };
+            let current = self.holdings_now();
             let same = current == *start;
             now = Some(current);
             same
