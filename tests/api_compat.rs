@@ -59,7 +59,7 @@ fn exchange(index: usize, line: &str) -> Exchange {
 }
 
 /// Members whose value must be ZLMediaKit's, not only its type.
-const SAME_VALUE: [&str; 27] = [
+const SAME_VALUE: [&str; 26] = [
     "app",
     "changed",
     "channels",

@@ -289,7 +289,7 @@ fn failures_are_named_by_their_class() {
         (Mode::NotFound, "notfound"),
         (Mode::NotFlv, "protocolerror"),
         (Mode::NoMedia, "silent"),
-        (Mode::AcceptedSilent, "timedout"),
+        (Mode::AcceptedSilent, "silent"),
         (Mode::SynDropped, "timedout"),
     ];
     for (mode, class) in cases {

@@ -2,7 +2,7 @@
 
 /// How long players are kept without their source, in ms.
 pub fn grace_ms(ms: u32) -> String {
-    format!("[stream]\ncontinue_push_ms = {ms}\n")
+    format!("[stream]\ncontinue_push_ms = {ms}\nreconnect_grace_ms = {ms}\n")
 }
 
 /// How long a player waits for a stream that is not up, in ms.
@@ -12,7 +12,7 @@ pub fn max_stream_wait_ms(ms: u32) -> String {
 
 /// How far a player may be behind, in bytes, and how long it may stay stalled, in ms.
 pub fn lag(bytes: u32, evict_ms: u32) -> String {
-    format!("[egress]\nlag_bytes_max = {bytes}\nstall_ms_max = {evict_ms}\n")
+    format!("[egress]\nlag_bytes_max = {bytes}\nlag_evict_ms = {evict_ms}\n")
 }
 
 /// `close_stream` and `close_streams` leave pending streams alone, as ZLMediaKit does.
