@@ -84,7 +84,6 @@ const SAME_VALUE: [&str; 26] = [
     "schema",
     "status",
     "stream",
-    "typeid",
     "vhost",
     "width",
 ];

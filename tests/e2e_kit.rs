@@ -2,7 +2,8 @@
 
 mod kit;
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use kit::ffmpeg::{
     Modern, Publisher, Recorder, assert_same_packets, decode_first_frames, packets_of,
 };
 use kit::flv::{Kind, Role, Tag, encode, header, read};
+use kit::player::End;
 use kit::{Nginx, Player, media};
 
 /// About two seconds.
@@ -219,7 +221,67 @@ fn origin_hangs_where_it_is_told_and_sees_the_close() {
     }
     origin.set(Mode::Reset);
     let player = Player::http_flv(at, "/live/a.flv");
-    assert_eq!(player.wait_end(kit::LIVENESS), kit::player::End::Reset);
+    assert_eq!(player.wait_end(kit::LIVENESS), End::Reset);
+}
+
+/// One unmasked frame.
+fn ws_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len();
+    let mut frame = vec![first];
+    match len {
+        0..126 => frame.push(u8::try_from(len).unwrap()),
+        126..65_536 => {
+            frame.push(126);
+            frame.extend(u16::try_from(len).unwrap().to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((len as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[test]
+fn websocket_player_reads_frames_of_any_shape() {
+    let tags = read(&media("av.flv"));
+    let mut flv = header(true, true);
+    tags.iter().for_each(|tag| flv.extend(encode(tag)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut request = [0; 1024];
+        let len = socket.read(&mut request).unwrap();
+        assert!(request[..len].ends_with(b"\r\n\r\n"));
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                    Connection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        // Lengths of 7, 16 and 64 bits, a message in fragments with a ping inside, a close.
+        let frames = [
+            head.as_bytes(),
+            &ws_frame(0x82, &flv[..100]),
+            &ws_frame(0x82, &flv[100..1000]),
+            &ws_frame(0x82, &flv[1000..80_000]),
+            &ws_frame(0x02, &flv[80_000..80_001]),
+            &ws_frame(0x89, b"hello"),
+            &ws_frame(0x80, &flv[80_001..]),
+            &ws_frame(0x88, b"\x11\x34gone"),
+        ]
+        .concat();
+        for part in frames.chunks(1001) {
+            socket.write_all(part).unwrap();
+        }
+        let mut pong = [0; 11];
+        socket.read_exact(&mut pong).unwrap();
+        assert_eq!(pong[..], *b"\x8a\x85\0\0\0\0hello");
+    });
+    let player = Player::ws_flv(at, "/live/a.live.flv");
+    let end = player.wait_end(kit::LIVENESS);
+    server.join().unwrap();
+    assert_eq!(end, End::WebSocket(4404, "gone".to_owned()));
+    assert_eq!(player.tags(), tags);
 }
 
 #[test]
