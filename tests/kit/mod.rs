@@ -22,6 +22,7 @@ pub mod process;
 pub mod relay;
 pub mod rtmp;
 pub mod rtmp_player;
+pub mod ws_player;
 
 use std::fs;
 use std::path::{Path, PathBuf};

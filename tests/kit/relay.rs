@@ -155,11 +155,6 @@ impl Relay {
         let sample = |line: &str| {
             let (head, value) = line.rsplit_once(' ')?;
             let (found, labels) = head.split_once('{').unwrap_or((head, ""));
-            #[allow(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "counters of a test are small"
-            )]
             let value = value.parse::<f64>().ok()? as u64;
             (found == name).then(|| (labels.to_owned(), value))
         };
