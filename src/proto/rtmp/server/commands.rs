@@ -57,8 +57,8 @@ impl ServerSession {
                 self.on_request(name, Phase::PlayAsked, "play2")
             }
             "FCUnpublish" => {
-                self.send_notice("onFCUnpublish", reply::UNPUBLISHED);
                 self.on_stop(now);
+                self.send_notice("onFCUnpublish", reply::UNPUBLISHED);
                 Ok(())
             }
             "closeStream" | "deleteStream" => {
@@ -116,13 +116,15 @@ impl ServerSession {
             Phase::PlayAsked | Phase::Playing => ServerEvent::StopPlay,
             _ => return,
         };
-        if event == ServerEvent::Unpublish {
-            self.send_status(reply::UNPUBLISHED);
-        }
         self.phase = Phase::Idle;
         self.lanes.clear();
         self.deadline = Some(now + self.config.command_timeout);
+        // Encoders close right after the command: the event goes before what can't be sent any more.
+        let is_unpublished = event == ServerEvent::Unpublish;
         self.outputs.push_back(Output::Event(event));
+        if is_unpublished {
+            self.send_status(reply::UNPUBLISHED);
+        }
     }
 
     fn on_small_command(&mut self, command: &Command) {

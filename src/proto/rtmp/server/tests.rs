@@ -213,8 +213,8 @@ fn publisher_is_the_same_at_every_split() {
             "onFCPublish",
             "_result",
             "onStatus",
-            "onFCUnpublish",
-            "onStatus"
+            "onStatus",
+            "onFCUnpublish"
         ]
     );
     for at in 0..transcript.len() {
