@@ -21,7 +21,7 @@
 //! |---|---|
 //! | [`amf0`] | Action Message Format, AMF 0 (2007); of AMF 3 (2013) the scalars |
 //! | [`flv`] | Adobe Flash Video File Format 10.1, Annex E; Enhanced RTMP v2 (Veovera) |
-//! | [`rtmp`] | Adobe RTMP 1.0 (2012); Enhanced RTMP v2 (Veovera); the digest handshake is unpublished |
+//! | [`rtmp`] | Adobe RTMP 1.0 (2012); Enhanced RTMP v2; digest handshake: unpublished |
 
 pub mod amf0;
 pub mod flv;
