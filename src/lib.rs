@@ -10,14 +10,20 @@
 //! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
 //! 6. [`shard`]: one core's world, synchronous.
 //! 7. [`net`]: the sockets, and what drives the sessions on them.
+//! 8. [`api`], [`metrics`]: ZLMediaKit's HTTP API; Prometheus text.
+//! 9. [`cli`], `demo`: the command line.
 
+pub mod api;
 pub mod bus;
+pub mod cli;
 pub mod clock;
 pub mod config;
+mod demo;
 pub mod egress;
 pub mod limits;
 pub mod logging;
 pub mod media;
+pub mod metrics;
 pub mod net;
 pub mod proto;
 pub mod ring;

@@ -109,3 +109,18 @@ const _: () = assert!(RING_COMPLETIONS >= 2 * RING_SUBMISSIONS);
 /// Bytes that a publisher may send between `publish` and our answer; they are kept until then. A
 /// hook answers within a second or two, in which 4 Mbit/s are 1 MB.
 pub const HELD_INPUT_LEN_MAX: usize = 1024 * 1024;
+
+// API.
+
+/// Questions that one API call has under way at the shards. A `close_streams` of 10,000 pending
+/// pulls would else fill the bus queues of 4,096 and end all of them in one tick.
+pub const API_ASKS_MAX: usize = 64;
+
+/// Rows of a list that are rendered before the shard gets a turn: at 0.6 µs per field and 30 fields
+/// a row, 64 rows are about a millisecond.
+pub const API_ROWS_PER_TURN: usize = 64;
+
+/// Time that a pull may be given for one attempt or for silence: an hour.
+pub const PULL_TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+const _: () = assert!(API_ASKS_MAX < BUS_QUEUE_MAX);

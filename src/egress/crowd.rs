@@ -243,11 +243,11 @@ impl Crowd {
         let Scratch { spans, shortfalls } = &mut *turn.scratch;
         for (packaging, span) in Packaging::ALL.into_iter().zip(spans.iter_mut()) {
             let wanted = self.players.iter().any(|player| player.packaging == packaging);
-            if wanted {
-                span.encode(packaging, log, Cursor::at(from), to);
-                // More than one send takes: everybody goes on from their own cursor.
-                lens[packaging as usize] = if span.end().seq == to { span.len() } else { 0 };
-            }
+            // What a packaging without players held last must not be looked up in the log again.
+            let start = if wanted { from } else { to };
+            span.encode(packaging, log, Cursor::at(start), to);
+            // More than one send takes: everybody goes on from their own cursor.
+            lens[packaging as usize] = if span.end().seq == to { span.len() } else { 0 };
         }
         let mut batch = Batch::default();
         for span in spans.iter() {

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -49,6 +50,8 @@ pub(super) struct Driver {
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) asks: HashMap<u64, OneshotSender<Answer>>,
     pub(super) next_ask: u64,
+    /// To be started when the driver is not borrowed: a task runs as far as it can at once.
+    pub(super) tasks: Vec<Pin<Box<dyn Future<Output = ()>>>>,
     listeners: Vec<Listener>,
     next_connection: u32,
     deadlines: BTreeSet<(Instant, Token)>,
@@ -127,6 +130,7 @@ impl Driver {
             attempts: HashMap::new(),
             asks: HashMap::new(),
             next_ask: 0,
+            tasks: Vec::new(),
             listeners: Vec::new(),
             next_connection: 0,
             deadlines: BTreeSet::new(),

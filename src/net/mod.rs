@@ -261,6 +261,10 @@ impl Node {
         Ok(Self { shards, control, http, rtmp })
     }
 
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
     /// Begins to shut down: nothing is accepted any more, every session is ended.
     pub fn shut_down(&self) {
         self.enter(SHUT_DOWN);
@@ -307,6 +311,7 @@ struct ShardStart {
 
 impl ShardStart {
     async fn run(self) -> Ledger {
+        let _guard = AbortOnPanic;
         let Self { id, shards, hash_seed, config, mut port, control, .. } = self;
         let rings = MediaRing::new(RingSizes::default())
             .and_then(|media| Ok((media, EgressRing::new()?)))
@@ -351,6 +356,18 @@ impl ShardStart {
     }
 }
 
+/// A shard that panics takes the process with it: its kernel operations can't be recalled, and the
+/// other shards would wait for it for ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// Turns until the node stops.
 async fn drive(
     driver: &Rc<RefCell<Driver>>,
@@ -374,6 +391,10 @@ async fn drive(
             }
             driver.next_deadline().saturating_duration_since(clock::now())
         };
+        let tasks = std::mem::take(&mut driver.borrow_mut().tasks);
+        for task in tasks {
+            rt::spawn_local(task).detach();
+        }
         rt::yield_if_needed().await;
         // Over either way; the next turn looks at what there is.
         let _ = rt::timeout(wait.min(TURN_INTERVAL_MAX), events.wait()).await;

@@ -28,7 +28,6 @@ use crate::proto::rtmp::{
     ServerEvent as RtmpEvent, ServerSession as RtmpSession, StreamRequest,
 };
 use crate::ring::{OpKind, Token};
-use crate::rt;
 use crate::shard::{Admitted, PlayRequest, PublishRefusal};
 use crate::stream::Packaging;
 
@@ -348,18 +347,17 @@ impl Driver {
         }
     }
 
-    /// Has a request answered by the API, in a task of its own.
+    /// Has a request answered by the API, in a task of its own that starts when this turn is over.
     fn call_handler(&mut self, token: Token, request: Request) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Asking;
         let call = Call { peer: link.peer, local: link.local, connection: link.id, request };
         let node = self.handle.clone().expect("set when the driver was made");
         let answer = (self.handler)(node.clone(), call);
-        rt::spawn_local(async move {
+        self.tasks.push(Box::pin(async move {
             let response = answer.await;
             node.respond(token, response);
-        })
-        .detach();
+        }));
     }
 
     pub(super) fn respond(&mut self, token: Token, response: Response) {

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The digests are Flash Player 9's, unpublished but known from nginx-rtmp, SRS and librtmp: C1 and
-//! S1 hold an HMAC-SHA256 of themselves at an offset that they state, in one of two layouts. Players
-//! of Flash want one for H.264; nobody else asks. Encrypted RTMP (versions 6, 8, 9) is refused.
+//! S1 hold an HMAC-SHA256 of themselves at an offset that they state, in one of two layouts. Flash
+//! players want one for H.264; nobody else asks. Encrypted RTMP (versions 6, 8, 9) is refused.
 
 use bytes::{Buf, Bytes};
 use hmac::{Hmac, Mac};

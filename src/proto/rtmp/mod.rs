@@ -1,7 +1,7 @@
 //! RTMP over TCP: the server and client sessions (Adobe RTMP 1.0; Enhanced RTMP v2).
 //!
-//! Media leaves a session as [`MediaPart`](crate::media::MediaPart)s, views of the input. Media to a
-//! player does not pass through its session: the egress packages it once for all with the helpers
+//! Media leaves a session as [`MediaPart`](crate::media::MediaPart)s, views of the input. Media to
+//! a player does not pass through its session: the egress packages it once for all with the helpers
 //! in [`chunk_encoding`]. RTMPE, RTMPT and shared objects are left out.
 
 pub mod chunk;

@@ -119,7 +119,7 @@ impl ServerSession {
         self.phase = Phase::Idle;
         self.lanes.clear();
         self.deadline = Some(now + self.config.command_timeout);
-        // Encoders close right after the command: the event goes before what can't be sent any more.
+        // Encoders close right after the command: the event goes before what can't be sent then.
         let is_unpublished = event == ServerEvent::Unpublish;
         self.outputs.push_back(Output::Event(event));
         if is_unpublished {
