@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{Config, CpuList, CpuListError, Overrides};
+use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
 use crate::logging;
 use crate::net::{Call, Handler, MakeHandler, Node, NodeError, NodeHandle};
@@ -58,8 +58,8 @@ struct ServeOptions {
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
     /// CPUs that shards may use, such as 0-3,8.
-    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
-    cpus: Option<CpuList>,
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
     /// Secret of the API. Without one it is generated and printed once.
     #[arg(long, value_name = "S")]
     secret: Option<String>,
@@ -78,10 +78,6 @@ pub(crate) struct DemoOptions {
     /// Stop by itself after so many seconds.
     #[arg(long, value_name = "S")]
     pub(crate) seconds: Option<u64>,
-}
-
-fn cpu_list(text: &str) -> Result<CpuList, CpuListError> {
-    CpuList::try_from(text.to_owned())
 }
 
 /// Runs the command that the process was started with.
@@ -114,9 +110,15 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
         Some(file) => Config::load(file)?,
         None => Config::default(),
     };
+    let cpus = match options.cpus {
+        Some(text) => Some(
+            CpuList::try_from(text.clone()).map_err(|error| format!("--cpus {text}: {error}"))?,
+        ),
+        None => None,
+    };
     config.apply(Overrides {
         shards: options.shards,
-        cpus: options.cpus,
+        cpus,
         id: None,
         http_listen: options.http,
         rtmp_listen: options.rtmp,
@@ -130,7 +132,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
     let node = start(config.clone())?;
     if generated {
-        println!("the secret of the API, made for this run: {}", config.api.secret);
+        eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
     warn!(address = %config.rtsp.listen, "RTSP is not served yet");
     println!("ready http={} rtmp={} shards={}", node.http, node.rtmp, node.shard_count());

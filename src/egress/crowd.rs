@@ -344,7 +344,8 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
         if seq == log.start_seq() { log.prelude_at_start() } else { log.prelude() }.clone();
     if !player.greeted || player.prelude_version != prelude.version {
         let timestamp_ms = log.entry(seq).map_or(0, |entry| entry.timestamp_ms);
-        let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, !player.greeted);
+        let greeting = (!player.greeted).then(|| log.kinds());
+        let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
         player.insert(bytes.into());
         player.greeted = true;
         player.prelude_version = prelude.version;

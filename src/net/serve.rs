@@ -449,7 +449,6 @@ impl Driver {
                 let text = format!("no such stream: {}\n", reason.as_str());
                 let answered = session.respond(now, Response::text(status, text));
                 self.drain(token);
-                // The role has ended; the connection may go on to another request.
                 self.shard.released(connection);
                 if let Err(error) = answered {
                     self.session_failed(token, &error);
@@ -462,6 +461,8 @@ impl Driver {
         }
         self.drain(token);
         self.finish(token);
+        // The stream has no part in it any more, however long the peer takes to read our answer.
+        self.shard.released(connection);
     }
 
     /// Last words to a player or publisher, as far as its socket takes them at once.

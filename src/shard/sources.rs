@@ -487,6 +487,12 @@ impl Shard {
 
     /// From registered back to pending; players are kept for the grace period.
     fn suspend(&mut self, now: Instant, handle: StreamHandle, grace: std::time::Duration) {
+        // Audio that waits for video to ride on goes out with what it belongs to.
+        if let Some(stream) = self.tables.get_mut(handle) {
+            stream.unflushed_since = None;
+            stream.log.flush();
+            self.send_flush(handle);
+        }
         self.tables.unregister(handle);
         let stream = self.tables.get_mut(handle).expect("just unregistered");
         stream.ingest.drop_unfinished(&mut stream.log);

@@ -8,7 +8,7 @@
 
 use std::io::IoSlice;
 
-use super::log::{Entry, Log, Prelude};
+use super::log::{Entry, Log, MediaKinds, Prelude};
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::TagKind;
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TagHeader};
@@ -59,13 +59,20 @@ impl Packaging {
         }
     }
 
-    /// What a player gets before its first tag: file header, metadata and configurations, with the
-    /// timestamp of the first frame.
-    pub fn encode_prelude(self, prelude: &Prelude, timestamp_ms: u32, greeting: bool) -> Vec<u8> {
+    /// What a player gets before its first tag: file header (in its `greeting`), metadata and
+    /// configurations, with the timestamp of the first frame.
+    pub fn encode_prelude(
+        self,
+        prelude: &Prelude,
+        timestamp_ms: u32,
+        greeting: Option<MediaKinds>,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
         let mut flv = Vec::new();
-        if greeting && self != Self::Rtmp {
-            flv.extend_from_slice(&FILE_HEADER);
+        if let Some(kinds) = greeting
+            && self != Self::Rtmp
+        {
+            flv.extend_from_slice(&file_header(kinds));
         }
         for (kind, payload) in &prelude.tags {
             if self == Self::Rtmp {
@@ -89,6 +96,16 @@ impl Packaging {
             }
         }
     }
+}
+
+/// The file header says which kinds of media there are: ffmpeg waits for each that it names.
+/// A stream of one kind is named as that until the other comes.
+fn file_header(kinds: MediaKinds) -> [u8; FILE_HEADER.len()] {
+    let mut header = FILE_HEADER;
+    if kinds.video != kinds.audio {
+        header[4] = if kinds.video { 0x01 } else { 0x04 };
+    }
+    header
 }
 
 fn chunk_stream_of(kind: TagKind) -> u8 {
