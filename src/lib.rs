@@ -6,6 +6,7 @@
 //! 2. [`media`]: what all protocols agree on, plain data.
 //! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
 
+pub mod api;
 pub mod bus;
 pub mod clock;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod egress;
 pub mod limits;
 pub mod logging;
 pub mod media;
+pub mod metrics;
 pub mod proto;
 pub mod shard;
 pub mod stream;

@@ -71,3 +71,18 @@ pub const HTTP_TRAILERS_LEN_MAX: usize = 4096;
 
 const _: () = assert!(REQUEST_LINE_LEN_MAX < REQUEST_HEAD_LEN_MAX);
 const _: () = assert!(KEY_LEN_MAX + PARAMS_LEN_MAX < REQUEST_LINE_LEN_MAX);
+
+// API.
+
+/// Questions that one API call has under way at the shards. A `close_streams` of 10,000 pending
+/// pulls would else fill the bus queues of 4,096 and end all of them in one tick.
+pub const API_ASKS_MAX: usize = 64;
+
+/// Rows of a list that are rendered before the shard gets a turn: at 0.6 µs per field and 30 fields
+/// a row, 64 rows are about a millisecond.
+pub const API_ROWS_PER_TURN: usize = 64;
+
+/// Time that a pull may be given for one attempt or for silence: an hour.
+pub const PULL_TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+const _: () = assert!(API_ASKS_MAX < BUS_QUEUE_MAX);

@@ -1,0 +1,85 @@
+//! ZLMediaKit's HTTP API, and what else is asked of us over HTTP that is no live stream: health and
+//! metrics. It talks to the shards through the bus only. `docs/api.md` has what differs from
+//! ZLMediaKit.
+//!
+//! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
+//! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `wire.rs`: ZLMediaKit's field names, casing and codes.
+
+mod auth;
+mod gather;
+mod media;
+mod params;
+mod proxy;
+mod router;
+mod server;
+mod session;
+#[cfg(test)]
+mod testing;
+mod wire;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::bus::message::{Answer, Ask, NodeAsk};
+use crate::config::Config;
+use crate::media::{ConnectionId, ShardId, StreamKey};
+use crate::metrics;
+use crate::proto::http::{Request, Response};
+
+/// The node as the API sees it.
+pub trait Node: Clone + 'static {
+    fn shards(&self) -> usize;
+
+    fn owner_of(&self, key: &StreamKey) -> ShardId;
+
+    /// Asks a shard. `None` when it is shutting down or does not answer within `bound`.
+    fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> impl Future<Output = Option<Answer>>;
+
+    fn config(&self) -> Arc<Config>;
+
+    /// Stores it; the API then asks every shard to use it.
+    fn set_config(&self, config: Config);
+
+    /// All listeners are up and nothing is being shut down.
+    fn ready(&self) -> bool;
+
+    fn now_unix(&self) -> u64;
+}
+
+/// Whose request it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub connection: ConnectionId,
+}
+
+/// Answers any HTTP request that is not a live stream: API, health, metrics.
+pub async fn handle<N: Node>(node: N, caller: Caller, request: Request) -> Response {
+    match request.path.as_str() {
+        "/healthz" => Response::text(200, "ok"),
+        "/readyz" if node.ready() => Response::text(200, "ready"),
+        "/readyz" => Response::text(503, "not ready"),
+        "/metrics" => metrics_page(&node).await,
+        path if router::is_api(path) => router::handle(&node, &caller, &request).await,
+        _ => Response::text(404, "there is nothing here\n"),
+    }
+}
+
+/// What the shards that answer have counted; a shard that does not is counted itself.
+async fn metrics_page<N: Node>(node: &N) -> Response {
+    let bound = Duration::from_millis(node.config().api.reply_bound_ms);
+    let shards = (0..node.shards()).map(|index| ShardId(index as u16));
+    let asks = shards.map(|shard| node.ask(shard, Ask::Node(NodeAsk::Metrics), bound));
+    let mut page = metrics::Page::default();
+    for answer in gather::concurrently(asks).await {
+        match answer {
+            Some(Answer::Metrics(metrics)) => page.add_shard(&metrics),
+            _ => page.add_unanswered(),
+        }
+    }
+    Response::new(200, metrics::CONTENT_TYPE, page.render())
+}

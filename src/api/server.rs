@@ -1,0 +1,107 @@
+//! The node: getServerConfig, setServerConfig, getStatistic, getThreadsLoad, getWorkThreadsLoad,
+//! getApiList, version.
+
+use super::Node;
+use super::router::{self, Call};
+use super::wire::{self, Changed, Data, Failure, LoadRow, Statistic, VersionRow};
+use crate::bus::message::{Answer, Ask, NodeAsk};
+use crate::bus::view::{LoadView, Metric};
+use crate::config::ZlmSet;
+use crate::metrics;
+use crate::proto::http::Response;
+
+/// `getApiList`.
+pub(super) async fn list_api() -> Response {
+    wire::list(router::paths()).await
+}
+
+/// `getServerConfig`: a list of one flat object; each value is a text.
+pub(super) fn show_config<N: Node>(call: &Call<'_, N>) -> Response {
+    wire::success(Data { data: [call.config.zlm_map()] })
+}
+
+/// `setServerConfig`: counts what was changed; what it does not know it leaves alone.
+pub(super) async fn set_config<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    // Read again, since another call may have changed it; nothing waits from here to the store.
+    let mut config = (*call.node.config()).clone();
+    let names: Vec<String> = config.zlm_map().into_keys().collect();
+    let mut changed = 0;
+    for (given, value) in call.params.given() {
+        let Some(name) = names.iter().find(|name| name.eq_ignore_ascii_case(given)) else {
+            continue;
+        };
+        changed += u64::from(config.set_zlm(name, value) == ZlmSet::Changed);
+    }
+    if changed > 0 {
+        call.node.set_config(config);
+        let config = call.node.config();
+        for answer in call.ask_all(|| Ask::Configure { config: config.clone() }).await {
+            answer?;
+        }
+    }
+    Ok(wire::success(Changed { changed }))
+}
+
+/// `getStatistic`: numbers like those that ZLMediaKit counts its objects by.
+pub(super) async fn show_statistic<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let mut statistic = Statistic::default();
+    for answer in call.ask_all(|| Ask::Node(NodeAsk::Metrics)).await {
+        let Answer::Metrics(metrics) = answer? else { return Err(Failure::other_answer()) };
+        let held = |kind| value_of(&metrics, metrics::LEDGER, ("kind", kind));
+        let registered = value_of(&metrics, metrics::STREAMS, ("state", "registered"));
+        statistic.media_source += registered;
+        statistic.multi_media_source_muxer += registered;
+        statistic.socket += held("sockets");
+        statistic.tcp_server += LISTENERS_PER_SHARD;
+    }
+    for answer in call.ask_all(|| Ask::Node(NodeAsk::Sessions)).await {
+        let Answer::Sessions(sessions) = answer? else { return Err(Failure::other_answer()) };
+        statistic.tcp_session += sessions.len() as u64;
+    }
+    statistic.tcp_client = statistic.socket.saturating_sub(statistic.tcp_session);
+    Ok(wire::success(Data { data: statistic }))
+}
+
+fn value_of(metrics: &[Metric], name: &str, label: (&str, &str)) -> u64 {
+    let is_it = |metric: &&Metric| metric.name == name && metric.label == Some(label);
+    metrics.iter().find(is_it).map_or(0, |metric| metric.value)
+}
+
+/// `getThreadsLoad`: one row for each shard. One that does not answer is as busy as can be, so that
+/// a scheduler looks elsewhere.
+pub(super) async fn list_load<N: Node>(call: &Call<'_, N>) -> Response {
+    let unanswered = LoadView {
+        percent: 100,
+        delay_ms: u32::try_from(call.bound().as_millis()).unwrap_or(u32::MAX),
+        fd_count: 0,
+    };
+    let answers = call.ask_all(|| Ask::Node(NodeAsk::Load)).await;
+    let rows = answers.into_iter().enumerate().map(|(index, answer)| {
+        let load = match answer {
+            Ok(Answer::Load(load)) => load,
+            _ => unanswered,
+        };
+        LoadRow::of(format!("event poller {index}"), load)
+    });
+    wire::list(rows).await
+}
+
+/// `getWorkThreadsLoad`: the threads that look names up, as one. They only wait for the network,
+/// so their load is told as none; without a row, control planes divide by zero.
+pub(super) async fn list_work_load() -> Response {
+    wire::list([LoadRow::of("work poller 0".to_owned(), LoadView::default())]).await
+}
+
+/// `version`. Whoever builds a package sets the variables.
+pub(super) fn show_version() -> Response {
+    let data = VersionRow {
+        branch_name: option_env!("RILLCAST_BRANCH").unwrap_or_default(),
+        build_time: option_env!("RILLCAST_BUILD_TIME").unwrap_or_default(),
+        commit_hash: option_env!("RILLCAST_COMMIT").unwrap_or_default(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    wire::success(Data { data })
+}
+
+/// HTTP and RTMP.
+const LISTENERS_PER_SHARD: u64 = 2;
