@@ -8,9 +8,9 @@
 //! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
 //! 4. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
 //! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
-//! 6. [`shard`]: one core's world, synchronous.
+//! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
 //! 7. [`net`]: the sockets, and what drives the sessions on them.
-//! 8. [`api`], [`metrics`]: ZLMediaKit's HTTP API; Prometheus text.
+//! 8. [`api`]: ZLMediaKit's HTTP API, health and metrics.
 //! 9. [`cli`], `demo`: the command line.
 
 pub mod api;

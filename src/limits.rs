@@ -118,6 +118,8 @@ pub const API_ASKS_MAX: usize = 64;
 
 /// Rows of a list that are rendered before the shard gets a turn: at 0.6 µs per field and 30 fields
 /// a row, 64 rows are about a millisecond.
+/// Rows of a list that are rendered before the shard gets a turn: a row of `listStreamProxy` takes
+/// 3.3 µs without optimization, so that 64 are about 0.2 ms.
 pub const API_ROWS_PER_TURN: usize = 64;
 
 /// Time that a pull may be given for one attempt or for silence: an hour.

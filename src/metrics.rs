@@ -177,6 +177,16 @@ const HELP: &[(&str, &str)] = &[
     ("losses_total", "Registered pulls that lost their origin and are tried again."),
     ("waiters_refused_total", "Players that waited and were sent away."),
     ("publishes_refused_total", "Publishers that found their name taken."),
+    ("bus_messages_dropped_total", "Flushes to another shard that a full queue cost."),
+    ("connections_accepted_total", "Connections accepted."),
+    ("connections_refused_total", "Connections closed at once: the shard's limit, or shut-down."),
+    ("connections_shed_total", "Connections closed because no descriptor was left."),
+    ("connections_handed_over_total", "Publishers moved to the shard that owns their key."),
+    ("session_errors_total", "Sessions ended by an error of their peer."),
+    ("ticks_total", "Turns of the shards' loops."),
+    ("origins_dialed", "Origins with connects under way or queued."),
+    ("receive_buffers_out", "Receive buffers that are not with the kernel."),
+    ("ring_operations", "Operations that the kernel has."),
     ("resyncs_total", "Replicas that got a new snapshot because a flush was dropped."),
 ];
 

@@ -129,7 +129,7 @@ mod tests {
         let results = block_on(concurrently((0..count).map(|index| async move {
             running.set(running.get() + 1);
             most.set(most.get().max(running.get()));
-            for _ in 0..index % 5 {
+            for _ in 0..=index % 5 {
                 give_way().await;
             }
             running.set(running.get() - 1);

@@ -7,6 +7,8 @@
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
 mod auth;
+#[cfg(test)]
+mod capture;
 mod gather;
 mod media;
 mod node;
@@ -46,8 +48,6 @@ pub trait Node: Clone + 'static {
 
     /// All listeners are up and nothing is being shut down.
     fn ready(&self) -> bool;
-
-    fn now_unix(&self) -> u64;
 }
 
 /// Whose request it is.
@@ -83,4 +83,42 @@ async fn metrics_page<N: Node>(node: &N) -> Response {
         }
     }
     Response::new(200, metrics::CONTENT_TYPE, page.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::api::testing::FakeNode;
+    use crate::media::ShardId;
+
+    #[test]
+    fn health_needs_no_secret() {
+        let node = FakeNode::new();
+        let get = |path: &str| {
+            let reply = node.exchange(&format!("GET {path} HTTP/1.1"), "").finish();
+            (reply.status, reply.body)
+        };
+        assert_eq!(get("/healthz"), (200, "ok".to_owned()));
+        assert_eq!(get("/readyz").0, 200);
+        node.set_ready(false);
+        assert_eq!(get("/healthz").0, 200);
+        assert_eq!(get("/readyz").0, 503);
+        assert_eq!(get("/favicon.ico").0, 404);
+    }
+
+    #[test]
+    fn metrics_come_from_all_shards_that_answer() {
+        let node = FakeNode::new();
+        let page = || {
+            let reply = node.exchange("GET /metrics HTTP/1.1", "").finish();
+            assert!(reply.head.contains("text/plain; version=0.0.4"), "{}", reply.head);
+            reply.body
+        };
+        let text = page();
+        assert!(text.contains("\nrillcast_ledger{kind=\"sockets\"} 10\n"), "{text}");
+        assert!(text.contains("\nrillcast_shards_unanswered 0\n"), "{text}");
+        node.freeze(ShardId(1));
+        let text = page();
+        assert!(text.contains("\nrillcast_ledger{kind=\"sockets\"} 5\n"), "{text}");
+        assert!(text.contains("\nrillcast_shards_unanswered 1\n"), "{text}");
+    }
 }

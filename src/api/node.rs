@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bus::message::{Answer, Ask};
-use crate::clock;
 use crate::config::Config;
 use crate::media::{ShardId, StreamKey};
 use crate::net::NodeHandle;
@@ -33,9 +32,5 @@ impl Node for NodeHandle {
 
     fn ready(&self) -> bool {
         self.is_ready()
-    }
-
-    fn now_unix(&self) -> u64 {
-        clock::unix_seconds()
     }
 }

@@ -168,3 +168,147 @@ const ROUTES: &[Route] = &[
 const fn route(name: &'static str, required: &'static [&'static str], endpoint: Endpoint) -> Route {
     Route { name, required, endpoint }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::testing::{FakeNode, SECRET};
+    use crate::media::ShardId;
+
+    #[test]
+    fn paths_are_exact_in_any_case() {
+        let node = FakeNode::new();
+        let table = [
+            ("/INDEX/API/VERSION", 200),
+            ("/index/%61pi/version", 200),
+            ("/index/", 200),
+            ("/Index/", 200),
+            ("/index", 404),
+            ("/index/api/", 404),
+            ("/index/api/version/", 404),
+            ("/index/api/nosuch", 404),
+            ("/index/api/v%C3%A9rsion", 404),
+            ("//index/api/version", 404),
+            ("/", 404),
+        ];
+        for (path, status) in table {
+            let head = format!("GET {path}?secret={SECRET} HTTP/1.1");
+            assert_eq!(node.exchange(&head, "").finish().status, status, "{path}");
+        }
+    }
+
+    #[test]
+    fn every_method_calls() {
+        let node = FakeNode::new();
+        for method in ["GET", "POST", "PUT", "DELETE"] {
+            let head = format!("{method} /index/api/version?secret={SECRET} HTTP/1.1");
+            assert_eq!(node.exchange(&head, "").finish().json()["code"], 0, "{method}");
+        }
+    }
+
+    #[test]
+    fn unknown_name_is_named_and_the_connection_stays() {
+        let reply = FakeNode::new().exchange("GET /index/api/no%22such HTTP/1.1", "").finish();
+        assert_eq!(reply.status, 404);
+        assert!(reply.head.contains("Connection: keep-alive"), "{}", reply.head);
+        let body: Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(body, json!({"code": -500, "msg": "no such API: /index/api/no\"such"}));
+    }
+
+    #[test]
+    fn list_of_the_api_is_sorted_and_served() {
+        let node = FakeNode::new();
+        let list = node.call("getApiList", &[]);
+        let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
+        assert_eq!(paths.len(), 21);
+        assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
+        assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
+        for path in paths {
+            let reply = node.exchange(&format!("GET {path} HTTP/1.1"), "").finish();
+            assert_eq!(reply.json()["code"], -100, "{path} needs the secret");
+        }
+    }
+
+    #[test]
+    fn missing_parameters_name_the_whole_list() {
+        let node = FakeNode::new();
+        let stream = r#""schema","vhost","app","stream""#;
+        let table = [
+            ("addStreamProxy", r#""vhost","app","stream","url""#),
+            ("delStreamProxy", r#""key""#),
+            ("getProxyInfo", r#""key""#),
+            ("close_stream", stream),
+            ("isMediaOnline", stream),
+            ("getMediaInfo", stream),
+            ("getMediaPlayerList", stream),
+            ("kick_session", r#""id""#),
+        ];
+        for (name, list) in table {
+            let msg = format!("Required parameter missed: {list}");
+            let reply = node.call(name, &[("app", "live"), ("url", "")]);
+            assert_eq!(reply, json!({"code": -300, "msg": msg}));
+        }
+    }
+
+    #[test]
+    fn secret_comes_from_query_form_json_or_header() {
+        let node = FakeNode::new();
+        let form = format!("secret={SECRET}");
+        let json = json!({"secret": SECRET}).to_string();
+        let header = format!("\r\nSecret: {SECRET}");
+        let table = [
+            (format!("?{form}"), String::new(), "", 0),
+            (String::new(), header.clone(), "", 0),
+            (String::new(), "\r\nContent-Type: application/json".to_owned(), &*json, 0),
+            (
+                String::new(),
+                "\r\nContent-Type: application/x-www-form-urlencoded".to_owned(),
+                &*form,
+                0,
+            ),
+            ("?secret=wrong".to_owned(), header, "", -100),
+            (String::new(), String::new(), &*form, -100),
+        ];
+        for (query, headers, body, code) in table {
+            let head = format!("POST /index/api/version{query} HTTP/1.1{headers}");
+            let reply = node.exchange(&head, body).finish().json();
+            assert_eq!(reply["code"], code, "{head} {body}");
+        }
+    }
+
+    #[test]
+    fn every_call_is_answered_when_a_shard_is_not() {
+        let node = FakeNode::new();
+        node.freeze(ShardId(0));
+        node.freeze(ShardId(1));
+        let params = [
+            ("schema", "rtmp"),
+            ("vhost", "v"),
+            ("app", "live"),
+            ("stream", "a"),
+            ("url", "rtmp://h/live/a"),
+            ("key", "v/live/a"),
+            ("id", "1-0"),
+            ("hook.enable", "1"),
+        ];
+        for route in ROUTES {
+            let reply = node.call(route.name, &params);
+            let needs_no_shard = [
+                "getApiList",
+                "getServerConfig",
+                "getThreadsLoad",
+                "getWorkThreadsLoad",
+                "version",
+            ];
+            if needs_no_shard.contains(&route.name) {
+                assert_eq!(reply["code"], 0, "{}", route.name);
+            } else {
+                assert_eq!(reply["code"], -400, "{}", route.name);
+                let msg = reply["msg"].as_str().unwrap();
+                assert!(msg.contains("did not answer within"), "{msg}");
+            }
+        }
+    }
+}

@@ -105,3 +105,89 @@ pub(super) fn show_version() -> Response {
 
 /// HTTP and RTMP.
 const LISTENERS_PER_SHARD: u64 = 2;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::testing::{FakeNode, SECRET};
+    use crate::media::ShardId;
+
+    #[test]
+    fn config_is_one_flat_object_of_texts() {
+        let reply = FakeNode::new().call("getServerConfig", &[]);
+        let [config] = reply["data"].as_array().unwrap().as_slice() else { panic!("{reply}") };
+        assert!(config.as_object().unwrap().values().all(|value| value.is_string()), "{reply}");
+        assert_eq!(config["api.secret"], SECRET);
+        assert_eq!(config["http.port"], "8080");
+    }
+
+    #[test]
+    fn changed_keys_are_counted_and_reach_every_shard() {
+        let node = FakeNode::new();
+        let params = [
+            ("general.mediaServerId", "edge-1"),
+            ("GENERAL.maxstreamwaitms", "250"),
+            ("hook.enable", "1"),
+            ("hook.timeoutSec", "10"),
+            ("http.port", "81"),
+            ("nosuch.key", "1"),
+        ];
+        assert_eq!(node.call("setServerConfig", &params), json!({"code": 0, "changed": 3}));
+        assert_eq!(node.config().server.id, "edge-1");
+        assert_eq!(node.call("setServerConfig", &params), json!({"code": 0, "changed": 0}));
+        let config = &node.call("getServerConfig", &[])["data"][0];
+        assert_eq!((&config["hook.enable"], &config["http.port"]), (&json!("1"), &json!("8080")));
+        // Each shard goes by it: a waiter is refused after the new time.
+        for shard in [ShardId(0), ShardId(1)] {
+            let connection = crate::media::ConnectionId { serial: 5, shard };
+            node.play(connection, "absent", crate::stream::Packaging::Flv);
+        }
+        node.pass(std::time::Duration::from_millis(250));
+        assert_eq!(node.take_ended().len(), 2);
+    }
+
+    #[test]
+    fn new_secret_counts_from_the_next_call() {
+        let node = FakeNode::new();
+        assert_eq!(node.call("setServerConfig", &[("api.secret", "other")])["changed"], 1);
+        assert_eq!(node.call("version", &[])["code"], -100);
+        assert_eq!(node.config().api.secret, "other");
+    }
+
+    #[test]
+    fn statistic_sums_the_shards() {
+        let node = FakeNode::new();
+        let data = &node.call("getStatistic", &[])["data"];
+        let names = "Buffer BufferLikeString BufferList BufferRaw Frame FrameImp MediaSource \
+                     MultiMediaSourceMuxer RtmpPacket RtpPacket Socket TcpClient TcpServer \
+                     TcpSession UdpServer UdpSession";
+        for name in names.split(' ') {
+            assert!(data[name].is_u64(), "{name}: {data}");
+        }
+        assert_eq!(data.as_object().unwrap().len(), 16);
+        assert_eq!((&data["Socket"], &data["TcpServer"]), (&json!(10), &json!(4)));
+    }
+
+    #[test]
+    fn load_has_a_row_for_each_shard() {
+        let node = FakeNode::new();
+        let row = |name: &str| json!({"delay": 1, "fd_count": 9, "load": 7, "name": name});
+        let rows = json!([row("event poller 0"), row("event poller 1")]);
+        assert_eq!(node.call("getThreadsLoad", &[])["data"], rows);
+        node.freeze(ShardId(1));
+        let busy = &node.call("getThreadsLoad", &[])["data"][1];
+        assert_eq!((&busy["load"], &busy["delay"]), (&json!(100), &json!(1500)));
+        let work = node.call("getWorkThreadsLoad", &[]);
+        assert_eq!(work["data"][0]["name"], "work poller 0");
+    }
+
+    #[test]
+    fn version_is_texts() {
+        let data = &FakeNode::new().call("version", &[])["data"];
+        for name in ["branchName", "buildTime", "commitHash", "version"] {
+            assert!(data[name].is_string(), "{name}: {data}");
+        }
+    }
+}

@@ -60,3 +60,69 @@ async fn matching<N: Node>(call: &Call<'_, N>) -> Result<Vec<(ShardId, SessionVi
     }
     Ok(sessions)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::testing::{FakeNode, caller};
+    use crate::bus::view::SessionProtocol;
+
+    /// The caller and three more.
+    fn node() -> FakeNode {
+        let node = FakeNode::new();
+        node.accept(caller().connection, SessionProtocol::Http);
+        for (serial, shard) in [(2, 0), (3, 1), (4, 1)] {
+            let connection = ConnectionId { serial, shard: ShardId(shard) };
+            node.accept(connection, SessionProtocol::Rtmp);
+        }
+        node
+    }
+
+    fn ids(list: &Value) -> Vec<&str> {
+        list["data"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn sessions_of_all_shards_are_listed() {
+        let node = node();
+        let list = node.call("getAllSession", &[]);
+        assert_eq!(ids(&list), ["1-0", "2-0", "3-1", "4-1"]);
+        let first = json!({"id": "1-0", "identifier": "1-0", "local_ip": "127.0.0.1",
+            "local_port": 8080, "peer_ip": "127.0.0.1", "peer_port": 50001, "type": "tcp",
+            "typeid": "mediakit::HttpSession"});
+        assert_eq!(list["data"][0], first);
+        assert_eq!(list["data"][1]["typeid"], "mediakit::RtmpSession");
+        let table = [
+            (("local_port", "8080"), 4),
+            (("local_port", "0"), 4),
+            (("local_port", "1935"), 0),
+            (("peer_ip", "127.0.0.1"), 4),
+            (("peer_ip", "127.0.0.2"), 0),
+        ];
+        for (filter, count) in table {
+            let list = node.call("getAllSession", &[filter]);
+            assert_eq!(list["data"].as_array().unwrap().len(), count, "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn one_session_is_kicked_by_its_id() {
+        let node = node();
+        assert_eq!(node.call("kick_session", &[("id", "3-1")]), json!({"code": 0}));
+        assert_eq!(ids(&node.call("getAllSession", &[])), ["1-0", "2-0", "4-1"]);
+        let not_found = json!({"code": -1, "msg": "can not find the target"});
+        for id in ["3-1", "nosuch", "9-9", "2-1"] {
+            assert_eq!(node.call("kick_session", &[("id", id)]), not_found, "{id}");
+        }
+    }
+
+    #[test]
+    fn everybody_but_the_caller_is_kicked() {
+        let node = node();
+        assert_eq!(node.call("kick_sessions", &[("local_port", "1")])["count_hit"], 0);
+        assert_eq!(node.call("kick_sessions", &[]), json!({"code": 0, "count_hit": 3}));
+        assert_eq!(ids(&node.call("getAllSession", &[])), ["1-0"]);
+    }
+}

@@ -216,6 +216,9 @@ impl Node {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
         let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus.len())?;
+        let mut config = Config::clone(config);
+        (config.http.listen, config.rtmp.listen) = (http, rtmp);
+        let config = Arc::new(config);
         let resolver = Arc::new(Resolver::start().map_err(NodeError::Resolver)?);
         let mut mesh = Mesh::new(cpus.len());
         let control = Arc::new(Control {

@@ -447,7 +447,11 @@ impl Driver {
             Session::Http(session) => {
                 let status = if overloaded { 503 } else { 404 };
                 let text = format!("no such stream: {}\n", reason.as_str());
-                let answered = session.respond(now, Response::text(status, text));
+                let mut response = Response::text(status, text);
+                if reason != EndReason::NotFound {
+                    response = response.closing();
+                }
+                let answered = session.respond(now, response);
                 self.drain(token);
                 self.shard.released(connection);
                 if let Err(error) = answered {

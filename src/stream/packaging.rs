@@ -72,7 +72,7 @@ impl Packaging {
         if let Some(kinds) = greeting
             && self != Self::Rtmp
         {
-            flv.extend_from_slice(&file_header(kinds));
+            flv.extend_from_slice(&file_header(kinds, prelude));
         }
         for (kind, payload) in &prelude.tags {
             if self == Self::Rtmp {
@@ -98,12 +98,18 @@ impl Packaging {
     }
 }
 
-/// The file header says which kinds of media there are: ffmpeg waits for each that it names.
-/// A stream of one kind is named as that until the other comes.
-fn file_header(kinds: MediaKinds) -> [u8; FILE_HEADER.len()] {
+/// The file header says which kinds of media there are, and ffmpeg waits for each that it names.
+/// A kind counts when it has come, or when the metadata announces it.
+fn file_header(kinds: MediaKinds, prelude: &Prelude) -> [u8; FILE_HEADER.len()] {
+    let metadata = prelude.tags.iter().find(|(kind, _)| *kind == TagKind::Script);
+    let announces = |name: &[u8]| {
+        metadata.is_some_and(|(_, payload)| payload.windows(name.len()).any(|at| at == name))
+    };
+    let video = kinds.video || announces(b"videocodecid");
+    let audio = kinds.audio || announces(b"audiocodecid");
     let mut header = FILE_HEADER;
-    if kinds.video != kinds.audio {
-        header[4] = if kinds.video { 0x01 } else { 0x04 };
+    if video != audio {
+        header[4] = if video { 0x01 } else { 0x04 };
     }
     header
 }
