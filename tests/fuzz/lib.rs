@@ -127,12 +127,16 @@ pub fn serve_http(
         Ok(())
     });
     outputs.extend(std::iter::from_fn(|| session.poll_output()));
+    // A body that came with its head is not asked for.
+    outputs.retain(|output| *output != Output::Send(CONTINUE.into()));
     let outputs = joined(outputs, |output| match output {
         Output::Send(bytes) => Some((0, bytes)),
         Output::Event(_) => None,
     });
     (outputs, ended)
 }
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The events of an HTTP pull, and how it ended.
 pub fn pull_http(pieces: &[Bytes]) -> (Vec<http::ClientEvent>, Result<(), http::HttpError>) {
