@@ -168,7 +168,7 @@ impl Listeners {
             }
             let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
             match probe {
-                Ok(_) => {}
+                Ok(probe) => drop(probe),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     return Err(NodeError::AddressTaken { what, address });
                 }
