@@ -440,6 +440,8 @@ impl Driver {
         if matches!(link.role, Role::Player) && link.phase == Phase::Open {
             let id = link.id;
             self.shard.writable(self.now, id, &mut self.wire);
+        } else if matches!(link.role, Role::Leaving { .. }) && !link.receiving {
+            self.hand_over(token);
         } else {
             self.send_out(token);
         }

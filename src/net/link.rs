@@ -117,6 +117,9 @@ impl Link {
 
     /// Puts bytes behind what the socket has not taken yet.
     pub(super) fn queue(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.out_bytes += bytes.len();
         self.out.push_back(bytes);
     }

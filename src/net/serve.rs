@@ -41,6 +41,8 @@ struct Moved {
     key: StreamKey,
     params: String,
     held: Vec<Bytes>,
+    /// Answers that the peer has not taken yet.
+    unsent: Bytes,
     opened: Instant,
     received_bytes: u64,
 }
@@ -260,21 +262,31 @@ impl Driver {
         if link.has_operations() {
             return;
         }
-        let Some(link) = self.links.remove(token) else { return };
+        let Some(mut link) = self.links.remove(token) else { return };
         self.by_connection.remove(&link.id);
         if let Some(at) = link.deadline {
             self.forget_deadline(at, token);
         }
-        let unsent = link.unsent_bytes();
+        let unsent = link.take_unsent();
         let Link { id, fd, local, peer, session, role, opened, received_bytes, .. } = *link;
         let (Session::Rtmp(session), Role::Leaving { key, params, held }) = (session, role) else {
             return;
         };
-        debug_assert_eq!(unsent, 0, "a publisher has read our answers before it publishes");
         self.counters.handed_over += 1;
         let owner = self.shard.owner_of(&key);
-        let moved =
-            Moved { id, fd, local, peer, session, key, params, held, opened, received_bytes };
+        let moved = Moved {
+            id,
+            fd,
+            local,
+            peer,
+            session,
+            key,
+            params,
+            held,
+            unsent,
+            opened,
+            received_bytes,
+        };
         self.port.put(owner, Message::Adopt(Box::new(moved)));
     }
 
@@ -285,6 +297,7 @@ impl Driver {
         let session = Session::Rtmp(moved.session);
         let mut link = Link::new(moved.id, moved.fd, ends, session, Role::None, moved.opened);
         link.received_bytes = moved.received_bytes;
+        link.queue(moved.unsent);
         let token = self.enter(link);
         self.publish_here(token, &moved.key, moved.params);
         for bytes in moved.held {
