@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
-use super::link::{Link, Links, Phase, Role, Session};
+use super::link::{Link, Links, Part, Phase, Role, Session};
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::wire::RingWire;
@@ -540,13 +540,23 @@ impl Driver {
     }
 
     fn forget(&mut self, link: Box<Link>) {
-        let Link { id, token, role, opened, received_bytes, sent_bytes, deadline, .. } = *link;
+        let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
+        let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, token));
         }
         self.by_connection.remove(&id);
         let seconds = (self.now - opened).as_secs();
-        debug!(connection = %id, seconds, received_bytes, sent_bytes, "closed");
+        match part {
+            Some(Part { what, key, ended }) => {
+                let reason = ended.map_or("peer", EndReason::as_str);
+                info!(connection = %id, %peer, %key, reason, seconds, received_bytes, sent_bytes,
+                    "{what} closed");
+            }
+            None => {
+                debug!(connection = %id, %peer, seconds, received_bytes, sent_bytes, "closed");
+            }
+        }
         match role {
             Role::Attempt(attempt) => self.attempt_link_closed(attempt),
             _ => self.shard.released(id),
@@ -656,7 +666,9 @@ impl Driver {
         let was_player = matches!(link.role, Role::Player);
         // The shard has forgotten it already.
         link.role = Role::None;
-        info!(%connection, reason = reason.as_str(), peer = %link.peer, "ended");
+        if let Some(part) = &mut link.part {
+            part.ended = Some(reason);
+        }
         if between_tags {
             self.say_goodbye(token, reason, was_player);
         }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tracing::{debug, info};
 
 use super::driver::{Driver, Protocol};
-use super::link::{Link, Phase, Role, Session};
+use super::link::{Link, Part, Phase, Role, Session};
 use super::{Call, live_path};
 use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
@@ -227,6 +227,7 @@ impl Driver {
                 info!(%connection, %peer, %key, "publishes");
                 let link = self.links.get_mut(token).expect("just seen");
                 link.role = Role::Publisher(handle);
+                link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
                 let Session::Rtmp(session) = &mut link.session else { return };
                 let held = session.accept_publish(self.now);
                 self.drain(token);
@@ -322,6 +323,7 @@ impl Driver {
     fn play(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Waiter;
+        link.part = Some(Part { what: "player", key: key.clone(), ended: None });
         let (connection, local, peer) = (link.id, link.local, link.peer);
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
         self.shard.play(self.now, PlayRequest { connection, key, packaging, local, peer });
@@ -430,6 +432,9 @@ impl Driver {
         }
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Player;
+        if let Some(part) = &link.part {
+            info!(%connection, peer = %link.peer, key = %part.key, "plays");
+        }
         let unsent = link.take_unsent();
         let socket = Socket(link.raw_fd());
         self.shard.admitted(now, Admitted { connection, socket, unsent }, &mut self.wire);
@@ -445,6 +450,9 @@ impl Driver {
         let now = self.now;
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::None;
+        if let Some(part) = &mut link.part {
+            part.ended = Some(reason);
+        }
         debug!(%connection, reason = reason.as_str(), "refused");
         let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
