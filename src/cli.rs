@@ -37,7 +37,7 @@ enum Command {
     Serve(ServeOptions),
     /// Run the relay with an origin of its own, a pull of it and a pull that never comes up.
     Demo(DemoOptions),
-    /// Check a config file: nothing, or what is wrong with it and where.
+    /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
 }
 

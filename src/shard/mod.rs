@@ -104,7 +104,7 @@ impl Policy {
                 jitter_percent: u32::from(config.pull.retry_jitter_percent),
             },
             connects_per_origin_max: share(config.pull.connects_per_origin_max),
-            pending_max: config.pull.pulls_max as usize,
+            pending_max: config.limits.pending_per_shard_max as usize,
             waiters_per_key_max: config.stream.waiters_per_key_max as usize,
             reconnect_grace: ms(config.stream.reconnect_grace_ms),
             continue_push: ms(config.stream.continue_push_ms),
