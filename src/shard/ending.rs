@@ -148,12 +148,13 @@ impl Shard {
             return;
         }
         let mut here = self.locals.remove(key).expect("just seen");
-        let gone: Vec<ConnectionId> = self
+        let mut gone: Vec<ConnectionId> = self
             .members
             .iter()
             .filter(|(_, member)| member.key == *key)
             .map(|(&connection, _)| connection)
             .collect();
+        gone.sort_unstable();
         for connection in gone {
             let member = self.members.remove(&connection).expect("just seen");
             ending.open.insert(connection);

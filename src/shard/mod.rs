@@ -32,7 +32,7 @@ use closing::Closing;
 use ledger::Ledger;
 use lifecycle::RetryPolicy;
 pub use lifecycle::Stage;
-use replica::{Ending, Local, Member, Role};
+use replica::{Ending, Local, LocalLog, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
 use tables::{Source, Tables};
@@ -395,6 +395,25 @@ impl Shard {
         for closing in self.closings.values() {
             assert!(!closing.is_complete(), "a complete close is over");
         }
+    }
+
+    /// Whether anything of one life of a key is left here; for tests.
+    pub fn holds_generation(&self, generation: Generation) -> bool {
+        let is_it = |handle: &StreamHandle| handle.generation == generation;
+        let reads_it = |local: &Local| matches!(&local.log, LocalLog::Owner(of) if is_it(of));
+        self.tables.iter().any(|stream| stream.generation == generation)
+            || self.publishers.values().any(is_it)
+            || self.attempts.values().any(is_it)
+            || self.timers.any(|timer| match timer {
+                Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
+                    is_it(of)
+                }
+                Timer::Close(of) => *of == generation,
+                Timer::Wait(_) | Timer::Attempt(_) => false,
+            })
+            || self.locals.values().any(reads_it)
+            || self.closings.contains_key(&generation)
+            || self.endings.values().any(|ending| ending.generation == generation)
     }
 
     fn next_serial(&mut self) -> u64 {

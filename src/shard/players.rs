@@ -223,7 +223,7 @@ impl Shard {
 
     fn admit_waiters(&mut self, key: &StreamKey) {
         let here = self.locals.get_mut(key).expect("callers look");
-        for connection in here.waiters.drain() {
+        for connection in std::mem::take(&mut here.waiters) {
             let member = self.members.get_mut(&connection).expect("each waiter is a member");
             if let Role::Waiter(timer) = member.role {
                 self.timers.cancel(Some(timer));
@@ -296,7 +296,8 @@ impl Shard {
     }
 
     pub(super) fn check_slow_players(&mut self, now: Instant, wire: &mut dyn Wire) {
-        let keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        let mut keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        keys.sort_unstable();
         for key in keys {
             self.with_crowd(&key, now, wire, |crowd, turn| crowd.check_slow(turn));
         }

@@ -1,10 +1,11 @@
 //! Publishers and pulls: a stream's way from pending to registered and back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::lifecycle::{AfterFailure, Pull, PullState};
-use super::tables::{Source, StreamHandle};
+use super::tables::{Source, StreamHandle, Subscriber};
 use super::timers::Timer;
 use super::{Action, Shard, Stage};
 use crate::bus::message::{Answer, Message, PullOptions, Ticket};
@@ -512,16 +513,15 @@ impl Shard {
             self.end_stream(now, handle, EndReason::SourceLost, None);
             return;
         }
-        let attached: Vec<_> = stream
-            .subscribers
-            .extract_if(|_, subscriber| subscriber.attached)
-            .map(|(shard, subscriber)| (shard, subscriber.local))
-            .collect();
+        let all = std::mem::take(&mut stream.subscribers);
+        let (attached, waiting) = all.into_iter().partition(|(_, subscriber)| subscriber.attached);
+        stream.subscribers = waiting;
+        let attached: BTreeMap<ShardId, Subscriber> = attached;
         let key = stream.key.clone();
         let bytes = stream.ingest.bytes();
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
-        for (shard, local) in attached {
+        for (shard, Subscriber { local, .. }) in attached {
             let (generation, reason) = (handle.generation, EndReason::SourceLost);
             self.ended_locals.insert(local);
             if shard == self.id {

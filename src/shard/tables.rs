@@ -2,7 +2,7 @@
 //!
 //! [`Tables`] is the only way in and out of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ pub(super) struct Stream {
     pub(super) key: StreamKey,
     pub(super) generation: Generation,
     pub(super) source: Source,
-    pub(super) subscribers: HashMap<ShardId, Subscriber>,
+    pub(super) subscribers: BTreeMap<ShardId, Subscriber>,
     pub(super) log: Log,
     pub(super) ingest: Ingest,
     pub(super) registered: bool,
@@ -42,7 +42,7 @@ pub(super) struct Stream {
     pub(super) flush_now: bool,
     pub(super) rate: Rate,
     /// Attempts whose sockets are not confirmed closed, the current one among them.
-    pub(super) open_attempts: HashSet<AttemptId>,
+    pub(super) open_attempts: BTreeSet<AttemptId>,
 }
 
 /// Who brings the media.
@@ -123,7 +123,7 @@ impl Tables {
             key: key.clone(),
             generation,
             source,
-            subscribers: HashMap::new(),
+            subscribers: BTreeMap::new(),
             log: Log::default(),
             ingest: Ingest::default(),
             registered: false,
@@ -137,7 +137,7 @@ impl Tables {
             in_audio_queue: false,
             flush_now: false,
             rate: Rate::new(now.0),
-            open_attempts: HashSet::new(),
+            open_attempts: BTreeSet::new(),
         });
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -193,12 +193,9 @@ impl Tables {
     }
 
     pub(super) fn handles(&self) -> Vec<StreamHandle> {
-        let all = self.pending.values().chain(self.registered.values());
-        all.map(|&slot| {
-            let stream = self.slots[slot as usize].as_ref().expect("a table names live streams");
-            StreamHandle { slot, generation: stream.generation }
-        })
-        .collect()
+        let slots = (0..).zip(&self.slots);
+        let live = slots.filter_map(|(slot, stream)| Some((slot, stream.as_ref()?)));
+        live.map(|(slot, stream)| StreamHandle { slot, generation: stream.generation }).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
