@@ -1,0 +1,168 @@
+//! What one player may get: what its source sent, whole and in order, from a configuration and a
+//! keyframe on, with timestamps that never step back, and with nothing left out silently.
+
+use rillcast::media::TagKind;
+use rillcast::stream::Packaging;
+
+use super::media::{Class, Source, TagName, name_of};
+use super::parse::{Parser, Tag};
+
+/// Follows one player's stream.
+pub(crate) struct Checker {
+    parser: Parser,
+    key: usize,
+    /// Protocol replies that go before the stream.
+    unsent: usize,
+    last_frame: Option<TagName>,
+    /// Source timestamp of the first frame after a change of source: audio behind it is dropped.
+    spliced_at: Option<(u32, u32)>,
+    /// The source and what is added to its timestamps.
+    offset: Option<(u32, u32)>,
+    stamps: [Option<u32>; 2],
+    configs: [Option<TagName>; 2],
+    saw_video: bool,
+    /// Runs of frames that are missing within a source.
+    pub(crate) gaps: u64,
+    pub(crate) frames: u64,
+}
+
+impl Checker {
+    pub(crate) fn new(packaging: Packaging, key: usize, unsent: usize) -> Self {
+        Self {
+            parser: Parser::new(packaging),
+            key,
+            unsent,
+            last_frame: None,
+            spliced_at: None,
+            offset: None,
+            stamps: [None; 2],
+            configs: [None; 2],
+            saw_video: false,
+            gaps: 0,
+            frames: 0,
+        }
+    }
+
+    pub(crate) fn handle_input(&mut self, mut bytes: &[u8], sources: &[Source]) {
+        let skipped = self.unsent.min(bytes.len());
+        self.unsent -= skipped;
+        bytes = &bytes[skipped..];
+        let mut tags = Vec::new();
+        self.parser.handle_input(bytes, &mut tags);
+        for tag in tags {
+            self.handle_tag(&tag, sources);
+        }
+    }
+
+    pub(crate) fn is_between_tags(&self) -> bool {
+        self.unsent == 0 && self.parser.is_between_tags()
+    }
+
+    pub(crate) fn replies(&self) -> u64 {
+        self.parser.replies
+    }
+
+    /// The newest frame that it got.
+    pub(crate) fn last_frame(&self) -> Option<TagName> {
+        self.last_frame
+    }
+
+    fn handle_tag(&mut self, tag: &Tag, sources: &[Source]) {
+        let name = name_of(tag.kind, &tag.payload);
+        let source = sources.get(name.source as usize).expect("a tag of no source");
+        assert_eq!(source.key, self.key, "a tag of another stream");
+        let sent = source.tag(name.index);
+        assert_eq!(sent.kind, tag.kind);
+        assert!(tag.payload == source.payload(name.index), "{name:?} came in damaged");
+        match sent.class {
+            Class::Metadata => {}
+            Class::Config => self.configs[track(tag.kind)] = Some(name),
+            Class::Keyframe | Class::Frame => self.handle_frame(tag, name, sources),
+        }
+    }
+
+    fn handle_frame(&mut self, tag: &Tag, name: TagName, sources: &[Source]) {
+        let source = &sources[name.source as usize];
+        let sent = source.tag(name.index);
+        assert!(sent.whole, "{name:?} was not handed in whole");
+        self.frames += 1;
+        self.check_stamp(tag, name, source);
+        let is_keyframe = sent.class == Class::Keyframe;
+        if tag.kind == TagKind::Video && !self.saw_video {
+            assert!(is_keyframe, "{name:?} is the first video frame and no keyframe");
+            self.saw_video = true;
+        }
+        match self.last_frame {
+            Some(last) if last.source == name.source => {
+                assert!(last.index < name.index, "{name:?} behind {last:?}");
+                self.check_gap(last.index, name, source, is_keyframe);
+            }
+            Some(last) => {
+                assert!(last.source < name.source, "{name:?} behind {last:?}");
+                self.check_tail(last, &sources[last.source as usize]);
+                let may_begin = tag.kind == TagKind::Audio || is_keyframe;
+                assert!(may_begin, "{name:?} begins a new source and is no keyframe");
+                self.spliced_at = Some((name.source, sent.timestamp_ms));
+            }
+            None => {}
+        }
+        let config = source.config_before(tag.kind, name.index);
+        if let Some(index) = config {
+            let config = Some(TagName { index, ..name });
+            assert_eq!(self.configs[track(tag.kind)], config, "configuration at {name:?}");
+        }
+        self.last_frame = Some(name);
+    }
+
+    /// Within one source timestamps move by the same distance; none ever steps back.
+    fn check_stamp(&mut self, tag: &Tag, name: TagName, source: &Source) {
+        let sent = source.tag(name.index);
+        let stamp = &mut self.stamps[track(tag.kind)];
+        if let Some(before) = stamp.replace(tag.timestamp_ms) {
+            let step = tag.timestamp_ms.wrapping_sub(before).cast_signed();
+            assert!(step >= 0, "{name:?} steps back from {before} to {}", tag.timestamp_ms);
+        }
+        let offset = tag.timestamp_ms.wrapping_sub(sent.timestamp_ms);
+        let first = self.last_frame.filter(|last| last.source == name.source);
+        let since = first.map_or(0, |last| last.index as usize + 1);
+        let restarted =
+            source.tags[since..=name.index as usize].iter().any(|tag| tag.clock_restarted);
+        match self.offset {
+            Some((serial, before)) if serial == name.source && !restarted => {
+                assert_eq!(offset, before, "{name:?} has another distance to its source");
+            }
+            _ => self.offset = Some((name.source, offset)),
+        }
+    }
+
+    fn check_gap(&mut self, last: u32, name: TagName, source: &Source, is_keyframe: bool) {
+        let missing = &source.tags[last as usize + 1..name.index as usize];
+        let dropped_by_splice = |timestamp_ms: u32| {
+            self.spliced_at.is_some_and(|(serial, at)| {
+                serial == name.source && timestamp_ms.wrapping_sub(at).cast_signed() <= 0
+            })
+        };
+        let is_gap = missing.iter().any(|tag| {
+            let is_frame = matches!(tag.class, Class::Keyframe | Class::Frame) && tag.whole;
+            is_frame && !(tag.kind == TagKind::Audio && dropped_by_splice(tag.timestamp_ms))
+        });
+        if is_gap {
+            self.gaps += 1;
+            let may_begin = is_keyframe || !source.has_video;
+            assert!(may_begin, "{name:?} follows a gap after {last} and is no keyframe");
+        }
+    }
+
+    /// What a source sent before it was lost comes before what the next one sends.
+    fn check_tail(&mut self, last: TagName, source: &Source) {
+        let rest = &source.tags[last.index as usize + 1..];
+        let is_frame = |class: Class| matches!(class, Class::Keyframe | Class::Frame);
+        if rest.iter().any(|tag| is_frame(tag.class) && tag.whole) {
+            self.gaps += 1;
+        }
+    }
+}
+
+fn track(kind: TagKind) -> usize {
+    usize::from(kind == TagKind::Video)
+}
