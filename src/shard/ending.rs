@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::closing::{AskedFor, Closing};
-use super::lifecycle::PullState;
+use super::lifecycle::{Pull, PullState};
 use super::replica::{Ending, Role};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
@@ -31,6 +31,10 @@ impl Shard {
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }
+        // Those before the current one were given up when they failed, and are being closed.
+        if let Some(attempt) = stream.pull().and_then(Pull::attempt) {
+            self.actions.push_back(Action::HangUp { attempt });
+        }
         let mut released = Released { bytes: stream.log.held_bytes(), ..Released::default() };
         released.timers = self.cancel_timers(now, &mut stream);
         let mut publisher = None;
@@ -39,9 +43,6 @@ impl Shard {
             self.publishers.remove(connection);
             let connection = *connection;
             self.actions.push_back(Action::End { connection, reason, between_tags: true });
-        }
-        for &attempt in &stream.open_attempts {
-            self.actions.push_back(Action::HangUp { attempt });
         }
         let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(generation));
         let closing = Closing {

@@ -418,8 +418,8 @@ impl Shard {
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
         let Some((_, pull)) = self.current_pull(attempt) else { return };
         let fault = pull.timeout_fault();
-        self.attempt_failed(now, attempt, fault);
         self.actions.push_back(Action::HangUp { attempt });
+        self.attempt_failed(now, attempt, fault);
     }
 
     /// First media: from pending to registered.
@@ -560,8 +560,8 @@ impl Shard {
                 let Some(attempt) = pull.attempt() else { return };
                 let text =
                     format!("the origin went silent: no media for {} s", limit.as_secs_f64());
-                self.attempt_failed(now, attempt, Fault::new(ErrorClass::Silent, text));
                 self.actions.push_back(Action::HangUp { attempt });
+                self.attempt_failed(now, attempt, Fault::new(ErrorClass::Silent, text));
             }
         }
     }
