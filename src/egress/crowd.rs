@@ -242,6 +242,8 @@ impl Crowd {
         let mut lens = [0; 3];
         let Scratch { spans, shortfalls } = &mut *turn.scratch;
         for (packaging, span) in Packaging::ALL.into_iter().zip(spans.iter_mut()) {
+            // What another stream left here does not fit this log.
+            span.clear();
             let wanted = self.players.iter().any(|player| player.packaging == packaging);
             if wanted {
                 span.encode(packaging, log, Cursor::at(from), to);

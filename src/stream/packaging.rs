@@ -141,7 +141,8 @@ impl Span {
     /// [`SPAN_LEN_MAX`] bytes or the most runs that one send takes. Reuses its memory: no
     /// allocation once it has grown.
     pub fn encode(&mut self, packaging: Packaging, log: &Log, from: Cursor, to_seq: u64) {
-        self.clear(from);
+        self.clear();
+        self.end = Cursor::at(from.seq);
         if packaging == Packaging::Flv {
             self.encode_flv(log, from, to_seq);
             return;
@@ -160,11 +161,12 @@ impl Span {
         self.skip(from.offset);
     }
 
-    fn clear(&mut self, from: Cursor) {
+    /// Makes it a span of nothing.
+    pub fn clear(&mut self) {
         self.headers.clear();
         self.runs.clear();
         self.len = 0;
-        self.end = Cursor::at(from.seq);
+        self.end = Cursor::default();
     }
 
     fn encode_flv(&mut self, log: &Log, from: Cursor, to_seq: u64) {
