@@ -77,11 +77,21 @@ impl Crowd {
         self.sent_seq = log.flushed_seq();
     }
 
-    /// Goes over to another view of the same stream, with a gap behind the old one: everybody
-    /// finishes the tag that is half sent and goes on at the next keyframe.
+    /// Goes over to another view of the same stream, where the old one lacks something. Who stands
+    /// within the new one goes on; the others finish the tag that is half sent and jump to the next
+    /// keyframe.
     pub fn relocate(&mut self, old: &Log, new: &Log) {
+        let held = new.first_seq()..=new.flushed_seq();
         for player in &mut self.players {
-            player.leave_log(old);
+            if player.state != PlayerState::AwaitingKeyframe {
+                if held.contains(&player.cursor.seq) {
+                    player.state = PlayerState::Blocked;
+                    continue;
+                }
+                player.jumps += 1;
+                self.totals.jumps += 1;
+                player.leave_log(old);
+            }
             if let Some(keyframe) = new.keyframe_from(player.cursor.seq) {
                 place(player, new, keyframe);
                 player.state = PlayerState::Blocked;
@@ -158,7 +168,7 @@ impl Crowd {
             let player = &mut self.players[index];
             let next = player.encode_next(log, &mut turn.scratch.spans[0]);
             if matches!(next, Next::Nothing) {
-                if player.state == PlayerState::Blocked {
+                if player.state != PlayerState::AwaitingKeyframe {
                     player.state = PlayerState::CaughtUp;
                     player.jumped_since = None;
                 }

@@ -301,7 +301,7 @@ impl Shard {
             && let Some(stream) = self.tables.get_mut(handle)
             && let Some(subscriber) = stream.subscribers.get_mut(&to)
         {
-            subscriber.attached = false;
+            subscriber.lacks_flush = true;
         }
     }
 

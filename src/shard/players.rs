@@ -154,7 +154,14 @@ impl Shard {
             (known.players, known.waiters) = (players, waiters);
             return;
         }
-        let subscriber = Subscriber { local, players, waiters, attached: false, sent_seq: 0 };
+        let subscriber = Subscriber {
+            local,
+            players,
+            waiters,
+            attached: false,
+            lacks_flush: false,
+            sent_seq: 0,
+        };
         stream.subscribers.insert(from, subscriber);
         if stream.registered {
             self.attach(handle, from);
@@ -191,6 +198,7 @@ impl Shard {
             }
         }
         self.admit_waiters(key);
+        self.mark_local_dirty(key);
     }
 
     pub(super) fn flushed(&mut self, key: &StreamKey, local: LocalId, delta: Delta) {

@@ -461,7 +461,7 @@ impl Shard {
         for shard in shards {
             let stream = self.tables.get_mut(handle).expect("just registered");
             let subscriber = stream.subscribers[&shard];
-            if subscriber.attached {
+            if subscriber.attached && !subscriber.lacks_flush {
                 // What it has ends before the splice; the next flush carries the rest.
                 let message = Message::Resumed { key: key.clone(), local: subscriber.local };
                 self.send(shard, message);
@@ -480,6 +480,7 @@ impl Shard {
         let key = stream.key.clone();
         let Some(subscriber) = stream.subscribers.get_mut(&shard) else { return };
         subscriber.attached = true;
+        subscriber.lacks_flush = false;
         subscriber.sent_seq = flushed_seq;
         let local = subscriber.local;
         let generation = handle.generation;
@@ -608,22 +609,22 @@ impl Shard {
         let key = stream.key.clone();
         let flushed_seq = stream.log.flushed_seq();
         let mut others = Vec::new();
-        let mut lost = Vec::new();
+        let mut behind = Vec::new();
         let mut is_here = false;
         for (&shard, subscriber) in &mut stream.subscribers {
             if shard == own {
                 is_here = subscriber.attached;
-            } else if subscriber.attached {
+            } else if !subscriber.lacks_flush {
                 others.push((shard, subscriber.local, stream.log.delta(subscriber.sent_seq)));
                 subscriber.sent_seq = flushed_seq;
             } else {
-                lost.push(shard);
+                behind.push(shard);
             }
         }
         for (shard, local, delta) in others {
             self.send(shard, Message::Flushed { key: key.clone(), local, delta });
         }
-        for shard in lost {
+        for shard in behind {
             self.totals.resyncs += 1;
             self.attach(handle, shard);
         }

@@ -64,8 +64,10 @@ pub(super) struct Subscriber {
     pub(super) local: LocalId,
     pub(super) players: u32,
     pub(super) waiters: u32,
-    /// It has the log, or is the owner's own shard and reads it.
+    /// It was given the log, or is the owner's own shard and reads it: it may have players.
     pub(super) attached: bool,
+    /// It lacks a flush and needs a new snapshot.
+    pub(super) lacks_flush: bool,
     /// Sequence number up to which it has the log.
     pub(super) sent_seq: u64,
 }

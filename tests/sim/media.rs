@@ -166,7 +166,7 @@ impl Source {
         let (kind, class) = match self.opening.pop_front() {
             Some(opening) => opening,
             None => {
-                if rng.u32(0..400) == 0 {
+                if self.lanes.is_empty() && rng.u32(0..400) == 0 {
                     self.restart_clock(rng);
                     clock_restarted = true;
                 }
