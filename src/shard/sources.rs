@@ -12,7 +12,6 @@ use crate::bus::message::{Answer, Message, PullOptions, Ticket};
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey};
-use crate::stream::{Ingest, Log};
 
 /// Why a publisher may not publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +89,7 @@ impl Shard {
         }
         if !stream.registered && !stream.subscribers.is_empty() {
             // It never came up, so those who wait for it go on waiting.
-            stream.ingest = Ingest::default();
-            stream.log = Log::default();
+            self.forget_media(handle);
             return;
         }
         let reason = if clean { EndReason::Unpublished } else { EndReason::SourceLost };
@@ -335,6 +333,7 @@ impl Shard {
                     let grace = self.policy.reconnect_grace;
                     self.suspend(now, handle, grace);
                 }
+                self.forget_media(handle);
             }
         }
         if place {
@@ -519,22 +518,28 @@ impl Shard {
         stream.subscribers = waiting;
         let attached: BTreeMap<ShardId, Subscriber> = attached;
         let key = stream.key.clone();
-        let bytes = stream.ingest.bytes();
-        self.totals.media_bytes_in += bytes.received;
-        self.totals.media_bytes_copied += bytes.copied;
         for (shard, Subscriber { local, .. }) in attached {
             let (generation, reason) = (handle.generation, EndReason::SourceLost);
             self.ended_locals.insert(local);
             if shard == self.id {
-                // At once: this shard's players read the log that is taken away below.
+                // At once: this shard's players read the log that may be taken away below.
                 self.end_local(&key, local, shard, generation, reason);
             } else {
                 self.send(shard, Message::End { key: key.clone(), local, generation, reason });
             }
         }
-        let stream = self.tables.get_mut(handle).expect("just found");
-        stream.log = Log::default();
-        stream.ingest = Ingest::default();
+        self.forget_media(handle);
+    }
+
+    /// Gives the memory of a lost source back when nobody has anything of it any more. An attempt
+    /// that is under way may have brought its configurations already, so it keeps the log.
+    fn forget_media(&mut self, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let is_had = stream.subscribers.values().any(|subscriber| subscriber.attached);
+        let is_coming = stream.pull().is_some_and(|pull| pull.attempt().is_some());
+        if !is_had && !is_coming && !stream.registered && stream.grace.is_none() {
+            stream.ingest.start_over(&mut stream.log);
+        }
     }
 
     /// Is a source that should bring media still doing so?

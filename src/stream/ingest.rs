@@ -97,14 +97,24 @@ impl Ingest {
         }
     }
 
+    /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
+    pub fn start_over(&mut self, log: &mut Log) {
+        let dropped = self.dropped + self.unfinished();
+        *self = Self { bytes: self.bytes, dropped, ..Self::default() };
+        *log = Log::default();
+    }
+
     /// The source is gone: what it has not finished will not come.
     pub fn drop_unfinished(&mut self, log: &mut Log) {
+        self.dropped += self.unfinished();
         if self.draft.take().is_some() {
-            self.dropped += 1;
             log.tape_mut().roll_back();
         }
-        self.dropped += self.waiting.len() as u64;
         self.waiting.clear();
+    }
+
+    fn unfinished(&self) -> u64 {
+        u64::from(self.draft.is_some()) + self.waiting.len() as u64
     }
 
     /// Takes the next part. The parts of a lane follow the contract of [`MediaPart`]; a part that

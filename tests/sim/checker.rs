@@ -109,7 +109,8 @@ impl Checker {
         let config = source.config_before(tag.kind, name.index);
         if let Some(index) = config {
             let config = Some(TagName { index, ..name });
-            assert_eq!(self.configs[track(tag.kind)], config, "configuration at {name:?}");
+            let sent = &source.tags[..=name.index as usize];
+            assert_eq!(self.configs[track(tag.kind)], config, "at {name:?}, the last of {sent:#?}");
         }
         self.last_frame = Some(name);
     }
