@@ -29,10 +29,11 @@ use std::time::{Duration, Instant};
 use budget::Budget;
 use bytes::Bytes;
 use closing::Closing;
+use ending::EndOfLocal;
 use ledger::Ledger;
 use lifecycle::RetryPolicy;
 pub use lifecycle::Stage;
-use replica::{Ending, Local, LocalLog, Member, Role};
+use replica::{Ending, Local, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
 use tables::{Source, Tables};
@@ -173,6 +174,8 @@ pub struct Shard {
     dirty_streams: Vec<StreamHandle>,
     audio_queue: VecDeque<(Instant, StreamHandle)>,
     dirty_locals: Vec<StreamKey>,
+    /// Presences whose players get what was flushed before they are ended.
+    due_ends: Vec<EndOfLocal>,
     changed_interest: Vec<StreamKey>,
     scratch: Scratch,
     totals: Totals,
@@ -205,6 +208,7 @@ impl Shard {
             dirty_streams: Vec::new(),
             audio_queue: VecDeque::new(),
             dirty_locals: Vec::new(),
+            due_ends: Vec::new(),
             changed_interest: Vec::new(),
             scratch: Scratch::default(),
             totals: Totals::default(),
@@ -275,14 +279,14 @@ impl Shard {
             Message::Released { local, generation, released, .. } => {
                 self.local_released(local, generation, released);
             }
-            Message::Attached { key, local, snapshot, .. } => {
-                self.attached(&key, local, snapshot);
+            Message::Attached { key, local, generation, snapshot } => {
+                self.attached(&key, local, generation, snapshot);
             }
             Message::Flushed { key, local, delta } => self.flushed(&key, local, delta),
             Message::Suspended { key, local } => self.suspended(&key, local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
-                self.end_local(&key, local, from, generation, reason);
+                self.end_local_flushed(EndOfLocal { key, local, owner: from, generation, reason });
             }
             Message::Ask { ticket, ask } => self.handle_ask(now, ticket, ask),
             Message::Answer { ticket, answer } => {
@@ -309,6 +313,9 @@ impl Shard {
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.flush_streams();
         self.flush_locals(now, wire);
+        for end in std::mem::take(&mut self.due_ends) {
+            self.end_local(end);
+        }
         self.report_interest();
     }
 
@@ -400,7 +407,6 @@ impl Shard {
     /// Whether anything of one life of a key is left here; for tests.
     pub fn holds_generation(&self, generation: Generation) -> bool {
         let is_it = |handle: &StreamHandle| handle.generation == generation;
-        let reads_it = |local: &Local| matches!(&local.log, LocalLog::Owner(of) if is_it(of));
         self.tables.iter().any(|stream| stream.generation == generation)
             || self.publishers.values().any(is_it)
             || self.attempts.values().any(is_it)
@@ -411,7 +417,7 @@ impl Shard {
                 Timer::Close(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })
-            || self.locals.values().any(reads_it)
+            || self.locals.values().any(|local| local.generation == Some(generation))
             || self.closings.contains_key(&generation)
             || self.endings.values().any(|ending| ending.generation == generation)
     }

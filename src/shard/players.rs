@@ -10,7 +10,7 @@ use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
 use crate::bus::message::{LocalId, Message};
 use crate::egress::{Crowd, CrowdEvents, PlayerStart, Turn, Wire};
-use crate::media::state::EndReason;
+use crate::media::state::{EndReason, Generation};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::stream::Log;
 use crate::stream::log::{Delta, Snapshot};
@@ -173,6 +173,7 @@ impl Shard {
         &mut self,
         key: &StreamKey,
         local: LocalId,
+        generation: Generation,
         snapshot: Option<Box<Snapshot>>,
     ) {
         let own = self.tables.find(key);
@@ -181,6 +182,7 @@ impl Shard {
             return;
         };
         here.state = LocalState::Live;
+        here.generation = Some(generation);
         match snapshot {
             None => {
                 let handle = own.expect("the owner attaches only what it has");

@@ -14,6 +14,8 @@ use crate::stream::{Log, Packaging};
 /// A key on this shard.
 pub(super) struct Local {
     pub(super) id: LocalId,
+    /// Whose log it has; none before it is attached.
+    pub(super) generation: Option<Generation>,
     pub(super) log: LocalLog,
     pub(super) state: LocalState,
     pub(super) crowd: Crowd,
@@ -73,6 +75,7 @@ impl Local {
     pub(super) fn new(id: LocalId) -> Self {
         Self {
             id,
+            generation: None,
             log: LocalLog::None,
             state: LocalState::Waiting,
             crowd: Crowd::default(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ending::EndOfLocal;
 use super::lifecycle::{AfterFailure, Pull, PullState};
 use super::tables::{Source, StreamHandle, Subscriber};
 use super::timers::Timer;
@@ -113,17 +114,33 @@ impl Shard {
         if !progress.committed {
             return true;
         }
-        if progress.video {
-            stream.flush_now = true;
-        }
-        if stream.unflushed_since.is_none() {
-            stream.unflushed_since = Some(now);
-            self.dirty_streams.push(handle);
-        }
+        let is_first = stream.unflushed_since.is_none();
+        stream.unflushed_since.get_or_insert(now);
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
+        if progress.video {
+            self.flush_soon(handle);
+        } else if is_first {
+            self.mark_dirty(handle);
+        }
         true
+    }
+
+    /// Has a stream flushed in this turn's tick.
+    fn flush_soon(&mut self, handle: StreamHandle) {
+        if let Some(stream) = self.tables.get_mut(handle) {
+            stream.flush_now = true;
+            self.mark_dirty(handle);
+        }
+    }
+
+    fn mark_dirty(&mut self, handle: StreamHandle) {
+        if let Some(stream) = self.tables.get_mut(handle)
+            && !std::mem::replace(&mut stream.dirty, true)
+        {
+            self.dirty_streams.push(handle);
+        }
     }
 
     /// Media of an attempt.
@@ -427,7 +444,6 @@ impl Shard {
         self.totals.registrations += 1;
         let stream = self.tables.get_mut(handle).expect("just registered");
         let grace = stream.grace.take();
-        stream.log.flush();
         let key = stream.key.clone();
         let mut adds = Vec::new();
         if let Source::Pull(pull) = &mut stream.source {
@@ -468,6 +484,7 @@ impl Shard {
                 self.attach(handle, shard);
             }
         }
+        self.flush_soon(handle);
     }
 
     /// Gives a shard the log as far as it is flushed.
@@ -488,6 +505,7 @@ impl Shard {
 
     /// From registered back to pending; players are kept for the grace period.
     fn suspend(&mut self, now: Instant, handle: StreamHandle, grace: std::time::Duration) {
+        self.flush_now(handle);
         self.tables.unregister(handle);
         let stream = self.tables.get_mut(handle).expect("just unregistered");
         stream.ingest.drop_unfinished(&mut stream.log);
@@ -523,7 +541,8 @@ impl Shard {
             self.ended_locals.insert(local);
             if shard == self.id {
                 // At once: this shard's players read the log that may be taken away below.
-                self.end_local(&key, local, shard, generation, reason);
+                let key = key.clone();
+                self.end_local(EndOfLocal { key, local, owner: shard, generation, reason });
             } else {
                 self.send(shard, Message::End { key: key.clone(), local, generation, reason });
             }
@@ -578,8 +597,7 @@ impl Shard {
         if let Some(since) = stream.unflushed_since {
             let due = since + self.policy.audio_wait;
             if now >= due {
-                stream.flush_now = true;
-                self.dirty_streams.push(handle);
+                self.flush_soon(handle);
             } else {
                 stream.in_audio_queue = true;
                 self.audio_queue.push_back((due, handle));
@@ -591,6 +609,7 @@ impl Shard {
     pub(super) fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
             let Some(stream) = self.tables.get_mut(handle) else { continue };
+            stream.dirty = false;
             let Some(since) = stream.unflushed_since else { continue };
             if !stream.flush_now && !self.policy.audio_wait.is_zero() {
                 if !stream.in_audio_queue {
@@ -599,12 +618,18 @@ impl Shard {
                 }
                 continue;
             }
-            stream.flush_now = false;
-            stream.unflushed_since = None;
+            self.flush_now(handle);
+        }
+    }
+
+    /// Lets players have everything that has come. What comes before a stream is registered waits
+    /// for that.
+    pub(super) fn flush_now(&mut self, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        stream.flush_now = false;
+        if stream.unflushed_since.take().is_some() && stream.registered {
             stream.log.flush();
-            if stream.registered {
-                self.send_flush(handle);
-            }
+            self.send_flush(handle);
         }
     }
 

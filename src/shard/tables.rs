@@ -39,6 +39,9 @@ pub(super) struct Stream {
     /// Committed tags wait for their flush, since when.
     pub(super) unflushed_since: Option<Instant>,
     pub(super) in_audio_queue: bool,
+    /// It is among the streams that the next tick looks at.
+    pub(super) dirty: bool,
+    /// The next tick flushes it, whatever its audio waits for.
     pub(super) flush_now: bool,
     pub(super) rate: Rate,
     /// Attempts whose sockets are not confirmed closed, the current one among them.
@@ -137,6 +140,7 @@ impl Tables {
             silence: None,
             unflushed_since: None,
             in_audio_queue: false,
+            dirty: false,
             flush_now: false,
             rate: Rate::new(now.0),
             open_attempts: BTreeSet::new(),

@@ -302,11 +302,4 @@ impl World {
         let here = self.players.iter().filter(|(_, player)| player.phase != Phase::Gone);
         here.map(|(&connection, player)| Visit { connection, number: player.visit })
     }
-
-    pub(crate) fn playing_of(&self, key: usize) -> impl Iterator<Item = ConnectionId> {
-        let playing = self.players.iter().filter(move |(_, player)| {
-            player.key == key && matches!(player.phase, Phase::Admitted | Phase::Playing)
-        });
-        playing.map(|(&connection, _)| connection)
-    }
 }
