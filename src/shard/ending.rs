@@ -58,9 +58,10 @@ impl Shard {
             self.actions.push_back(Action::End { connection, reason, between_tags: true });
         }
         let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(generation));
+        let subscribed = stream.subscribers.values().map(|subscriber| subscriber.local);
         let closing = Closing {
             asked: asked.into_iter().collect(),
-            locals: stream.subscribers.values().map(|subscriber| subscriber.local).collect(),
+            locals: subscribed.chain(stream.ended_locals.iter().copied()).collect(),
             attempts: stream.open_attempts.clone(),
             publisher,
             released,
@@ -214,7 +215,7 @@ impl Shard {
     fn say_released(&mut self, local: LocalId, ending: Ending) {
         let Ending { key, owner, generation, released, .. } = ending;
         if owner == self.id {
-            self.local_released(local, generation, released);
+            self.local_released(&key, local, generation, released);
         } else {
             self.send(owner, Message::Released { key, local, generation, released });
         }
@@ -222,11 +223,17 @@ impl Shard {
 
     pub(super) fn local_released(
         &mut self,
+        key: &StreamKey,
         local: LocalId,
         generation: Generation,
         released: Released,
     ) {
         self.ended_locals.remove(&local);
+        if let Some(handle) = self.tables.find(key)
+            && let Some(stream) = self.tables.get_mut(handle)
+        {
+            stream.ended_locals.remove(&local);
+        }
         self.closed_for(generation, |closing| {
             if closing.locals.remove(&local) {
                 closing.released += released;

@@ -276,8 +276,8 @@ impl Shard {
             Message::Interest { key, local, players, waiters } => {
                 self.interest(now, from, key, local, (players, waiters));
             }
-            Message::Released { local, generation, released, .. } => {
-                self.local_released(local, generation, released);
+            Message::Released { key, local, generation, released } => {
+                self.local_released(&key, local, generation, released);
             }
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);

@@ -535,6 +535,7 @@ impl Shard {
         let (attached, waiting) = all.into_iter().partition(|(_, subscriber)| subscriber.attached);
         stream.subscribers = waiting;
         let attached: BTreeMap<ShardId, Subscriber> = attached;
+        stream.ended_locals.extend(attached.values().map(|subscriber| subscriber.local));
         let key = stream.key.clone();
         for (shard, Subscriber { local, .. }) in attached {
             let (generation, reason) = (handle.generation, EndReason::SourceLost);

@@ -2,7 +2,7 @@
 //!
 //! [`Tables`] is the only way in and out of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -46,6 +46,8 @@ pub(super) struct Stream {
     pub(super) rate: Rate,
     /// Attempts whose sockets are not confirmed closed, the current one among them.
     pub(super) open_attempts: BTreeSet<AttemptId>,
+    /// Presences that were ended after a loss and have not said `Released`.
+    pub(super) ended_locals: HashSet<LocalId>,
 }
 
 /// Who brings the media.
@@ -144,6 +146,7 @@ impl Tables {
             flush_now: false,
             rate: Rate::new(now.0),
             open_attempts: BTreeSet::new(),
+            ended_locals: HashSet::new(),
         });
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
