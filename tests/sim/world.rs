@@ -41,6 +41,7 @@ pub(crate) enum Event {
     PublisherReleased(ConnectionId),
     Publish(usize),
     End,
+    Drain,
 }
 
 /// One stay of a connection with a stream; a connection that was refused may ask again.
@@ -102,7 +103,7 @@ pub(crate) struct Stats {
 
 const TRACE_LEN: usize = 4000;
 /// Steps after which a run is taken to have no end.
-const STEPS_MAX: u64 = 2_000_000;
+const STEPS_MAX: u64 = 200_000;
 /// A ticket of our own, to look at a shard with.
 const PEEK: u64 = 0;
 
@@ -305,6 +306,7 @@ impl World {
             Event::PublisherReleased(connection) => self.publisher_released(connection),
             Event::Publish(key) => self.publish(key),
             Event::End => self.end(),
+            Event::Drain => self.drain(),
         }
     }
 
@@ -372,7 +374,8 @@ impl World {
                     self.send(way, Message::ShutDown { ticket });
                 }
             }
-            Ending::Drain => self.drain(),
+            // What was asked before has reached its owner by then.
+            Ending::Drain => self.after(self.plan.bus_delay_max(), Event::Drain),
         }
     }
 
