@@ -62,11 +62,6 @@ impl Checker {
         self.parser.replies
     }
 
-    /// The newest frame that it got.
-    pub(crate) fn last_frame(&self) -> Option<TagName> {
-        self.last_frame
-    }
-
     fn handle_tag(&mut self, tag: &Tag, sources: &[Source]) {
         let name = name_of(tag.kind, &tag.payload);
         let source = sources.get(name.source as usize).expect("a tag of no source");
@@ -156,12 +151,23 @@ impl Checker {
 
     /// What a source sent before it was lost comes before what the next one sends.
     fn check_tail(&mut self, last: TagName, source: &Source) {
-        let rest = &source.tags[last.index as usize + 1..];
-        let is_frame = |class: Class| matches!(class, Class::Keyframe | Class::Frame);
-        if rest.iter().any(|tag| is_frame(tag.class) && tag.whole) {
+        if lacks_tail(last, source) {
             self.gaps += 1;
         }
     }
+
+    /// Whether it lacks something of what the last source that it got anything of has sent.
+    pub(crate) fn lacks_end(&self, sources: &[Source]) -> bool {
+        self.last_frame.is_some_and(|last| lacks_tail(last, &sources[last.source as usize]))
+    }
+}
+
+/// Whether a source sent frames behind one. What was begun behind a tag that it never finished is
+/// lost with that tag.
+fn lacks_tail(last: TagName, source: &Source) -> bool {
+    let rest = &source.tags[last.index as usize + 1..];
+    let finished = rest.iter().take_while(|tag| tag.whole);
+    finished.into_iter().any(|tag| matches!(tag.class, Class::Keyframe | Class::Frame))
 }
 
 fn track(kind: TagKind) -> usize {

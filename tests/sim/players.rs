@@ -136,6 +136,15 @@ impl World {
         if between_tags && let Some(checker) = &player.checker {
             assert!(checker.is_between_tags(), "{connection} got a goodbye within a tag");
         }
+        let lost = self.lost_flushes.get(&(connection.shard.index(), player.key));
+        let is_orderly = reason == EndReason::Unpublished && player.pace == Pace::Fast;
+        if let Some(checker) = &player.checker
+            && is_orderly
+            && lost.is_none()
+        {
+            let lacks = checker.lacks_end(&self.sources);
+            assert!(!lacks, "{connection} is fast and did not get the end");
+        }
         player.phase = Phase::Ended;
         let visit = Visit { connection, number: player.visit };
         self.close_socket(connection);
