@@ -151,7 +151,7 @@ impl Shard {
     /// Ends a presence on this shard, after the tick's flush where one is due.
     pub(super) fn end_local_flushed(&mut self, end: EndOfLocal) {
         let here = self.locals.get(&end.key).filter(|here| here.id == end.local);
-        if here.is_some_and(|here| here.dirty) {
+        if here.is_some_and(|here| here.dirty && !matches!(here.log, LocalLog::None)) {
             self.due_ends.push(end);
         } else {
             self.end_local(end);

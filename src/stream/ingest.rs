@@ -126,10 +126,7 @@ impl Ingest {
                 Progress::default()
             }
             MediaPart::Data { lane, bytes } => self.data(log, lane, &bytes),
-            MediaPart::Abort { lane } => {
-                self.abort(log, lane);
-                Progress::default()
-            }
+            MediaPart::Abort { lane } => self.abort(log, lane),
             MediaPart::Script { timestamp_ms, payload } => self.script(log, timestamp_ms, payload),
         }
     }
@@ -176,6 +173,11 @@ impl Ingest {
         };
         draft.write(log, bytes);
         self.bytes.copied += bytes.len() as u64;
+        self.finish_whole(log)
+    }
+
+    /// Ends the draft if it is whole, and those that have waited for it and are whole as well.
+    fn finish_whole(&mut self, log: &mut Log) -> Progress {
         let mut progress = Progress::default();
         while self.draft.as_ref().is_some_and(|draft| draft.received == draft.len) {
             progress.add(self.finish(log));
@@ -273,15 +275,18 @@ impl Ingest {
         self.bytes.copied += tag.payload.len() as u64;
     }
 
-    fn abort(&mut self, log: &mut Log, lane: u32) {
+    fn abort(&mut self, log: &mut Log, lane: u32) -> Progress {
         if self.draft.as_ref().is_some_and(|draft| draft.lane == lane) {
             self.draft = None;
             self.dropped += 1;
             log.tape_mut().roll_back();
             self.promote(log);
         } else {
+            let waiting = self.waiting.len();
             self.waiting.retain(|tag| tag.is_whole(lane));
+            self.dropped += (waiting - self.waiting.len()) as u64;
         }
+        self.finish_whole(log)
     }
 
     /// Metadata. Other scripts (cue points, text) pass as frames of their own between the media.

@@ -145,7 +145,8 @@ impl Checker {
         if is_gap {
             self.gaps += 1;
             let may_begin = is_keyframe || !source.has_video;
-            assert!(may_begin, "{name:?} follows a gap after {last} and is no keyframe");
+            let sent = &source.tags[last as usize..=name.index as usize];
+            assert!(may_begin, "{name:?} follows a gap and is no keyframe: {sent:#?}");
         }
     }
 

@@ -238,4 +238,12 @@ impl World {
         }
         self.after_ms(wait_ms, Event::Media(source));
     }
+
+    fn note_part(&mut self, part: &MediaPart) {
+        self.note(|_| match part {
+            MediaPart::Data { lane, bytes } => format!("  lane {lane}: {} bytes", bytes.len()),
+            MediaPart::Script { .. } => "  script".to_owned(),
+            other => format!("  {other:?}"),
+        });
+    }
 }
