@@ -212,13 +212,11 @@ impl Shard {
         }
     }
 
+    /// Also where the owner is this shard: what the presence told it before is in the same queue,
+    /// and must not come later.
     fn say_released(&mut self, local: LocalId, ending: Ending) {
         let Ending { key, owner, generation, released, .. } = ending;
-        if owner == self.id {
-            self.local_released(&key, local, generation, released);
-        } else {
-            self.send(owner, Message::Released { key, local, generation, released });
-        }
+        self.send(owner, Message::Released { key, local, generation, released });
     }
 
     pub(super) fn local_released(

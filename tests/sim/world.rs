@@ -101,7 +101,7 @@ pub(crate) struct Stats {
     pub(crate) late: u64,
 }
 
-const TRACE_LEN: usize = 4000;
+const TRACE_LEN: usize = 400;
 /// Steps after which a run is taken to have no end.
 const STEPS_MAX: u64 = 200_000;
 /// A ticket of our own, to look at a shard with.
