@@ -92,8 +92,8 @@ impl Crowd {
                 self.totals.jumps += 1;
                 player.leave_log(old);
             }
-            if let Some(keyframe) = new.keyframe_from(player.cursor.seq) {
-                place(player, new, keyframe);
+            if let Some(seq) = new.resume_from(player.cursor.seq) {
+                place(player, new, seq);
                 player.state = PlayerState::Blocked;
             }
         }
@@ -120,11 +120,8 @@ impl Crowd {
             match self.players[index].state {
                 PlayerState::CaughtUp => {}
                 PlayerState::AwaitingKeyframe => {
-                    if let Some(keyframe) = log.keyframe_from(from) {
-                        place(&mut self.players[index], log, keyframe);
-                        self.advance(index, turn);
-                    } else if !log.has_video() && log.flushed_seq() > from {
-                        place(&mut self.players[index], log, from);
+                    if let Some(seq) = log.resume_from(from) {
+                        place(&mut self.players[index], log, seq);
                         self.advance(index, turn);
                     }
                 }
@@ -324,10 +321,10 @@ impl Crowd {
         self.totals.jumps += 1;
         player.jumped_since.get_or_insert(now);
         player.leave_log(log);
-        let Some(keyframe) = log.keyframe_from(player.cursor.seq + 1) else { return };
-        let lag = log.position_of(log.flushed_seq()) - log.position_of(keyframe);
+        let Some(seq) = log.resume_from(player.cursor.seq + 1) else { return };
+        let lag = log.position_of(log.flushed_seq()) - log.position_of(seq);
         if lag <= limits.lag_bytes_max {
-            place(player, log, keyframe);
+            place(player, log, seq);
             player.state = PlayerState::Blocked;
         }
     }
