@@ -26,6 +26,8 @@ mod parse;
 mod plan;
 #[path = "sim/players.rs"]
 mod players;
+#[path = "sim/progress.rs"]
+mod progress;
 #[path = "sim/publishers.rs"]
 mod publishers;
 #[path = "sim/wire.rs"]

@@ -20,6 +20,8 @@ pub(crate) struct Asked {
     answer_by: Instant,
     /// What lived under the key when the owner read the question.
     generation: Option<Generation>,
+    /// The only one that was to be closed.
+    only: Option<Generation>,
     is_answered: bool,
 }
 
@@ -32,6 +34,7 @@ enum What {
     Players,
 }
 
+pub(crate) const MEDIA_TIMEOUT_MAX: Duration = Duration::from_millis(3000);
 const TIMEOUT_MS_MAX: u64 = 6000;
 
 impl World {
@@ -56,7 +59,8 @@ impl World {
             }
             68..76 => self.close(),
             76..82 => self.look(),
-            82..88 => self.kick(),
+            82..87 => self.kick(),
+            87 => self.change_policy(),
             _ => {
                 let origin = self.rng.usize(0..self.origins.len());
                 self.origins[origin] = Behavior::new(&mut self.rng);
@@ -74,7 +78,7 @@ impl World {
             force: rng.bool(),
             no_wait,
             timeout: Duration::from_millis(rng.u64(300..=TIMEOUT_MS_MAX)),
-            media_timeout: Duration::from_millis(rng.u64(300..=3000)),
+            media_timeout: MEDIA_TIMEOUT_MAX.mul_f64(rng.f64().max(0.1)),
         };
         // In the queue of the origin's budget, and at the origin.
         let bound = Duration::from_millis(if no_wait { 0 } else { 2 * TIMEOUT_MS_MAX });
@@ -113,7 +117,11 @@ impl World {
         let ticket = Ticket { shard: ShardId(home as u16), serial };
         let way = 2 * self.plan.bus_delay_max() + Duration::from_millis(5);
         let answer_by = self.now + bound + way;
-        let asked = Asked { what, key, answer_by, generation: None, is_answered: false };
+        let only = match &ask {
+            Ask::Close { generation, .. } => *generation,
+            _ => None,
+        };
+        let asked = Asked { what, key, answer_by, generation: None, only, is_answered: false };
         self.note(|_| format!("  ask {serial} from {home} of {owner}: {what:?} s{key}"));
         self.asked.insert(serial, asked);
         if home == owner {
@@ -136,7 +144,7 @@ impl World {
     /// An answer leaves the owner: what it says must be true now.
     pub(crate) fn check_answer(&mut self, owner: usize, ticket: Ticket, answer: &Answer) {
         let asked = self.asked.get(&ticket.serial).expect("an answer that nobody asked for");
-        let (key, generation) = (asked.key, asked.generation);
+        let (key, generation, only) = (asked.key, asked.generation, asked.only);
         assert_eq!(owner, self.owner(key), "answered by another shard than the owner");
         let closed = match answer {
             Answer::Deleted(Some(closed)) | Answer::Close(CloseOutcome::Closed(closed)) => closed,
@@ -150,6 +158,7 @@ impl World {
         };
         self.stats.closes += 1;
         let generation = generation.expect("something was closed");
+        assert!(only.is_none_or(|only| only == generation), "another one was closed");
         let Closed { complete, .. } = *closed;
         if !complete {
             self.stats.closes_incomplete += 1;
@@ -187,6 +196,19 @@ impl World {
             What::Players => matches!(answer, Answer::Players(_)),
         };
         assert!(fits, "{:?} is answered with {}", asked.what, describe(answer));
+    }
+
+    fn change_policy(&mut self) {
+        let policy = &mut self.plan.policy;
+        policy.connects_per_origin_max = self.rng.usize(1..4);
+        policy.pending_max = self.rng.usize(1..20);
+        policy.waiters_per_key_max = self.rng.usize(0..20);
+        policy.audio_wait = Duration::from_millis(self.rng.u64(0..=40));
+        let policy = self.plan.policy;
+        self.note(|_| format!("  policy {policy:?}"));
+        for shard in 0..self.shards.len() {
+            self.on_shard(shard, |shard, _, _| shard.set_policy(policy));
+        }
     }
 
     fn kick(&mut self) {
@@ -227,6 +249,9 @@ impl World {
 
     pub(crate) fn check_bounds(&self) {
         self.check_waiters();
+        self.check_attempts();
+        self.check_publishers();
+        self.check_memory();
         for (serial, asked) in &self.asked {
             let in_time = asked.is_answered || self.now <= asked.answer_by;
             assert!(in_time, "ask {serial} ({:?}) is not answered", asked.what);

@@ -1,10 +1,12 @@
 //! What one player may get: what its source sent, whole and in order, from a configuration and a
 //! keyframe on, with timestamps that never step back, and with nothing left out silently.
 
+use std::time::Instant;
+
 use rillcast::media::TagKind;
 use rillcast::stream::Packaging;
 
-use super::media::{Class, Source, TagName, name_of};
+use super::media::{Class, Source, SourceTag, TagName, name_of};
 use super::parse::{Parser, Tag};
 
 /// Follows one player's stream.
@@ -79,7 +81,7 @@ impl Checker {
     fn handle_frame(&mut self, tag: &Tag, name: TagName, sources: &[Source]) {
         let source = &sources[name.source as usize];
         let sent = source.tag(name.index);
-        assert!(sent.whole, "{name:?} was not handed in whole");
+        assert!(sent.is_whole(), "{name:?} was not handed in whole");
         self.frames += 1;
         self.check_stamp(tag, name, source);
         let is_keyframe = sent.class == Class::Keyframe;
@@ -133,14 +135,10 @@ impl Checker {
 
     fn check_gap(&mut self, last: u32, name: TagName, source: &Source, is_keyframe: bool) {
         let missing = &source.tags[last as usize + 1..name.index as usize];
-        let dropped_by_splice = |timestamp_ms: u32| {
-            self.spliced_at.is_some_and(|(serial, at)| {
-                serial == name.source && timestamp_ms.wrapping_sub(at).cast_signed() <= 0
-            })
-        };
         let is_gap = missing.iter().any(|tag| {
-            let is_frame = matches!(tag.class, Class::Keyframe | Class::Frame) && tag.whole;
-            is_frame && !(tag.kind == TagKind::Audio && dropped_by_splice(tag.timestamp_ms))
+            tag.is_frame()
+                && tag.is_whole()
+                && !(tag.kind == TagKind::Audio && self.drops_audio(name.source, tag.timestamp_ms))
         });
         if is_gap {
             self.gaps += 1;
@@ -157,6 +155,34 @@ impl Checker {
         }
     }
 
+    /// Whether it lacks video of its source, or audio that came before a time.
+    pub(crate) fn is_behind(&self, sources: &[Source], audio_before: Instant) -> bool {
+        let Some(last) = self.last_frame else { return false };
+        let rest = &sources[last.source as usize].tags[last.index as usize + 1..];
+        rest.iter().filter(|tag| tag.is_frame()).any(|tag| match (tag.kind, tag.whole_at) {
+            (TagKind::Video, at) => at.is_some(),
+            (_, Some(at)) => at < audio_before && !self.drops_audio(last.source, tag.timestamp_ms),
+            (_, None) => false,
+        })
+    }
+
+    /// Whether it has a tag of a source, or a later one.
+    pub(crate) fn has(&self, name: TagName) -> bool {
+        let last = self.last_frame.map(|last| (last.source, last.index));
+        last.is_some_and(|last| last >= (name.source, name.index))
+    }
+
+    pub(crate) fn source(&self) -> Option<u32> {
+        self.last_frame.map(|last| last.source)
+    }
+
+    /// Audio that a new source sent before its first frame that counts is dropped.
+    fn drops_audio(&self, source: u32, timestamp_ms: u32) -> bool {
+        self.spliced_at.is_some_and(|(serial, at)| {
+            serial == source && timestamp_ms.wrapping_sub(at).cast_signed() <= 0
+        })
+    }
+
     /// Whether it lacks something of what the last source that it got anything of has sent.
     pub(crate) fn lacks_end(&self, sources: &[Source]) -> bool {
         self.last_frame.is_some_and(|last| lacks_tail(last, &sources[last.source as usize]))
@@ -167,8 +193,7 @@ impl Checker {
 /// lost with that tag.
 fn lacks_tail(last: TagName, source: &Source) -> bool {
     let rest = &source.tags[last.index as usize + 1..];
-    let finished = rest.iter().take_while(|tag| tag.whole);
-    finished.into_iter().any(|tag| matches!(tag.class, Class::Keyframe | Class::Frame))
+    rest.iter().take_while(|tag| tag.is_whole()).any(SourceTag::is_frame)
 }
 
 fn track(kind: TagKind) -> usize {

@@ -2,6 +2,7 @@
 //! gets one can tell which it is and whether it is whole.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 use fastrand::Rng;
@@ -26,8 +27,8 @@ pub(crate) struct SourceTag {
     pub(crate) len: u32,
     /// The index that its payload names: an earlier one where a configuration is repeated.
     pub(crate) says: u32,
-    /// All of it was handed in.
-    pub(crate) whole: bool,
+    /// When all of it was handed in.
+    pub(crate) whole_at: Option<Instant>,
     /// The source's clock was set anew before it.
     pub(crate) clock_restarted: bool,
 }
@@ -47,7 +48,9 @@ pub(crate) struct Source {
     pub(crate) has_audio: bool,
     pub(crate) tags: Vec<SourceTag>,
     /// Lanes interleave, as RTMP chunk streams do.
-    interleaves: bool,
+    pub(crate) interleaves: bool,
+    /// When bytes were handed in last.
+    pub(crate) last_media: Option<Instant>,
     lanes: Vec<Lane>,
     opening: VecDeque<(TagKind, Class)>,
     video_ms: u32,
@@ -62,6 +65,16 @@ struct Lane {
     lane: u32,
     index: u32,
     rest: Bytes,
+}
+
+impl SourceTag {
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole_at.is_some()
+    }
+
+    pub(crate) fn is_frame(&self) -> bool {
+        matches!(self.class, Class::Keyframe | Class::Frame)
+    }
 }
 
 /// Bytes of the longest head with the name behind it.
@@ -101,6 +114,7 @@ impl Source {
             has_audio,
             tags: Vec::new(),
             interleaves,
+            last_media: None,
             lanes: Vec::new(),
             opening,
             video_ms: base,
@@ -114,15 +128,15 @@ impl Source {
     }
 
     /// The next parts, and the milliseconds until those after them.
-    pub(crate) fn step(&mut self, rng: &mut Rng) -> (Vec<MediaPart>, u64) {
+    pub(crate) fn step(&mut self, now: Instant, rng: &mut Rng) -> (Vec<MediaPart>, u64) {
         let mut parts = Vec::new();
         let may_begin = self.lanes.is_empty() || self.interleaves && rng.bool();
         if may_begin {
-            self.begin(rng, &mut parts);
+            self.begin(now, rng, &mut parts);
         }
         if !self.lanes.is_empty() {
             let at = rng.usize(0..self.lanes.len());
-            self.send_piece(at, rng, &mut parts);
+            self.send_piece(at, now, rng, &mut parts);
         }
         let is_opening = !self.opening.is_empty();
         let wait_ms = if !self.lanes.is_empty() || is_opening {
@@ -148,7 +162,7 @@ impl Source {
     pub(crate) fn config_before(&self, kind: TagKind, index: u32) -> Option<u32> {
         let before = self.tags[..index as usize].iter();
         let mut configs = before.filter(|tag| tag.kind == kind && tag.class == Class::Config);
-        configs.rfind(|tag| tag.whole).map(|tag| tag.says)
+        configs.rfind(|tag| tag.is_whole()).map(|tag| tag.says)
     }
 
     fn tag_step_ms(&self) -> u32 {
@@ -161,7 +175,17 @@ impl Source {
         }
     }
 
-    fn begin(&mut self, rng: &mut Rng, parts: &mut Vec<MediaPart>) {
+    /// The newest tag that a player can start at and that was whole before a time.
+    pub(crate) fn start_before(&self, time: Instant) -> Option<(u32, Instant)> {
+        let mut newest_first = (0..self.tags.len()).rev();
+        newest_first.find_map(|index| {
+            let tag = &self.tags[index];
+            let at = tag.whole_at.filter(|_| tag.class == Class::Keyframe)?;
+            (at < time).then_some((index as u32, at))
+        })
+    }
+
+    fn begin(&mut self, now: Instant, rng: &mut Rng, parts: &mut Vec<MediaPart>) {
         let mut clock_restarted = false;
         let (kind, class) = match self.opening.pop_front() {
             Some(opening) => opening,
@@ -196,7 +220,7 @@ impl Source {
             timestamp_ms,
             len,
             says: index,
-            whole: false,
+            whole_at: None,
             clock_restarted,
         };
         if class == Class::Config && rng.u32(0..3) > 0 {
@@ -217,7 +241,7 @@ impl Source {
         self.tags.push(tag);
         let payload = Bytes::from(self.payload(index));
         if kind == TagKind::Script {
-            self.tags[index as usize].whole = true;
+            self.tags[index as usize].whole_at = Some(now);
             parts.push(MediaPart::Script { timestamp_ms, payload });
         } else {
             parts.push(MediaPart::Begin { lane, kind, timestamp_ms, len: tag.len });
@@ -226,7 +250,7 @@ impl Source {
     }
 
     /// Hands on the next bytes of an open tag, or gives it up, which happens but rarely.
-    fn send_piece(&mut self, at: usize, rng: &mut Rng, parts: &mut Vec<MediaPart>) {
+    fn send_piece(&mut self, at: usize, now: Instant, rng: &mut Rng, parts: &mut Vec<MediaPart>) {
         let open = &mut self.lanes[at];
         let lane = open.lane;
         if self.interleaves && rng.u32(0..300) == 0 {
@@ -237,8 +261,9 @@ impl Source {
         let whole = rng.u32(0..4) > 0;
         let len = if whole { open.rest.len() } else { rng.usize(1..=open.rest.len()) };
         parts.push(MediaPart::Data { lane, bytes: open.rest.split_to(len) });
+        self.last_media = Some(now);
         if open.rest.is_empty() {
-            self.tags[open.index as usize].whole = true;
+            self.tags[open.index as usize].whole_at = Some(now);
             self.lanes.remove(at);
         }
     }

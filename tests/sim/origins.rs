@@ -1,10 +1,13 @@
 //! Origins: up, silent at any stage, refusing, or gone in the middle of a tag.
 
+use std::time::{Duration, Instant};
+
 use fastrand::Rng;
 use rillcast::media::state::{ErrorClass, Fault, Generation};
 use rillcast::media::{AttemptId, ConnectionId, MediaPart, SourceUrl};
 use rillcast::shard::{Stage, StreamHandle};
 
+use super::api::MEDIA_TIMEOUT_MAX;
 use super::players::ADDRESS;
 use super::world::{Event, World};
 
@@ -40,6 +43,8 @@ pub(crate) struct Attempt {
     hung_up: bool,
     failed: bool,
     parts: u32,
+    /// When it must have brought media.
+    media_by: Instant,
 }
 
 /// Who hands a source's media in.
@@ -74,7 +79,7 @@ impl Behavior {
 }
 
 impl Attempt {
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.hung_up && !self.failed
     }
 
@@ -84,23 +89,31 @@ impl Attempt {
 }
 
 impl World {
-    pub(crate) fn dial(&mut self, name: AttemptName, handle: StreamHandle, url: &SourceUrl) {
+    pub(crate) fn dial(
+        &mut self,
+        name: AttemptName,
+        handle: StreamHandle,
+        (url, timeout): (&SourceUrl, Duration),
+    ) {
         self.note(|_| format!("  dial {name:?} {url} {handle:?}"));
         let origin = self.origin_of(url);
         let key = self.urls.iter().position(|urls| urls.iter().any(|of| **of == *url));
-        let rivals = self.attempts.values().filter(|a| a.handle == handle && a.is_open());
-        assert_eq!(rivals.count(), 0, "two attempts of one stream at once");
+        let key = key.expect("our URLs");
+        assert!(!self.is_shut[name.shard], "dialed after the shut-down");
+        let rivals = self.attempts.values().filter(|of| of.key == key && of.is_open());
+        assert_eq!(rivals.count(), 0, "two pulls of one key at once");
         let behavior = self.origins[origin];
         let attempt = Attempt {
             handle,
             origin,
-            key: key.expect("our URLs"),
+            key,
             behavior,
             stage: Stage::Resolving,
             source: None,
             hung_up: false,
             failed: false,
             parts: 0,
+            media_by: self.now + timeout,
         };
         let before = self.attempts.insert(name, attempt);
         assert!(before.is_none(), "{name:?} is dialed twice");
@@ -195,7 +208,7 @@ impl World {
         match self.feeds[source as usize] {
             Feed::Publisher(connection) => {
                 let Some(handle) = self.publisher_handle(connection) else { return };
-                let (parts, wait_ms) = self.sources[source as usize].step(&mut self.rng);
+                let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);
                 let owner = self.owner(self.sources[source as usize].key);
                 for part in parts {
                     let taken =
@@ -230,13 +243,24 @@ impl World {
             assert!(!taken, "media of an attempt that was given up is taken");
             return;
         }
-        let (parts, wait_ms) = self.sources[source as usize].step(&mut self.rng);
+        let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);
         for part in parts {
             let taken = self
                 .on_shard(name.shard, |shard, now, _| shard.attempt_media(now, name.attempt, part));
             assert!(taken, "a live attempt's media is not taken");
         }
         self.after_ms(wait_ms, Event::Media(source));
+    }
+
+    /// Attempts that bring nothing are given up in time, before their first media and after it.
+    pub(crate) fn check_attempts(&self) {
+        for (name, attempt) in self.attempts.iter().filter(|(_, attempt)| attempt.is_open()) {
+            let source = attempt.source.map(|source| &self.sources[source as usize]);
+            let last_media = source.and_then(|source| source.last_media);
+            let silent_by = last_media.map(|at| at + MEDIA_TIMEOUT_MAX);
+            let bound = silent_by.map_or(attempt.media_by, |by| by.max(attempt.media_by));
+            assert!(self.now <= bound, "{name:?} brings nothing and is kept");
+        }
     }
 
     fn note_part(&mut self, part: &MediaPart) {

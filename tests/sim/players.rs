@@ -23,11 +23,13 @@ pub(crate) struct Player {
     visit: u32,
     asked_at: Instant,
     packaging: Packaging,
-    pace: Pace,
-    checker: Option<Checker>,
+    pub(crate) pace: Pace,
+    pub(crate) playing_since: Instant,
+    /// When its socket was found full; it is polled since.
+    polled_at: Option<Instant>,
+    pub(crate) checker: Option<Checker>,
     fd: i32,
     replies: u64,
-    polls: u32,
 }
 
 /// How far a player is.
@@ -67,10 +69,11 @@ impl World {
             asked_at: self.now,
             packaging: *pick(&mut self.rng, &Packaging::ALL),
             pace,
+            playing_since: self.now,
+            polled_at: None,
             checker: None,
             fd: serial.cast_signed(),
             replies: 0,
-            polls: 0,
         };
         self.players.insert(connection, player);
         self.ask_to_play(connection);
@@ -136,6 +139,9 @@ impl World {
         if between_tags && let Some(checker) = &player.checker {
             assert!(checker.is_between_tags(), "{connection} got a goodbye within a tag");
         }
+        if player.pace == Pace::Fast {
+            assert_ne!(reason, EndReason::TooSlow, "{connection} takes everything at once");
+        }
         let lost = self.lost_flushes.get(&(connection.shard.index(), player.key));
         let is_orderly = reason == EndReason::Unpublished && player.pace == Pace::Fast;
         if let Some(checker) = &player.checker
@@ -159,6 +165,7 @@ impl World {
             return;
         }
         player.phase = Phase::Playing;
+        player.playing_since = self.now;
         let unsent = Bytes::from(vec![b'-'; self.rng.usize(0..200)]);
         player.checker = Some(Checker::new(player.packaging, player.key, unsent.len()));
         let room = self.rng.u64(0..30_000);
@@ -204,8 +211,8 @@ impl World {
         if player.phase != Phase::Playing {
             return;
         }
-        player.polls += 1;
-        assert_eq!(player.polls, 1, "{connection} is polled twice at once");
+        let before = player.polled_at.replace(self.now);
+        assert!(before.is_none(), "{connection} is polled twice at once");
         let delay_ms = match player.pace {
             Pace::Stalls => return,
             Pace::Fast => 0,
@@ -221,7 +228,7 @@ impl World {
         if player.visit != visit.number || player.phase != Phase::Playing {
             return;
         }
-        player.polls -= 1;
+        player.polled_at = None;
         let socket = self.wire.sockets.get_mut(&player.fd).expect("it plays");
         if let Pace::Slow(bytes) = player.pace {
             socket.room += self.rng.u64(1..=bytes);
@@ -291,7 +298,7 @@ impl World {
             self.stats.frames += checker.frames;
             assert!(checker.replies() <= player.replies, "a reply that nobody gave");
         }
-        player.polls = 0;
+        player.polled_at = None;
         player.replies = 0;
     }
 
@@ -302,6 +309,12 @@ impl World {
             if player.phase == Phase::Asked {
                 let waited = self.now.duration_since(player.asked_at);
                 assert!(waited <= bound, "{connection} waits for {waited:?}");
+            }
+            if let Some(polled_at) = player.polled_at.filter(|_| player.pace == Pace::Stalls) {
+                // Looked at once a second.
+                let bound = self.plan.policy.crowd.lag_evict + Duration::from_millis(1100);
+                let stuck = self.now.duration_since(polled_at);
+                assert!(self.ending || stuck <= bound, "{connection} is stuck for {stuck:?}");
             }
         }
     }

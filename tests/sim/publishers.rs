@@ -1,5 +1,7 @@
 //! Publishers: they come, send, go in good order or not, and come back.
 
+use std::time::Instant;
+
 use rillcast::bus::view::PublisherView;
 use rillcast::media::{ConnectionId, ShardId};
 use rillcast::shard::StreamHandle;
@@ -15,6 +17,8 @@ pub(crate) struct Publisher {
     /// While the shard takes its media.
     handle: Option<StreamHandle>,
     pub(crate) is_gone: bool,
+    since: Instant,
+    source: u32,
 }
 
 impl World {
@@ -33,10 +37,11 @@ impl World {
         let result = self.on_shard(owner, |shard, now, _| shard.publish(now, &name, view));
         self.note(|_| format!("  {connection} publishes {}: {result:?}", name.stream()));
         let Ok(handle) = result else { return };
-        let publisher = Publisher { key, handle: Some(handle), is_gone: false };
-        self.publishers.insert(connection, publisher);
         let interleaves = self.rng.bool();
         let source = self.new_source(key, interleaves, Feed::Publisher(connection));
+        let (handle, since) = (Some(handle), self.now);
+        let publisher = Publisher { key, handle, is_gone: false, since, source };
+        self.publishers.insert(connection, publisher);
         let delay_ms = self.rng.u64(0..300);
         if self.rng.u32(0..10) > 0 {
             self.after_ms(delay_ms, Event::Media(source));
@@ -89,6 +94,17 @@ impl World {
         let key = publisher.key;
         let owner = self.owner(key);
         self.on_shard(owner, |shard, _, _| shard.released(connection));
+    }
+
+    /// Publishers that send nothing are ended in time.
+    pub(crate) fn check_publishers(&self) {
+        let silence = self.plan.policy.publisher_silence;
+        let live = self.publishers.iter().filter(|(_, publisher)| publisher.handle.is_some());
+        for (connection, publisher) in live {
+            let last = self.sources[publisher.source as usize].last_media;
+            let silent = self.now.duration_since(last.unwrap_or(publisher.since));
+            assert!(silent <= silence, "{connection} is silent for {silent:?}");
+        }
     }
 
     pub(crate) fn check_connections(&self) {

@@ -41,6 +41,9 @@ pub(crate) enum Event {
     PublisherReleased(ConnectionId),
     Publish(usize),
     End,
+    ShutDown(usize),
+    /// Nobody comes any more.
+    Doors,
     Drain,
 }
 
@@ -77,6 +80,8 @@ pub(crate) struct World {
     pub(crate) publishers: BTreeMap<ConnectionId, Publisher>,
     pub(crate) asked: BTreeMap<u64, Asked>,
     pub(crate) ending: bool,
+    /// Shards that were told to shut down.
+    pub(crate) is_shut: Vec<bool>,
     pub(crate) stats: Stats,
     trace: Option<VecDeque<String>>,
     steps: u64,
@@ -156,6 +161,7 @@ impl World {
             publishers: BTreeMap::new(),
             asked: BTreeMap::new(),
             ending: false,
+            is_shut: vec![false; plan.shards],
             stats: Stats::default(),
             trace: traced.then(VecDeque::new),
             steps: 0,
@@ -284,12 +290,14 @@ impl World {
             Event::Tick(shard) => {
                 self.on_shard(shard, |shard, now, wire| shard.tick(now, wire));
                 self.tick_is_due[shard] = false;
+                self.check_tick(shard);
             }
             Event::Housekeep => {
                 for shard in 0..self.shards.len() {
                     self.on_shard(shard, |shard, now, wire| shard.housekeep(now, wire));
                 }
                 if !self.ending {
+                    self.check_progress();
                     self.after(Duration::from_secs(1), Event::Housekeep);
                 }
             }
@@ -306,6 +314,8 @@ impl World {
             Event::PublisherReleased(connection) => self.publisher_released(connection),
             Event::Publish(key) => self.publish(key),
             Event::End => self.end(),
+            Event::ShutDown(shard) => self.shut_down(shard),
+            Event::Doors => self.ending = true,
             Event::Drain => self.drain(),
         }
     }
@@ -328,8 +338,8 @@ impl World {
                 Action::End { connection, reason, between_tags } => {
                     self.end_connection(connection, reason, between_tags);
                 }
-                Action::Dial { attempt, stream, url, timeout: _ } => {
-                    self.dial(AttemptName { shard, attempt }, stream, &url);
+                Action::Dial { attempt, stream, url, timeout } => {
+                    self.dial(AttemptName { shard, attempt }, stream, (&url, timeout));
                 }
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
@@ -353,8 +363,10 @@ impl World {
     fn deliver(&mut self, way: Way) {
         let message = self.bus.take(way);
         self.note(|_| format!("  {} got {}", way.to, describe(&message)));
-        if let Message::Ask { ticket, ask } = &message {
-            self.look_before(*ticket, ask);
+        match &message {
+            Message::Ask { ticket, ask } => self.look_before(*ticket, ask),
+            Message::ShutDown { .. } => self.is_shut[way.to] = true,
+            _ => {}
         }
         self.on_shard(way.to, |shard, now, _| {
             shard.handle_message(now, ShardId(way.from as u16), message);
@@ -363,20 +375,26 @@ impl World {
 
     /// Ends everything in the way of the plan.
     fn end(&mut self) {
-        self.ending = true;
         match self.plan.ending {
             Ending::ShutDown => {
                 for shard in 0..self.shards.len() {
-                    let delay = self.rng.u64(0..50);
-                    let way = Way { from: shard, to: shard };
-                    let ticket = Ticket { shard: ShardId(shard as u16), serial: PEEK };
-                    self.now += Duration::from_micros(delay);
-                    self.send(way, Message::ShutDown { ticket });
+                    let delay_ms = self.rng.u64(0..300);
+                    self.after_ms(delay_ms, Event::ShutDown(shard));
                 }
+                // People go on asking for a while.
+                self.after_ms(1000, Event::Doors);
             }
-            // What was asked before has reached its owner by then.
-            Ending::Drain => self.after(self.plan.bus_delay_max(), Event::Drain),
+            Ending::Drain => {
+                self.ending = true;
+                // What was asked before has reached its owner by then.
+                self.after(self.plan.bus_delay_max(), Event::Drain);
+            }
         }
+    }
+
+    fn shut_down(&mut self, shard: usize) {
+        let ticket = Ticket { shard: ShardId(shard as u16), serial: PEEK };
+        self.send(Way { from: shard, to: shard }, Message::ShutDown { ticket });
     }
 
     fn check_end(&mut self) {
