@@ -383,7 +383,9 @@ impl Shard {
         let mut next = self.budget.give_back(origin, places);
         while let Some(handle) = next {
             let queued = self.tables.get(handle).and_then(|stream| stream.pull());
-            if queued.is_some_and(|pull| matches!(pull.state, PullState::Queued { .. })) {
+            let is_queued =
+                queued.is_some_and(|pull| matches!(pull.state, PullState::Queued { .. }));
+            if is_queued && !self.shutting_down {
                 self.dial(now, handle);
                 return;
             }

@@ -8,8 +8,7 @@ use rillcast::media::state::{Generation, StreamState};
 use rillcast::media::{ConnectionId, ShardId};
 
 use super::bus::Way;
-use super::origins::Behavior;
-use super::plan::pick;
+use super::plan::{Deed, pick};
 use super::players::Phase;
 use super::world::{Event, Visit, World};
 
@@ -45,26 +44,26 @@ impl World {
         }
         let pause_ms = self.rng.u64(0..=2 * self.plan.pause_ms);
         self.after_ms(pause_ms, Event::People);
-        match self.rng.u32(0..100) {
-            0..36 => self.new_player(),
-            36..46 => {
+        match self.plan.deed(&mut self.rng) {
+            Deed::Play => self.new_player(),
+            Deed::Publish => {
                 let key = self.rng.usize(0..self.keys.len());
                 self.publish(key);
             }
-            46..62 => self.add(),
-            62..68 => {
+            Deed::Add => self.add(),
+            Deed::Delete => {
                 let key = self.rng.usize(0..self.keys.len());
                 let ask = Ask::DeletePull { key: self.keys[key].clone() };
                 self.ask(key, What::Delete, self.plan.policy.close_bound, ask);
             }
-            68..76 => self.close(),
-            76..82 => self.look(),
-            82..87 => self.kick(),
-            87 => self.change_policy(),
-            _ => {
+            Deed::Close => self.close(),
+            Deed::Look => self.look(),
+            Deed::Kick => self.kick(),
+            Deed::Turn => {
                 let origin = self.rng.usize(0..self.origins.len());
-                self.origins[origin] = Behavior::new(&mut self.rng);
+                self.origins[origin] = *pick(&mut self.rng, &self.plan.behaviors);
             }
+            Deed::ChangePolicy => self.change_policy(),
         }
     }
 
@@ -205,6 +204,7 @@ impl World {
         policy.waiters_per_key_max = self.rng.usize(0..20);
         policy.audio_wait = Duration::from_millis(self.rng.u64(0..=40));
         let policy = self.plan.policy;
+        self.policy_changed_at = Some(self.now);
         self.note(|_| format!("  policy {policy:?}"));
         for shard in 0..self.shards.len() {
             self.on_shard(shard, |shard, _, _| shard.set_policy(policy));

@@ -7,6 +7,8 @@ use rillcast::egress::CrowdLimits;
 use rillcast::shard::Policy;
 use rillcast::shard::lifecycle::RetryPolicy;
 
+use super::origins::Behavior;
+
 /// One run's parameters.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -20,6 +22,11 @@ pub(crate) struct Plan {
     /// Whoever must confirm something does so at once, and the bus is never full: each close is
     /// confirmed within its bound.
     pub(crate) prompt: bool,
+    /// How often people do what, in proportion. Each seed has its own mixture, so that one sees
+    /// little but adds and deletes and another little but players.
+    pub(crate) deeds: Vec<(Deed, u32)>,
+    /// How origins behave, each as often as it stands here.
+    pub(crate) behaviors: Vec<Behavior>,
     /// Milliseconds between two things that people do, on average.
     pub(crate) pause_ms: u64,
     pub(crate) bus_latency_us_max: u64,
@@ -36,7 +43,59 @@ pub(crate) enum Ending {
     Drain,
 }
 
+/// What somebody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    Play,
+    Publish,
+    Add,
+    Delete,
+    Close,
+    Look,
+    Kick,
+    /// An origin changes its behavior.
+    Turn,
+    ChangePolicy,
+}
+
+impl Deed {
+    const ALL: [Self; 9] = [
+        Self::Play,
+        Self::Publish,
+        Self::Add,
+        Self::Delete,
+        Self::Close,
+        Self::Look,
+        Self::Kick,
+        Self::Turn,
+        Self::ChangePolicy,
+    ];
+
+    fn weight(self, rng: &mut Rng) -> u32 {
+        let most = match self {
+            Self::Play => 80,
+            Self::Publish | Self::Add | Self::Turn => 30,
+            Self::Delete | Self::Close | Self::Look => 10,
+            Self::Kick => 5,
+            Self::ChangePolicy => 1,
+        };
+        1 + rng.u32(0..=most) * rng.u32(0..=1)
+    }
+}
+
 impl Plan {
+    /// What is done next.
+    pub(crate) fn deed(&self, rng: &mut Rng) -> Deed {
+        let all = self.deeds.iter().map(|(_, weight)| weight).sum();
+        let mut at = rng.u32(0..all);
+        let found = self.deeds.iter().find(|(_, weight)| {
+            let is_it = at < *weight;
+            at = at.saturating_sub(*weight);
+            is_it
+        });
+        found.expect("within the sum").0
+    }
+
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let prompt = rng.u32(0..3) == 0;
         let mut ms = |from: u64, to: u64| Duration::from_millis(rng.u64(from..=to));
@@ -68,12 +127,14 @@ impl Plan {
         };
         Self {
             shards: rng.usize(1..=4),
-            keys: rng.usize(1..=4),
+            keys: rng.usize(1..=6),
             origins: rng.usize(1..=2),
             policy,
             run: Duration::from_millis(rng.u64(4_000..=25_000)),
             ending: if rng.bool() { Ending::ShutDown } else { Ending::Drain },
             prompt,
+            deeds: Deed::ALL.iter().map(|&deed| (deed, deed.weight(rng))).collect(),
+            behaviors: (0..6).map(|_| Behavior::new(rng)).collect(),
             pause_ms: rng.u64(20..=250),
             bus_latency_us_max: if prompt { 2_000 } else { rng.u64(0..=60_000) },
             bus_full_one_in: if prompt { 0 } else { *pick(rng, &[0, 30, 300]) },

@@ -17,7 +17,10 @@ impl World {
     /// After a tick of the owner a fast player there has all video, and all audio that has waited
     /// long enough.
     pub(crate) fn check_tick(&self, shard: usize) {
-        let audio_wait = Duration::from_millis(43);
+        // Audio that was waiting when the time was changed may wait for the old one as well.
+        let settled = Duration::from_millis(200);
+        let is_settled = self.policy_changed_at.is_none_or(|at| self.now > at + settled);
+        let audio_wait = Duration::from_millis(if is_settled { 43 } else { 83 });
         let Some(audio_before) = self.now.checked_sub(audio_wait) else { return };
         for (connection, player) in &self.players {
             if connection.shard.index() != shard || self.owner(player.key) != shard {

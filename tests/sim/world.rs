@@ -15,7 +15,7 @@ use super::api::Asked;
 use super::bus::{Bus, Put, Way};
 use super::media::Source;
 use super::origins::{Attempt, AttemptName, Behavior, Feed};
-use super::plan::{Ending, Plan};
+use super::plan::{Ending, Plan, pick};
 use super::players::Player;
 use super::publishers::Publisher;
 use super::wire::FakeWire;
@@ -80,6 +80,7 @@ pub(crate) struct World {
     pub(crate) publishers: BTreeMap<ConnectionId, Publisher>,
     pub(crate) asked: BTreeMap<u64, Asked>,
     pub(crate) ending: bool,
+    pub(crate) policy_changed_at: Option<Instant>,
     /// Shards that were told to shut down.
     pub(crate) is_shut: Vec<bool>,
     pub(crate) stats: Stats,
@@ -139,7 +140,8 @@ impl World {
                 urls.collect()
             })
             .collect();
-        let origins = (0..plan.origins).map(|_| Behavior::new(&mut rng)).collect();
+        let behaviors = &plan.behaviors;
+        let origins = (0..plan.origins).map(|_| *pick(&mut rng, behaviors)).collect();
         let mut world = Self {
             now: epoch,
             epoch,
@@ -161,6 +163,7 @@ impl World {
             publishers: BTreeMap::new(),
             asked: BTreeMap::new(),
             ending: false,
+            policy_changed_at: None,
             is_shut: vec![false; plan.shards],
             stats: Stats::default(),
             trace: traced.then(VecDeque::new),
