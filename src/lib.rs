@@ -2,17 +2,31 @@
 //!
 //! Modules in layer order; a file imports only from the layers before its own (`tests/tidy.rs`):
 //!
-//! 1. [`clock`], [`limits`], [`config`], [`logging`]: the OS clock, every maximum, the file, the log.
+//! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
+//!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
 //! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
+//! 4. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
+//! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
+//! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
+//! 7. [`net`]: the sockets, and what drives the sessions on them.
+//! 8. [`api`]: ZLMediaKit's HTTP API, health and metrics.
+//! 9. [`cli`], `demo`: the command line.
 
+pub mod api;
 pub mod bus;
+pub mod cli;
 pub mod clock;
 pub mod config;
+mod demo;
 pub mod egress;
 pub mod limits;
 pub mod logging;
 pub mod media;
+pub mod metrics;
+pub mod net;
 pub mod proto;
+pub mod ring;
+pub mod rt;
 pub mod shard;
 pub mod stream;

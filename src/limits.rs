@@ -71,3 +71,58 @@ pub const HTTP_TRAILERS_LEN_MAX: usize = 4096;
 
 const _: () = assert!(REQUEST_LINE_LEN_MAX < REQUEST_HEAD_LEN_MAX);
 const _: () = assert!(KEY_LEN_MAX + PARAMS_LEN_MAX < REQUEST_LINE_LEN_MAX);
+/// Entries of a media ring's submission queue: what one tick arms without a second system call.
+pub const RING_SUBMISSIONS: u32 = 1024;
+
+/// Entries of a media ring's completion queue, four times the submissions, so that a tick in which
+/// every publisher of a full shard sends stays inside it (16 B each: 64 KiB).
+pub const RING_COMPLETIONS: u32 = 4 * RING_SUBMISSIONS;
+
+/// Receive buffers of a shard: 512 x 16 KiB = 8 MiB mapped, resident as far as used. At 1 Gbit/s
+/// in, that is 64 ms without a tick.
+pub const RECEIVE_BUFFERS: u16 = 512;
+
+/// Bytes of a receive buffer. A 1 Mbit/s stream brings 5 KiB per frame; larger bursts take several.
+pub const RECEIVE_BUFFER_LEN: u32 = 16 * 1024;
+
+/// Sends that the egress ring takes at once; batches beyond are submitted in turns.
+pub const EGRESS_CHUNK: u32 = 512;
+
+/// Slices of one span of an egress batch, the kernel's `UIO_MAXIOV`.
+pub const SPAN_SLICES_MAX: usize = 1024;
+
+/// Threads that look names up: a hanging name server takes 5 s per try, and pulls of other origins
+/// should not wait for it.
+pub const RESOLVER_THREADS: usize = 4;
+
+/// Answers that may be awaited from the resolver: 10,000 pending pulls, and room for pushes.
+pub const RESOLVER_WAITERS_MAX: usize = 16_384;
+
+/// Names that the resolver remembers; 1024 x (253 B + 8 addresses x 20 B) stays under 512 KiB.
+pub const RESOLVER_CACHE_MAX: usize = 1024;
+
+/// Bytes of a host name (RFC 1035, section 2.3.4: 255 on the wire).
+pub const HOST_LEN_MAX: usize = 253;
+
+const _: () = assert!(RECEIVE_BUFFERS.is_power_of_two() && RECEIVE_BUFFERS <= 1 << 15);
+const _: () = assert!(RING_COMPLETIONS >= 2 * RING_SUBMISSIONS);
+/// Bytes that a publisher may send between `publish` and our answer; they are kept until then. A
+/// hook answers within a second or two, in which 4 Mbit/s are 1 MB.
+pub const HELD_INPUT_LEN_MAX: usize = 1024 * 1024;
+
+// API.
+
+/// Questions that one API call has under way at the shards. A `close_streams` of 10,000 pending
+/// pulls would else fill the bus queues of 4,096 and end all of them in one tick.
+pub const API_ASKS_MAX: usize = 64;
+
+/// Rows of a list that are rendered before the shard gets a turn: at 0.6 µs per field and 30 fields
+/// a row, 64 rows are about a millisecond.
+/// Rows of a list that are rendered before the shard gets a turn: a row of `listStreamProxy` takes
+/// 3.3 µs without optimization, so that 64 are about 0.2 ms.
+pub const API_ROWS_PER_TURN: usize = 64;
+
+/// Time that a pull may be given for one attempt or for silence: an hour.
+pub const PULL_TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+const _: () = assert!(API_ASKS_MAX < BUS_QUEUE_MAX);

@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn log_is_set_up_once_with_a_filter() {
         assert!(matches!(init("a=b=c"), Err(LogError::Filter(_))));
-        assert!(init("off").is_ok());
+        // Another test of this binary may have been first.
+        assert!(!matches!(init("off"), Err(LogError::Filter(_))));
         assert!(matches!(init("off"), Err(LogError::AlreadySet)));
     }
 

@@ -153,15 +153,15 @@ impl MeshPort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::message::Ticket;
+    use crate::bus::message::{Answer, Ticket};
 
-    fn shut_down(serial: u64) -> Message {
-        Message::ShutDown { ticket: Ticket { shard: ShardId(0), serial } }
+    fn done(serial: u64) -> Message {
+        Message::Answer { ticket: Ticket { shard: ShardId(0), serial }, answer: Answer::Done }
     }
 
     fn serial(message: &Message) -> u64 {
         match message {
-            Message::ShutDown { ticket } => ticket.serial,
+            Message::Answer { ticket, .. } => ticket.serial,
             _ => panic!("only these are sent"),
         }
     }
@@ -173,7 +173,7 @@ mod tests {
         let mut receiver = mesh.take_port(ShardId(1));
         let count = BUS_QUEUE_MAX as u64 + 10;
         for serial in 0..count {
-            let put = sender.put(ShardId(1), shut_down(serial));
+            let put = sender.put(ShardId(1), done(serial));
             assert_eq!(put == Put::Sent, serial < BUS_QUEUE_MAX as u64);
         }
         assert!(sender.flush(), "something is kept");
@@ -194,7 +194,7 @@ mod tests {
         let mut mesh = Mesh::new(2);
         let mut sender = mesh.take_port(ShardId(0));
         drop(mesh);
-        assert_eq!(sender.put(ShardId(1), shut_down(1)), Put::Dropped);
+        assert_eq!(sender.put(ShardId(1), done(1)), Put::Dropped);
         assert!(!sender.flush());
     }
 }

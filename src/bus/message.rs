@@ -97,12 +97,6 @@ pub enum Message {
     /// A connection that has found out its role moves to the owner of its key. What it is made of
     /// is known to `net` alone.
     Adopt(Box<dyn Any + Send>),
-    /// The result of a lookup that this shard asked the resolver for.
-    Resolved(Box<dyn Any + Send>),
-    /// End everything; answered when the ledger is empty.
-    ShutDown {
-        ticket: Ticket,
-    },
 }
 
 /// How a pull is to be done; `addStreamProxy`.

@@ -18,7 +18,7 @@ pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use zlm::ZlmSet;
 
-use crate::limits::{CHUNK_SIZE_OUT, MESSAGE_LEN_MAX};
+use crate::limits::MESSAGE_LEN_MAX;
 
 /// Everything that an operator sets. A key that the file lacks has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,7 +66,6 @@ pub struct RtmpSection {
     pub listen: SocketAddr,
     pub handshake_ms: u64,
     pub keep_alive_ms: u64,
-    pub chunk_size: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -273,7 +272,7 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 25] {
         let Self { http, rtmp, pull, stream, egress, .. } = self;
         [
             ("server.shards", self.server.shards.into(), 0..=1024),
@@ -281,7 +280,6 @@ impl Config {
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
             ("rtmp.handshake_ms", rtmp.handshake_ms, 100..=TIME_MS_MAX),
             ("rtmp.keep_alive_ms", rtmp.keep_alive_ms, 100..=TIME_MS_MAX),
-            ("rtmp.chunk_size", rtmp.chunk_size.into(), 128..=CHUNK_SIZE_OUT as u64),
             ("pull.timeout_ms", pull.timeout_ms, 100..=TIME_MS_MAX),
             ("pull.media_timeout_ms", pull.media_timeout_ms, 100..=TIME_MS_MAX),
             ("pull.retry_base_ms", pull.retry_base_ms, 10..=TIME_MS_MAX),
@@ -330,12 +328,7 @@ impl Default for HttpSection {
 
 impl Default for RtmpSection {
     fn default() -> Self {
-        Self {
-            listen: any_address(1935),
-            handshake_ms: 15_000,
-            keep_alive_ms: 15_000,
-            chunk_size: CHUNK_SIZE_OUT as u32,
-        }
+        Self { listen: any_address(1935), handshake_ms: 15_000, keep_alive_ms: 15_000 }
     }
 }
 

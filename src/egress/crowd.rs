@@ -249,14 +249,12 @@ impl Crowd {
         let mut lens = [0; 3];
         let Scratch { spans, shortfalls } = &mut *turn.scratch;
         for (packaging, span) in Packaging::ALL.into_iter().zip(spans.iter_mut()) {
-            // What another stream left here does not fit this log.
-            span.clear();
             let wanted = self.players.iter().any(|player| player.packaging == packaging);
-            if wanted {
-                span.encode(packaging, log, Cursor::at(from), to);
-                // More than one send takes: everybody goes on from their own cursor.
-                lens[packaging as usize] = if span.end().seq == to { span.len() } else { 0 };
-            }
+            // What a packaging without players held last must not be looked up in the log again.
+            let start = if wanted { from } else { to };
+            span.encode(packaging, log, Cursor::at(start), to);
+            // More than one send takes: everybody goes on from their own cursor.
+            lens[packaging as usize] = if span.end().seq == to { span.len() } else { 0 };
         }
         let mut batch = Batch::default();
         for span in spans.iter() {
@@ -353,7 +351,8 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
         if seq == log.start_seq() { log.prelude_at_start() } else { log.prelude() }.clone();
     if !player.greeted || player.prelude_version != prelude.version {
         let timestamp_ms = log.entry(seq).map_or(0, |entry| entry.timestamp_ms);
-        let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, !player.greeted);
+        let greeting = (!player.greeted).then(|| log.kinds());
+        let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
         player.insert(bytes.into());
         player.greeted = true;
         player.prelude_version = prelude.version;

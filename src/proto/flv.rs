@@ -1,7 +1,7 @@
 //! FLV: the file header and a streaming tag reader (FLV 10.1, Annex E.2 to E.4).
 //!
 //! The reader gives a tag's payload in pieces, as views of the input. RTMP aggregate messages hold
-//! tags of the same form, so their reader is [`TagParser`] too. What a payload carries is told by
+//! tags of the same form and are read here too. What a payload carries is told by
 //! [`classify`](classify::classify). Encrypted tags are skipped.
 
 pub mod classify;

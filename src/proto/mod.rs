@@ -19,8 +19,12 @@
 //!
 //! | Module | Specification |
 //! |---|---|
+//! | [`amf0`] | Action Message Format, AMF 0 (2007); of AMF 3 (2013) the scalars |
+//! | [`flv`] | Adobe Flash Video File Format 10.1, Annex E; Enhanced RTMP v2 (Veovera) |
 //! | [`http`] | RFC 9110, RFC 9112 (HTTP/1.1), RFC 6455 (WebSocket), WHATWG Fetch 3.2 (CORS) |
+//! | [`rtmp`] | Adobe RTMP 1.0 (2012); Enhanced RTMP v2 (Veovera); the digest handshake is unpublished |
 
+pub mod amf0;
 pub mod flv;
 pub mod http;
 pub mod reader;

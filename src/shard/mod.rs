@@ -292,10 +292,7 @@ impl Shard {
             Message::Answer { ticket, answer } => {
                 self.actions.push_back(Action::Answer { ticket, answer });
             }
-            Message::ShutDown { .. } => self.shut_down(now),
-            Message::Adopt(_) | Message::Resolved(_) => {
-                unreachable!("net takes these before they come here")
-            }
+            Message::Adopt(_) => unreachable!("net takes it before it comes here"),
         }
     }
 

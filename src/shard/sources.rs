@@ -507,6 +507,7 @@ impl Shard {
 
     /// From registered back to pending; players are kept for the grace period.
     fn suspend(&mut self, now: Instant, handle: StreamHandle, grace: std::time::Duration) {
+        // Audio that waits for video to ride on goes out with what it belongs to.
         self.flush_now(handle);
         self.tables.unregister(handle);
         let stream = self.tables.get_mut(handle).expect("just unregistered");

@@ -61,12 +61,20 @@ pub struct Prelude {
     pub tags: Vec<(TagKind, Bytes)>,
 }
 
+/// Which kinds of media a stream has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MediaKinds {
+    pub video: bool,
+    pub audio: bool,
+}
+
 /// A stream's tags from its newest keyframe on, for a replica to start from.
 pub struct Snapshot {
     pub first_seq: u64,
     pub entries: Vec<Entry>,
     pub gop_seq: Option<u64>,
     pub has_video: bool,
+    pub has_audio: bool,
     pub chunk_first: u64,
     pub chunks: Vec<Arc<Chunk>>,
     pub committed: u64,
@@ -94,6 +102,7 @@ pub struct Log {
     gop_seq: Option<u64>,
     flushed_seq: u64,
     has_video: bool,
+    has_audio: bool,
     /// What is in force behind the last flushed tag.
     prelude: Arc<Prelude>,
     /// The same behind the last committed one.
@@ -113,6 +122,7 @@ impl Log {
             entries: snapshot.entries.into(),
             gop_seq: snapshot.gop_seq,
             has_video: snapshot.has_video,
+            has_audio: snapshot.has_audio,
             next_prelude: snapshot.prelude.clone(),
             prelude: snapshot.prelude,
             gop_prelude: snapshot.gop_prelude,
@@ -133,6 +143,7 @@ impl Log {
             entries: self.range(first_seq..self.flushed_seq).copied().collect(),
             gop_seq: self.gop_seq.filter(|&seq| seq < self.flushed_seq),
             has_video: self.has_video,
+            has_audio: self.has_audio,
             chunk_first,
             chunks,
             committed,
@@ -186,8 +197,10 @@ impl Log {
         if let Some(payload) = config {
             self.note_config(entry.kind, payload);
         }
-        if entry.kind == TagKind::Video {
-            self.has_video = true;
+        match entry.kind {
+            TagKind::Video => self.has_video = true,
+            TagKind::Audio => self.has_audio = true,
+            TagKind::Script => {}
         }
         if entry.keyframe {
             self.gop_seq = Some(self.next_seq());
@@ -283,6 +296,11 @@ impl Log {
 
     pub fn has_video(&self) -> bool {
         self.has_video
+    }
+
+    /// The kinds of media that have come so far.
+    pub fn kinds(&self) -> MediaKinds {
+        MediaKinds { video: self.has_video, audio: self.has_audio }
     }
 
     pub fn first_seq(&self) -> u64 {

@@ -8,7 +8,7 @@
 
 use std::io::IoSlice;
 
-use super::log::{Entry, Log, Prelude};
+use super::log::{Entry, Log, MediaKinds, Prelude};
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::TagKind;
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TagHeader};
@@ -59,13 +59,20 @@ impl Packaging {
         }
     }
 
-    /// What a player gets before its first tag: file header, metadata and configurations, with the
-    /// timestamp of the first frame.
-    pub fn encode_prelude(self, prelude: &Prelude, timestamp_ms: u32, greeting: bool) -> Vec<u8> {
+    /// What a player gets before its first tag: file header (in its `greeting`), metadata and
+    /// configurations, with the timestamp of the first frame.
+    pub fn encode_prelude(
+        self,
+        prelude: &Prelude,
+        timestamp_ms: u32,
+        greeting: Option<MediaKinds>,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
         let mut flv = Vec::new();
-        if greeting && self != Self::Rtmp {
-            flv.extend_from_slice(&FILE_HEADER);
+        if let Some(kinds) = greeting
+            && self != Self::Rtmp
+        {
+            flv.extend_from_slice(&file_header(kinds, prelude));
         }
         for (kind, payload) in &prelude.tags {
             if self == Self::Rtmp {
@@ -89,6 +96,22 @@ impl Packaging {
             }
         }
     }
+}
+
+/// The file header says which kinds of media there are, and ffmpeg waits for each that it names.
+/// A kind counts when it has come, or when the metadata announces it.
+fn file_header(kinds: MediaKinds, prelude: &Prelude) -> [u8; FILE_HEADER.len()] {
+    let metadata = prelude.tags.iter().find(|(kind, _)| *kind == TagKind::Script);
+    let announces = |name: &[u8]| {
+        metadata.is_some_and(|(_, payload)| payload.windows(name.len()).any(|at| at == name))
+    };
+    let video = kinds.video || announces(b"videocodecid");
+    let audio = kinds.audio || announces(b"audiocodecid");
+    let mut header = FILE_HEADER;
+    if video != audio {
+        header[4] = if video { 0x01 } else { 0x04 };
+    }
+    header
 }
 
 fn chunk_stream_of(kind: TagKind) -> u8 {
@@ -141,8 +164,7 @@ impl Span {
     /// [`SPAN_LEN_MAX`] bytes or the most runs that one send takes. Reuses its memory: no
     /// allocation once it has grown.
     pub fn encode(&mut self, packaging: Packaging, log: &Log, from: Cursor, to_seq: u64) {
-        self.clear();
-        self.end = Cursor::at(from.seq);
+        self.clear(from);
         if packaging == Packaging::Flv {
             self.encode_flv(log, from, to_seq);
             return;
@@ -161,12 +183,11 @@ impl Span {
         self.skip(from.offset);
     }
 
-    /// Makes it a span of nothing.
-    pub fn clear(&mut self) {
+    fn clear(&mut self, from: Cursor) {
         self.headers.clear();
         self.runs.clear();
         self.len = 0;
-        self.end = Cursor::default();
+        self.end = Cursor::at(from.seq);
     }
 
     fn encode_flv(&mut self, log: &Log, from: Cursor, to_seq: u64) {

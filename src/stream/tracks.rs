@@ -2,7 +2,7 @@
 
 use super::log::{Entry, Log};
 use crate::media::TagKind;
-use crate::media::codec::{self, AudioParameters, Codec, VideoParameters};
+use crate::media::codec::{AudioParameters, Codec, VideoParameters};
 use crate::media::timeline::distance;
 use crate::proto::flv::classify::TagClass;
 
@@ -18,8 +18,8 @@ pub struct Track {
     /// Frames and milliseconds between the last two keyframes.
     pub gop_frames: u32,
     pub gop_interval_ms: u32,
-    pub video: VideoParameters,
-    pub audio: AudioParameters,
+    pub video: Option<VideoParameters>,
+    pub audio: Option<AudioParameters>,
     /// By the frames' timestamps over the last GOP; 0 until there was one.
     pub fps_measured: f64,
     last_ms: Option<u32>,
@@ -58,7 +58,7 @@ impl Tracks {
             if !track.ready && entry.kind == TagKind::Audio {
                 let head = log.slices(entry.payload()).next();
                 let head = head.as_deref().and_then(|slice| slice.first()).copied();
-                track.audio = head.map_or_else(AudioParameters::default, codec::legacy_audio);
+                track.audio = head.and_then(AudioParameters::from_flv_header);
             }
             track.ready = true;
             track.count(entry);
@@ -76,8 +76,8 @@ impl Track {
             duration_ms: 0,
             gop_frames: 0,
             gop_interval_ms: 0,
-            video: VideoParameters::default(),
-            audio: AudioParameters::default(),
+            video: None,
+            audio: None,
             fps_measured: 0.0,
             last_ms: None,
             keyframe_ms: None,
@@ -89,10 +89,10 @@ impl Track {
         self.ready = true;
         match kind {
             TagKind::Video => {
-                self.video = codec::video_parameters(self.codec, record).unwrap_or_default();
+                self.video = VideoParameters::from_config(self.codec, record);
             }
             _ => {
-                self.audio = codec::audio_parameters(self.codec, record).unwrap_or_default();
+                self.audio = AudioParameters::from_config(self.codec, record);
             }
         }
     }

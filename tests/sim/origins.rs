@@ -211,6 +211,7 @@ impl World {
                 let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);
                 let owner = self.owner(self.sources[source as usize].key);
                 for part in parts {
+                    self.note_part(&part);
                     let taken =
                         self.on_shard(owner, |shard, now, _| shard.media(now, handle, part));
                     assert!(taken, "a live publisher's media is not taken");
@@ -245,6 +246,7 @@ impl World {
         }
         let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);
         for part in parts {
+            self.note_part(&part);
             let taken = self
                 .on_shard(name.shard, |shard, now, _| shard.attempt_media(now, name.attempt, part));
             assert!(taken, "a live attempt's media is not taken");

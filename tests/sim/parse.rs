@@ -83,7 +83,9 @@ fn read_flv(bytes: &mut Vec<u8>, saw_header: &mut bool, tags: &mut Vec<Tag>) {
     let mut at = 0;
     if !*saw_header {
         let Some(header) = bytes.get(..13) else { return };
-        assert_eq!(header, b"FLV\x01\x05\0\0\0\x09\0\0\0\0", "no FLV header");
+        assert_eq!(&header[..4], b"FLV\x01", "no FLV header");
+        assert!(matches!(header[4], 1 | 4 | 5), "no kind of media in the FLV header");
+        assert_eq!(header[5..], [0, 0, 0, 9, 0, 0, 0, 0], "no end of the FLV header");
         *saw_header = true;
         at = 13;
     }

@@ -366,10 +366,8 @@ impl World {
     fn deliver(&mut self, way: Way) {
         let message = self.bus.take(way);
         self.note(|_| format!("  {} got {}", way.to, describe(&message)));
-        match &message {
-            Message::Ask { ticket, ask } => self.look_before(*ticket, ask),
-            Message::ShutDown { .. } => self.is_shut[way.to] = true,
-            _ => {}
+        if let Message::Ask { ticket, ask } = &message {
+            self.look_before(*ticket, ask);
         }
         self.on_shard(way.to, |shard, now, _| {
             shard.handle_message(now, ShardId(way.from as u16), message);
@@ -396,8 +394,8 @@ impl World {
     }
 
     fn shut_down(&mut self, shard: usize) {
-        let ticket = Ticket { shard: ShardId(shard as u16), serial: PEEK };
-        self.send(Way { from: shard, to: shard }, Message::ShutDown { ticket });
+        self.is_shut[shard] = true;
+        self.on_shard(shard, |shard, now, _| shard.shut_down(now));
     }
 
     fn check_end(&mut self) {
@@ -458,8 +456,7 @@ fn describe(message: &Message) -> String {
         }
         Message::Ask { ticket, .. } => format!("ask {}", ticket.serial),
         Message::Answer { ticket, .. } => format!("answer {}", ticket.serial),
-        Message::Adopt(_) | Message::Resolved(_) => "what is net's".to_owned(),
-        Message::ShutDown { .. } => "shut down".to_owned(),
+        Message::Adopt(_) => "what is net's".to_owned(),
     }
 }
 

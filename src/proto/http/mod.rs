@@ -7,6 +7,7 @@ pub mod client;
 pub mod error;
 pub mod headers;
 pub mod request;
+mod request_reader;
 pub mod response;
 pub mod server;
 pub mod websocket;

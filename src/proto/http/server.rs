@@ -15,14 +15,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::limits::{REQUEST_BODY_LEN_MAX, REQUEST_HELD_LEN_MAX};
 use crate::proto::Output;
-use crate::proto::http::chunked::{ChunkedDecoder, Step};
 use crate::proto::http::error::HttpError;
-use crate::proto::http::headers::Framing;
-use crate::proto::http::request::{self, HeadScanner, Method, Request, WebSocketKey};
+use crate::proto::http::request::{Method, Request, WebSocketKey};
+use crate::proto::http::request_reader::{Progress, RequestReader};
 use crate::proto::http::response::{self, Connection, HeadContext, Response};
 use crate::proto::http::websocket::{self, Frame, FrameReader};
 
@@ -31,8 +29,7 @@ use crate::proto::http::websocket::{self, Frame, FrameReader};
 pub struct ServerSession {
     config: ServerConfig,
     state: State,
-    /// Input that is not consumed yet.
-    held: BytesMut,
+    reader: RequestReader,
     output: VecDeque<Output<ServerEvent>>,
     deadline: Option<Instant>,
     /// The peer sends no more, yet may still read its answer.
@@ -82,18 +79,14 @@ pub enum StreamStart {
 
 #[derive(Debug)]
 enum State {
-    Head { scanner: HeadScanner, in_time: bool },
-    Body { request: Box<Request>, body: Body },
+    /// `has_begun` tells that the deadline is that of the request, not that of the pause before it.
+    Reading {
+        has_begun: bool,
+    },
     Answering(Exchange),
     Streaming,
     WebSocket(Box<FrameReader>),
     Closed,
-}
-
-#[derive(Debug)]
-enum Body {
-    Length(usize),
-    Chunked { decoder: ChunkedDecoder, data: BytesMut },
 }
 
 /// What the answer depends on, kept from the request.
@@ -109,8 +102,8 @@ impl ServerSession {
     pub fn new(now: Instant, config: ServerConfig) -> Self {
         Self {
             config,
-            state: State::Head { scanner: HeadScanner::default(), in_time: true },
-            held: BytesMut::new(),
+            state: State::Reading { has_begun: true },
+            reader: RequestReader::default(),
             output: VecDeque::new(),
             deadline: Some(now + config.header_timeout),
             input_ended: false,
@@ -125,8 +118,8 @@ impl ServerSession {
         match &mut self.state {
             State::Streaming | State::Closed => Ok(()),
             State::WebSocket(_) => self.read_frames(&input),
-            State::Head { .. } | State::Body { .. } | State::Answering(_) => {
-                self.held.extend_from_slice(&input);
+            State::Reading { .. } | State::Answering(_) => {
+                self.reader.push(&input);
                 self.advance(now)
             }
         }
@@ -140,8 +133,8 @@ impl ServerSession {
         self.input_ended = true;
         match self.state {
             State::Closed | State::Answering(_) => return Ok(()),
-            State::Head { .. } if self.held.is_empty() => {}
-            State::Head { .. } | State::Body { .. } => {
+            State::Reading { .. } if self.reader.is_between_requests() => {}
+            State::Reading { .. } => {
                 self.end();
                 return Err(HttpError::Truncated);
             }
@@ -164,9 +157,11 @@ impl ServerSession {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return Ok(());
         }
-        let is_idle = matches!(self.state, State::Head { .. }) && self.held.is_empty();
-        Err(self
-            .fail(now, if is_idle { HttpError::IdleTimeout } else { HttpError::RequestTimeout }))
+        let error = match self.reader.is_between_requests() {
+            true => HttpError::IdleTimeout,
+            false => HttpError::RequestTimeout,
+        };
+        Err(self.fail(now, error))
     }
 
     pub fn poll_output(&mut self) -> Option<Output<ServerEvent>> {
@@ -220,7 +215,7 @@ impl ServerSession {
             self.go_on(now)?;
             return Ok(StreamStart::HeadOnly);
         }
-        self.held = BytesMut::new();
+        self.reader = RequestReader::default();
         self.state = State::Streaming;
         Ok(StreamStart::Body)
     }
@@ -244,12 +239,17 @@ impl ServerSession {
             .with_field("Sec-WebSocket-Accept", &websocket::accept_of(key.as_str()));
         self.output.push_back(Output::Send(response.encode(context, false)));
         self.state = State::WebSocket(Box::default());
-        let held = std::mem::take(&mut self.held);
+        let held = self.reader.take_held();
         self.read_frames(&held)?;
         if self.input_ended {
             self.handle_eof(now)?;
         }
         Ok(())
+    }
+
+    /// Whether the connection has become a WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        matches!(self.state, State::WebSocket(_))
     }
 
     /// Ends an accepted WebSocket with a close frame; `Close` follows.
@@ -266,89 +266,36 @@ impl ServerSession {
         if self.input_ended { self.handle_eof(now) } else { Ok(()) }
     }
 
-    /// Reads requests from what is held until one must be answered or more is needed.
+    /// Reads requests until one must be answered or more is needed.
     fn advance(&mut self, now: Instant) -> Result<(), HttpError> {
-        let read = match self.read_held(now) {
-            Ok(()) if self.held.len() > REQUEST_HELD_LEN_MAX => Err(HttpError::HeldTooMuch),
+        let read = match self.read_requests(now) {
+            Ok(()) if self.reader.is_full() => Err(HttpError::HeldTooMuch),
             other => other,
         };
         read.map_err(|error| self.fail(now, error))
     }
 
-    fn read_held(&mut self, now: Instant) -> Result<(), HttpError> {
-        loop {
-            match &self.state {
-                State::Head { .. } => {
-                    if !self.read_head(now)? {
-                        return Ok(());
+    fn read_requests(&mut self, now: Instant) -> Result<(), HttpError> {
+        while let State::Reading { has_begun } = &mut self.state {
+            if !*has_begun && !self.reader.is_empty() {
+                *has_begun = true;
+                self.deadline = Some(now + self.config.header_timeout);
+            }
+            match self.reader.poll_progress()? {
+                Progress::Incomplete => break,
+                Progress::Head { is_continue_awaited } => {
+                    self.deadline = Some(now + self.config.header_timeout);
+                    if is_continue_awaited {
+                        self.output.push_back(Output::Send(Bytes::from_static(CONTINUE)));
                     }
                 }
-                State::Body { .. } => {
-                    let Some(body) = self.read_body()? else { return Ok(()) };
-                    self.deliver(now, body);
-                }
-                _ => return Ok(()),
+                Progress::Request(request) => self.deliver(now, *request),
             }
         }
+        Ok(())
     }
 
-    /// Whether the head is complete, and then the state is `Body`.
-    fn read_head(&mut self, now: Instant) -> Result<bool, HttpError> {
-        let State::Head { scanner, in_time } = &mut self.state else { return Ok(false) };
-        if !*in_time && !self.held.is_empty() {
-            *in_time = true;
-            self.deadline = Some(now + self.config.header_timeout);
-        }
-        // Some clients end a body with a line end that they do not count (RFC 9112 2.2).
-        while self.held.starts_with(b"\r\n") {
-            self.held.advance(2);
-            *scanner = HeadScanner::default();
-        }
-        let Some(head_len) = scanner.find_end(&self.held)? else { return Ok(false) };
-        let head = request::parse_head(&self.held.split_to(head_len))?;
-        self.deadline = Some(now + self.config.header_timeout);
-        let body = match head.framing {
-            Framing::Length(len) => Body::Length(len as usize),
-            Framing::Chunked => {
-                Body::Chunked { decoder: ChunkedDecoder::new(), data: BytesMut::new() }
-            }
-            Framing::UntilClose => unreachable!("request_framing never gives it"),
-        };
-        let is_body_due = !matches!(body, Body::Length(0)) && self.held.is_empty();
-        if head.continue_expected && is_body_due {
-            self.output.push_back(Output::Send(Bytes::from_static(CONTINUE)));
-        }
-        self.state = State::Body { request: Box::new(head.request), body };
-        Ok(true)
-    }
-
-    /// The body, once it is complete.
-    fn read_body(&mut self) -> Result<Option<Bytes>, HttpError> {
-        let State::Body { body, .. } = &mut self.state else { return Ok(None) };
-        match body {
-            Body::Length(len) if self.held.len() < *len => Ok(None),
-            Body::Length(len) => Ok(Some(self.held.split_to(*len).freeze())),
-            Body::Chunked { decoder, data } => loop {
-                let (framing_len, step) = decoder.decode(&self.held)?;
-                self.held.advance(framing_len);
-                match step {
-                    Step::Incomplete => return Ok(None),
-                    Step::End => return Ok(Some(std::mem::take(data).freeze())),
-                    Step::Data(len) if data.len() + len > REQUEST_BODY_LEN_MAX => {
-                        return Err(HttpError::BodyTooLarge);
-                    }
-                    Step::Data(len) => data.extend_from_slice(&self.held.split_to(len)),
-                }
-            },
-        }
-    }
-
-    fn deliver(&mut self, now: Instant, body: Bytes) {
-        let State::Body { mut request, .. } = std::mem::replace(&mut self.state, State::Closed)
-        else {
-            unreachable!("only a read body is delivered")
-        };
-        request.body = body;
+    fn deliver(&mut self, now: Instant, request: Request) {
         self.deadline = None;
         let origin = request.headers.find("origin").filter(|_| self.config.cross_domains_allowed);
         let exchange = Exchange {
@@ -362,7 +309,7 @@ impl ServerSession {
             self.answer(now, &exchange, &response);
         } else {
             self.state = State::Answering(exchange);
-            self.output.push_back(Output::Event(ServerEvent::Request(*request)));
+            self.output.push_back(Output::Event(ServerEvent::Request(request)));
         }
     }
 
@@ -378,7 +325,7 @@ impl ServerSession {
 
     /// What the reply says about the connection, and [`Self::await_request`] then does.
     fn connection_after(&self, exchange: &Exchange) -> Connection {
-        let can_go_on = !self.input_ended || !self.held.is_empty();
+        let can_go_on = !self.input_ended || !self.reader.is_empty();
         match exchange.keep_alive && can_go_on {
             true => Connection::KeepAlive { idle_seconds: self.config.idle_timeout.as_secs() },
             false => Connection::Close,
@@ -389,11 +336,7 @@ impl ServerSession {
         if connection == Connection::Close {
             return self.close();
         }
-        if self.held.is_empty() {
-            // An idle connection holds no buffer.
-            self.held = BytesMut::new();
-        }
-        self.state = State::Head { scanner: HeadScanner::default(), in_time: false };
+        self.state = State::Reading { has_begun: false };
         self.deadline = Some(now + self.config.idle_timeout);
     }
 
@@ -458,7 +401,7 @@ impl ServerSession {
     fn end(&mut self) {
         self.state = State::Closed;
         self.deadline = None;
-        self.held = BytesMut::new();
+        self.reader = RequestReader::default();
     }
 }
 
@@ -467,6 +410,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::REQUEST_HELD_LEN_MAX;
     use crate::proto::http::testing::{at_every_split, drain};
     use crate::proto::http::websocket::FrameError;
     use crate::proto::http::websocket::tests::client_frame;
@@ -515,30 +459,6 @@ mod tests {
                 Some(ServerEvent::Request(request)) => request,
                 other => panic!("no request but {other:?}"),
             }
-        }
-    }
-
-    #[test]
-    fn requests_with_every_framing_are_read_at_every_split() {
-        let table = [
-            (GET.to_owned(), ""),
-            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello".to_owned(), "hello"),
-            (
-                "\r\nPUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\
-                 3\r\nhel\r\n2;x\r\nlo\r\n0\r\n\r\n"
-                    .to_owned(),
-                "hello",
-            ),
-        ];
-        for (input, body) in table {
-            at_every_split(input.as_bytes(), |pieces| {
-                let mut peer = Peer::new();
-                for piece in pieces {
-                    peer.input(piece).unwrap();
-                }
-                assert_eq!(peer.request().body, body);
-                assert_eq!(peer.session.poll_timeout(), None, "no deadline while answering");
-            });
         }
     }
 
@@ -613,17 +533,6 @@ mod tests {
             assert_eq!(peer.input(GET), Ok(()), "a dead session ignores input");
             assert_eq!(peer.drain(), (String::new(), vec![]));
         }
-    }
-
-    #[test]
-    fn chunked_body_is_bounded() {
-        let mut peer = Peer::new();
-        peer.input("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
-        let half = format!("{:x}\r\n{}\r\n", REQUEST_BODY_LEN_MAX / 2, "x".repeat(20_480));
-        peer.input(&half).unwrap();
-        peer.input(&half).unwrap();
-        assert_eq!(peer.input("1\r\nx"), Err(HttpError::BodyTooLarge));
-        assert!(peer.drain().0.starts_with("HTTP/1.1 413 "));
     }
 
     #[test]

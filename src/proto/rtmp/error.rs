@@ -1,7 +1,10 @@
 //! What a peer can do wrong.
 
-use crate::limits::{CHUNK_STREAMS_MAX, MESSAGE_LEN_MAX, SCRIPT_LEN_MAX};
+use crate::limits::{
+    CHUNK_STREAMS_MAX, HELD_INPUT_LEN_MAX, MESSAGE_LEN_MAX, PARAMS_LEN_MAX, SCRIPT_LEN_MAX,
+};
 use crate::proto::flv::FlvError;
+use crate::proto::rtmp::client::ClientStage;
 
 /// Faults in the chunk stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,4 +32,38 @@ pub enum HandshakeError {
     Version(u8),
     #[error("encrypted RTMP (version {0}) is not served")]
     Encrypted(u8),
+}
+
+/// Why a server session died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    #[error("handshake did not complete in time")]
+    HandshakeTimeout,
+    #[error("neither publish nor play was asked for in time")]
+    CommandTimeout,
+    #[error("command {0} is not allowed now")]
+    UnexpectedCommand(&'static str),
+    #[error("command {0} has no usable arguments")]
+    MalformedCommand(&'static str),
+    #[error("stream parameters are longer than {PARAMS_LEN_MAX} bytes")]
+    ParamsTooLong,
+    #[error("more than {HELD_INPUT_LEN_MAX} bytes before the publisher was accepted")]
+    TooMuchBeforeAccept,
+}
+
+/// Why a client session died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    #[error("timed out {0}")]
+    Timeout(ClientStage),
+    #[error("createStream was answered without a stream id")]
+    NoStreamId,
 }

@@ -1,4 +1,28 @@
-//! tmp
+//! RTMP over TCP: the server and client sessions (Adobe RTMP 1.0; Enhanced RTMP v2).
+//!
+//! Media leaves a session as [`MediaPart`](crate::media::MediaPart)s, views of the input. Media to
+//! a player does not pass through its session: the egress packages it once for all with the helpers
+//! in [`chunk_encoding`]. RTMPE, RTMPT and shared objects are left out.
+
+pub mod chunk;
 pub mod chunk_encoding;
-mod chunk_header;
+pub mod client;
+pub mod command;
+pub mod error;
+pub mod handshake;
 pub mod message;
+pub mod server;
+
+mod acknowledgement;
+mod chunk_header;
+mod stream_name;
+
+pub use client::{ClientConfig, ClientEvent, ClientSession, ClientStage};
+pub use error::{ChunkError, ClientError, HandshakeError, ServerError};
+pub use server::{
+    PlayEnd, PlayRefusal, PublishEnd, PublishRefusal, ServerConfig, ServerEvent, ServerSession,
+    StreamRequest,
+};
+
+#[cfg(test)]
+mod pair_tests;

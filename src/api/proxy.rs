@@ -1,0 +1,477 @@
+//! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, delStreamProxy, listStreamProxy,
+//! getProxyInfo.
+//!
+//! Keys that ZLMediaKit passes to its puller or muxer (`rtp_type`, `enable_hls`, ...) are accepted
+//! and have no effect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Node;
+use super::router::Call;
+use super::wire::{
+    self, AddedRow, Code, Data, DeletedRow, Failure, ProxyRow, ReleasedRow, TakenRow,
+};
+use crate::bus::message::{Answer, Ask, PullOptions};
+use crate::bus::view::{SourceView, StreamView};
+use crate::limits::PULL_TIMEOUT_MS_MAX;
+use crate::media::state::{ErrorClass, Fault};
+use crate::media::url::SourceUrlError;
+use crate::media::{SourceUrl, StreamKey};
+use crate::proto::http::Response;
+
+/// `addStreamProxy`: answers at first media or first failure; at once with `async=1`.
+pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let key = call.key().map_err(|error| Failure::new(Code::InvalidArgs, error.to_string()))?;
+    let url = source_url(call)?;
+    let options = options(call);
+    // Its turn in the origin's connect budget may take one timeout, its attempt another.
+    let bound = options.timeout * 2 + call.bound();
+    let ask = Ask::AddPull { key: key.clone(), url: Arc::new(url), options };
+    match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
+        Answer::Added { state, generation } => {
+            let (key, state) = (key.as_str(), state.as_str());
+            let added = AddedRow { key, state, generation: generation.0 };
+            Ok(wire::success(Data { data: added }))
+        }
+        Answer::Exists { state, url, generation } => {
+            let data = TakenRow {
+                key: key.as_str(),
+                state: state.as_str(),
+                generation: generation.0,
+                url: url.as_ref().map(|url| url.as_str()),
+            };
+            let msg = Some("This stream already exists");
+            Ok(wire::reply(Code::OtherFailed, msg, Data { data }))
+        }
+        Answer::AddFailed(fault) => Err(Failure::new(Code::OtherFailed, add_failed_text(fault))),
+        Answer::AddCancelled => Err(Failure::new(Code::OtherFailed, "player proxy close")),
+        Answer::Overloaded(limit) => Err(Failure::new(Code::OtherFailed, limit)),
+        _ => Err(Failure::other_answer()),
+    }
+}
+
+/// `delStreamProxy`: ends a pull in whatever state it is.
+pub(super) async fn delete<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let closed = match wire::parse_key(call.params.text("key")) {
+        None => None,
+        Some(key) => {
+            let ask = Ask::DeletePull { key: key.clone() };
+            let Answer::Deleted(closed) = call.ask_owner(&key, ask).await? else {
+                return Err(Failure::other_answer());
+            };
+            closed
+        }
+    };
+    let released = closed.as_ref().map(ReleasedRow::of);
+    Ok(wire::success(Data { data: DeletedRow { flag: closed.is_some(), released } }))
+}
+
+/// `listStreamProxy`: all pulls, or the one of a key.
+pub(super) async fn list<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let streams = match call.params.find("key") {
+        None => call.streams(None).await?,
+        Some(text) => {
+            let pull = find_pull(call, text).await?;
+            let not_found = || Failure::new(Code::Exception, format!("key not found: {text}"));
+            vec![pull.ok_or_else(not_found)?]
+        }
+    };
+    Ok(wire::list(streams.iter().filter_map(ProxyRow::of)).await)
+}
+
+/// `getProxyInfo`.
+pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let pull = find_pull(call, call.params.text("key")).await?;
+    let row = pull.as_ref().and_then(ProxyRow::of).map(ProxyRow::without_key);
+    let row = row.ok_or_else(|| Failure::new(Code::NotFound, "can not find the proxy"))?;
+    Ok(wire::success(Data { data: row }))
+}
+
+async fn find_pull<N: Node>(call: &Call<'_, N>, key: &str) -> Result<Option<StreamView>, Failure> {
+    let Some(key): Option<StreamKey> = wire::parse_key(key) else { return Ok(None) };
+    let streams = call.streams(Some(key)).await?;
+    Ok(streams.into_iter().find(|stream| matches!(stream.source, SourceView::Pull(_))))
+}
+
+fn source_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
+    let text = call.params.text("url");
+    let is_flv = call.params.text("schema").eq_ignore_ascii_case("flv");
+    SourceUrl::parse(text, is_flv).map_err(|error| {
+        let msg = match error {
+            SourceUrlError::Scheme => format!("not supported play schema:{text}"),
+            error => format!("{error}: {text}"),
+        };
+        Failure::new(Code::OtherFailed, msg)
+    })
+}
+
+fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
+    let (params, pull) = (&call.params, &call.config.pull);
+    let timeout_ms = match params.float("timeout_sec") {
+        // A cast saturates.
+        Some(seconds) if seconds > TIMEOUT_SEC_MIN => (seconds * 1000.0) as u64,
+        _ => pull.timeout_ms,
+    };
+    let media_timeout_ms = match params.integer("media_timeout_ms") {
+        Some(ms) if ms > 0 => ms.unsigned_abs(),
+        _ => pull.media_timeout_ms,
+    };
+    PullOptions {
+        // Any negative number is without end.
+        retries_max: u32::try_from(params.integer("retry_count").unwrap_or(-1)).ok(),
+        force: params.flag("force"),
+        no_wait: params.flag("async"),
+        timeout: Duration::from_millis(timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
+        media_timeout: Duration::from_millis(media_timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
+    }
+}
+
+/// ZLMediaKit's words for the most common failure; ours for the others, which nobody switches on.
+fn add_failed_text(fault: Fault) -> String {
+    match fault.class {
+        ErrorClass::Refused => "connection refused".to_owned(),
+        _ => fault.text,
+    }
+}
+
+/// A timeout of this or less is not honored, as in ZLMediaKit.
+const TIMEOUT_SEC_MIN: f64 = 0.1;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::testing::{Dial, FakeNode};
+    use crate::bus::view::SessionProtocol;
+    use crate::media::state::EndReason;
+    use crate::media::{ConnectionId, ShardId};
+    use crate::shard::Stage;
+    use crate::stream::Packaging;
+
+    const URL: &str = "rtmp://10.0.0.1/live/src?token=1";
+
+    fn params<'a>(stream: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let plain =
+            [("vhost", "__defaultVhost__"), ("app", "live"), ("stream", stream), ("url", URL)];
+        // Of a repeated name the last counts.
+        [&plain[..], more].concat()
+    }
+
+    fn key_of(stream: &str) -> String {
+        format!("__defaultVhost__/live/{stream}")
+    }
+
+    fn refused() -> Fault {
+        Fault::new(ErrorClass::Refused, "connection refused by 10.0.0.1:1935")
+    }
+
+    #[track_caller]
+    fn shown(node: &FakeNode, stream: &str) -> Value {
+        node.call("getProxyInfo", &[("key", &key_of(stream))])["data"].clone()
+    }
+
+    #[test]
+    fn add_is_answered_at_first_media() {
+        let node = FakeNode::new();
+        let mut add = node.start("addStreamProxy", &params("a", &[]));
+        let dial = node.take_dial();
+        assert_eq!(dial.url.as_str(), URL);
+        node.reach(&dial, Stage::Handshaking);
+        assert!(add.poll().is_none());
+        node.deliver(&dial);
+        let reply = add.poll().expect("media has come").json();
+        assert_eq!((&reply["code"], &reply["data"]["key"]), (&json!(0), &json!(key_of("a"))));
+        assert_eq!(reply["data"]["state"], "registered");
+        assert!(reply["data"]["generation"].is_u64(), "{reply}");
+    }
+
+    #[test]
+    fn add_is_answered_at_first_failure() {
+        let node = FakeNode::new();
+        let table =
+            [(refused(), "connection refused"), (Fault::new(ErrorClass::NotFound, "404"), "404")];
+        for (fault, msg) in table {
+            let mut add = node.start("addStreamProxy", &params("a", &[("retry_count", "3")]));
+            node.fail(&node.take_dial(), fault);
+            assert_eq!(add.poll().expect("failed").json(), json!({"code": -1, "msg": msg}));
+            node.assert_empty();
+        }
+    }
+
+    #[test]
+    fn forced_add_survives_its_first_failure() {
+        let node = FakeNode::new();
+        let mut add = node.start("addStreamProxy", &params("a", &[("force", "1")]));
+        node.fail(&node.take_dial(), refused());
+        let reply = add.poll().expect("the first attempt has ended").json();
+        assert_eq!((&reply["code"], &reply["data"]["state"]), (&json!(0), &json!("backing_off")));
+        let row = shown(&node, "a");
+        assert_eq!(row["status"], 1);
+        assert_eq!(row["status_str"], "play failed: connection refused by 10.0.0.1:1935");
+        assert_eq!((&row["attempts"], &row["nextRetryMs"]), (&json!(1), &json!(2000)));
+        assert_eq!((&row["state"], &row["errorClass"]), (&json!("backing_off"), &json!("refused")));
+        node.pass(Duration::from_secs(2));
+        assert_eq!(node.take_dials().len(), 1);
+        let row = shown(&node, "a");
+        assert_eq!((&row["attempts"], &row["nextRetryMs"]), (&json!(2), &json!(0)));
+        assert_eq!(row["lastError"], "connection refused by 10.0.0.1:1935");
+    }
+
+    #[test]
+    fn asynchronous_add_is_answered_at_once() {
+        let node = FakeNode::new();
+        let reply = node.call("addStreamProxy", &params("a", &[("async", "1")]));
+        assert_eq!((&reply["code"], &reply["data"]["state"]), (&json!(0), &json!("resolving")));
+        let row = shown(&node, "a");
+        assert_eq!(reply["data"]["generation"], row["generation"]);
+        assert_eq!((&row["status"], &row["status_str"]), (&json!(1), &json!("connecting")));
+        assert_eq!((&row["lastError"], &row["errorClass"]), (&Value::Null, &Value::Null));
+        assert_eq!((&row["attempts"], &row["waiters"]), (&json!(1), &json!(0)));
+        assert!(row["ageMs"].is_u64() && row.get("key").is_none(), "{row}");
+    }
+
+    #[test]
+    fn adds_of_one_url_join_one_pull() {
+        let node = FakeNode::new();
+        let mut adds: Vec<_> =
+            (0..64).map(|_| node.start("addStreamProxy", &params("a", &[]))).collect();
+        let dials = node.take_dials();
+        assert_eq!(dials.len(), 1);
+        node.deliver(&dials[0]);
+        let replies: Vec<Value> =
+            adds.iter_mut().map(|add| add.poll().expect("media has come").json()).collect();
+        assert_eq!(replies[0]["code"], 0);
+        assert!(replies.iter().all(|reply| *reply == replies[0]));
+    }
+
+    #[test]
+    fn taken_key_says_what_has_it() {
+        let node = FakeNode::new();
+        let other = [("url", "rtmp://10.0.0.2/live/other")];
+        let taken = |more: &[(&str, &str)], state: &str| {
+            let reply = node.call("addStreamProxy", &params("a", more));
+            assert_eq!(reply["code"], -1, "{reply}");
+            assert_eq!(reply["msg"], "This stream already exists");
+            let data = json!({"key": key_of("a"), "state": state, "url": URL});
+            assert_eq!(reply["data"]["generation"], shown(&node, "a")["generation"]);
+            for name in ["key", "state", "url"] {
+                assert_eq!(reply["data"][name], data[name], "{name} of {reply}");
+            }
+        };
+        let mut add = node.start("addStreamProxy", &params("a", &[]));
+        taken(&other, "resolving");
+        let dial = node.take_dial();
+        node.deliver(&dial);
+        assert_eq!(add.poll().expect("media has come").json()["code"], 0);
+        taken(&[], "registered");
+        taken(&other, "registered");
+        node.fail(&dial, Fault::new(ErrorClass::Lost, "end of file"));
+        taken(&[], "backing_off");
+    }
+
+    #[test]
+    fn lost_pull_tells_the_truth() {
+        let node = FakeNode::new();
+        node.call("addStreamProxy", &params("a", &[("async", "1")]));
+        let dial = node.take_dial();
+        node.deliver(&dial);
+        node.pass(Duration::from_secs(3));
+        let row = shown(&node, "a");
+        assert_eq!((&row["status"], &row["status_str"]), (&json!(0), &json!("playing")));
+        assert_eq!((&row["liveSecs"], &row["rePullCount"]), (&json!(3), &json!(0)));
+        assert_eq!(row["tracks"].as_array().map(Vec::len), Some(2));
+        node.fail(&dial, Fault::new(ErrorClass::Lost, "end of file"));
+        let row = shown(&node, "a");
+        assert_eq!((&row["status"], &row["rePullCount"]), (&json!(1), &json!(1)));
+        assert_eq!(row["status_str"], "play shutdown: end of file");
+        assert_eq!((&row["liveSecs"], &row["errorClass"]), (&json!(0), &json!("lost")));
+        node.pass(Duration::from_secs(2));
+        node.deliver(&node.take_dial());
+        let row = shown(&node, "a");
+        assert_eq!((&row["status"], &row["status_str"]), (&json!(0), &json!("playing")));
+        assert_eq!((&row["attempts"], &row["lastError"]), (&json!(2), &json!("end of file")));
+    }
+
+    #[test]
+    fn delete_ends_a_pull_in_every_state() {
+        let steps: [fn(&FakeNode, &Dial); 6] = [
+            |_, _| {},
+            |node, dial| node.reach(dial, Stage::Connecting),
+            |node, dial| node.reach(dial, Stage::Handshaking),
+            |node, dial| node.reach(dial, Stage::AwaitingMedia),
+            FakeNode::deliver,
+            |node, dial| node.fail(dial, refused()),
+        ];
+        for (index, step) in steps.into_iter().enumerate() {
+            let node = FakeNode::new();
+            node.call("addStreamProxy", &params("a", &[("async", "1")]));
+            let dial = node.take_dial();
+            step(&node, &dial);
+            let reply = node.call("delStreamProxy", &[("key", &key_of("a"))]);
+            let sockets = u64::from(index != 5);
+            assert_eq!((&reply["code"], &reply["data"]["flag"]), (&json!(0), &json!(true)));
+            let released = &reply["data"]["released"];
+            assert_eq!(released["sockets"], sockets, "{index}: {reply}");
+            assert_eq!((&released["timers"], &released["complete"]), (&json!(1), &json!(true)));
+            for name in ["players", "waiters", "bytes"] {
+                assert!(released[name].is_u64(), "{index}: {reply}");
+            }
+            node.assert_empty();
+            let again = node.call("delStreamProxy", &[("key", &key_of("a"))]);
+            assert_eq!(again, json!({"code": 0, "data": {"flag": false}}));
+            let readd = node.call("addStreamProxy", &params("a", &[("async", "1")]));
+            assert_eq!(readd["code"], 0);
+        }
+    }
+
+    #[test]
+    fn delete_answers_adds_and_releases_players_and_waiters() {
+        let node = FakeNode::new();
+        let mut adds = [(); 2].map(|()| node.start("addStreamProxy", &params("a", &[])));
+        let waiters = [0, 1].map(|shard| ConnectionId { serial: 7, shard: ShardId(shard) });
+        for connection in waiters {
+            node.play(connection, "a", Packaging::Flv);
+        }
+        assert_eq!(shown(&node, "a")["waiters"], 2);
+        let reply = node.call("delStreamProxy", &[("key", &key_of("a"))]);
+        assert_eq!(reply["data"]["released"]["waiters"], 2);
+        for add in &mut adds {
+            let reply = add.poll().expect("the pull is gone").json();
+            assert_eq!(reply, json!({"code": -1, "msg": "player proxy close"}));
+        }
+        let ended = node.take_ended();
+        assert_eq!(ended.len(), 2);
+        assert!(ended.iter().all(|(_, reason)| *reason == EndReason::Deleted));
+        node.assert_empty();
+    }
+
+    #[test]
+    fn delete_that_is_not_confirmed_says_so_within_its_bound() {
+        let node = FakeNode::new();
+        node.call("addStreamProxy", &params("a", &[("async", "1")]));
+        node.keep_sockets_open();
+        let mut delete = node.start("delStreamProxy", &[("key", &key_of("a"))]);
+        assert!(delete.poll().is_none());
+        node.pass(Duration::from_secs(1));
+        let reply = delete.poll().expect("the bound has passed").json();
+        assert_eq!(reply["data"]["flag"], true);
+        assert_eq!(reply["data"]["released"]["complete"], false);
+    }
+
+    #[test]
+    fn every_vhost_is_the_default_one() {
+        let node = FakeNode::new();
+        let more = [("vhost", "10.11.4.193:9680"), ("async", "1")];
+        let reply = node.call("addStreamProxy", &params("a/b", &more));
+        assert_eq!(reply["data"]["key"], "__defaultVhost__/live/a/b");
+        let foreign = "10.11.4.193:9680/live/a/b";
+        assert_eq!(
+            node.call("listStreamProxy", &[("key", foreign)])["data"][0]["key"],
+            key_of("a/b")
+        );
+        assert_eq!(node.call("getProxyInfo", &[("key", foreign)])["code"], 0);
+        assert_eq!(node.call("delStreamProxy", &[("key", foreign)])["data"]["flag"], true);
+        node.assert_empty();
+    }
+
+    #[test]
+    fn what_cannot_be_pulled_says_why() {
+        let node = FakeNode::new();
+        let long = "x".repeat(600);
+        let table = [
+            ("url", "foo://h/live/x", -1, "not supported play schema:foo://h/live/x"),
+            ("url", "http://h/live/x", -1, "not supported play schema:http://h/live/x"),
+            ("url", "rtmp://h/live", -1, "an RTMP URL needs an app and a stream: rtmp://h/live"),
+            ("url", "live", -1, "the URL is malformed: live"),
+            ("app", "a/b", -300, "vhost and app must not contain a slash"),
+            ("stream", "a\nb", -300, "control characters are not allowed in a stream key"),
+            ("stream", &long, -300, "vhost, app and stream are longer than 512 bytes together"),
+        ];
+        for (name, value, code, msg) in table {
+            let reply = node.call("addStreamProxy", &params("a", &[(name, value)]));
+            assert_eq!(reply, json!({"code": code, "msg": msg}));
+        }
+        assert!(node.take_dials().is_empty());
+        let hint = [("url", "http://h/live/x"), ("schema", "flv"), ("async", "1")];
+        assert_eq!(node.call("addStreamProxy", &params("a", &hint))["code"], 0);
+        assert_eq!(node.take_dial().url.as_str(), "http://h/live/x");
+    }
+
+    #[test]
+    fn timeouts_are_read_and_bound_the_answer() {
+        let table = [
+            ("0.5", 500),
+            ("3", 3000),
+            ("0.1", 10_000),
+            ("", 10_000),
+            ("x", 10_000),
+            ("-1", 10_000),
+            ("1e99", PULL_TIMEOUT_MS_MAX),
+        ];
+        for (text, ms) in table {
+            let node = FakeNode::new();
+            node.call("addStreamProxy", &params("a", &[("async", "1"), ("timeout_sec", text)]));
+            let timeout = Duration::from_millis(ms);
+            assert_eq!(node.take_dial().timeout, timeout, "{text}");
+            assert_eq!(node.last_bound(), timeout * 2 + Duration::from_millis(1500));
+        }
+    }
+
+    #[test]
+    fn media_timeout_and_retries_are_read() {
+        let node = FakeNode::new();
+        let more = [("async", "1"), ("media_timeout_ms", "700"), ("retry_count", "0")];
+        node.call("addStreamProxy", &params("a", &more));
+        node.deliver(&node.take_dial());
+        node.pass(Duration::from_millis(650));
+        assert_eq!(shown(&node, "a")["status"], 0);
+        node.pass(Duration::from_millis(100));
+        assert_eq!(node.call("getProxyInfo", &[("key", &key_of("a"))])["code"], -500);
+        let more = [("async", "1"), ("retry_count", "-7")];
+        node.call("addStreamProxy", &params("b", &more));
+        node.fail(&node.take_dial(), refused());
+        assert_eq!(shown(&node, "b")["state"], "backing_off");
+    }
+
+    #[test]
+    fn lists_have_every_pull_and_nothing_else() {
+        let node = FakeNode::new();
+        assert_eq!(node.call("listStreamProxy", &[]), json!({"code": 0, "data": []}));
+        let streams: Vec<String> = (0..300).map(|index| format!("s{index:03}")).collect();
+        for stream in &streams {
+            node.call("addStreamProxy", &params(stream, &[("async", "1")]));
+        }
+        let connection = ConnectionId { serial: 9, shard: ShardId(1) };
+        node.accept(connection, SessionProtocol::Http);
+        node.play(connection, "awaited", Packaging::Flv);
+        let list = node.call("listStreamProxy", &[]);
+        let keys: Vec<&str> = list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["key"].as_str().unwrap())
+            .collect();
+        assert_eq!(keys, Vec::from_iter(streams.iter().map(|stream| key_of(stream))));
+        let missing = node.call("listStreamProxy", &[("key", &key_of("awaited"))]);
+        let msg = "key not found: __defaultVhost__/live/awaited";
+        assert_eq!(missing, json!({"code": -400, "msg": msg}));
+        assert_eq!(node.call("listStreamProxy", &[("key", "no")])["msg"], "key not found: no");
+        let unknown = node.call("getProxyInfo", &[("key", "no/such/key")]);
+        assert_eq!(unknown, json!({"code": -500, "msg": "can not find the proxy"}));
+    }
+
+    #[test]
+    fn too_many_pulls_are_refused() {
+        let node = FakeNode::with(|config| config.pull.pulls_max = 1);
+        let codes: Vec<Value> = (0..3)
+            .map(|index| {
+                let stream = format!("s{index}");
+                node.call("addStreamProxy", &params(&stream, &[("async", "1")]))["code"].clone()
+            })
+            .collect();
+        // Each shard takes one.
+        assert!(codes.contains(&json!(0)) && codes.contains(&json!(-1)), "{codes:?}");
+    }
+}

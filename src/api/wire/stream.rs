@@ -1,0 +1,243 @@
+//! A stream and a pull, as lists show them.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::SCHEMA;
+use super::node::Ends;
+use super::track::{self, TrackRow};
+use crate::bus::view::{PullView, SourceView, StreamView};
+
+/// How far a stream is, of every stream.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Life {
+    state: &'static str,
+    generation: u64,
+    age_ms: u64,
+    waiters: u32,
+}
+
+impl Life {
+    fn of(view: &StreamView) -> Self {
+        Self {
+            state: view.state.as_str(),
+            generation: view.generation.0,
+            age_ms: view.age_ms,
+            waiters: view.waiters,
+        }
+    }
+}
+
+/// How a pull gets on.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tries<'a> {
+    attempts: u32,
+    last_error: Option<&'a str>,
+    error_class: Option<&'static str>,
+    next_retry_ms: u64,
+}
+
+impl<'a> Tries<'a> {
+    fn of(pull: &'a PullView) -> Self {
+        let fault = pull.last_fault.as_ref();
+        Self {
+            attempts: pull.attempts,
+            last_error: fault.map(|fault| fault.text.as_str()),
+            error_class: fault.map(|fault| fault.class.as_str()),
+            next_retry_ms: pull.next_retry_ms,
+        }
+    }
+}
+
+/// A stream: `getMediaList`, `getMediaInfo`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct MediaRow<'a> {
+    alive_second: u64,
+    app: &'a str,
+    bytes_speed: u64,
+    create_stamp: u64,
+    current_stamp: u32,
+    #[serde(rename = "isRecordingHLS")]
+    is_recording_hls: bool,
+    #[serde(rename = "isRecordingMP4")]
+    is_recording_mp4: bool,
+    origin_sock: Option<OriginSock>,
+    origin_type: i32,
+    origin_type_str: &'static str,
+    origin_url: String,
+    params: &'a str,
+    reader_count: u32,
+    schema: &'static str,
+    stream: &'a str,
+    total_bytes: u64,
+    total_reader_count: u32,
+    tracks: Vec<TrackRow>,
+    vhost: &'a str,
+    pending: bool,
+    #[serde(flatten)]
+    life: Life,
+    /// Where it is pending and pulled.
+    #[serde(flatten)]
+    tries: Option<Tries<'a>>,
+}
+
+#[derive(Serialize)]
+struct OriginSock {
+    identifier: String,
+    #[serde(flatten)]
+    ends: Ends,
+}
+
+impl<'a> MediaRow<'a> {
+    pub(in crate::api) fn of(view: &'a StreamView) -> Self {
+        let key = &view.key;
+        let origin = Origin::of(view);
+        let tries = match &view.source {
+            SourceView::Pull(pull) if !view.registered => Some(Tries::of(pull)),
+            _ => None,
+        };
+        Self {
+            alive_second: view.alive_ms / 1000,
+            app: key.app(),
+            bytes_speed: view.bytes_per_second,
+            create_stamp: view.created_unix,
+            current_stamp: view.timestamp_ms,
+            is_recording_hls: false,
+            is_recording_mp4: false,
+            origin_sock: origin.sock,
+            origin_type: origin.number,
+            origin_type_str: origin.name,
+            origin_url: origin.url,
+            params: origin.params,
+            reader_count: view.players,
+            schema: SCHEMA,
+            stream: key.stream(),
+            total_bytes: view.bytes_total,
+            total_reader_count: view.players,
+            tracks: track::rows(&view.tracks),
+            vhost: key.vhost(),
+            pending: !view.registered,
+            life: Life::of(view),
+            tries,
+        }
+    }
+
+    /// With the `loss` of each track, which `getMediaInfo` shows and nobody knows over TCP.
+    pub(in crate::api) fn with_loss(mut self) -> Self {
+        for track in &mut self.tracks {
+            track.loss = Some(-1.0);
+        }
+        self
+    }
+}
+
+/// Where media comes from, in ZLMediaKit's numbers and names.
+struct Origin<'a> {
+    number: i32,
+    name: &'static str,
+    url: String,
+    params: &'a str,
+    sock: Option<OriginSock>,
+}
+
+impl<'a> Origin<'a> {
+    fn of(view: &'a StreamView) -> Self {
+        let none = Self { number: 0, name: "unknown", url: String::new(), params: "", sock: None };
+        match &view.source {
+            SourceView::None => none,
+            SourceView::Publisher(publisher) => Self {
+                number: 1,
+                name: "rtmp_push",
+                url: format!("{SCHEMA}://{}", view.key),
+                params: publisher.as_ref().map_or("", |publisher| &publisher.params),
+                sock: publisher.as_ref().map(|publisher| OriginSock {
+                    identifier: publisher.connection.to_string(),
+                    ends: Ends::of(publisher.local, publisher.peer),
+                }),
+            },
+            SourceView::Pull(pull) => Self {
+                number: 4,
+                name: "pull",
+                url: pull.url.as_str().to_owned(),
+                sock: pull.ends.map(|(local, peer)| OriginSock {
+                    // Not one of our sessions, so nothing that could be kicked.
+                    identifier: format!("pull-{}", view.generation),
+                    ends: Ends::of(local, peer),
+                }),
+                ..none
+            },
+        }
+    }
+}
+
+/// A pull: `listStreamProxy`, `getProxyInfo`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct ProxyRow<'a> {
+    bytes_speed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    live_secs: u64,
+    re_pull_count: u32,
+    src: Src<'a>,
+    status: i32,
+    #[serde(rename = "status_str")]
+    status_str: Cow<'static, str>,
+    total_bytes: u64,
+    total_reader_count: u32,
+    tracks: Vec<TrackRow>,
+    url: &'a str,
+    #[serde(flatten)]
+    life: Life,
+    #[serde(flatten)]
+    tries: Tries<'a>,
+}
+
+#[derive(Serialize)]
+struct Src<'a> {
+    app: &'a str,
+    params: &'static str,
+    stream: &'a str,
+    vhost: &'a str,
+}
+
+impl<'a> ProxyRow<'a> {
+    /// `None` for a stream that is not pulled.
+    pub(in crate::api) fn of(view: &'a StreamView) -> Option<Self> {
+        let SourceView::Pull(pull) = &view.source else { return None };
+        let key = &view.key;
+        Some(Self {
+            bytes_speed: view.bytes_per_second,
+            key: Some(key.as_str()),
+            live_secs: view.alive_ms / 1000,
+            re_pull_count: pull.losses,
+            src: Src { app: key.app(), params: "", stream: key.stream(), vhost: key.vhost() },
+            status: i32::from(!view.registered),
+            status_str: status_text(view, pull),
+            total_bytes: view.bytes_total,
+            total_reader_count: view.players,
+            tracks: track::rows(&view.tracks),
+            url: pull.url.as_str(),
+            life: Life::of(view),
+            tries: Tries::of(pull),
+        })
+    }
+
+    /// As `getProxyInfo` shows it.
+    pub(in crate::api) fn without_key(self) -> Self {
+        Self { key: None, ..self }
+    }
+}
+
+fn status_text(view: &StreamView, pull: &PullView) -> Cow<'static, str> {
+    match &pull.last_fault {
+        _ if view.registered => "playing".into(),
+        None => "connecting".into(),
+        Some(fault) if pull.was_up => format!("play shutdown: {}", fault.text).into(),
+        Some(fault) => format!("play failed: {}", fault.text).into(),
+    }
+}

@@ -1,0 +1,274 @@
+//! The command line.
+
+#![allow(clippy::print_stdout, reason = "what the commands print is their result")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::{info, warn};
+
+use crate::api;
+use crate::clock;
+use crate::config::{Config, CpuList, Overrides};
+use crate::demo;
+use crate::logging;
+use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
+use crate::shard::ledger::Ledger;
+
+#[derive(Parser)]
+#[command(name = "rillcast", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the relay.
+    Serve(ServeOptions),
+    /// Run the relay with an origin of its own, a pull of it and a pull that never comes up.
+    Demo(DemoOptions),
+    /// Check a config file: nothing, or what is wrong with it and where.
+    CheckConfig { file: PathBuf },
+}
+
+#[derive(Args)]
+struct ServeOptions {
+    /// Config file (TOML); see docs/rillcast.example.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of HTTP-FLV, WebSocket-FLV and the API.
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    #[arg(long, value_name = "ADDR")]
+    rtmp: Option<SocketAddr>,
+    /// Not served yet.
+    #[arg(long, value_name = "ADDR")]
+    rtsp: Option<SocketAddr>,
+    /// Shards, one CPU each; 0 for all CPUs that the process may use.
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// CPUs that shards may use, such as 0-3,8.
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
+    /// Secret of the API. Without one it is generated and printed once.
+    #[arg(long, value_name = "S")]
+    secret: Option<String>,
+    /// Log filter, such as info or warn,rillcast::net=debug.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct DemoOptions {
+    /// Address of HTTP-FLV, WebSocket-FLV and the API.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) http: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1935")]
+    pub(crate) rtmp: SocketAddr,
+    /// Stop by itself after so many seconds.
+    #[arg(long, value_name = "S")]
+    pub(crate) seconds: Option<u64>,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(options) => serve(options),
+        Command::Demo(options) => demo::run(&options),
+        Command::CheckConfig { file } => check_config(&file),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rillcast: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line for the operator: what stood in the way, and what to do about it.
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+fn check_config(file: &Path) -> Result<ExitCode, Failure> {
+    Config::load(file)?;
+    println!("{}: ok", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
+    let mut config = match &options.config {
+        Some(file) => Config::load(file)?,
+        None => Config::default(),
+    };
+    let cpus = match options.cpus {
+        Some(text) => Some(
+            CpuList::try_from(text.clone()).map_err(|error| format!("--cpus {text}: {error}"))?,
+        ),
+        None => None,
+    };
+    config.apply(Overrides {
+        shards: options.shards,
+        cpus,
+        id: None,
+        http_listen: options.http,
+        rtmp_listen: options.rtmp,
+        rtsp_listen: options.rtsp,
+        secret: options.secret,
+        log_filter: options.log,
+    });
+    config.validate()?;
+    logging::init(&config.log.filter)?;
+    let generated = ensure_secret(&mut config)?;
+    let signals = Signals::block()?;
+    let node = start(config.clone())?;
+    if generated {
+        eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
+    }
+    warn!(address = %config.rtsp.listen, "RTSP is not served yet");
+    println!("ready http={} rtmp={} shards={}", node.http, node.rtmp, node.shard_count());
+    notify("READY=1");
+    signals.wait(None)?;
+    let ledger = shut_down(node, &signals)?;
+    Ok(report(&ledger))
+}
+
+/// Generates the secret where there is none.
+pub(crate) fn ensure_secret(config: &mut Config) -> Result<bool, Failure> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| format!("no random bytes: {error}"))?;
+    Ok(config.ensure_secret(random))
+}
+
+/// Starts the node on the CPUs that the config names.
+pub(crate) fn start(config: Config) -> Result<Node, Failure> {
+    raise_file_limit();
+    let cpus = cpus_of(&config)?;
+    Ok(Node::start(&Arc::new(config), &cpus, &make_handler())?)
+}
+
+/// The API, as what answers requests on each shard.
+fn make_handler() -> MakeHandler {
+    Arc::new(|| {
+        let handler: Handler = Rc::new(|node: NodeHandle, call: Call| {
+            let Call { peer, local, connection, request } = call;
+            let caller = api::Caller { peer, local, connection };
+            Box::pin(api::handle(node, caller, request))
+        });
+        handler
+    })
+}
+
+fn cpus_of(config: &Config) -> Result<Vec<usize>, Failure> {
+    let mut cpus = config.server.cpus.cpus().to_vec();
+    if cpus.is_empty() {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let allowed = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+        cpus = match allowed {
+            Ok(set) => (0..nix::sched::CpuSet::count())
+                .filter(|&cpu| set.is_set(cpu) == Ok(true))
+                .collect(),
+            Err(_) => (0..count).collect(),
+        };
+    }
+    let shards = usize::from(config.server.shards);
+    if shards > cpus.len() {
+        let count = cpus.len();
+        return Err(format!(
+            "{shards} shards need {shards} CPUs and there are {count}; lower --shards, or name \
+             more with --cpus"
+        )
+        .into());
+    }
+    if shards > 0 {
+        cpus.truncate(shards);
+    }
+    Ok(cpus)
+}
+
+/// Each connection is a descriptor; take as many as the process may have.
+fn raise_file_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        warn!(%error, "the limit of open files was not raised");
+    }
+}
+
+/// Ends every session and waits until nothing is held, for as long as the operator was promised. A
+/// second signal ends the process at once.
+pub(crate) fn shut_down(node: Node, signals: &Signals) -> Result<Ledger, Failure> {
+    info!("shutting down");
+    notify("STOPPING=1");
+    node.shut_down();
+    let until = clock::now() + SHUT_DOWN_MAX;
+    while !node.is_empty() && clock::now() < until {
+        if signals.wait(Some(Duration::from_millis(5)))? {
+            eprintln!("rillcast: second signal, exiting at once");
+            std::process::exit(130);
+        }
+    }
+    Ok(node.stop())
+}
+
+/// Prints the ledger; an exit code that tells whether it is zero.
+pub(crate) fn report(ledger: &Ledger) -> ExitCode {
+    println!("{ledger}");
+    if ledger.is_zero() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+const SHUT_DOWN_MAX: Duration = Duration::from_secs(4);
+
+/// SIGTERM and SIGINT, taken by the main thread alone.
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks them for this thread and all that it starts from now on.
+    pub(crate) fn block() -> Result<Self, Failure> {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        set.add(Signal::SIGINT);
+        set.thread_block()?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Self(SignalFd::with_flags(&set, flags)?))
+    }
+
+    /// Waits for a signal, at most so long. `true` when one came.
+    pub(crate) fn wait(&self, at_most: Option<Duration>) -> Result<bool, Failure> {
+        use std::os::fd::AsFd;
+        let timeout = match at_most {
+            None => PollTimeout::NONE,
+            Some(time) => PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX),
+        };
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, timeout)?;
+        Ok(self.0.read_signal()?.is_some())
+    }
+}
+
+/// Tells systemd, where it started us with `Type=notify` (sd_notify(3)).
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::ffi::OsStrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let address = match path.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&path)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address)
+    };
+    if let Err(error) = send() {
+        warn!(%error, "systemd was not notified");
+    }
+}

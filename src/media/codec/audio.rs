@@ -1,0 +1,118 @@
+//! Sample rate and channels from AudioSpecificConfig (ISO/IEC 14496-3, 1.6.2.1), OpusHead
+//! (RFC 7845, 5.1), FLAC STREAMINFO (RFC 9639, 8.2) and the FLV audio header (FLV 10.1, E.4.2.1).
+
+use super::AudioParameters;
+use super::bits::BitReader;
+
+pub(super) fn parse_audio_specific_config(record: &[u8]) -> Option<AudioParameters> {
+    let mut reader = BitReader::new(record);
+    let object_type = audio_object_type(&mut reader)?;
+    let mut sample_rate = sampling_frequency(&mut reader)?;
+    let channel_configuration = reader.bits(4)?;
+    let mut core_type = object_type;
+    if matches!(object_type, OBJECT_TYPE_SBR | OBJECT_TYPE_PS) {
+        // With explicit signalling the rate before is the core's; players hear this one.
+        sample_rate = sampling_frequency(&mut reader)?;
+        core_type = audio_object_type(&mut reader)?;
+    }
+    let channels = match channel_configuration {
+        0 => program_config_channels(&mut reader, core_type)?,
+        // Parametric stereo makes two of the core's one.
+        1 if object_type == OBJECT_TYPE_PS => 2,
+        count @ 1..=6 => count as u8,
+        7 | 12 | 14 => 8,
+        11 => 7,
+        13 => 24,
+        _ => return None,
+    };
+    Some(AudioParameters { sample_rate, channels, sample_bits: 16 })
+}
+
+fn audio_object_type(reader: &mut BitReader<'_>) -> Option<u32> {
+    match reader.bits(5)? {
+        31 => Some(32 + reader.bits(6)?),
+        object_type => Some(object_type),
+    }
+}
+
+fn sampling_frequency(reader: &mut BitReader<'_>) -> Option<u32> {
+    match reader.bits(4)? {
+        15 => reader.bits(24),
+        index => SAMPLING_FREQUENCIES.get(index as usize).copied(),
+    }
+}
+
+/// Channels of the program config element in a GASpecificConfig (4.4.1).
+fn program_config_channels(reader: &mut BitReader<'_>, core_type: u32) -> Option<u8> {
+    if !matches!(core_type, 1..=4 | 6 | 7 | 17 | 19..=23) {
+        return None;
+    }
+    reader.bit()?;
+    if reader.bit()? {
+        reader.skip(14)?;
+    }
+    reader.bit()?;
+    reader.skip(4 + 2 + 4)?;
+    let front_count = reader.bits(4)?;
+    let side_count = reader.bits(4)?;
+    let back_count = reader.bits(4)?;
+    let lfe_count = reader.bits(2)?;
+    reader.skip(3 + 4)?;
+    for matrix_bits in [4, 4, 3] {
+        if reader.bit()? {
+            reader.skip(matrix_bits)?;
+        }
+    }
+    let mut channels = lfe_count;
+    for _ in 0..front_count + side_count + back_count {
+        channels += if reader.bit()? { 2 } else { 1 };
+        reader.skip(4)?;
+    }
+    u8::try_from(channels).ok().filter(|channels| *channels > 0)
+}
+
+pub(super) fn parse_opus_head(record: &[u8]) -> Option<AudioParameters> {
+    let fields = record.strip_prefix(b"OpusHead")?;
+    let channels = *fields.get(1)?;
+    // The rate in the header is that of the source; Opus always decodes to 48 kHz.
+    Some(AudioParameters { sample_rate: 48_000, channels, sample_bits: 16 })
+}
+
+pub(super) fn parse_flac(record: &[u8]) -> Option<AudioParameters> {
+    // The marker and the block's header may be missing.
+    let stream_info = match record.strip_prefix(b"fLaC") {
+        Some(blocks) => blocks.get(4..)?,
+        None => record,
+    };
+    let mut reader = BitReader::new(stream_info);
+    reader.skip(16 + 16 + 24 + 24)?;
+    let sample_rate = reader.bits(20)?;
+    let channels = reader.bits(3)? as u8 + 1;
+    let sample_bits = reader.bits(5)? as u8 + 1;
+    (sample_rate > 0).then_some(AudioParameters { sample_rate, channels, sample_bits })
+}
+
+pub(super) fn parse_flv_header(header: u8) -> Option<AudioParameters> {
+    let stated_rate = [5512, 11_025, 22_050, 44_100][usize::from(header >> 2 & 0x03)];
+    let stated_channels = 1 + (header & 1);
+    let (sample_rate, channels) = match header >> 4 {
+        9 | 10 => return None,
+        4 => (16_000, 1),
+        5 => (8000, 1),
+        7 | 8 => (8000, stated_channels),
+        11 => (16_000, 1),
+        13 => (48_000, stated_channels),
+        14 => (8000, stated_channels),
+        _ => (stated_rate, stated_channels),
+    };
+    let sample_bits = if header & 0x02 == 0 { 8 } else { 16 };
+    Some(AudioParameters { sample_rate, channels, sample_bits })
+}
+
+const OBJECT_TYPE_SBR: u32 = 5;
+const OBJECT_TYPE_PS: u32 = 29;
+
+const SAMPLING_FREQUENCIES: [u32; 13] = [
+    96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000,
+    7350,
+];

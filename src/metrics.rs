@@ -1,0 +1,245 @@
+//! What the shards count, as one page of Prometheus text (exposition format 0.0.4).
+//!
+//! Shards count for themselves and are asked when somebody looks; their numbers of one name and
+//! label add up.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+
+use crate::bus::view::{Metric, MetricKind};
+use crate::media::state::ErrorClass;
+use crate::shard::Shard;
+use crate::shard::ledger::Ledger;
+
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a shard holds; label `kind`.
+pub const LEDGER: &str = "ledger";
+
+/// Streams in each table; label `state`.
+pub const STREAMS: &str = "streams";
+
+/// The numbers of a shard. `ledger` is that of the shard with the sockets that `net` has counted.
+pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
+    let totals = shard.totals();
+    let plain = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
+    let labeled = |name, label, kind, value| Metric { name, label: Some(label), kind, value };
+    let mut metrics = vec![
+        plain("media_bytes_in_total", totals.media_bytes_in),
+        plain("media_bytes_copied_total", totals.media_bytes_copied),
+        plain("media_bytes_out_total", totals.media_bytes_out),
+        plain("sends_total", totals.sends),
+        plain("player_jumps_total", totals.player_jumps),
+        plain("player_evictions_total", totals.player_evictions),
+        plain("late_messages_total", totals.late_messages),
+        plain("attempts_total", totals.attempts),
+        plain("registrations_total", totals.registrations),
+        plain("losses_total", totals.losses),
+        plain("waiters_refused_total", totals.waiters_refused),
+        plain("publishes_refused_total", totals.publishes_refused),
+        plain("resyncs_total", totals.resyncs),
+    ];
+    metrics.extend(ErrorClass::ALL.iter().zip(totals.attempts_failed).map(|(class, value)| {
+        let label = ("class", class.as_str());
+        labeled("attempts_failed_total", label, MetricKind::Counter, value)
+    }));
+    metrics.extend(
+        ledger
+            .items()
+            .map(|(kind, value)| labeled(LEDGER, ("kind", kind), MetricKind::Gauge, value)),
+    );
+    let tables = [("pending", shard.pending_count()), ("registered", shard.registered_count())];
+    metrics.extend(
+        tables.map(|(state, count)| {
+            labeled(STREAMS, ("state", state), MetricKind::Gauge, count as u64)
+        }),
+    );
+    metrics
+}
+
+/// The page.
+#[derive(Debug, Default)]
+pub struct Page {
+    families: BTreeMap<&'static str, Family>,
+    shards: u64,
+    unanswered: u64,
+}
+
+/// All numbers of one name.
+#[derive(Debug)]
+struct Family {
+    kind: MetricKind,
+    samples: BTreeMap<Option<(&'static str, &'static str)>, u64>,
+}
+
+impl Page {
+    pub fn add_shard(&mut self, metrics: &[Metric]) {
+        self.shards += 1;
+        for metric in metrics {
+            let family = self
+                .families
+                .entry(metric.name)
+                .or_insert_with(|| Family { kind: metric.kind, samples: BTreeMap::new() });
+            *family.samples.entry(metric.label).or_default() += metric.value;
+        }
+    }
+
+    /// A shard has not answered: the sums lack its numbers.
+    pub fn add_unanswered(&mut self) {
+        self.shards += 1;
+        self.unanswered += 1;
+    }
+
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        let version = Some(("version", env!("CARGO_PKG_VERSION")));
+        push_head(&mut text, "build_info", MetricKind::Gauge);
+        push_sample(&mut text, "build_info", version, 1);
+        push_head(&mut text, "cpu_seconds_total", MetricKind::Counter);
+        push_sample(&mut text, "cpu_seconds_total", None, cpu_seconds());
+        let own = [
+            ("shards", MetricKind::Gauge, self.shards),
+            ("shards_unanswered", MetricKind::Gauge, self.unanswered),
+        ];
+        for (name, kind, value) in own {
+            push_head(&mut text, name, kind);
+            push_sample(&mut text, name, None, value);
+        }
+        for (name, family) in &self.families {
+            push_head(&mut text, name, family.kind);
+            for (&label, &value) in &family.samples {
+                push_sample(&mut text, name, label, value);
+            }
+        }
+        text
+    }
+}
+
+/// Of the whole process; 0 where the kernel does not tell.
+fn cpu_seconds() -> f64 {
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    usage.map_or(0.0, |usage| seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+fn push_head(text: &mut String, name: &str, kind: MetricKind) {
+    let kind = match kind {
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+    };
+    let known = HELP.iter().find(|(known, _)| *known == name);
+    match known {
+        Some((_, help)) => push_line(text, format_args!("# HELP rillcast_{name} {help}")),
+        None => push_line(text, format_args!("# HELP rillcast_{name} {}.", name.replace('_', " "))),
+    }
+    push_line(text, format_args!("# TYPE rillcast_{name} {kind}"));
+}
+
+fn push_sample(text: &mut String, name: &str, label: Option<(&str, &str)>, value: impl Display) {
+    match label {
+        None => push_line(text, format_args!("rillcast_{name} {value}")),
+        Some((label, of)) => {
+            let of = escape(of);
+            push_line(text, format_args!("rillcast_{name}{{{label}=\"{of}\"}} {value}"));
+        }
+    }
+}
+
+fn push_line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a String takes everything");
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// What each number of ours is. A number without a line here is told by its name.
+const HELP: &[(&str, &str)] = &[
+    ("build_info", "The version that runs; always 1."),
+    ("cpu_seconds_total", "CPU time of the process, user and system."),
+    ("shards", "Shards of this node."),
+    ("shards_unanswered", "Shards whose numbers are missing on this page."),
+    (LEDGER, "What is held, by kind; all zero when nothing is going on."),
+    (STREAMS, "Streams by table."),
+    ("media_bytes_in_total", "Bytes of media received."),
+    ("media_bytes_copied_total", "Bytes of media copied in user space."),
+    ("media_bytes_out_total", "Bytes of media sent to players."),
+    ("sends_total", "Sends to players."),
+    ("player_jumps_total", "Times that a slow player was moved to the newest keyframe."),
+    ("player_evictions_total", "Players closed because they were too slow for too long."),
+    ("late_messages_total", "Bus messages for something that had ended."),
+    ("attempts_total", "Attempts to pull."),
+    ("attempts_failed_total", "Attempts that failed, by class."),
+    ("registrations_total", "Streams that became registered, also again."),
+    ("losses_total", "Registered pulls that lost their origin and are tried again."),
+    ("waiters_refused_total", "Players that waited and were sent away."),
+    ("publishes_refused_total", "Publishers that found their name taken."),
+    ("bus_messages_dropped_total", "Flushes to another shard that a full queue cost."),
+    ("connections_accepted_total", "Connections accepted."),
+    ("connections_refused_total", "Connections closed at once: the shard's limit, or shut-down."),
+    ("connections_shed_total", "Connections closed because no descriptor was left."),
+    ("connections_handed_over_total", "Publishers moved to the shard that owns their key."),
+    ("session_errors_total", "Sessions ended by an error of their peer."),
+    ("ticks_total", "Turns of the shards' loops."),
+    ("origins_dialed", "Origins with connects under way or queued."),
+    ("receive_buffers_out", "Receive buffers that are not with the kernel."),
+    ("ring_operations", "Operations that the kernel has."),
+    ("resyncs_total", "Replicas that got a new snapshot because a flush was dropped."),
+];
+
+#[cfg(test)]
+mod tests {
+
+    use super::*;
+    use crate::config::Config;
+    use crate::media::ShardId;
+    use crate::shard::Policy;
+
+    fn metric(name: &'static str, label: Option<(&'static str, &'static str)>) -> Metric {
+        Metric { name, label, kind: MetricKind::Counter, value: 3 }
+    }
+
+    #[test]
+    fn shards_add_up_and_each_name_has_one_head() {
+        let mut page = Page::default();
+        let kinds = [Some(("kind", "b")), Some(("kind", "a"))];
+        page.add_shard(&kinds.map(|label| metric("x_total", label)));
+        page.add_shard(&[metric("x_total", kinds[0]), metric("sends_total", None)]);
+        page.add_unanswered();
+        let text = page.render();
+        let (_, families) = text.split_once("rillcast_shards 3\n").expect("the shards");
+        assert_eq!(
+            families,
+            "# HELP rillcast_shards_unanswered Shards whose numbers are missing on this page.\n\
+             # TYPE rillcast_shards_unanswered gauge\n\
+             rillcast_shards_unanswered 1\n\
+             # HELP rillcast_sends_total Sends to players.\n\
+             # TYPE rillcast_sends_total counter\n\
+             rillcast_sends_total 3\n\
+             # HELP rillcast_x_total x total.\n\
+             # TYPE rillcast_x_total counter\n\
+             rillcast_x_total{kind=\"a\"} 3\n\
+             rillcast_x_total{kind=\"b\"} 6\n"
+        );
+        assert!(text.contains("rillcast_build_info{version=\"0."), "{text}");
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let mut page = Page::default();
+        page.add_shard(&[metric("x", Some(("l", "a\"b\\c\nd")))]);
+        assert!(page.render().contains(r#"rillcast_x{l="a\"b\\c\nd"} 3"#), "{}", page.render());
+    }
+
+    #[test]
+    fn every_number_of_a_shard_is_explained() {
+        let shard = Shard::new(ShardId(0), 1, 1, Policy::of(&Config::default(), 1));
+        let ledger = shard.ledger();
+        for metric in of_shard(&shard, &ledger) {
+            assert!(HELP.iter().any(|(name, _)| *name == metric.name), "{}", metric.name);
+        }
+    }
+}

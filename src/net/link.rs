@@ -1,0 +1,268 @@
+//! A socket with the session on it, and the operations that the kernel has of it.
+//!
+//! ```text
+//!  open ── finish: nothing more is sent ──► finishing ── peer is done, or its time is over ─┐
+//!   │                                                                                        ▼
+//!   └── close: cancel every operation ──────────────────► closing ── the last one ended ──► gone
+//! ```
+//!
+//! A descriptor is closed only when no operation of it is left in the kernel.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+
+use super::pull::OriginSession;
+use crate::media::state::EndReason;
+use crate::media::{AttemptId, ConnectionId, StreamKey};
+use crate::proto::{http, rtmp};
+use crate::ring::{Token, socket};
+use crate::shard::StreamHandle;
+
+/// A socket of a shard.
+pub(super) struct Link {
+    pub(super) id: ConnectionId,
+    pub(super) token: Token,
+    pub(super) fd: OwnedFd,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) session: Session,
+    pub(super) role: Role,
+    pub(super) phase: Phase,
+    pub(super) receiving: bool,
+    pub(super) polling: bool,
+    pub(super) connecting: bool,
+    /// A cancel of the receive operation is under way.
+    pub(super) receive_cancelled: bool,
+    /// What the socket has not taken yet.
+    out: VecDeque<Bytes>,
+    out_bytes: usize,
+    /// The entry in the shard's deadlines.
+    pub(super) deadline: Option<Instant>,
+    pub(super) opened: Instant,
+    /// The stream that it publishes or plays, or did, for the log.
+    pub(super) part: Option<Part>,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+}
+
+pub(super) enum Session {
+    Rtmp(Box<rtmp::ServerSession>),
+    Http(Box<http::server::ServerSession>),
+    Origin(Box<OriginSession>),
+}
+
+/// What the shard's streams know of the connection.
+pub(super) enum Role {
+    /// Nothing (yet, or any more).
+    None,
+    /// It asked to play and was not answered.
+    Waiter,
+    /// Its socket is fed by the egress.
+    Player,
+    Publisher(StreamHandle),
+    /// Moves to the owner of its key when the kernel has let go of it; input is kept.
+    Leaving {
+        key: StreamKey,
+        params: String,
+        held: Vec<Bytes>,
+    },
+    /// A request is answered by the API.
+    Asking,
+    /// To an origin.
+    Attempt(AttemptId),
+}
+
+/// A connection's part in a stream.
+pub(super) struct Part {
+    pub(super) what: &'static str,
+    pub(super) key: StreamKey,
+    /// Why we ended it; nothing where the peer did.
+    pub(super) ended: Option<EndReason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// Everything was said; the peer may read it to the end until then.
+    Finishing {
+        until: Instant,
+        shut: bool,
+    },
+    Closing,
+}
+
+impl Link {
+    pub(super) fn new(
+        id: ConnectionId,
+        fd: OwnedFd,
+        ends: (SocketAddr, SocketAddr),
+        session: Session,
+        role: Role,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            token: Token::new(0),
+            fd,
+            local: ends.0,
+            peer: ends.1,
+            session,
+            role,
+            phase: Phase::Open,
+            receiving: false,
+            polling: false,
+            connecting: false,
+            receive_cancelled: false,
+            out: VecDeque::new(),
+            out_bytes: 0,
+            deadline: None,
+            opened: now,
+            part: None,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Puts bytes behind what the socket has not taken yet.
+    pub(super) fn queue(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.out_bytes += bytes.len();
+        self.out.push_back(bytes);
+    }
+
+    /// Bytes that the socket has not taken yet.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.out_bytes
+    }
+
+    /// Takes over what the socket has not taken yet.
+    pub(super) fn take_unsent(&mut self) -> Bytes {
+        self.out_bytes = 0;
+        let pieces: Vec<Bytes> = self.out.drain(..).collect();
+        match <[Bytes; 1]>::try_from(pieces) {
+            Ok([one]) => one,
+            Err(pieces) => pieces.concat().into(),
+        }
+    }
+
+    /// Sends what the socket takes. `false` when it is broken.
+    pub(super) fn send_out(&mut self) -> bool {
+        while let Some(first) = self.out.front_mut() {
+            match socket::send_now(&self.fd, first) {
+                Ok(sent) => {
+                    self.sent_bytes += sent as u64;
+                    self.out_bytes -= sent;
+                    first.advance(sent);
+                    if first.is_empty() {
+                        self.out.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    pub(super) fn raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// Whether the kernel has operations of this socket.
+    pub(super) fn has_operations(&self) -> bool {
+        self.receiving || self.polling || self.connecting
+    }
+
+    /// When its session wants to be called, or its last words have had their time.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Finishing { until, .. } => Some(until),
+            Phase::Closing => None,
+            Phase::Open => match &self.session {
+                Session::Rtmp(session) => session.poll_timeout(),
+                Session::Http(session) => session.poll_timeout(),
+                Session::Origin(session) => session.poll_timeout(),
+            },
+        }
+    }
+
+    pub(super) fn is_inbound(&self) -> bool {
+        !matches!(self.session, Session::Origin(_))
+    }
+}
+
+/// Links by their place; a token carries the place and how often it was used.
+#[derive(Default)]
+pub(super) struct Links {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+#[derive(Default)]
+struct Slot {
+    used: u32,
+    link: Option<Box<Link>>,
+}
+
+impl Links {
+    /// Enters a link and gives it its token.
+    pub(super) fn insert(&mut self, mut link: Link) -> Token {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            (self.slots.len() - 1) as u32
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.used = slot.used.wrapping_add(1);
+        let token = Token::new(u64::from(index) | u64::from(slot.used & USED_MASK) << INDEX_BITS);
+        link.token = token;
+        slot.link = Some(Box::new(link));
+        self.count += 1;
+        token
+    }
+
+    pub(super) fn get(&self, token: Token) -> Option<&Link> {
+        let (index, used) = split(token);
+        let slot = self.slots.get(index)?;
+        if slot.used & USED_MASK == used { slot.link.as_deref() } else { None }
+    }
+
+    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Link> {
+        let (index, used) = split(token);
+        let slot = self.slots.get_mut(index)?;
+        if slot.used & USED_MASK == used { slot.link.as_deref_mut() } else { None }
+    }
+
+    pub(super) fn remove(&mut self, token: Token) -> Option<Box<Link>> {
+        self.get(token)?;
+        let (index, _) = split(token);
+        self.free.push(index as u32);
+        self.count -= 1;
+        self.slots[index].link.take()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.slots.iter().filter_map(|slot| slot.link.as_deref())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+}
+
+fn split(token: Token) -> (usize, u32) {
+    let value = token.value();
+    ((value & ((1 << INDEX_BITS) - 1)) as usize, (value >> INDEX_BITS) as u32)
+}
+
+/// 16 million sockets of a shard.
+const INDEX_BITS: u32 = 24;
+/// The rest of a token's 56 bits, less one bit that tells listeners from links.
+const USED_MASK: u32 = 0x7fff_ffff;

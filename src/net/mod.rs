@@ -1,0 +1,421 @@
+//! The only accepting sockets, and what drives the sessions on them: one driver for each shard.
+
+mod driver;
+mod link;
+mod load;
+mod pull;
+mod report;
+pub mod resolver;
+mod serve;
+mod wire;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+
+pub use driver::Protocol;
+use driver::{Driver, Parts};
+use resolver::Resolver;
+use wire::RingWire;
+
+use crate::bus::mesh::Wake;
+use crate::bus::message::{Answer, Ask, Message, Ticket};
+use crate::bus::{Mesh, MeshPort};
+use crate::clock;
+use crate::config::Config;
+use crate::media::{ConnectionId, ShardId, StreamKey};
+use crate::proto::http::request::Request;
+use crate::proto::http::response::Response;
+use crate::ring::{EgressRing, MediaRing, RingSizes, Token, Waker, socket};
+use crate::rt::{self, StartError, oneshot};
+use crate::shard::ledger::Ledger;
+use crate::shard::{Policy, Shard};
+
+/// Who asks, and what.
+pub struct Call {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub connection: ConnectionId,
+    pub request: Request,
+}
+
+/// Answers the requests that are not for a live stream. One on each shard.
+pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Response>>>>;
+
+/// Makes a shard's handler on its thread.
+pub type MakeHandler = Arc<dyn Fn() -> Handler + Send + Sync>;
+
+/// The node, as seen from one of its shards.
+#[derive(Clone)]
+pub struct NodeHandle {
+    driver: Rc<RefCell<Driver>>,
+}
+
+impl NodeHandle {
+    fn new(driver: &Rc<RefCell<Driver>>) -> Self {
+        Self { driver: driver.clone() }
+    }
+
+    pub fn shards(&self) -> usize {
+        self.driver.borrow().shard.shards()
+    }
+
+    pub fn owner_of(&self, key: &StreamKey) -> ShardId {
+        self.driver.borrow().shard.owner_of(key)
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.driver.borrow().config.clone()
+    }
+
+    /// Uses a configuration on this shard; the others are asked with [`Ask::Configure`].
+    pub fn set_config(&self, config: Config) {
+        self.driver.borrow_mut().config = Arc::new(config);
+    }
+
+    /// Whether the node takes new work.
+    pub fn is_ready(&self) -> bool {
+        !self.driver.borrow().shutting_down
+    }
+
+    /// Asks a shard. `None` when it does not answer within `bound`.
+    pub async fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> Option<Answer> {
+        let (sender, receiver) = oneshot();
+        let serial = {
+            let mut driver = self.driver.borrow_mut();
+            driver.next_ask += 1;
+            let serial = driver.next_ask;
+            let ticket = Ticket { shard: driver.shard.id(), serial };
+            driver.asks.insert(serial, sender);
+            driver.port.put(to, Message::Ask { ticket, ask });
+            // The own turn takes it, or flushes it to the other shard.
+            driver.waker.wake();
+            serial
+        };
+        let answer = rt::timeout(bound, receiver).await;
+        self.driver.borrow_mut().asks.remove(&serial);
+        answer.ok()?.ok()
+    }
+
+    fn respond(&self, token: Token, response: Response) {
+        let mut driver = self.driver.borrow_mut();
+        driver.now = clock::now();
+        driver.respond(token, response);
+        driver.act();
+        driver.waker.wake();
+    }
+}
+
+/// `/app/stream.live.flv` or `/app/stream.flv`: the key that is asked for.
+fn live_path(path: &str) -> Option<StreamKey> {
+    let path = path.strip_prefix('/')?;
+    let lower = path.to_ascii_lowercase();
+    let suffix = [".live.flv", ".flv"].into_iter().find(|suffix| lower.ends_with(suffix))?;
+    let (app, stream) = path[..path.len() - suffix.len()].split_once('/')?;
+    if app == "index" {
+        return None;
+    }
+    StreamKey::in_default_vhost(app, stream).ok()
+}
+
+impl Wake for Waker {
+    fn wake(&self) {
+        Self::wake(self);
+    }
+}
+
+/// Why a node does not start; one line with cause and remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(
+        "{what} address {address} is taken: another process listens there; stop it or choose \
+         another with --{what}"
+    )]
+    AddressTaken { what: &'static str, address: SocketAddr },
+    #[error("{what} address {address} can't be listened on: {source}")]
+    Listen { what: &'static str, address: SocketAddr, source: io::Error },
+    #[error("shard {shard} has no io_uring: {cause}")]
+    Ring { shard: usize, cause: String },
+    #[error("no thread for name lookups: {0}")]
+    Resolver(io::Error),
+}
+
+/// Listening sockets of all shards, bound before any shard starts.
+struct Listeners {
+    by_shard: Vec<Vec<(OwnedFd, Protocol)>>,
+    http: SocketAddr,
+    rtmp: SocketAddr,
+}
+
+impl Listeners {
+    fn bind(config: &Config, shards: usize) -> Result<Self, NodeError> {
+        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut bind = |what: &'static str, mut address: SocketAddr, protocol| {
+            // SO_REUSEPORT would let us share the port with another process of the same user.
+            let mut probe = std::net::TcpListener::bind(address);
+            if address.ip() == Ipv6Addr::UNSPECIFIED && probe.as_ref().is_err_and(lacks_ipv6) {
+                address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+                probe = std::net::TcpListener::bind(address);
+            }
+            let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
+            match probe {
+                Ok(probe) => drop(probe),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    return Err(NodeError::AddressTaken { what, address });
+                }
+                Err(error) => return Err(listen_error(error)),
+            }
+            let mut bound = address;
+            for listeners in &mut by_shard {
+                let fd = socket::listener(bound).map_err(listen_error)?;
+                bound = socket::local_addr(&fd).map_err(listen_error)?;
+                listeners.push((fd, protocol));
+            }
+            Ok(bound)
+        };
+        let http = bind("http", config.http.listen, Protocol::Http)?;
+        let rtmp = bind("rtmp", config.rtmp.listen, Protocol::Rtmp)?;
+        Ok(Self { by_shard, http, rtmp })
+    }
+}
+
+/// A host without IPv6: the unspecified address is then IPv4's.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// What the main thread and the shards tell each other.
+struct Control {
+    phase: AtomicU8,
+    /// The shard shuts down and holds nothing any more.
+    empty: Vec<AtomicBool>,
+    wakers: OnceLock<Vec<Waker>>,
+}
+
+const RUN: u8 = 0;
+const SHUT_DOWN: u8 = 1;
+const STOP: u8 = 2;
+
+/// A node whose shards run.
+pub struct Node {
+    shards: Vec<rt::JoinHandle<Ledger>>,
+    control: Arc<Control>,
+    pub http: SocketAddr,
+    pub rtmp: SocketAddr,
+}
+
+impl Node {
+    /// Binds the addresses and starts a shard on each of `cpus`. Returns when all listen.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn start(
+        config: &Arc<Config>,
+        cpus: &[usize],
+        make_handler: &MakeHandler,
+    ) -> Result<Self, NodeError> {
+        rt::preflight()?;
+        rt::check_cpus(cpus)?;
+        let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus.len())?;
+        let mut config = Config::clone(config);
+        (config.http.listen, config.rtmp.listen) = (http, rtmp);
+        let config = Arc::new(config);
+        let resolver = Arc::new(Resolver::start().map_err(NodeError::Resolver)?);
+        let mut mesh = Mesh::new(cpus.len());
+        let control = Arc::new(Control {
+            phase: AtomicU8::new(RUN),
+            empty: cpus.iter().map(|_| AtomicBool::new(false)).collect(),
+            wakers: OnceLock::new(),
+        });
+        let hash_seed = fastrand::u64(..);
+        let (ready, all_ready) = mpsc::channel();
+        let mut shards = Vec::new();
+        for ((index, &cpu), listeners) in cpus.iter().enumerate().zip(by_shard) {
+            let id = ShardId(index as u16);
+            let start = ShardStart {
+                id,
+                shards: cpus.len(),
+                hash_seed,
+                config: config.clone(),
+                port: mesh.take_port(id),
+                listeners,
+                resolver: resolver.clone(),
+                make_handler: make_handler.clone(),
+                control: control.clone(),
+                ready: ready.clone(),
+            };
+            shards.push(rt::start_executor(&format!("shard-{index}"), cpu, || start.run())?);
+        }
+        drop(ready);
+        let mut wakers: Vec<Option<Waker>> = vec![None; cpus.len()];
+        for (id, result) in all_ready {
+            match result {
+                Ok(waker) => wakers[id.index()] = Some(waker),
+                Err(cause) => {
+                    control.phase.store(STOP, Ordering::Release);
+                    return Err(NodeError::Ring { shard: id.index(), cause });
+                }
+            }
+            if wakers.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        let wakers = wakers.into_iter().flatten().collect();
+        assert!(control.wakers.set(wakers).is_ok(), "the wakers are set once");
+        Ok(Self { shards, control, http, rtmp })
+    }
+
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Begins to shut down: nothing is accepted any more, every session is ended.
+    pub fn shut_down(&self) {
+        self.enter(SHUT_DOWN);
+    }
+
+    /// Whether everything is released.
+    pub fn is_empty(&self) -> bool {
+        self.control.empty.iter().all(|empty| empty.load(Ordering::Acquire))
+    }
+
+    /// Ends the shards and returns what they still held.
+    pub fn stop(self) -> Ledger {
+        self.enter(STOP);
+        let mut ledger = Ledger::default();
+        for shard in self.shards {
+            if let Ok(held) = shard.join() {
+                ledger += held;
+            }
+        }
+        ledger
+    }
+
+    fn enter(&self, phase: u8) {
+        self.control.phase.store(phase, Ordering::Release);
+        for waker in self.control.wakers.get().into_iter().flatten() {
+            waker.wake();
+        }
+    }
+}
+
+/// What a shard's thread is started with.
+struct ShardStart {
+    id: ShardId,
+    shards: usize,
+    hash_seed: u64,
+    config: Arc<Config>,
+    port: MeshPort,
+    listeners: Vec<(OwnedFd, Protocol)>,
+    resolver: Arc<Resolver>,
+    make_handler: MakeHandler,
+    control: Arc<Control>,
+    ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
+}
+
+impl ShardStart {
+    async fn run(self) -> Ledger {
+        let _guard = AbortOnPanic;
+        let Self { id, shards, hash_seed, config, mut port, control, .. } = self;
+        let rings = MediaRing::new(RingSizes::default())
+            .and_then(|media| Ok((media, EgressRing::new()?)))
+            .and_then(|(media, egress)| {
+                let source = rt::EventSource::new(media.eventfd())?;
+                Ok((media, egress, source))
+            });
+        let (ring, egress, mut events) = match rings {
+            Ok(rings) => rings,
+            Err(error) => {
+                // The starter reports it.
+                let _ = self.ready.send((id, Err(error.to_string())));
+                return Ledger::default();
+            }
+        };
+        // The starter waits for it, or has given up and stops us by the phase.
+        let _ = self.ready.send((id, Ok(ring.waker())));
+        let wakers = loop {
+            if let Some(wakers) = control.wakers.get() {
+                break wakers;
+            }
+            if control.phase.load(Ordering::Acquire) == STOP {
+                return Ledger::default();
+            }
+            rt::sleep(Duration::from_millis(1)).await;
+        };
+        for (index, waker) in wakers.iter().enumerate() {
+            port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
+        }
+        let shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        let handler = (self.make_handler)();
+        let resolver = self.resolver;
+        let wire = RingWire::new(egress);
+        let coalesce = Duration::from_micros(config.media_ring.coalesce_us);
+        let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, handler });
+        for (fd, protocol) in self.listeners {
+            driver.borrow_mut().listen(fd, protocol);
+        }
+        let ledger = drive(&driver, &mut events, &control, coalesce).await;
+        driver.borrow_mut().handle = None;
+        ledger
+    }
+}
+
+/// A shard that panics takes the process with it: its kernel operations can't be recalled, and the
+/// other shards would wait for it for ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Turns until the node stops.
+async fn drive(
+    driver: &Rc<RefCell<Driver>>,
+    events: &mut rt::EventSource,
+    control: &Control,
+    coalesce: Duration,
+) -> Ledger {
+    let id = driver.borrow().shard.id();
+    loop {
+        let wait = {
+            let mut driver = driver.borrow_mut();
+            driver.turn();
+            match control.phase.load(Ordering::Acquire) {
+                RUN => {}
+                SHUT_DOWN => {
+                    driver.shut_down();
+                    let empty = driver.ledger().is_zero();
+                    control.empty[id.index()].store(empty, Ordering::Release);
+                }
+                _ => return driver.ledger(),
+            }
+            driver.next_deadline().saturating_duration_since(clock::now())
+        };
+        let tasks = std::mem::take(&mut driver.borrow_mut().tasks);
+        for task in tasks {
+            rt::spawn_local(task).detach();
+        }
+        rt::yield_if_needed().await;
+        // Over either way; the next turn looks at what there is.
+        let _ = rt::timeout(wait.min(TURN_INTERVAL_MAX), events.wait()).await;
+        if !coalesce.is_zero() {
+            rt::sleep(coalesce).await;
+        }
+    }
+}
+
+/// A turn at least so often: bounds whatever wake-up could be lost, and what a shut-down waits.
+const TURN_INTERVAL_MAX: Duration = Duration::from_millis(100);

@@ -1,0 +1,40 @@
+//! What a shard's connections and counters look like from outside.
+
+use super::driver::Driver;
+use super::link::{Links, Session};
+use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
+use crate::metrics;
+
+pub(super) fn sessions(links: &Links) -> Vec<SessionView> {
+    links
+        .iter()
+        .filter_map(|link| {
+            let protocol = match link.session {
+                Session::Rtmp(_) => SessionProtocol::Rtmp,
+                Session::Http(_) => SessionProtocol::Http,
+                Session::Origin(_) => return None,
+            };
+            Some(SessionView { connection: link.id, protocol, local: link.local, peer: link.peer })
+        })
+        .collect()
+}
+
+pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
+    let counters = &driver.counters;
+    let counter = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
+    let gauge = |name, value| Metric { name, label: None, kind: MetricKind::Gauge, value };
+    let mut metrics = metrics::of_shard(&driver.shard, &driver.ledger());
+    metrics.extend([
+        counter("bus_messages_dropped_total", driver.port.dropped()),
+        counter("connections_accepted_total", counters.accepted),
+        counter("connections_refused_total", counters.refused),
+        counter("connections_shed_total", counters.shed),
+        counter("connections_handed_over_total", counters.handed_over),
+        counter("session_errors_total", counters.session_errors),
+        counter("ticks_total", counters.ticks),
+        gauge("origins_dialed", driver.shard.origins_dialed() as u64),
+        gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
+        gauge("ring_operations", driver.ring.ops_in_flight() as u64),
+    ]);
+    metrics
+}

@@ -1,0 +1,41 @@
+//! The egress ring as what sends batches.
+
+use crate::egress::{Batch, Shortfall, Wire};
+use crate::ring::{EgressRing, SendFailure, SpanId};
+
+/// Sends through a shard's egress ring.
+pub(super) struct RingWire {
+    ring: EgressRing,
+    spans: Vec<SpanId>,
+}
+
+impl RingWire {
+    pub(super) fn new(ring: EgressRing) -> Self {
+        Self { ring, spans: Vec::new() }
+    }
+}
+
+impl Wire for RingWire {
+    fn send(&mut self, batch: &Batch<'_>, shortfalls: &mut Vec<Shortfall>) {
+        if batch.sends.is_empty() {
+            return;
+        }
+        let mut sends = self.ring.batch();
+        self.spans.clear();
+        for span in &batch.spans {
+            self.spans.push(sends.add_span(&batch.slices[span.clone()]));
+        }
+        for (index, send) in batch.sends.iter().enumerate() {
+            let span = self.spans[send.span as usize];
+            sends.push(send.socket.0, index as u32, span);
+        }
+        sends.submit(|index, failure| {
+            let ticket = batch.sends[index as usize].ticket;
+            let (sent, errno) = match failure {
+                SendFailure::Full { sent_len } => (sent_len as u64, None),
+                SendFailure::Failed(errno) => (0, Some(errno as i32)),
+            };
+            shortfalls.push(Shortfall { ticket, sent, errno });
+        });
+    }
+}

@@ -1,0 +1,19 @@
+//! The shard's io_uring for media bytes, and the sockets it works on.
+//!
+//! A shard has two rings. [`MediaRing`] takes in: accept, receive, connect, writability; it is
+//! asynchronous and its eventfd wakes the shard. [`EgressRing`] gives out: batches of sends that
+//! are complete when the call returns. One ring for both would signal the eventfd on every flush.
+//!
+//! Needs Linux 6.1 (deferred task run); [`crate::rt::preflight`] says so at start.
+
+mod buffers;
+mod completion;
+mod egress;
+mod media;
+pub mod socket;
+mod waker;
+
+pub use completion::{Completion, Ended, OpKind, Outcome, Token};
+pub use egress::{Batch, EgressRing, SendFailure, SpanId};
+pub use media::{MediaRing, RingSizes};
+pub use waker::Waker;

@@ -1,0 +1,204 @@
+//! Sockets as the shard wants them: nonblocking, close-on-exec, options set in one place.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Options of a media connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Send each flush at once (`TCP_NODELAY`).
+    pub nodelay: bool,
+    /// Bytes that the kernel may hold unsent (`TCP_NOTSENT_LOWAT`). Without it a player that does
+    /// not read takes 3.9 MB before the first sign of it.
+    pub notsent_bytes_max: u32,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { nodelay: true, notsent_bytes_max: 128 * 1024 }
+    }
+}
+
+/// A listening socket; every shard has its own on the same address (`SO_REUSEPORT`). An
+/// unspecified IPv6 address takes IPv4 too.
+pub fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A stream socket to connect to `peer` with.
+pub fn stream(peer: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Sets the options of a connected or connecting stream socket.
+pub fn set_stream_options(fd: &impl AsFd, options: StreamOptions) -> io::Result<()> {
+    let socket = SockRef::from(fd);
+    socket.set_tcp_nodelay(options.nodelay)?;
+    socket.set_tcp_notsent_lowat(options.notsent_bytes_max)
+}
+
+/// Our address on a connection or listener.
+pub fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
+    internet(SockRef::from(fd).local_addr()?)
+}
+
+/// The peer's address; an error once the connection is reset.
+pub fn peer_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
+    internet(SockRef::from(fd).peer_addr()?)
+}
+
+/// Sends what the socket takes at once, without a signal when the peer is gone.
+pub fn send_now(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(send(fd.as_fd().as_raw_fd(), bytes, flags)?)
+}
+
+/// Ends the connection in both directions: operations on it complete, the peer sees its end.
+pub fn shutdown(fd: &impl AsFd) -> io::Result<()> {
+    match SockRef::from(fd).shutdown(std::net::Shutdown::Both) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(()),
+        result => result,
+    }
+}
+
+/// A descriptor held in reserve, so that connections can be refused when there is no other.
+///
+/// At `EMFILE` the accept queue stays full and the accept operation ends at once, each time it is
+/// armed. Giving up the reserve lets the queue be emptied by accepting and closing.
+#[derive(Debug)]
+pub struct ReserveFd(Option<File>);
+
+impl ReserveFd {
+    /// Takes the descriptor.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self(Some(null_device()?)))
+    }
+
+    /// Closes up to `connections_max` waiting connections of `listener`; returns how many.
+    pub fn shed(&mut self, listener: &impl AsFd, connections_max: usize) -> io::Result<usize> {
+        self.0 = None;
+        let listener = SockRef::from(listener);
+        let mut shed_count = 0;
+        let result = loop {
+            if shed_count == connections_max {
+                break Ok(shed_count);
+            }
+            match listener.accept() {
+                Ok(connection) => {
+                    // A reset instead of a FIN: nothing stays in TIME_WAIT under an attack.
+                    // Failing to ask for it only costs that.
+                    let _ = connection.0.set_linger(Some(std::time::Duration::ZERO));
+                    shed_count += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(shed_count),
+                // Each is an error of a connection that ended while it waited.
+                Err(error) if is_of_connection(&error) => shed_count += 1,
+                Err(error) => break Err(error),
+            }
+        };
+        // Another thread may have taken the descriptor; then the next call tries again without.
+        self.0 = null_device().ok();
+        result
+    }
+}
+
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ECONNABORTED | Errno::EPROTO | Errno::EPERM | Errno::EINTR)
+    )
+}
+
+fn internet(address: socket2::SockAddr) -> io::Result<SocketAddr> {
+    address.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+fn null_device() -> io::Result<File> {
+    File::open("/dev/null")
+}
+
+/// The kernel cuts it to `net.core.somaxconn`, 4096 by default.
+const LISTEN_BACKLOG: i32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn two_listeners_share_an_address() {
+        let first = listener(loopback()).expect("a free port");
+        let address = local_addr(&first).expect("bound");
+        let second = listener(address).expect("shared by SO_REUSEPORT");
+        assert_eq!(local_addr(&second).expect("bound"), address);
+    }
+
+    #[test]
+    fn unspecified_ipv6_listener_takes_ipv4() {
+        let Ok(listener) = listener("[::]:0".parse().expect("an address")) else {
+            return; // A machine without IPv6.
+        };
+        let port = local_addr(&listener).expect("bound").port();
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).expect("IPv4 is taken");
+        let mut reserve = ReserveFd::open().expect("a descriptor");
+        while reserve.shed(&listener, 8).expect("accepts") == 0 {}
+        let error = connection.read(&mut [0]).expect_err("shed by a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn shed_stops_at_its_limit() {
+        let listener = listener(loopback()).expect("a free port");
+        let address = local_addr(&listener).expect("bound");
+        // On loopback a connection is in the accept queue when connect returns.
+        let _connections: Vec<_> =
+            (0..3).map(|_| TcpStream::connect(address).expect("accepted")).collect();
+        let mut reserve = ReserveFd::open().expect("a descriptor");
+        assert_eq!(reserve.shed(&listener, 2).expect("accepts"), 2);
+        assert_eq!(reserve.shed(&listener, 2).expect("accepts"), 1);
+        assert_eq!(reserve.shed(&listener, 2).expect("accepts"), 0);
+        assert!(reserve.0.is_some());
+    }
+
+    #[test]
+    fn send_now_reports_a_full_socket_and_a_gone_peer() {
+        let listener = listener(loopback()).expect("a free port");
+        let connection = TcpStream::connect(local_addr(&listener).expect("bound")).expect("up");
+        set_stream_options(&connection, StreamOptions::default()).expect("TCP options");
+        assert_eq!(peer_addr(&connection).expect("up"), local_addr(&listener).expect("bound"));
+        let bytes = vec![0; 1 << 20];
+        let error = loop {
+            if let Err(error) = send_now(&connection, &bytes) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        shutdown(&connection).expect("up");
+        let error = send_now(&connection, &bytes).expect_err("shut down");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        shutdown(&stream(loopback()).expect("a socket")).expect("not connected is fine");
+    }
+}

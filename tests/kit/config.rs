@@ -1,0 +1,19 @@
+//! The config keys that the tests change, all in one place.
+
+/// How long players are kept without their source, in ms.
+pub fn grace_ms(ms: u32) -> String {
+    format!("[stream]\ncontinue_push_ms = {ms}\nreconnect_grace_ms = {ms}\n")
+}
+
+/// How long a player waits for a stream that is not up, in ms.
+pub fn max_stream_wait_ms(ms: u32) -> String {
+    format!("[stream]\nmax_stream_wait_ms = {ms}\n")
+}
+
+/// How far a player may be behind, in bytes, and how long it may stay stalled, in ms.
+pub fn lag(bytes: u32, evict_ms: u32) -> String {
+    format!("[egress]\nlag_bytes_max = {bytes}\nlag_evict_ms = {evict_ms}\n")
+}
+
+/// `close_stream` and `close_streams` leave pending streams alone, as ZLMediaKit does.
+pub const FORCE_LEAVES_PENDING: &str = "[api]\nforce_closes_pending = false\n";
