@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use budget::Budget;
 use bytes::Bytes;
 use closing::Closing;
+use ending::EndOfLocal;
 use ledger::Ledger;
 use lifecycle::RetryPolicy;
 pub use lifecycle::Stage;
@@ -173,6 +174,8 @@ pub struct Shard {
     dirty_streams: Vec<StreamHandle>,
     audio_queue: VecDeque<(Instant, StreamHandle)>,
     dirty_locals: Vec<StreamKey>,
+    /// Presences whose players get what was flushed before they are ended.
+    due_ends: Vec<EndOfLocal>,
     changed_interest: Vec<StreamKey>,
     scratch: Scratch,
     totals: Totals,
@@ -205,6 +208,7 @@ impl Shard {
             dirty_streams: Vec::new(),
             audio_queue: VecDeque::new(),
             dirty_locals: Vec::new(),
+            due_ends: Vec::new(),
             changed_interest: Vec::new(),
             scratch: Scratch::default(),
             totals: Totals::default(),
@@ -272,17 +276,17 @@ impl Shard {
             Message::Interest { key, local, players, waiters } => {
                 self.interest(now, from, key, local, (players, waiters));
             }
-            Message::Released { local, generation, released, .. } => {
-                self.local_released(local, generation, released);
+            Message::Released { key, local, generation, released } => {
+                self.local_released(&key, local, generation, released);
             }
-            Message::Attached { key, local, snapshot, .. } => {
-                self.attached(&key, local, snapshot);
+            Message::Attached { key, local, generation, snapshot } => {
+                self.attached(&key, local, generation, snapshot);
             }
             Message::Flushed { key, local, delta } => self.flushed(&key, local, delta),
             Message::Suspended { key, local } => self.suspended(&key, local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
-                self.end_local(&key, local, from, generation, reason);
+                self.end_local_flushed(EndOfLocal { key, local, owner: from, generation, reason });
             }
             Message::Ask { ticket, ask } => self.handle_ask(now, ticket, ask),
             Message::Answer { ticket, answer } => {
@@ -298,7 +302,7 @@ impl Shard {
             && let Some(stream) = self.tables.get_mut(handle)
             && let Some(subscriber) = stream.subscribers.get_mut(&to)
         {
-            subscriber.attached = false;
+            subscriber.lacks_flush = true;
         }
     }
 
@@ -306,6 +310,9 @@ impl Shard {
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.flush_streams();
         self.flush_locals(now, wire);
+        for end in std::mem::take(&mut self.due_ends) {
+            self.end_local(end);
+        }
         self.report_interest();
     }
 
@@ -392,6 +399,24 @@ impl Shard {
         for closing in self.closings.values() {
             assert!(!closing.is_complete(), "a complete close is over");
         }
+    }
+
+    /// Whether anything of one life of a key is left here; for tests.
+    pub fn holds_generation(&self, generation: Generation) -> bool {
+        let is_it = |handle: &StreamHandle| handle.generation == generation;
+        self.tables.iter().any(|stream| stream.generation == generation)
+            || self.publishers.values().any(is_it)
+            || self.attempts.values().any(is_it)
+            || self.timers.any(|timer| match timer {
+                Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
+                    is_it(of)
+                }
+                Timer::Close(of) => *of == generation,
+                Timer::Wait(_) | Timer::Attempt(_) => false,
+            })
+            || self.locals.values().any(|local| local.generation == Some(generation))
+            || self.closings.contains_key(&generation)
+            || self.endings.values().any(|ending| ending.generation == generation)
     }
 
     fn next_serial(&mut self) -> u64 {

@@ -10,7 +10,7 @@ use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
 use crate::bus::message::{LocalId, Message};
 use crate::egress::{Crowd, CrowdEvents, PlayerStart, Turn, Wire};
-use crate::media::state::EndReason;
+use crate::media::state::{EndReason, Generation};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::stream::Log;
 use crate::stream::log::{Delta, Snapshot};
@@ -154,7 +154,14 @@ impl Shard {
             (known.players, known.waiters) = (players, waiters);
             return;
         }
-        let subscriber = Subscriber { local, players, waiters, attached: false, sent_seq: 0 };
+        let subscriber = Subscriber {
+            local,
+            players,
+            waiters,
+            attached: false,
+            lacks_flush: false,
+            sent_seq: 0,
+        };
         stream.subscribers.insert(from, subscriber);
         if stream.registered {
             self.attach(handle, from);
@@ -166,6 +173,7 @@ impl Shard {
         &mut self,
         key: &StreamKey,
         local: LocalId,
+        generation: Generation,
         snapshot: Option<Box<Snapshot>>,
     ) {
         let own = self.tables.find(key);
@@ -174,6 +182,7 @@ impl Shard {
             return;
         };
         here.state = LocalState::Live;
+        here.generation = Some(generation);
         match snapshot {
             None => {
                 let handle = own.expect("the owner attaches only what it has");
@@ -191,6 +200,7 @@ impl Shard {
             }
         }
         self.admit_waiters(key);
+        self.mark_local_dirty(key);
     }
 
     pub(super) fn flushed(&mut self, key: &StreamKey, local: LocalId, delta: Delta) {
@@ -223,7 +233,7 @@ impl Shard {
 
     fn admit_waiters(&mut self, key: &StreamKey) {
         let here = self.locals.get_mut(key).expect("callers look");
-        for connection in here.waiters.drain() {
+        for connection in std::mem::take(&mut here.waiters) {
             let member = self.members.get_mut(&connection).expect("each waiter is a member");
             if let Role::Waiter(timer) = member.role {
                 self.timers.cancel(Some(timer));
@@ -296,7 +306,8 @@ impl Shard {
     }
 
     pub(super) fn check_slow_players(&mut self, now: Instant, wire: &mut dyn Wire) {
-        let keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        let mut keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        keys.sort_unstable();
         for key in keys {
             self.with_crowd(&key, now, wire, |crowd, turn| crowd.check_slow(turn));
         }
