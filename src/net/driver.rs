@@ -22,6 +22,7 @@ use crate::bus::message::{Answer, Ask, Message, NodeAsk};
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
 use crate::config::Config;
+use crate::egress::Removed;
 use crate::logging::Repeats;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, ShardId};
@@ -517,7 +518,10 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         let id = link.id;
         match std::mem::replace(&mut link.role, Role::None) {
-            Role::Waiter | Role::Player => self.shard.leave(id),
+            Role::Waiter | Role::Player => {
+                let player = self.shard.leave(id);
+                link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
+            }
             Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
@@ -571,10 +575,8 @@ impl Driver {
                 Action::Answer { ticket, answer } => self.give_answer(ticket.serial, answer),
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
-                Action::End { connection, reason, between_tags } => {
-                    self.end(connection, reason, between_tags);
-                }
-                Action::Dial { attempt, url, .. } => self.dial(attempt, url),
+                Action::End { connection, reason, player } => self.end(connection, reason, player),
+                Action::Dial { attempt, key, url, .. } => self.dial(attempt, key, url),
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::PollWritable { connection } => {
                     if let Some(&token) = self.by_connection.get(&connection) {
@@ -657,7 +659,7 @@ impl Driver {
     }
 
     /// Ends a player's or publisher's session with its protocol's goodbye.
-    fn end(&mut self, connection: ConnectionId, reason: EndReason, between_tags: bool) {
+    fn end(&mut self, connection: ConnectionId, reason: EndReason, player: Option<Removed>) {
         let Some(&token) = self.by_connection.get(&connection) else {
             self.shard.released(connection);
             return;
@@ -666,10 +668,11 @@ impl Driver {
         let was_player = matches!(link.role, Role::Player);
         // The shard has forgotten it already.
         link.role = Role::None;
+        link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
         if let Some(part) = &mut link.part {
             part.ended = Some(reason);
         }
-        if between_tags {
+        if player.is_none_or(|player| player.between_tags) {
             self.say_goodbye(token, reason, was_player);
         }
         self.close(token);

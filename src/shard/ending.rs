@@ -55,7 +55,7 @@ impl Shard {
             publisher = Some(*connection);
             self.publishers.remove(connection);
             let connection = *connection;
-            self.actions.push_back(Action::End { connection, reason, between_tags: true });
+            self.actions.push_back(Action::End { connection, reason, player: None });
         }
         let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(generation));
         let subscribed = stream.subscribers.values().map(|subscriber| subscriber.local);
@@ -197,9 +197,8 @@ impl Shard {
                 Role::Admitting | Role::Player => {
                     ending.released.players += 1;
                     ending.released.sockets += 1;
-                    let removed = here.crowd.remove(connection);
-                    let between_tags = removed.is_none_or(|removed| removed.between_tags);
-                    self.actions.push_back(Action::End { connection, reason, between_tags });
+                    let player = here.crowd.remove(connection);
+                    self.actions.push_back(Action::End { connection, reason, player });
                 }
             }
         }

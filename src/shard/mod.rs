@@ -41,7 +41,7 @@ use timers::{Timer, Timers};
 
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
-use crate::egress::{CrowdLimits, CrowdTotals, Scratch, Socket, Wire};
+use crate::egress::{CrowdLimits, CrowdTotals, Removed, Scratch, Socket, Wire};
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::stream::Packaging;
@@ -81,11 +81,17 @@ pub enum Action {
     Admit { connection: ConnectionId },
     /// Tell the session that it does not play, then call [`Shard::released`].
     Refuse { connection: ConnectionId, reason: EndReason },
-    /// End the session, with its protocol's goodbye if it is `between_tags`; call
-    /// [`Shard::released`] when its socket is closed.
-    End { connection: ConnectionId, reason: EndReason, between_tags: bool },
+    /// End the session, with its protocol's goodbye unless `player` says that a tag is half sent;
+    /// call [`Shard::released`] when its socket is closed.
+    End { connection: ConnectionId, reason: EndReason, player: Option<Removed> },
     /// Pull this, and call [`Shard::attempt_closed`] when nothing is left of it.
-    Dial { attempt: AttemptId, stream: StreamHandle, url: Arc<SourceUrl>, timeout: Duration },
+    Dial {
+        attempt: AttemptId,
+        stream: StreamHandle,
+        key: StreamKey,
+        url: Arc<SourceUrl>,
+        timeout: Duration,
+    },
     /// Give the attempt up.
     HangUp { attempt: AttemptId },
     /// Call [`Shard::writable`] when the socket takes bytes again.

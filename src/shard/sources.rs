@@ -213,13 +213,17 @@ impl Shard {
         if let Some(pull) = stream.pull_mut()
             && pull.url.as_str() == url.as_str()
         {
-            if options.no_wait {
-                self.answer(ticket, Answer::Added { state, generation: handle.generation });
-                return;
-            }
-            if !matches!(state, StreamState::Registered | StreamState::BackingOff) {
-                pull.adds.push(ticket);
-                return;
+            match state {
+                StreamState::Registered => {}
+                _ if options.no_wait => {
+                    self.answer(ticket, Answer::Added { state, generation: handle.generation });
+                    return;
+                }
+                StreamState::BackingOff => {}
+                _ => {
+                    pull.adds.push(ticket);
+                    return;
+                }
             }
         }
         let generation = handle.generation;
@@ -256,6 +260,7 @@ impl Shard {
         let attempt = AttemptId(self.next_serial());
         let stream = self.tables.get_mut(handle).expect("callers look");
         stream.open_attempts.insert(attempt);
+        let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls are dialed");
         if let PullState::Queued { timer } = pull.state {
             self.timers.cancel(Some(timer));
@@ -272,7 +277,7 @@ impl Shard {
         };
         self.totals.attempts += 1;
         self.attempts.insert(attempt, handle);
-        self.actions.push_back(Action::Dial { attempt, stream: handle, url, timeout });
+        self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
     }
 
     /// An attempt has come further; `awaiting` is what the peer was asked.
@@ -582,7 +587,7 @@ impl Shard {
             Source::None { .. } => {}
             Source::Publisher { connection, .. } => {
                 let (connection, reason) = (*connection, EndReason::SourceLost);
-                self.actions.push_back(Action::End { connection, reason, between_tags: true });
+                self.actions.push_back(Action::End { connection, reason, player: None });
                 self.unpublish(now, connection, false);
             }
             Source::Pull(pull) => {

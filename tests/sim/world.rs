@@ -338,10 +338,11 @@ impl World {
                 }
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
-                Action::End { connection, reason, between_tags } => {
+                Action::End { connection, reason, player } => {
+                    let between_tags = player.is_none_or(|player| player.between_tags);
                     self.end_connection(connection, reason, between_tags);
                 }
-                Action::Dial { attempt, stream, url, timeout } => {
+                Action::Dial { attempt, stream, url, timeout, .. } => {
                     self.dial(AttemptName { shard, attempt }, stream, (&url, timeout));
                 }
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
