@@ -328,11 +328,7 @@ impl Default for HttpSection {
 
 impl Default for RtmpSection {
     fn default() -> Self {
-        Self {
-            listen: any_address(1935),
-            handshake_ms: 15_000,
-            keep_alive_ms: 15_000,
-        }
+        Self { listen: any_address(1935), handshake_ms: 15_000, keep_alive_ms: 15_000 }
     }
 }
 
