@@ -368,7 +368,8 @@ fn size_faults(file: &Source) -> Vec<Fault> {
 
 fn dead_file_faults(files: &[Source]) -> Vec<Fault> {
     let is_declared = |path: &str| {
-        let stem = path.strip_suffix("/mod.rs").or(path.strip_suffix(".rs")).expect("a Rust file");
+        let stem =
+            path.strip_suffix("/mod.rs").or_else(|| path.strip_suffix(".rs")).expect("a Rust file");
         let (folder, name) = stem.rsplit_once('/').expect("a file in src");
         let parents = match folder {
             "src" => vec!["src/lib.rs".to_owned(), "src/main.rs".to_owned()],
