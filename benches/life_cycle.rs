@@ -45,7 +45,7 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let mut config = Config::default();
-        config.pull.pulls_max = 20_000;
+        config.limits.pending_per_shard_max = 20_000;
         let tags = kit::configurations().into_iter().chain(kit::gop(0).into_iter().take(1));
         Self {
             shard: Shard::new(HERE, 1, 7, Policy::of(&config, 1)),

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
 use crate::logging;
-use crate::net::{Call, Handler, MakeHandler, Node, NodeError, NodeHandle};
+use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
 use crate::shard::ledger::Ledger;
 
 #[derive(Parser)]
@@ -37,7 +37,7 @@ enum Command {
     Serve(ServeOptions),
     /// Run the relay with an origin of its own, a pull of it and a pull that never comes up.
     Demo(DemoOptions),
-    /// Check a config file: nothing, or what is wrong with it and where.
+    /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
 }
 
@@ -150,10 +150,10 @@ pub(crate) fn ensure_secret(config: &mut Config) -> Result<bool, Failure> {
 }
 
 /// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config) -> Result<Node, NodeError> {
+pub(crate) fn start(config: Config) -> Result<Node, Failure> {
     raise_file_limit();
-    let cpus = cpus_of(&config);
-    Node::start(&Arc::new(config), &cpus, &make_handler())
+    let cpus = cpus_of(&config)?;
+    Ok(Node::start(&Arc::new(config), &cpus, &make_handler())?)
 }
 
 /// The API, as what answers requests on each shard.
@@ -168,7 +168,7 @@ fn make_handler() -> MakeHandler {
     })
 }
 
-fn cpus_of(config: &Config) -> Vec<usize> {
+fn cpus_of(config: &Config) -> Result<Vec<usize>, Failure> {
     let mut cpus = config.server.cpus.cpus().to_vec();
     if cpus.is_empty() {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
@@ -182,12 +182,17 @@ fn cpus_of(config: &Config) -> Vec<usize> {
     }
     let shards = usize::from(config.server.shards);
     if shards > cpus.len() {
-        // Refused with its reason by the check of the CPUs.
-        cpus.extend(cpus.last().copied());
-    } else if shards > 0 {
+        let count = cpus.len();
+        return Err(format!(
+            "{shards} shards need {shards} CPUs and there are {count}; lower --shards, or name \
+             more with --cpus"
+        )
+        .into());
+    }
+    if shards > 0 {
         cpus.truncate(shards);
     }
-    cpus
+    Ok(cpus)
 }
 
 /// Each connection is a descriptor; take as many as the process may have.

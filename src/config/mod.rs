@@ -18,7 +18,7 @@ pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use zlm::ZlmSet;
 
-use crate::limits::{CHUNK_SIZE_OUT, MESSAGE_LEN_MAX};
+use crate::limits::MESSAGE_LEN_MAX;
 
 /// Everything that an operator sets. A key that the file lacks has its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -66,7 +66,6 @@ pub struct RtmpSection {
     pub listen: SocketAddr,
     pub handshake_ms: u64,
     pub keep_alive_ms: u64,
-    pub chunk_size: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,7 +85,6 @@ pub struct PullSection {
     pub retry_max_ms: u64,
     pub retry_jitter_percent: u8,
     pub connects_per_origin_max: u32,
-    pub pulls_max: u32,
 }
 
 /// The life of a stream and what it keeps.
@@ -114,6 +112,7 @@ pub struct EgressSection {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     pub connections_per_shard_max: u32,
+    pub pending_per_shard_max: u32,
 }
 
 /// The ZLMediaKit-compatible API.
@@ -273,7 +272,7 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 25] {
         let Self { http, rtmp, pull, stream, egress, .. } = self;
         [
             ("server.shards", self.server.shards.into(), 0..=1024),
@@ -281,7 +280,6 @@ impl Config {
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
             ("rtmp.handshake_ms", rtmp.handshake_ms, 100..=TIME_MS_MAX),
             ("rtmp.keep_alive_ms", rtmp.keep_alive_ms, 100..=TIME_MS_MAX),
-            ("rtmp.chunk_size", rtmp.chunk_size.into(), 128..=CHUNK_SIZE_OUT as u64),
             ("pull.timeout_ms", pull.timeout_ms, 100..=TIME_MS_MAX),
             ("pull.media_timeout_ms", pull.media_timeout_ms, 100..=TIME_MS_MAX),
             ("pull.retry_base_ms", pull.retry_base_ms, 10..=TIME_MS_MAX),
@@ -289,7 +287,6 @@ impl Config {
             ("pull.retry_max_ms", pull.retry_max_ms, 10..=TIME_MS_MAX),
             ("pull.retry_jitter_percent", pull.retry_jitter_percent.into(), 0..=100),
             ("pull.connects_per_origin_max", pull.connects_per_origin_max.into(), 1..=65_536),
-            ("pull.pulls_max", pull.pulls_max.into(), 1..=1_000_000),
             ("stream.continue_push_ms", stream.continue_push_ms, 0..=TIME_MS_MAX),
             ("stream.reconnect_grace_ms", stream.reconnect_grace_ms, 0..=TIME_MS_MAX),
             ("stream.max_stream_wait_ms", stream.max_stream_wait_ms, 0..=TIME_MS_MAX),
@@ -302,6 +299,11 @@ impl Config {
             (
                 "limits.connections_per_shard_max",
                 self.limits.connections_per_shard_max.into(),
+                1..=1_000_000,
+            ),
+            (
+                "limits.pending_per_shard_max",
+                self.limits.pending_per_shard_max.into(),
                 1..=1_000_000,
             ),
             ("api.reply_bound_ms", self.api.reply_bound_ms, 10..=TIME_MS_MAX),
@@ -330,12 +332,7 @@ impl Default for HttpSection {
 
 impl Default for RtmpSection {
     fn default() -> Self {
-        Self {
-            listen: any_address(1935),
-            handshake_ms: 15_000,
-            keep_alive_ms: 15_000,
-            chunk_size: CHUNK_SIZE_OUT as u32,
-        }
+        Self { listen: any_address(1935), handshake_ms: 15_000, keep_alive_ms: 15_000 }
     }
 }
 
@@ -355,7 +352,6 @@ impl Default for PullSection {
             retry_max_ms: 60_000,
             retry_jitter_percent: 20,
             connects_per_origin_max: 64,
-            pulls_max: 20_000,
         }
     }
 }
@@ -385,7 +381,7 @@ impl Default for EgressSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { connections_per_shard_max: 20_000 }
+        Self { connections_per_shard_max: 20_000, pending_per_shard_max: 20_000 }
     }
 }
 

@@ -77,13 +77,23 @@ impl Crowd {
         self.sent_seq = log.flushed_seq();
     }
 
-    /// Goes over to another view of the same stream, with a gap behind the old one: everybody
-    /// finishes the tag that is half sent and goes on at the next keyframe.
+    /// Goes over to another view of the same stream, where the old one lacks something. Who stands
+    /// within the new one goes on; the others finish the tag that is half sent and jump to the next
+    /// keyframe.
     pub fn relocate(&mut self, old: &Log, new: &Log) {
+        let held = new.first_seq()..=new.flushed_seq();
         for player in &mut self.players {
-            player.leave_log(old);
-            if let Some(keyframe) = new.keyframe_from(player.cursor.seq) {
-                place(player, new, keyframe);
+            if player.state != PlayerState::AwaitingKeyframe {
+                if held.contains(&player.cursor.seq) {
+                    player.state = PlayerState::Blocked;
+                    continue;
+                }
+                player.jumps += 1;
+                self.totals.jumps += 1;
+                player.leave_log(old);
+            }
+            if let Some(seq) = new.resume_from(player.cursor.seq) {
+                place(player, new, seq);
                 player.state = PlayerState::Blocked;
             }
         }
@@ -110,11 +120,8 @@ impl Crowd {
             match self.players[index].state {
                 PlayerState::CaughtUp => {}
                 PlayerState::AwaitingKeyframe => {
-                    if let Some(keyframe) = log.keyframe_from(from) {
-                        place(&mut self.players[index], log, keyframe);
-                        self.advance(index, turn);
-                    } else if !log.has_video() && log.flushed_seq() > from {
-                        place(&mut self.players[index], log, from);
+                    if let Some(seq) = log.resume_from(from) {
+                        place(&mut self.players[index], log, seq);
                         self.advance(index, turn);
                     }
                 }
@@ -158,7 +165,7 @@ impl Crowd {
             let player = &mut self.players[index];
             let next = player.encode_next(log, &mut turn.scratch.spans[0]);
             if matches!(next, Next::Nothing) {
-                if player.state == PlayerState::Blocked {
+                if player.state != PlayerState::AwaitingKeyframe {
                     player.state = PlayerState::CaughtUp;
                     player.jumped_since = None;
                 }
@@ -312,10 +319,10 @@ impl Crowd {
         self.totals.jumps += 1;
         player.jumped_since.get_or_insert(now);
         player.leave_log(log);
-        let Some(keyframe) = log.keyframe_from(player.cursor.seq + 1) else { return };
-        let lag = log.position_of(log.flushed_seq()) - log.position_of(keyframe);
+        let Some(seq) = log.resume_from(player.cursor.seq + 1) else { return };
+        let lag = log.position_of(log.flushed_seq()) - log.position_of(seq);
         if lag <= limits.lag_bytes_max {
-            place(player, log, keyframe);
+            place(player, log, seq);
             player.state = PlayerState::Blocked;
         }
     }

@@ -1,18 +1,23 @@
 //! The only accepting sockets, and what drives the sessions on them: one driver for each shard.
 
+mod accept;
 mod driver;
+mod http;
 mod link;
 mod load;
+mod play;
 mod pull;
 mod report;
 pub mod resolver;
+mod rtmp;
 mod serve;
+mod sockets;
 mod wire;
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -159,11 +164,16 @@ struct Listeners {
 impl Listeners {
     fn bind(config: &Config, shards: usize) -> Result<Self, NodeError> {
         let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = (0..shards).map(|_| Vec::new()).collect();
-        let mut bind = |what: &'static str, address: SocketAddr, protocol| {
-            let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
+        let mut bind = |what: &'static str, mut address: SocketAddr, protocol| {
             // SO_REUSEPORT would let us share the port with another process of the same user.
-            match std::net::TcpListener::bind(address) {
-                Ok(_) => {}
+            let mut probe = std::net::TcpListener::bind(address);
+            if address.ip() == Ipv6Addr::UNSPECIFIED && probe.as_ref().is_err_and(lacks_ipv6) {
+                address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+                probe = std::net::TcpListener::bind(address);
+            }
+            let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
+            match probe {
+                Ok(probe) => drop(probe),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     return Err(NodeError::AddressTaken { what, address });
                 }
@@ -181,6 +191,11 @@ impl Listeners {
         let rtmp = bind("rtmp", config.rtmp.listen, Protocol::Rtmp)?;
         Ok(Self { by_shard, http, rtmp })
     }
+}
+
+/// A host without IPv6: the unspecified address is then IPv4's.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 /// What the main thread and the shards tell each other.

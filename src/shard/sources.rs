@@ -1,17 +1,18 @@
 //! Publishers and pulls: a stream's way from pending to registered and back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ending::EndOfLocal;
 use super::lifecycle::{AfterFailure, Pull, PullState};
-use super::tables::{Source, StreamHandle};
+use super::tables::{Source, StreamHandle, Subscriber};
 use super::timers::Timer;
 use super::{Action, Shard, Stage};
 use crate::bus::message::{Answer, Message, PullOptions, Ticket};
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey};
-use crate::stream::{Ingest, Log};
 
 /// Why a publisher may not publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +90,7 @@ impl Shard {
         }
         if !stream.registered && !stream.subscribers.is_empty() {
             // It never came up, so those who wait for it go on waiting.
-            stream.ingest = Ingest::default();
-            stream.log = Log::default();
+            self.forget_media(handle);
             return;
         }
         let reason = if clean { EndReason::Unpublished } else { EndReason::SourceLost };
@@ -114,17 +114,33 @@ impl Shard {
         if !progress.committed {
             return true;
         }
-        if progress.video {
-            stream.flush_now = true;
-        }
-        if stream.unflushed_since.is_none() {
-            stream.unflushed_since = Some(now);
-            self.dirty_streams.push(handle);
-        }
+        let is_first = stream.unflushed_since.is_none();
+        stream.unflushed_since.get_or_insert(now);
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
+        if progress.video {
+            self.flush_soon(handle);
+        } else if is_first {
+            self.mark_dirty(handle);
+        }
         true
+    }
+
+    /// Has a stream flushed in this turn's tick.
+    fn flush_soon(&mut self, handle: StreamHandle) {
+        if let Some(stream) = self.tables.get_mut(handle) {
+            stream.flush_now = true;
+            self.mark_dirty(handle);
+        }
+    }
+
+    fn mark_dirty(&mut self, handle: StreamHandle) {
+        if let Some(stream) = self.tables.get_mut(handle)
+            && !std::mem::replace(&mut stream.dirty, true)
+        {
+            self.dirty_streams.push(handle);
+        }
     }
 
     /// Media of an attempt.
@@ -197,13 +213,17 @@ impl Shard {
         if let Some(pull) = stream.pull_mut()
             && pull.url.as_str() == url.as_str()
         {
-            if options.no_wait {
-                self.answer(ticket, Answer::Added { state, generation: handle.generation });
-                return;
-            }
-            if !matches!(state, StreamState::Registered | StreamState::BackingOff) {
-                pull.adds.push(ticket);
-                return;
+            match state {
+                StreamState::Registered => {}
+                _ if options.no_wait => {
+                    self.answer(ticket, Answer::Added { state, generation: handle.generation });
+                    return;
+                }
+                StreamState::BackingOff => {}
+                _ => {
+                    pull.adds.push(ticket);
+                    return;
+                }
             }
         }
         let generation = handle.generation;
@@ -240,6 +260,7 @@ impl Shard {
         let attempt = AttemptId(self.next_serial());
         let stream = self.tables.get_mut(handle).expect("callers look");
         stream.open_attempts.insert(attempt);
+        let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls are dialed");
         if let PullState::Queued { timer } = pull.state {
             self.timers.cancel(Some(timer));
@@ -256,7 +277,7 @@ impl Shard {
         };
         self.totals.attempts += 1;
         self.attempts.insert(attempt, handle);
-        self.actions.push_back(Action::Dial { attempt, stream: handle, url, timeout });
+        self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
     }
 
     /// An attempt has come further; `awaiting` is what the peer was asked.
@@ -334,6 +355,7 @@ impl Shard {
                     let grace = self.policy.reconnect_grace;
                     self.suspend(now, handle, grace);
                 }
+                self.forget_media(handle);
             }
         }
         if place {
@@ -366,7 +388,9 @@ impl Shard {
         let mut next = self.budget.give_back(origin, places);
         while let Some(handle) = next {
             let queued = self.tables.get(handle).and_then(|stream| stream.pull());
-            if queued.is_some_and(|pull| matches!(pull.state, PullState::Queued { .. })) {
+            let is_queued =
+                queued.is_some_and(|pull| matches!(pull.state, PullState::Queued { .. }));
+            if is_queued && !self.shutting_down {
                 self.dial(now, handle);
                 return;
             }
@@ -417,8 +441,8 @@ impl Shard {
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
         let Some((_, pull)) = self.current_pull(attempt) else { return };
         let fault = pull.timeout_fault();
-        self.attempt_failed(now, attempt, fault);
         self.actions.push_back(Action::HangUp { attempt });
+        self.attempt_failed(now, attempt, fault);
     }
 
     /// First media: from pending to registered.
@@ -427,7 +451,6 @@ impl Shard {
         self.totals.registrations += 1;
         let stream = self.tables.get_mut(handle).expect("just registered");
         let grace = stream.grace.take();
-        stream.log.flush();
         let key = stream.key.clone();
         let mut adds = Vec::new();
         if let Source::Pull(pull) = &mut stream.source {
@@ -460,7 +483,7 @@ impl Shard {
         for shard in shards {
             let stream = self.tables.get_mut(handle).expect("just registered");
             let subscriber = stream.subscribers[&shard];
-            if subscriber.attached {
+            if subscriber.attached && !subscriber.lacks_flush {
                 // What it has ends before the splice; the next flush carries the rest.
                 let message = Message::Resumed { key: key.clone(), local: subscriber.local };
                 self.send(shard, message);
@@ -468,6 +491,7 @@ impl Shard {
                 self.attach(handle, shard);
             }
         }
+        self.flush_soon(handle);
     }
 
     /// Gives a shard the log as far as it is flushed.
@@ -479,6 +503,7 @@ impl Shard {
         let key = stream.key.clone();
         let Some(subscriber) = stream.subscribers.get_mut(&shard) else { return };
         subscriber.attached = true;
+        subscriber.lacks_flush = false;
         subscriber.sent_seq = flushed_seq;
         let local = subscriber.local;
         let generation = handle.generation;
@@ -488,11 +513,7 @@ impl Shard {
     /// From registered back to pending; players are kept for the grace period.
     fn suspend(&mut self, now: Instant, handle: StreamHandle, grace: std::time::Duration) {
         // Audio that waits for video to ride on goes out with what it belongs to.
-        if let Some(stream) = self.tables.get_mut(handle) {
-            stream.unflushed_since = None;
-            stream.log.flush();
-            self.send_flush(handle);
-        }
+        self.flush_now(handle);
         self.tables.unregister(handle);
         let stream = self.tables.get_mut(handle).expect("just unregistered");
         stream.ingest.drop_unfinished(&mut stream.log);
@@ -518,28 +539,35 @@ impl Shard {
             self.end_stream(now, handle, EndReason::SourceLost, None);
             return;
         }
-        let attached: Vec<_> = stream
-            .subscribers
-            .extract_if(|_, subscriber| subscriber.attached)
-            .map(|(shard, subscriber)| (shard, subscriber.local))
-            .collect();
+        let all = std::mem::take(&mut stream.subscribers);
+        let (attached, waiting) = all.into_iter().partition(|(_, subscriber)| subscriber.attached);
+        stream.subscribers = waiting;
+        let attached: BTreeMap<ShardId, Subscriber> = attached;
+        stream.ended_locals.extend(attached.values().map(|subscriber| subscriber.local));
         let key = stream.key.clone();
-        let bytes = stream.ingest.bytes();
-        self.totals.media_bytes_in += bytes.received;
-        self.totals.media_bytes_copied += bytes.copied;
-        for (shard, local) in attached {
+        for (shard, Subscriber { local, .. }) in attached {
             let (generation, reason) = (handle.generation, EndReason::SourceLost);
             self.ended_locals.insert(local);
             if shard == self.id {
-                // At once: this shard's players read the log that is taken away below.
-                self.end_local(&key, local, shard, generation, reason);
+                // At once: this shard's players read the log that may be taken away below.
+                let key = key.clone();
+                self.end_local(EndOfLocal { key, local, owner: shard, generation, reason });
             } else {
                 self.send(shard, Message::End { key: key.clone(), local, generation, reason });
             }
         }
-        let stream = self.tables.get_mut(handle).expect("just found");
-        stream.log = Log::default();
-        stream.ingest = Ingest::default();
+        self.forget_media(handle);
+    }
+
+    /// Gives the memory of a lost source back when nobody has anything of it any more. An attempt
+    /// that is under way may have brought its configurations already, so it keeps the log.
+    fn forget_media(&mut self, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let is_had = stream.subscribers.values().any(|subscriber| subscriber.attached);
+        let is_coming = stream.pull().is_some_and(|pull| pull.attempt().is_some());
+        if !is_had && !is_coming && !stream.registered && stream.grace.is_none() {
+            stream.ingest.start_over(&mut stream.log);
+        }
     }
 
     /// Is a source that should bring media still doing so?
@@ -559,15 +587,15 @@ impl Shard {
             Source::None { .. } => {}
             Source::Publisher { connection, .. } => {
                 let (connection, reason) = (*connection, EndReason::SourceLost);
-                self.actions.push_back(Action::End { connection, reason, between_tags: true });
+                self.actions.push_back(Action::End { connection, reason, player: None });
                 self.unpublish(now, connection, false);
             }
             Source::Pull(pull) => {
                 let Some(attempt) = pull.attempt() else { return };
                 let text =
                     format!("the origin went silent: no media for {} s", limit.as_secs_f64());
-                self.attempt_failed(now, attempt, Fault::new(ErrorClass::Silent, text));
                 self.actions.push_back(Action::HangUp { attempt });
+                self.attempt_failed(now, attempt, Fault::new(ErrorClass::Silent, text));
             }
         }
     }
@@ -578,8 +606,7 @@ impl Shard {
         if let Some(since) = stream.unflushed_since {
             let due = since + self.policy.audio_wait;
             if now >= due {
-                stream.flush_now = true;
-                self.dirty_streams.push(handle);
+                self.flush_soon(handle);
             } else {
                 stream.in_audio_queue = true;
                 self.audio_queue.push_back((due, handle));
@@ -591,6 +618,7 @@ impl Shard {
     pub(super) fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
             let Some(stream) = self.tables.get_mut(handle) else { continue };
+            stream.dirty = false;
             let Some(since) = stream.unflushed_since else { continue };
             if !stream.flush_now && !self.policy.audio_wait.is_zero() {
                 if !stream.in_audio_queue {
@@ -599,12 +627,18 @@ impl Shard {
                 }
                 continue;
             }
-            stream.flush_now = false;
-            stream.unflushed_since = None;
+            self.flush_now(handle);
+        }
+    }
+
+    /// Lets players have everything that has come. What comes before a stream is registered waits
+    /// for that.
+    pub(super) fn flush_now(&mut self, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        stream.flush_now = false;
+        if stream.unflushed_since.take().is_some() && stream.registered {
             stream.log.flush();
-            if stream.registered {
-                self.send_flush(handle);
-            }
+            self.send_flush(handle);
         }
     }
 
@@ -614,22 +648,22 @@ impl Shard {
         let key = stream.key.clone();
         let flushed_seq = stream.log.flushed_seq();
         let mut others = Vec::new();
-        let mut lost = Vec::new();
+        let mut behind = Vec::new();
         let mut is_here = false;
         for (&shard, subscriber) in &mut stream.subscribers {
             if shard == own {
                 is_here = subscriber.attached;
-            } else if subscriber.attached {
+            } else if !subscriber.lacks_flush {
                 others.push((shard, subscriber.local, stream.log.delta(subscriber.sent_seq)));
                 subscriber.sent_seq = flushed_seq;
             } else {
-                lost.push(shard);
+                behind.push(shard);
             }
         }
         for (shard, local, delta) in others {
             self.send(shard, Message::Flushed { key: key.clone(), local, delta });
         }
-        for shard in lost {
+        for shard in behind {
             self.totals.resyncs += 1;
             self.attach(handle, shard);
         }

@@ -97,14 +97,24 @@ impl Ingest {
         }
     }
 
+    /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
+    pub fn start_over(&mut self, log: &mut Log) {
+        let dropped = self.dropped + self.unfinished();
+        *self = Self { bytes: self.bytes, dropped, ..Self::default() };
+        *log = Log::default();
+    }
+
     /// The source is gone: what it has not finished will not come.
     pub fn drop_unfinished(&mut self, log: &mut Log) {
+        self.dropped += self.unfinished();
         if self.draft.take().is_some() {
-            self.dropped += 1;
             log.tape_mut().roll_back();
         }
-        self.dropped += self.waiting.len() as u64;
         self.waiting.clear();
+    }
+
+    fn unfinished(&self) -> u64 {
+        u64::from(self.draft.is_some()) + self.waiting.len() as u64
     }
 
     /// Takes the next part. The parts of a lane follow the contract of [`MediaPart`]; a part that
@@ -116,10 +126,7 @@ impl Ingest {
                 Progress::default()
             }
             MediaPart::Data { lane, bytes } => self.data(log, lane, &bytes),
-            MediaPart::Abort { lane } => {
-                self.abort(log, lane);
-                Progress::default()
-            }
+            MediaPart::Abort { lane } => self.abort(log, lane),
             MediaPart::Script { timestamp_ms, payload } => self.script(log, timestamp_ms, payload),
         }
     }
@@ -166,6 +173,11 @@ impl Ingest {
         };
         draft.write(log, bytes);
         self.bytes.copied += bytes.len() as u64;
+        self.finish_whole(log)
+    }
+
+    /// Ends the draft if it is whole, and those that have waited for it and are whole as well.
+    fn finish_whole(&mut self, log: &mut Log) -> Progress {
         let mut progress = Progress::default();
         while self.draft.as_ref().is_some_and(|draft| draft.received == draft.len) {
             progress.add(self.finish(log));
@@ -263,15 +275,18 @@ impl Ingest {
         self.bytes.copied += tag.payload.len() as u64;
     }
 
-    fn abort(&mut self, log: &mut Log, lane: u32) {
+    fn abort(&mut self, log: &mut Log, lane: u32) -> Progress {
         if self.draft.as_ref().is_some_and(|draft| draft.lane == lane) {
             self.draft = None;
             self.dropped += 1;
             log.tape_mut().roll_back();
             self.promote(log);
         } else {
+            let waiting = self.waiting.len();
             self.waiting.retain(|tag| tag.is_whole(lane));
+            self.dropped += (waiting - self.waiting.len()) as u64;
         }
+        self.finish_whole(log)
     }
 
     /// Metadata. Other scripts (cue points, text) pass as frames of their own between the media.

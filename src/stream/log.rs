@@ -103,8 +103,11 @@ pub struct Log {
     flushed_seq: u64,
     has_video: bool,
     has_audio: bool,
+    /// What is in force behind the last flushed tag.
     prelude: Arc<Prelude>,
-    /// The prelude that was in force at the newest keyframe.
+    /// The same behind the last committed one.
+    next_prelude: Arc<Prelude>,
+    /// What was in force at the newest keyframe.
     gop_prelude: Arc<Prelude>,
     /// GOPs given up because they outgrew their bound.
     gops_dropped: u64,
@@ -120,6 +123,7 @@ impl Log {
             gop_seq: snapshot.gop_seq,
             has_video: snapshot.has_video,
             has_audio: snapshot.has_audio,
+            next_prelude: snapshot.prelude.clone(),
             prelude: snapshot.prelude,
             gop_prelude: snapshot.gop_prelude,
             ..Self::default()
@@ -172,7 +176,7 @@ impl Log {
             let head = self.config_payload(&entry);
             self.index(entry, head);
         }
-        self.flushed_seq = self.next_seq();
+        self.flush();
         true
     }
 
@@ -200,7 +204,7 @@ impl Log {
         }
         if entry.keyframe {
             self.gop_seq = Some(self.next_seq());
-            self.gop_prelude = self.prelude.clone();
+            self.gop_prelude = self.next_prelude.clone();
         }
         self.entries.push_back(entry);
     }
@@ -214,18 +218,22 @@ impl Log {
     }
 
     fn note_config(&mut self, kind: TagKind, payload: Bytes) {
-        let mut tags = self.prelude.tags.clone();
+        let mut tags = self.next_prelude.tags.clone();
         match tags.iter_mut().find(|(of, _)| *of == kind) {
             Some((_, old)) if *old == payload => return,
             Some((_, old)) => *old = payload,
             None => tags.push((kind, payload)),
         }
-        self.prelude = Arc::new(Prelude { version: self.prelude.version + 1, tags });
+        let version = self.next_prelude.version + 1;
+        self.next_prelude = Arc::new(Prelude { version, tags });
     }
 
     /// Lets players have everything that is committed.
     pub fn flush(&mut self) {
         self.flushed_seq = self.next_seq();
+        if !Arc::ptr_eq(&self.prelude, &self.next_prelude) {
+            self.prelude = self.next_prelude.clone();
+        }
     }
 
     /// Makes the next player wait for the next keyframe: what is held belongs to a lost source.
@@ -263,8 +271,12 @@ impl Log {
         self.has_video && self.gop_seq.is_none_or(|seq| seq >= self.flushed_seq)
     }
 
-    /// The newest keyframe at or behind `seq` that is flushed.
-    pub fn keyframe_from(&self, seq: u64) -> Option<u64> {
+    /// Where a player that lacks something before `seq` can go on: the newest keyframe at or behind
+    /// it, if that is flushed; without video, behind the last flushed tag.
+    pub fn resume_from(&self, seq: u64) -> Option<u64> {
+        if !self.has_video {
+            return Some(self.flushed_seq);
+        }
         self.gop_seq.filter(|&gop| gop >= seq && gop < self.flushed_seq)
     }
 
@@ -277,7 +289,7 @@ impl Log {
         }
     }
 
-    /// The prelude as the newest configuration made it.
+    /// The prelude as the newest flushed configuration made it.
     pub fn prelude(&self) -> &Arc<Prelude> {
         &self.prelude
     }

@@ -1,0 +1,134 @@
+//! The figures as Markdown: medians over the alternations.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::process;
+
+/// Microseconds, to a minute with three digits.
+pub(crate) fn micros() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds that make sense")
+}
+
+/// What was seen in one phase.
+pub(crate) struct Phase {
+    pub(crate) gaps: Histogram<u64>,
+    pub(crate) delays: Histogram<u64>,
+    pub(crate) calls: Histogram<u64>,
+    pub(crate) seconds: f64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) skipped: u64,
+}
+
+/// Calls that concern all dead pulls at once, and the longest gap at the players meanwhile.
+pub(crate) struct Lifting {
+    pub(crate) add: Duration,
+    pub(crate) list: Duration,
+    pub(crate) close: Duration,
+    pub(crate) add_gaps: Histogram<u64>,
+    pub(crate) list_gaps: Histogram<u64>,
+    pub(crate) close_gaps: Histogram<u64>,
+}
+
+impl Default for Lifting {
+    fn default() -> Self {
+        let zero = Duration::ZERO;
+        Self {
+            add: zero,
+            list: zero,
+            close: zero,
+            add_gaps: micros(),
+            list_gaps: micros(),
+            close_gaps: micros(),
+        }
+    }
+}
+
+/// All phases with one number of pulls.
+pub(crate) struct Run {
+    pub(crate) pulls: usize,
+    pub(crate) quiet: Vec<Phase>,
+    pub(crate) dead: Vec<Phase>,
+    pub(crate) lifting: Vec<Lifting>,
+    /// By how much the resident set grew, in each alternation.
+    pub(crate) grown_bytes: Vec<u64>,
+    pub(crate) stop: Duration,
+}
+
+impl Run {
+    pub(crate) fn new(pulls: usize) -> Self {
+        Self {
+            pulls,
+            quiet: Vec::new(),
+            dead: Vec::new(),
+            lifting: Vec::new(),
+            grown_bytes: Vec::new(),
+            stop: Duration::ZERO,
+        }
+    }
+}
+
+pub(crate) fn print(runs: &[Run]) {
+    println!("{}\n", process::machine());
+    println!(
+        "| dead pulls | gap p50 / p99 / max, ms | delay p50 / p99 / max, ms | lost pictures \
+         | API p50 / p99 / max, ms | CPU % | RSS MiB |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for run in runs {
+        print_phases("none", &run.quiet);
+        print_phases(&run.pulls.to_string(), &run.dead);
+    }
+    println!(
+        "\n| dead pulls | add all, s | list all, ms | close all, s | longest gap meanwhile: add / \
+         list / close, ms | RSS per pull, bytes | SIGTERM to exit, s |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for run in runs {
+        let of = |pick: fn(&Lifting) -> f64| median(run.lifting.iter().map(pick));
+        println!(
+            "| {} | {:.2} | {:.1} | {:.2} | {:.1} / {:.1} / {:.1} | {} | {:.2} |",
+            run.pulls,
+            of(|lifting| lifting.add.as_secs_f64()),
+            of(|lifting| lifting.list.as_secs_f64() * 1000.0),
+            of(|lifting| lifting.close.as_secs_f64()),
+            of(|lifting| ms(lifting.add_gaps.max())),
+            of(|lifting| ms(lifting.list_gaps.max())),
+            of(|lifting| ms(lifting.close_gaps.max())),
+            // The first time: afterwards the allocator has them.
+            run.grown_bytes.first().expect("an alternation") / run.pulls as u64,
+            run.stop.as_secs_f64(),
+        );
+    }
+}
+
+fn print_phases(name: &str, phases: &[Phase]) {
+    let spread = |pick: fn(&Phase) -> &Histogram<u64>| {
+        let at = |quantile: f64| {
+            median(phases.iter().map(|phase| ms(pick(phase).value_at_quantile(quantile))))
+        };
+        let max = median(phases.iter().map(|phase| ms(pick(phase).max())));
+        format!("{:.2} / {:.2} / {max:.2}", at(0.5), at(0.99))
+    };
+    println!(
+        "| {name} | {} | {} | {} | {} | {:.1} | {:.1} |",
+        spread(|phase| &phase.gaps),
+        spread(|phase| &phase.delays),
+        phases.iter().map(|phase| phase.skipped).sum::<u64>(),
+        spread(|phase| &phase.calls),
+        median(phases.iter().map(|phase| 100.0 * phase.cpu_seconds / phase.seconds)),
+        median(phases.iter().map(|phase| phase.rss_bytes as f64 / 1024.0 / 1024.0)),
+    );
+}
+
+fn ms(micros: u64) -> f64 {
+    micros as f64 / 1000.0
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
