@@ -1,5 +1,5 @@
-//! Reading a publisher's chunk stream: 2 s of the stream in chunks of 4096 bytes, which is what OBS
-//! and ffmpeg are set to by most CDNs, out of receive buffers of 16 KiB.
+//! Reading a publisher's chunk stream: 2 s of the stream in chunks of 4096 bytes, out of receive
+//! buffers of 16 KiB.
 
 mod kit;
 
