@@ -6,13 +6,20 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, scope, spawn};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::kit::Api;
+use rillcast::clock;
+
 use crate::kit::fault::{Mode, Origin};
+use crate::kit::{Api, pause};
 
 pub(crate) const APP: &str = "dead";
+
+/// How often the silent origin looks who has gone: that takes a system call for each connection.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const SWEEP_SLICE: usize = 32;
 
 /// Adds under way at once.
 const ADDERS: usize = 4;
@@ -89,22 +96,28 @@ impl Drop for Silent {
 }
 
 fn hold(listener: &TcpListener, stopped: &AtomicBool) {
-    let mut held: Vec<TcpStream> = Vec::new();
+    let mut held: Vec<(usize, TcpStream)> = Vec::new();
     let mut buffer = [0; 4096];
+    let mut next_sweep = clock::now() + SWEEP_INTERVAL;
     while !stopped.load(Ordering::Relaxed) {
         let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, 100_u16).expect("poll");
         while let Ok((socket, _)) = listener.accept() {
             socket.set_nonblocking(true).expect("a nonblocking socket");
-            held.push(socket);
+            held.push((held.len(), socket));
         }
-        held.retain_mut(|socket| {
-            loop {
-                match socket.read(&mut buffer) {
-                    Ok(0) => break false,
-                    Ok(_) => {}
-                    Err(error) => break error.kind() == ErrorKind::WouldBlock,
-                }
+        if clock::now() < next_sweep {
+            continue;
+        }
+        next_sweep = clock::now() + SWEEP_INTERVAL;
+        held.retain_mut(|(number, socket)| {
+            if *number % SWEEP_SLICE == 0 {
+                // The players are read on this CPU too.
+                pause(Duration::from_millis(1));
+            }
+            match socket.read(&mut buffer) {
+                Ok(len) => len > 0,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
             }
         });
     }

@@ -13,6 +13,7 @@ use rillcast::clock;
 
 use crate::kit::flv::{Kind, Reader};
 use crate::kit::http::parse_head;
+use crate::kit::pause;
 use crate::report::micros;
 use crate::source::{SentTimes, Source};
 
@@ -57,6 +58,12 @@ impl Players {
     pub(crate) fn take(&self) -> (Histogram<u64>, Histogram<u64>) {
         let mut seen = self.shared.lock().expect("no panic while locked");
         (std::mem::replace(&mut seen.gaps, micros()), std::mem::replace(&mut seen.delays, micros()))
+    }
+
+    /// As [`Self::take`], when the next pictures have come: a gap is known by its end.
+    pub(crate) fn take_soon(&self) -> (Histogram<u64>, Histogram<u64>) {
+        pause(Duration::from_millis(100));
+        self.take()
     }
 
     pub(crate) fn skipped(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! Asking shards: several questions under way at once, each within a bound.
 
+use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
@@ -46,22 +48,47 @@ impl<N: Node> Call<'_, N> {
         concurrently(shards.map(|shard| self.ask(shard, ask()))).await
     }
 
-    /// The stream of a key, or of all keys, in the order of their names.
-    pub(super) async fn streams(&self, key: Option<StreamKey>) -> Result<Vec<StreamView>, Failure> {
-        let answers = match key {
-            Some(key) => {
-                let ask = Ask::Streams { key: Some(key.clone()) };
-                vec![self.ask_owner(&key, ask).await]
+    /// The stream of a key.
+    pub(super) async fn stream(&self, key: &StreamKey) -> Result<Option<StreamView>, Failure> {
+        let answer = self.ask_owner(key, Ask::Stream { key: key.clone() }).await?;
+        let Answer::Stream(view) = answer else { return Err(Failure::other_answer()) };
+        Ok(view.map(|view| *view))
+    }
+
+    /// The streams that are let through, in the order of their names. They are asked for in pages,
+    /// and each shard goes on with its streams between two of them.
+    pub(super) async fn streams(
+        &self,
+        registered_only: bool,
+        lets_through: impl Fn(&StreamView) -> bool,
+    ) -> Result<BTreeMap<StreamKey, StreamView>, Failure> {
+        let found = RefCell::new(BTreeMap::new());
+        let add_page = |page: Vec<StreamView>| {
+            let mut found: RefMut<'_, BTreeMap<StreamKey, StreamView>> = found.borrow_mut();
+            for view in page.into_iter().filter(&lets_through) {
+                // A key that has ended and begun again meanwhile may be in two pages.
+                let seen = found.get(&view.key).map(|seen| seen.generation);
+                if seen.is_none_or(|seen| seen < view.generation) {
+                    found.insert(view.key.clone(), view);
+                }
             }
-            None => self.ask_all(|| Ask::Streams { key: None }).await,
         };
-        let mut streams = Vec::new();
-        for answer in answers {
-            let Answer::Streams(views) = answer? else { return Err(Failure::other_answer()) };
-            streams.extend(views);
-        }
-        streams.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(streams)
+        let shards = (0..self.node.shards()).map(|index| ShardId(index as u16));
+        let ends = concurrently(shards.map(async |shard| {
+            let mut from = Some(0);
+            while let Some(slot) = from {
+                let ask = Ask::Streams { from: slot, registered_only };
+                let answer = self.ask(shard, ask).await?;
+                let Answer::Streams { page, next } = answer else {
+                    return Err(Failure::other_answer());
+                };
+                add_page(page);
+                from = next;
+            }
+            Ok(())
+        }));
+        ends.await.into_iter().collect::<Result<(), Failure>>()?;
+        Ok(found.into_inner())
     }
 }
 

@@ -20,8 +20,7 @@ use crate::proto::http::Response;
 /// `getMediaList`.
 pub(super) async fn list<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let with_pending = call.params.flag("include_pending");
-    let mut streams = matching(call).await?;
-    streams.retain(|stream| stream.registered || with_pending);
+    let streams = matching(call, !with_pending).await?;
     Ok(wire::list(streams.iter().map(MediaRow::of)).await)
 }
 
@@ -82,7 +81,7 @@ pub(super) async fn close<N: Node>(call: &Call<'_, N>) -> Result<Response, Failu
 /// same name meanwhile is left alone.
 pub(super) async fn close_all<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let order = Order::of(call);
-    let streams = matching(call).await?;
+    let streams = matching(call, false).await?;
     let (registered, pending): (Vec<_>, Vec<_>) =
         streams.iter().partition(|stream| stream.registered);
     let mut counts = CloseCounts {
@@ -160,29 +159,29 @@ fn pending_text(state: StreamState) -> String {
     )
 }
 
-/// The streams that the optional filters let through, pending ones too. ZLMediaKit takes the vhost
-/// of these filters as it stands.
-async fn matching<N: Node>(call: &Call<'_, N>) -> Result<Vec<StreamView>, Failure> {
+/// The streams that the optional filters let through. ZLMediaKit takes the vhost of these filters as
+/// it stands.
+async fn matching<N: Node>(
+    call: &Call<'_, N>,
+    registered_only: bool,
+) -> Result<Vec<StreamView>, Failure> {
     if call.params.find("schema").is_some_and(|schema| schema != wire::SCHEMA) {
         return Ok(Vec::new());
     }
     let (vhost, app, stream) =
         (call.params.find("vhost"), call.params.find("app"), call.params.find("stream"));
-    let key = match (app, stream) {
-        (Some(app), Some(stream)) => match StreamKey::in_default_vhost(app, stream) {
-            Ok(key) => Some(key),
-            Err(_) => return Ok(Vec::new()),
-        },
-        _ => None,
+    let has = |filter: Option<&str>, part: &str| filter.is_none_or(|only| only == part);
+    let lets_through = |view: &StreamView| {
+        (view.registered || !registered_only)
+            && has(vhost, view.key.vhost())
+            && has(app, view.key.app())
+            && has(stream, view.key.stream())
     };
-    let mut streams = call.streams(key).await?;
-    let lets_through = |filter: Option<&str>, part: &str| filter.is_none_or(|only| only == part);
-    streams.retain(|view| {
-        lets_through(vhost, view.key.vhost())
-            && lets_through(app, view.key.app())
-            && lets_through(stream, view.key.stream())
-    });
-    Ok(streams)
+    if let (Some(app), Some(stream)) = (app, stream) {
+        let Ok(key) = StreamKey::in_default_vhost(app, stream) else { return Ok(Vec::new()) };
+        return Ok(call.stream(&key).await?.into_iter().filter(lets_through).collect());
+    }
+    Ok(call.streams(registered_only, lets_through).await?.into_values().collect())
 }
 
 /// The key of a call that names a stream with its schema; `None` when there can be no such stream.
@@ -192,7 +191,7 @@ fn named_key<N: Node>(call: &Call<'_, N>) -> Option<StreamKey> {
 
 async fn find_registered<N: Node>(call: &Call<'_, N>) -> Result<Option<StreamView>, Failure> {
     let Some(key) = named_key(call) else { return Ok(None) };
-    Ok(call.streams(Some(key)).await?.into_iter().find(|stream| stream.registered))
+    Ok(call.stream(&key).await?.filter(|stream| stream.registered))
 }
 
 /// Bounds of one close that all closes of a call may take together.

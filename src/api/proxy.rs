@@ -70,7 +70,7 @@ pub(super) async fn delete<N: Node>(call: &Call<'_, N>) -> Result<Response, Fail
 /// `listStreamProxy`: all pulls, or the one of a key.
 pub(super) async fn list<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let streams = match call.params.find("key") {
-        None => call.streams(None).await?,
+        None => call.streams(false, is_pull).await?.into_values().collect(),
         Some(text) => {
             let pull = find_pull(call, text).await?;
             let not_found = || Failure::new(Code::Exception, format!("key not found: {text}"));
@@ -90,8 +90,11 @@ pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failur
 
 async fn find_pull<N: Node>(call: &Call<'_, N>, key: &str) -> Result<Option<StreamView>, Failure> {
     let Some(key): Option<StreamKey> = wire::parse_key(key) else { return Ok(None) };
-    let streams = call.streams(Some(key)).await?;
-    Ok(streams.into_iter().find(|stream| matches!(stream.source, SourceView::Pull(_))))
+    Ok(call.stream(&key).await?.filter(is_pull))
+}
+
+fn is_pull(stream: &StreamView) -> bool {
+    matches!(stream.source, SourceView::Pull(_))
 }
 
 fn source_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
@@ -439,7 +442,7 @@ mod tests {
     fn lists_have_every_pull_and_nothing_else() {
         let node = FakeNode::new();
         assert_eq!(node.call("listStreamProxy", &[]), json!({"code": 0, "data": []}));
-        let streams: Vec<String> = (0..300).map(|index| format!("s{index:03}")).collect();
+        let streams: Vec<String> = (0..1000).map(|index| format!("s{index:03}")).collect();
         for stream in &streams {
             node.call("addStreamProxy", &params(stream, &[("async", "1")]));
         }

@@ -129,8 +129,15 @@ pub enum Ask {
         /// Also where it is pending.
         pending_too: bool,
     },
-    /// Of each shard: the streams that it owns, or the one of a key.
-    Streams { key: Option<StreamKey> },
+    /// Of the key's owner: the stream of a key.
+    Stream { key: StreamKey },
+    /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
+    /// page to the last is in one of them.
+    Streams {
+        /// 0, then where the page before it ended.
+        from: u32,
+        registered_only: bool,
+    },
     /// Of each shard: its players of a key.
     Players { key: StreamKey },
     /// Of each shard: use this configuration from now on.
@@ -170,7 +177,12 @@ pub enum Answer {
     /// `None`: there was no such pull.
     Deleted(Option<Closed>),
     Close(CloseOutcome),
-    Streams(Vec<StreamView>),
+    Stream(Option<Box<StreamView>>),
+    Streams {
+        page: Vec<StreamView>,
+        /// Where the next page begins.
+        next: Option<u32>,
+    },
     Players(Option<Vec<PlayerView>>),
     Sessions(Vec<SessionView>),
     Metrics(Vec<Metric>),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::closing::AskedFor;
 use super::replica::LocalLog;
-use super::tables::{Source, Stream, StreamHandle};
+use super::tables::{Source, StreamHandle};
 use super::{Policy, Shard};
 use crate::bus::message::{Answer, Ask, CloseOutcome, Ticket};
 use crate::bus::view::{PlayerView, PullView, SourceView, StreamView};
@@ -20,9 +20,16 @@ impl Shard {
             Ask::Close { key, generation, force, pending_too } => {
                 self.close(now, ticket, &key, generation, (force, pending_too));
             }
-            Ask::Streams { key } => {
-                let views = self.stream_views(now, key.as_ref());
-                self.answer(ticket, Answer::Streams(views));
+            Ask::Stream { key } => {
+                let found = self.tables.find(&key);
+                let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);
+                self.answer(ticket, Answer::Stream(view));
+            }
+            Ask::Streams { from, registered_only } => {
+                let (handles, next) = self.tables.page(from, registered_only);
+                let page = handles.into_iter().filter_map(|handle| self.view(now, handle));
+                let page = page.collect();
+                self.answer(ticket, Answer::Streams { page, next });
             }
             Ask::Players { key } => {
                 let views = self.player_views(&key);
@@ -76,24 +83,8 @@ impl Shard {
         self.end_stream(now, handle, EndReason::Closed, Some((ticket, AskedFor::Close)));
     }
 
-    fn stream_views(&self, now: Instant, key: Option<&StreamKey>) -> Vec<StreamView> {
-        match key {
-            None => self
-                .tables
-                .handles()
-                .into_iter()
-                .filter_map(|handle| Some(self.view(now, handle, self.tables.get(handle)?)))
-                .collect(),
-            Some(key) => self
-                .tables
-                .find(key)
-                .and_then(|handle| Some(self.view(now, handle, self.tables.get(handle)?)))
-                .into_iter()
-                .collect(),
-        }
-    }
-
-    fn view(&self, now: Instant, handle: StreamHandle, stream: &Stream) -> StreamView {
+    fn view(&self, now: Instant, handle: StreamHandle) -> Option<StreamView> {
+        let stream = self.tables.get(handle)?;
         let source = match &stream.source {
             Source::None { .. } => SourceView::None,
             Source::Publisher { view, .. } => SourceView::Publisher(Some((**view).clone())),
@@ -108,7 +99,7 @@ impl Shard {
             }),
         };
         let alive = stream.registered_at.map(|(since, _)| now.duration_since(since));
-        StreamView {
+        Some(StreamView {
             key: stream.key.clone(),
             generation: stream.generation,
             state: self.state_of(handle),
@@ -123,7 +114,7 @@ impl Shard {
             bytes_total: stream.ingest.bytes().received,
             timestamp_ms: stream.ingest.timestamp_ms().unwrap_or(0),
             tracks: stream.ingest.tracks().clone(),
-        }
+        })
     }
 
     fn player_views(&self, key: &StreamKey) -> Option<Vec<PlayerView>> {

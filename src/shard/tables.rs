@@ -10,6 +10,7 @@ use super::lifecycle::Pull;
 use super::timers::TimerId;
 use crate::bus::message::{LocalId, Ticket};
 use crate::bus::view::PublisherView;
+use crate::limits::{SLOTS_PER_PAGE, STREAMS_PER_PAGE};
 use crate::media::state::Generation;
 use crate::media::{AttemptId, ConnectionId, ShardId, StreamKey};
 use crate::stream::{Ingest, Log};
@@ -201,6 +202,28 @@ impl Tables {
         (stream.generation == handle.generation).then_some(stream)
     }
 
+    /// A page of streams: those in the slots from `from` on, and the slot that the next page begins
+    /// at. A stream keeps its slot, so one that lives through all pages is in one of them.
+    pub(super) fn page(
+        &self,
+        from: u32,
+        registered_only: bool,
+    ) -> (Vec<StreamHandle>, Option<u32>) {
+        let mut streams = Vec::new();
+        let mut slot = from as usize;
+        let end = self.slots.len().min(slot.saturating_add(SLOTS_PER_PAGE));
+        while slot < end && streams.len() < STREAMS_PER_PAGE {
+            if let Some(stream) = &self.slots[slot]
+                && (stream.registered || !registered_only)
+            {
+                let generation = stream.generation;
+                streams.push(StreamHandle { slot: slot as u32, generation });
+            }
+            slot += 1;
+        }
+        (streams, (slot < self.slots.len()).then_some(slot as u32))
+    }
+
     pub(super) fn handles(&self) -> Vec<StreamHandle> {
         let slots = (0..).zip(&self.slots);
         let live = slots.filter_map(|(slot, stream)| Some((slot, stream.as_ref()?)));
@@ -265,5 +288,49 @@ impl Stream {
 
     pub(super) fn url(&self) -> Option<Arc<crate::media::SourceUrl>> {
         self.pull().map(|pull| pull.url.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn insert(tables: &mut Tables, number: usize) -> StreamHandle {
+        let key = StreamKey::in_default_vhost("live", &number.to_string()).unwrap();
+        let source = Source::None { kept: false };
+        tables.insert(key, Generation(number as u64), source, (clock::now(), 0))
+    }
+
+    fn pages(tables: &Tables, registered_only: bool) -> Vec<Vec<StreamHandle>> {
+        let mut pages = Vec::new();
+        let mut from = Some(0);
+        while let Some(slot) = from {
+            let (page, next) = tables.page(slot, registered_only);
+            pages.push(page);
+            from = next;
+        }
+        pages
+    }
+
+    #[test]
+    fn pages_hold_each_stream_once_and_are_bounded() {
+        let mut tables = Tables::default();
+        assert_eq!(pages(&tables, false), [[]]);
+        let count = 2 * SLOTS_PER_PAGE + 1;
+        let all: Vec<StreamHandle> = (0..count).map(|number| insert(&mut tables, number)).collect();
+        let (gone, kept): (Vec<_>, Vec<_>) = all.iter().partition(|handle| handle.slot % 3 == 0);
+        for handle in gone {
+            tables.remove(handle);
+        }
+        let listed = pages(&tables, false);
+        assert!(listed.iter().all(|page| page.len() <= STREAMS_PER_PAGE));
+        assert_eq!(listed.concat(), kept);
+        let last = *kept.last().unwrap();
+        tables.register(last, (clock::now(), 0));
+        let listed = pages(&tables, true);
+        assert_eq!(listed.len(), count.div_ceil(SLOTS_PER_PAGE));
+        assert_eq!(listed.concat(), [last]);
+        assert_eq!(tables.page(u32::MAX, false), (Vec::new(), None));
     }
 }
