@@ -103,8 +103,12 @@ impl World {
             let ask = Ask::Players { key: self.keys[key].clone() };
             self.ask(key, What::Players, Duration::ZERO, ask);
         } else {
-            let one = self.rng.bool().then(|| self.keys[key].clone());
-            self.ask(key, What::Streams, Duration::ZERO, Ask::Streams { key: one });
+            let ask = if self.rng.bool() {
+                Ask::Stream { key: self.keys[key].clone() }
+            } else {
+                Ask::Streams { from: 0, registered_only: self.rng.bool() }
+            };
+            self.ask(key, What::Streams, Duration::ZERO, ask);
         }
     }
 
@@ -147,8 +151,8 @@ impl World {
         assert_eq!(owner, self.owner(key), "answered by another shard than the owner");
         let closed = match answer {
             Answer::Deleted(Some(closed)) | Answer::Close(CloseOutcome::Closed(closed)) => closed,
-            Answer::Streams(views) => {
-                for view in views {
+            Answer::Streams { page, .. } => {
+                for view in page {
                     assert_eq!(view.registered, view.state == StreamState::Registered);
                 }
                 return;
@@ -191,7 +195,7 @@ impl World {
             },
             What::Delete => matches!(answer, Answer::Deleted(_)),
             What::Close => matches!(answer, Answer::Close(_)),
-            What::Streams => matches!(answer, Answer::Streams(_)),
+            What::Streams => matches!(answer, Answer::Streams { .. } | Answer::Stream(_)),
             What::Players => matches!(answer, Answer::Players(_)),
         };
         assert!(fits, "{:?} is answered with {}", asked.what, describe(answer));
@@ -274,7 +278,8 @@ fn describe(answer: &Answer) -> String {
         Answer::Overloaded(what) => format!("overloaded {what}"),
         Answer::Deleted(closed) => format!("deleted {closed:?}"),
         Answer::Close(outcome) => format!("{outcome:?}"),
-        Answer::Streams(views) => format!("{} streams", views.len()),
+        Answer::Stream(view) => format!("stream {}", view.is_some()),
+        Answer::Streams { page, .. } => format!("{} streams", page.len()),
         Answer::Players(_) => "players".to_owned(),
         _ => "something else".to_owned(),
     }

@@ -274,9 +274,9 @@ impl World {
         let owner = self.owner(key);
         let ticket = Ticket { shard: ShardId(owner as u16), serial: PEEK };
         let shard = &mut self.shards[owner];
-        shard.handle_ask(self.now, ticket, Ask::Streams { key: Some(self.keys[key].clone()) });
+        shard.handle_ask(self.now, ticket, Ask::Stream { key: self.keys[key].clone() });
         match shard.poll_action() {
-            Some(Action::Answer { answer: Answer::Streams(mut views), .. }) => views.pop(),
+            Some(Action::Answer { answer: Answer::Stream(view), .. }) => view.map(|view| *view),
             _ => panic!("streams are answered at once"),
         }
     }
