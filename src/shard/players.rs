@@ -64,8 +64,8 @@ impl Shard {
         });
     }
 
-    /// A player, waiter or publisher of this shard is gone, or is not one any more; what is left of
-    /// its connection is not the shard's.
+    /// A player or waiter of this shard is gone, or is not one any more; what is left of its
+    /// connection is not the shard's.
     pub fn leave(&mut self, connection: ConnectionId) {
         let Some(member) = self.members.remove(&connection) else { return };
         let here = self.locals.get_mut(&member.key).expect("a member's key is here");

@@ -190,7 +190,10 @@ impl Source {
         let (kind, class) = match self.opening.pop_front() {
             Some(opening) => opening,
             None => {
-                if self.lanes.is_empty() && rng.u32(0..400) == 0 {
+                let has = |kind| self.tags.iter().any(|tag| tag.is_frame() && tag.kind == kind);
+                let has_begun = (!self.has_video || has(TagKind::Video))
+                    && (!self.has_audio || has(TagKind::Audio));
+                if has_begun && self.lanes.is_empty() && rng.u32(0..400) == 0 {
                     self.restart_clock(rng);
                     clock_restarted = true;
                 }
