@@ -192,12 +192,12 @@ impl Crowd {
                     return;
                 }
                 Some(_) => {
-                    block(player, turn.events);
+                    block(player, turn.now, turn.events);
                     return;
                 }
             }
         }
-        block(&mut self.players[index], turn.events);
+        block(&mut self.players[index], turn.now, turn.events);
     }
 
     /// Removes a player. Returns what it has got, and whether its peer can make sense of a goodbye.
@@ -292,7 +292,7 @@ impl Crowd {
             if shortfall.errno.is_some() {
                 turn.events.broken.push(player.id);
             } else {
-                block(player, turn.events);
+                block(player, turn.now, turn.events);
             }
         }
         for index in stragglers {
@@ -350,7 +350,7 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
     let prelude =
         if seq == log.start_seq() { log.prelude_at_start() } else { log.prelude() }.clone();
     if !player.greeted || player.prelude_version != prelude.version {
-        let timestamp_ms = log.entry(seq).map_or(0, |entry| entry.timestamp_ms);
+        let timestamp_ms = log.timestamp_at(seq);
         let greeting = (!player.greeted).then(|| log.kinds());
         let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
         player.insert(bytes.into());
@@ -361,12 +361,14 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
     player.state = PlayerState::CaughtUp;
 }
 
-fn block(player: &mut Player, events: &mut CrowdEvents) {
+fn block(player: &mut Player, now: Instant, events: &mut CrowdEvents) {
     if player.state == PlayerState::CaughtUp {
         player.state = PlayerState::Blocked;
     }
     if !player.polling {
         player.polling = true;
+        // Before that it was owed nothing, however long ago it got something.
+        player.last_progress = now;
         events.blocked.push(player.id);
     }
 }

@@ -53,8 +53,9 @@ impl Shard {
         let mut publisher = None;
         if let Source::Publisher { connection, .. } = &stream.source {
             publisher = Some(*connection);
-            self.publishers.remove(connection);
             let connection = *connection;
+            self.publishers.remove(&connection);
+            self.closing_of.insert(connection, generation);
             self.actions.push_back(Action::End { connection, reason, player: None });
         }
         let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(generation));
@@ -250,12 +251,7 @@ impl Shard {
                 self.say_released(local, ending);
             }
         }
-        let generation = self
-            .closings
-            .iter()
-            .find(|(_, closing)| closing.publisher == Some(connection))
-            .map(|(&generation, _)| generation);
-        if let Some(generation) = generation {
+        if let Some(generation) = self.closing_of.remove(&connection) {
             self.closed_for(generation, |closing| {
                 closing.publisher = None;
                 closing.released.sockets += 1;

@@ -174,6 +174,8 @@ pub struct Shard {
     /// Presences that were told to end and have not said `Released`.
     ended_locals: HashSet<LocalId>,
     closings: HashMap<Generation, Closing>,
+    /// The closings that wait for a publisher's connection.
+    closing_of: HashMap<ConnectionId, Generation>,
     endings: HashMap<LocalId, Ending>,
     ending_of: HashMap<ConnectionId, LocalId>,
     actions: VecDeque<Action>,
@@ -208,6 +210,7 @@ impl Shard {
             members: HashMap::new(),
             ended_locals: HashSet::new(),
             closings: HashMap::new(),
+            closing_of: HashMap::new(),
             endings: HashMap::new(),
             ending_of: HashMap::new(),
             actions: VecDeque::new(),

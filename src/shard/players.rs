@@ -64,9 +64,8 @@ impl Shard {
         });
     }
 
-    /// A player, waiter or publisher of this shard is gone, or is not one any more; what is left of
-    /// its connection is not the shard's.
-    /// What a player has got is in the answer.
+    /// A player or waiter of this shard is gone, or is not one any more; what is left of its
+    /// connection is not the shard's. What a player has got is in the answer.
     pub fn leave(&mut self, connection: ConnectionId) -> Option<Removed> {
         let member = self.members.remove(&connection)?;
         let here = self.locals.get_mut(&member.key).expect("a member's key is here");

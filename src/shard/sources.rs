@@ -100,7 +100,9 @@ impl Shard {
     /// The next piece of media of a source. `false` when the source is not that of the stream any
     /// more.
     pub fn media(&mut self, now: Instant, handle: StreamHandle, part: MediaPart) -> bool {
-        let Some(stream) = self.tables.get_mut(handle) else {
+        let stream = self.tables.get_mut(handle);
+        let stream = stream.filter(|stream| !matches!(stream.source, Source::None { .. }));
+        let Some(stream) = stream else {
             self.totals.late_messages += 1;
             return false;
         };

@@ -46,6 +46,8 @@ pub struct Ingest {
     tracks: Tracks,
     draft: Option<Draft>,
     waiting: Vec<Waiting>,
+    /// A video frame was dropped: drop those that need it, up to the next keyframe.
+    lacks_video: bool,
     /// After a change of source: drop frames until this source's first keyframe.
     splice: Option<Splice>,
     bytes: IngestBytes,
@@ -149,7 +151,9 @@ impl Ingest {
     }
 
     fn begin(&mut self, log: &mut Log, lane: u32, kind: TagKind, timestamp_ms: u32, len: u32) {
-        if self.draft.is_none() {
+        if len == 0 {
+            self.dropped += 1;
+        } else if self.draft.is_none() {
             let tape = log.tape_mut();
             let position = tape.tail();
             tape.reserve(TAG_HEADER_LEN);
@@ -164,6 +168,9 @@ impl Ingest {
 
     fn data(&mut self, log: &mut Log, lane: u32, bytes: &[u8]) -> Progress {
         self.bytes.received += bytes.len() as u64;
+        if bytes.len() > self.missing(lane) {
+            return self.abort(log, lane);
+        }
         let Some(draft) = self.draft.as_mut().filter(|draft| draft.lane == lane) else {
             if let Some(tag) = self.waiting.iter_mut().find(|tag| !tag.is_whole(lane)) {
                 self.bytes.copied += bytes.len() as u64;
@@ -174,6 +181,15 @@ impl Ingest {
         draft.write(log, bytes);
         self.bytes.copied += bytes.len() as u64;
         self.finish_whole(log)
+    }
+
+    /// Bytes that the unfinished tag of a lane still lacks.
+    fn missing(&self, lane: u32) -> usize {
+        if let Some(draft) = self.draft.as_ref().filter(|draft| draft.lane == lane) {
+            return (draft.len - draft.received) as usize;
+        }
+        let waiting = self.waiting.iter().find(|tag| !tag.is_whole(lane));
+        waiting.map_or(0, |tag| tag.len as usize - tag.payload.len())
     }
 
     /// Ends the draft if it is whole, and those that have waited for it and are whole as well.
@@ -196,15 +212,13 @@ impl Ingest {
             None => draft.kind == TagKind::Script && head.starts_with(METADATA_HEAD),
         };
         let keyframe = class.is_some_and(|class| class.keyframe);
-        let timestamp_ms = if self.passes_splice(&draft, config, keyframe) {
-            if config {
-                // A configuration is in force from where the stream stands, and sets no clock.
-                Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
-            } else {
-                self.timeline.map(draft.kind, draft.timestamp_ms)
-            }
-        } else {
+        let timestamp_ms = if !self.passes_splice(&draft, config, keyframe) {
             None
+        } else if config {
+            // A configuration is in force from where the stream stands, and sets no clock.
+            Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
+        } else {
+            self.frame_timestamp(draft.kind, draft.timestamp_ms, keyframe)
         };
         let Some(timestamp_ms) = timestamp_ms else {
             self.dropped += 1;
@@ -253,6 +267,19 @@ impl Ingest {
             self.splice = None;
         }
         closes
+    }
+
+    /// `None` where the frame is to be dropped.
+    fn frame_timestamp(&mut self, kind: TagKind, timestamp_ms: u32, keyframe: bool) -> Option<u32> {
+        if kind != TagKind::Video {
+            return self.timeline.map(kind, timestamp_ms);
+        }
+        if self.lacks_video && !keyframe {
+            return None;
+        }
+        let mapped = self.timeline.map(kind, timestamp_ms);
+        self.lacks_video = mapped.is_none();
+        mapped
     }
 
     fn config_timestamp(&self, kind: TagKind, timestamp_ms: u32) -> u32 {

@@ -75,6 +75,7 @@ pub struct Snapshot {
     pub gop_seq: Option<u64>,
     pub has_video: bool,
     pub has_audio: bool,
+    pub timestamp_ms: u32,
     pub chunk_first: u64,
     pub chunks: Vec<Arc<Chunk>>,
     pub committed: u64,
@@ -103,6 +104,8 @@ pub struct Log {
     flushed_seq: u64,
     has_video: bool,
     has_audio: bool,
+    /// Of the newest tag.
+    timestamp_ms: u32,
     /// What is in force behind the last flushed tag.
     prelude: Arc<Prelude>,
     /// The same behind the last committed one.
@@ -123,6 +126,7 @@ impl Log {
             gop_seq: snapshot.gop_seq,
             has_video: snapshot.has_video,
             has_audio: snapshot.has_audio,
+            timestamp_ms: snapshot.timestamp_ms,
             next_prelude: snapshot.prelude.clone(),
             prelude: snapshot.prelude,
             gop_prelude: snapshot.gop_prelude,
@@ -144,6 +148,7 @@ impl Log {
             gop_seq: self.gop_seq.filter(|&seq| seq < self.flushed_seq),
             has_video: self.has_video,
             has_audio: self.has_audio,
+            timestamp_ms: self.timestamp_ms,
             chunk_first,
             chunks,
             committed,
@@ -206,6 +211,7 @@ impl Log {
             self.gop_seq = Some(self.next_seq());
             self.gop_prelude = self.next_prelude.clone();
         }
+        self.timestamp_ms = entry.timestamp_ms;
         self.entries.push_back(entry);
     }
 
@@ -321,6 +327,11 @@ impl Log {
 
     pub fn entry(&self, seq: u64) -> Option<&Entry> {
         self.entries.get(seq.checked_sub(self.first_seq)? as usize)
+    }
+
+    /// The timestamp of a tag, or of the newest one where it has not come yet.
+    pub fn timestamp_at(&self, seq: u64) -> u32 {
+        self.entry(seq).map_or(self.timestamp_ms, |entry| entry.timestamp_ms)
     }
 
     pub fn range(&self, seqs: Range<u64>) -> impl Iterator<Item = &Entry> {

@@ -22,6 +22,8 @@ pub(crate) struct Checker {
     offset: Option<(u32, u32)>,
     stamps: [Option<u32>; 2],
     configs: [Option<TagName>; 2],
+    /// Timestamps of configurations before the first frame.
+    opening: Vec<u32>,
     saw_video: bool,
     /// Runs of frames that are missing within a source.
     pub(crate) gaps: u64,
@@ -39,6 +41,7 @@ impl Checker {
             offset: None,
             stamps: [None; 2],
             configs: [None; 2],
+            opening: Vec::new(),
             saw_video: false,
             gaps: 0,
             frames: 0,
@@ -73,7 +76,12 @@ impl Checker {
         assert!(tag.payload == source.payload(name.index), "{name:?} came in damaged");
         match sent.class {
             Class::Metadata => {}
-            Class::Config => self.configs[track(tag.kind)] = Some(name),
+            Class::Config => {
+                self.configs[track(tag.kind)] = Some(name);
+                if self.last_frame.is_none() {
+                    self.opening.push(tag.timestamp_ms);
+                }
+            }
             Class::Keyframe | Class::Frame => self.handle_frame(tag, name, sources),
         }
     }
@@ -83,6 +91,10 @@ impl Checker {
         let sent = source.tag(name.index);
         assert!(sent.is_whole(), "{name:?} was not handed in whole");
         self.frames += 1;
+        for stamp in self.opening.drain(..) {
+            let step = tag.timestamp_ms.wrapping_sub(stamp).cast_signed();
+            assert!((-500..2000).contains(&step), "opened at {stamp}, {step} ms before {name:?}");
+        }
         self.check_stamp(tag, name, source);
         let is_keyframe = sent.class == Class::Keyframe;
         if tag.kind == TagKind::Video && !self.saw_video {

@@ -175,14 +175,17 @@ impl Source {
         }
     }
 
-    /// The newest tag that a player can start at and that was whole before a time.
+    /// The newest tag that a player can start at and that was in order before a time: whole, and
+    /// no longer held up by one that was begun before it.
     pub(crate) fn start_before(&self, time: Instant) -> Option<(u32, Instant)> {
-        let mut newest_first = (0..self.tags.len()).rev();
-        newest_first.find_map(|index| {
+        let held_from = self.lanes.iter().map(|open| open.index as usize).min();
+        let mut newest_first = (0..held_from.unwrap_or(self.tags.len())).rev();
+        let index = newest_first.find(|&index| {
             let tag = &self.tags[index];
-            let at = tag.whole_at.filter(|_| tag.class == Class::Keyframe)?;
-            (at < time).then_some((index as u32, at))
-        })
+            tag.class == Class::Keyframe && tag.whole_at.is_some_and(|at| at < time)
+        })?;
+        let at = self.tags[..=index].iter().filter_map(|tag| tag.whole_at).max()?;
+        (at < time).then_some((index as u32, at))
     }
 
     fn begin(&mut self, now: Instant, rng: &mut Rng, parts: &mut Vec<MediaPart>) {
@@ -190,7 +193,10 @@ impl Source {
         let (kind, class) = match self.opening.pop_front() {
             Some(opening) => opening,
             None => {
-                if self.lanes.is_empty() && rng.u32(0..400) == 0 {
+                let has = |kind| self.tags.iter().any(|tag| tag.is_frame() && tag.kind == kind);
+                let has_begun = (!self.has_video || has(TagKind::Video))
+                    && (!self.has_audio || has(TagKind::Audio));
+                if has_begun && self.lanes.is_empty() && rng.u32(0..400) == 0 {
                     self.restart_clock(rng);
                     clock_restarted = true;
                 }
