@@ -3,7 +3,8 @@
 //! the [`Action`]s that it takes from [`Shard::poll_action`]. The simulation does the same with a
 //! fake network.
 //!
-//! - `sources.rs`: publishers and pulls, from pending to registered and back.
+//! - `sources.rs`: a stream's source and media, from pending to registered and back.
+//! - `pulls.rs`: pulls and their attempts.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
@@ -15,6 +16,7 @@ mod ending;
 pub mod ledger;
 pub mod lifecycle;
 mod players;
+mod pulls;
 mod replica;
 mod sources;
 mod tables;
