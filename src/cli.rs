@@ -238,6 +238,8 @@ impl Signals {
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
         set.thread_block()?;
+        // Not for us yet, and by default the end of a process without a goodbye.
+        SigSet::from(Signal::SIGHUP).thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }
