@@ -136,3 +136,7 @@ pub const STREAMS_PER_PAGE: usize = 256;
 
 /// Places in its table that a shard looks at for that: at a cache miss each, 0.4 ms.
 pub const SLOTS_PER_PAGE: usize = 4096;
+
+/// Bytes of protocol replies that a player may leave unread before it is evicted. Pings and
+/// acknowledgements are under 20 bytes and answered one by one; a prelude may come on top.
+pub const DETOUR_LEN_MAX: usize = 16 * 1024;

@@ -4,6 +4,7 @@
 //! Per player and flush the work is one entry in a batch: no allocation, no hashing, no reference
 //! count.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,6 +46,7 @@ pub struct CrowdEvents {
 #[derive(Default)]
 pub struct Crowd {
     players: Vec<Player>,
+    index_of: HashMap<ConnectionId, usize>,
     /// Caught-up players have everything before this.
     sent_seq: u64,
     totals: CrowdTotals,
@@ -106,6 +108,7 @@ impl Crowd {
         if !log.awaits_keyframe() {
             place(&mut player, log, log.start_seq());
         }
+        self.index_of.insert(player.id, self.players.len());
         self.players.push(player);
         self.players.len() - 1
     }
@@ -142,7 +145,7 @@ impl Crowd {
 
     /// A blocked player's socket takes bytes again.
     pub fn writable(&mut self, id: ConnectionId, turn: &mut Turn<'_>) {
-        if let Some(index) = self.players.iter().position(|player| player.id == id) {
+        if let Some(&index) = self.index_of.get(&id) {
             self.players[index].polling = false;
             self.advance(index, turn);
         }
@@ -150,8 +153,11 @@ impl Crowd {
 
     /// Puts protocol bytes between a player's tags and sends what its socket takes.
     pub fn insert(&mut self, id: ConnectionId, bytes: Bytes, turn: &mut Turn<'_>) {
-        if let Some(index) = self.players.iter().position(|player| player.id == id) {
-            self.players[index].insert(bytes);
+        if let Some(&index) = self.index_of.get(&id) {
+            if !self.players[index].insert(bytes) {
+                turn.events.evicted.push(id);
+                return;
+            }
             if !self.players[index].polling {
                 self.advance(index, turn);
             }
@@ -202,8 +208,11 @@ impl Crowd {
 
     /// Removes a player. Returns what it has got, and whether its peer can make sense of a goodbye.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Removed> {
-        let index = self.players.iter().position(|player| player.id == id)?;
+        let index = self.index_of.remove(&id)?;
         let player = self.players.swap_remove(index);
+        if let Some(moved) = self.players.get(index) {
+            self.index_of.insert(moved.id, index);
+        }
         Some(Removed { between_tags: player.is_between_tags(), sent_bytes: player.sent_bytes })
     }
 
@@ -353,7 +362,7 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
         let timestamp_ms = log.timestamp_at(seq);
         let greeting = (!player.greeted).then(|| log.kinds());
         let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
-        player.insert(bytes.into());
+        player.insert_prelude(bytes.into());
         player.greeted = true;
         player.prelude_version = prelude.version;
     }
