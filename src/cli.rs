@@ -24,7 +24,7 @@ use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
 use crate::limits::DESCRIPTORS_AT_START_MAX;
 use crate::logging;
-use crate::net::{Call, Handler, MakeHandler, Node, NodeError, NodeHandle};
+use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
 use crate::shard::ledger::Ledger;
 
 #[derive(Parser)]
@@ -40,7 +40,7 @@ enum Command {
     Serve(ServeOptions),
     /// Run the relay with an origin of its own, a pull of it and a pull that never comes up.
     Demo(DemoOptions),
-    /// Check a config file: nothing, or what is wrong with it and where.
+    /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
 }
 
@@ -153,10 +153,10 @@ pub(crate) fn ensure_secret(config: &mut Config) -> Result<bool, Failure> {
 }
 
 /// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config) -> Result<Node, NodeError> {
+pub(crate) fn start(config: Config) -> Result<Node, Failure> {
     raise_file_limit();
-    let cpus = cpus_of(&config);
-    Node::start(&Arc::new(config), &cpus, &make_handler())
+    let cpus = cpus_of(&config)?;
+    Ok(Node::start(&Arc::new(config), &cpus, &make_handler())?)
 }
 
 /// The API, as what answers requests on each shard.
@@ -171,7 +171,7 @@ fn make_handler() -> MakeHandler {
     })
 }
 
-fn cpus_of(config: &Config) -> Vec<usize> {
+fn cpus_of(config: &Config) -> Result<Vec<usize>, Failure> {
     let mut cpus = config.server.cpus.cpus().to_vec();
     if cpus.is_empty() {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
@@ -185,12 +185,17 @@ fn cpus_of(config: &Config) -> Vec<usize> {
     }
     let shards = usize::from(config.server.shards);
     if shards > cpus.len() {
-        // Refused with its reason by the check of the CPUs.
-        cpus.extend(cpus.last().copied());
-    } else if shards > 0 {
+        let count = cpus.len();
+        return Err(format!(
+            "{shards} shards need {shards} CPUs and there are {count}; lower --shards, or name \
+             more with --cpus"
+        )
+        .into());
+    }
+    if shards > 0 {
         cpus.truncate(shards);
     }
-    cpus
+    Ok(cpus)
 }
 
 /// Each connection is a descriptor; take as many as the process may have.
@@ -246,6 +251,8 @@ impl Signals {
         set.add(Signal::SIGTERM);
         set.add(Signal::SIGINT);
         set.thread_block()?;
+        // Not for us yet, and by default the end of a process without a goodbye.
+        SigSet::from(Signal::SIGHUP).thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }

@@ -49,9 +49,14 @@ pub const REDIRECTS_MAX: usize = 5;
 const _: () = assert!(SCRIPT_LEN_MAX < MESSAGE_LEN_MAX);
 const _: () = assert!(MESSAGE_LEN_MAX < 1 << 24);
 
-/// Bus messages under way between two shards. One tick of 1,000 streams with players on the other
-/// shard is 1,000 of them; a message is under 200 bytes, so a queue is under 1 MiB.
+/// Bus messages under way between two shards, at most and at least. One tick of 1,000 streams with
+/// players on the other shard is 1,000 of them. A queue takes its memory when it is made, 112 bytes
+/// a message, and there are shards² of them: so each gets its part of [`BUS_MESSAGES_PER_SHARD`].
 pub const BUS_QUEUE_MAX: usize = 4096;
+pub const BUS_QUEUE_MIN: usize = 128;
+
+/// Messages that the queues to one shard hold together: 1.8 MiB a shard, 115 MiB with 64 shards.
+pub const BUS_MESSAGES_PER_SHARD: usize = 16_384;
 // HTTP.
 
 /// Bytes of a request line. RFC 9112 3 asks for 8,000; a key and its params are under 3 KiB.

@@ -1,5 +1,6 @@
 //! Log setup, and repeated faults counted and reported once a second.
 
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
@@ -23,6 +24,7 @@ pub fn init(filter: &str) -> Result<(), LogError> {
         .compact()
         .with_env_filter(EnvFilter::builder().parse(filter)?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|_| LogError::AlreadySet)
 }

@@ -467,7 +467,7 @@ mod tests {
 
     #[test]
     fn too_many_pulls_are_refused() {
-        let node = FakeNode::with(|config| config.pull.pulls_max = 1);
+        let node = FakeNode::with(|config| config.limits.pending_per_shard_max = 1);
         let codes: Vec<Value> = (0..3)
             .map(|index| {
                 let stream = format!("s{index}");

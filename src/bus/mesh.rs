@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::message::Message;
-use crate::limits::BUS_QUEUE_MAX;
+use crate::limits::{BUS_MESSAGES_PER_SHARD, BUS_QUEUE_MAX, BUS_QUEUE_MIN};
 use crate::media::ShardId;
 
 /// Wakes a shard from any thread.
@@ -58,9 +58,10 @@ impl Mesh {
                 dropped: 0,
             })
             .collect();
+        let queue_len = (BUS_MESSAGES_PER_SHARD / shards).clamp(BUS_QUEUE_MIN, BUS_QUEUE_MAX);
         for from in 0..shards {
             for to in 0..shards {
-                let (sender, receiver) = sync_channel(BUS_QUEUE_MAX);
+                let (sender, receiver) = sync_channel(queue_len);
                 ports[from].senders.push(sender);
                 ports[to].receivers.push(receiver);
             }

@@ -85,7 +85,6 @@ pub struct PullSection {
     pub retry_max_ms: u64,
     pub retry_jitter_percent: u8,
     pub connects_per_origin_max: u32,
-    pub pulls_max: u32,
 }
 
 /// The life of a stream and what it keeps.
@@ -113,6 +112,7 @@ pub struct EgressSection {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     pub connections_per_shard_max: u32,
+    pub pending_per_shard_max: u32,
 }
 
 /// The ZLMediaKit-compatible API.
@@ -287,7 +287,6 @@ impl Config {
             ("pull.retry_max_ms", pull.retry_max_ms, 10..=TIME_MS_MAX),
             ("pull.retry_jitter_percent", pull.retry_jitter_percent.into(), 0..=100),
             ("pull.connects_per_origin_max", pull.connects_per_origin_max.into(), 1..=65_536),
-            ("pull.pulls_max", pull.pulls_max.into(), 1..=1_000_000),
             ("stream.continue_push_ms", stream.continue_push_ms, 0..=TIME_MS_MAX),
             ("stream.reconnect_grace_ms", stream.reconnect_grace_ms, 0..=TIME_MS_MAX),
             ("stream.max_stream_wait_ms", stream.max_stream_wait_ms, 0..=TIME_MS_MAX),
@@ -300,6 +299,11 @@ impl Config {
             (
                 "limits.connections_per_shard_max",
                 self.limits.connections_per_shard_max.into(),
+                1..=1_000_000,
+            ),
+            (
+                "limits.pending_per_shard_max",
+                self.limits.pending_per_shard_max.into(),
                 1..=1_000_000,
             ),
             ("api.reply_bound_ms", self.api.reply_bound_ms, 10..=TIME_MS_MAX),
@@ -348,7 +352,6 @@ impl Default for PullSection {
             retry_max_ms: 60_000,
             retry_jitter_percent: 20,
             connects_per_origin_max: 64,
-            pulls_max: 20_000,
         }
     }
 }
@@ -378,7 +381,7 @@ impl Default for EgressSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { connections_per_shard_max: 20_000 }
+        Self { connections_per_shard_max: 20_000, pending_per_shard_max: 20_000 }
     }
 }
 

@@ -77,13 +77,23 @@ impl Crowd {
         self.sent_seq = log.flushed_seq();
     }
 
-    /// Goes over to another view of the same stream, with a gap behind the old one: everybody
-    /// finishes the tag that is half sent and goes on at the next keyframe.
+    /// Goes over to another view of the same stream, where the old one lacks something. Who stands
+    /// within the new one goes on; the others finish the tag that is half sent and jump to the next
+    /// keyframe.
     pub fn relocate(&mut self, old: &Log, new: &Log) {
+        let held = new.first_seq()..=new.flushed_seq();
         for player in &mut self.players {
-            player.leave_log(old);
-            if let Some(keyframe) = new.keyframe_from(player.cursor.seq) {
-                place(player, new, keyframe);
+            if player.state != PlayerState::AwaitingKeyframe {
+                if held.contains(&player.cursor.seq) {
+                    player.state = PlayerState::Blocked;
+                    continue;
+                }
+                player.jumps += 1;
+                self.totals.jumps += 1;
+                player.leave_log(old);
+            }
+            if let Some(seq) = new.resume_from(player.cursor.seq) {
+                place(player, new, seq);
                 player.state = PlayerState::Blocked;
             }
         }
@@ -110,11 +120,8 @@ impl Crowd {
             match self.players[index].state {
                 PlayerState::CaughtUp => {}
                 PlayerState::AwaitingKeyframe => {
-                    if let Some(keyframe) = log.keyframe_from(from) {
-                        place(&mut self.players[index], log, keyframe);
-                        self.advance(index, turn);
-                    } else if !log.has_video() && log.flushed_seq() > from {
-                        place(&mut self.players[index], log, from);
+                    if let Some(seq) = log.resume_from(from) {
+                        place(&mut self.players[index], log, seq);
                         self.advance(index, turn);
                     }
                 }
@@ -158,7 +165,7 @@ impl Crowd {
             let player = &mut self.players[index];
             let next = player.encode_next(log, &mut turn.scratch.spans[0]);
             if matches!(next, Next::Nothing) {
-                if player.state == PlayerState::Blocked {
+                if player.state != PlayerState::AwaitingKeyframe {
                     player.state = PlayerState::CaughtUp;
                     player.jumped_since = None;
                 }
@@ -185,12 +192,12 @@ impl Crowd {
                     return;
                 }
                 Some(_) => {
-                    block(player, turn.events);
+                    block(player, turn.now, turn.events);
                     return;
                 }
             }
         }
-        block(&mut self.players[index], turn.events);
+        block(&mut self.players[index], turn.now, turn.events);
     }
 
     /// Removes a player. Returns what it has got, and whether its peer can make sense of a goodbye.
@@ -285,7 +292,7 @@ impl Crowd {
             if shortfall.errno.is_some() {
                 turn.events.broken.push(player.id);
             } else {
-                block(player, turn.events);
+                block(player, turn.now, turn.events);
             }
         }
         for index in stragglers {
@@ -312,10 +319,10 @@ impl Crowd {
         self.totals.jumps += 1;
         player.jumped_since.get_or_insert(now);
         player.leave_log(log);
-        let Some(keyframe) = log.keyframe_from(player.cursor.seq + 1) else { return };
-        let lag = log.position_of(log.flushed_seq()) - log.position_of(keyframe);
+        let Some(seq) = log.resume_from(player.cursor.seq + 1) else { return };
+        let lag = log.position_of(log.flushed_seq()) - log.position_of(seq);
         if lag <= limits.lag_bytes_max {
-            place(player, log, keyframe);
+            place(player, log, seq);
             player.state = PlayerState::Blocked;
         }
     }
@@ -343,7 +350,7 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
     let prelude =
         if seq == log.start_seq() { log.prelude_at_start() } else { log.prelude() }.clone();
     if !player.greeted || player.prelude_version != prelude.version {
-        let timestamp_ms = log.entry(seq).map_or(0, |entry| entry.timestamp_ms);
+        let timestamp_ms = log.timestamp_at(seq);
         let greeting = (!player.greeted).then(|| log.kinds());
         let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
         player.insert(bytes.into());
@@ -354,12 +361,14 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
     player.state = PlayerState::CaughtUp;
 }
 
-fn block(player: &mut Player, events: &mut CrowdEvents) {
+fn block(player: &mut Player, now: Instant, events: &mut CrowdEvents) {
     if player.state == PlayerState::CaughtUp {
         player.state = PlayerState::Blocked;
     }
     if !player.polling {
         player.polling = true;
+        // Before that it was owed nothing, however long ago it got something.
+        player.last_progress = now;
         events.blocked.push(player.id);
     }
 }

@@ -127,6 +127,8 @@ pub enum EndReason {
     NotFound,
     /// The player was too far behind for too long.
     TooSlow,
+    /// Its connection broke while it was sent to.
+    Broken,
     /// Kicked by the operator.
     Kicked,
     /// A limit of this node.
@@ -144,6 +146,7 @@ impl EndReason {
             Self::GaveUp => "gave_up",
             Self::NotFound => "not_found",
             Self::TooSlow => "too_slow",
+            Self::Broken => "broken",
             Self::Kicked => "kicked",
             Self::Overloaded => "overloaded",
             Self::Shutdown => "shutdown",

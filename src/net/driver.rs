@@ -3,17 +3,13 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use tracing::{debug, info, warn};
-
-use super::link::{Link, Links, Phase, Role, Session};
+use super::link::{Links, Phase, Role};
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::wire::RingWire;
@@ -23,9 +19,8 @@ use crate::bus::{MeshPort, mesh};
 use crate::clock;
 use crate::config::Config;
 use crate::logging::Repeats;
-use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, ShardId};
-use crate::ring::{Completion, Ended, MediaRing, OpKind, Outcome, Token, Waker, socket};
+use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::OneshotSender;
 use crate::shard::ledger::Ledger;
 use crate::shard::{Action, Shard};
@@ -52,9 +47,9 @@ pub(super) struct Driver {
     pub(super) next_ask: u64,
     /// To be started when the driver is not borrowed: a task runs as far as it can at once.
     pub(super) tasks: Vec<Pin<Box<dyn Future<Output = ()>>>>,
-    listeners: Vec<Listener>,
-    next_connection: u32,
-    deadlines: BTreeSet<(Instant, Token)>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) next_connection: u32,
+    pub(super) deadlines: BTreeSet<(Instant, Token)>,
     completions: Vec<Completion>,
     pub(super) now: Instant,
     pub(super) shutting_down: bool,
@@ -62,7 +57,7 @@ pub(super) struct Driver {
     pub(super) load: super::load::LoadMeter,
     pub(super) counters: Counters,
     pub(super) repeats: Repeats,
-    reserve: Option<socket::ReserveFd>,
+    pub(super) reserve: Option<socket::ReserveFd>,
 }
 
 /// What `net` counts.
@@ -83,18 +78,18 @@ pub enum Protocol {
     Http,
 }
 
-struct Listener {
-    fd: OwnedFd,
-    protocol: Protocol,
-    accepting: bool,
+pub(super) struct Listener {
+    pub(super) fd: OwnedFd,
+    pub(super) protocol: Protocol,
+    pub(super) accepting: bool,
 }
 
 /// Marks a token as that of a listener.
-const LISTENER_BIT: u64 = 1 << 55;
+pub(super) const LISTENER_BIT: u64 = 1 << 55;
 /// How long a peer may take to read our last words.
-const FINISH_TIME: Duration = Duration::from_secs(2);
+pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
 /// Bytes that a peer may leave unread while it asks for more.
-const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// The parts of a driver that come from outside.
@@ -145,12 +140,6 @@ impl Driver {
         }));
         driver.borrow_mut().handle = Some(NodeHandle::new(&driver));
         driver
-    }
-
-    pub(super) fn listen(&mut self, fd: OwnedFd, protocol: Protocol) {
-        let token = Token::new(LISTENER_BIT | self.listeners.len() as u64);
-        self.ring.accept_multishot(fd.as_raw_fd(), token);
-        self.listeners.push(Listener { fd, protocol, accepting: true });
     }
 
     /// One tick.
@@ -310,247 +299,6 @@ impl Driver {
         }
     }
 
-    fn complete_accept(&mut self, index: usize, outcome: Outcome) {
-        match outcome {
-            Outcome::Accepted(fd) => {
-                let protocol = self.listeners[index].protocol;
-                self.accepted(fd, protocol);
-            }
-            Outcome::AcceptEnded(ended) => {
-                self.listeners[index].accepting = false;
-                if self.shutting_down {
-                    return;
-                }
-                if let Ended::Error(errno) = ended {
-                    self.repeats.count(self.now, "accept failed");
-                    debug!(%errno, "accept failed");
-                    let listener = &self.listeners[index].fd;
-                    if let Some(reserve) = &mut self.reserve
-                        && let Ok(shed) = reserve.shed(listener, SHED_MAX)
-                    {
-                        self.counters.shed += shed as u64;
-                    }
-                    // Armed again by the housekeeping, so that a lasting error costs little.
-                    return;
-                }
-                self.accept_again();
-            }
-            _ => {}
-        }
-    }
-
-    fn accept_again(&mut self) {
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if !listener.accepting && !self.shutting_down {
-                listener.accepting = true;
-                let token = Token::new(LISTENER_BIT | index as u64);
-                self.ring.accept_multishot(listener.fd.as_raw_fd(), token);
-            }
-        }
-    }
-
-    fn accepted(&mut self, fd: OwnedFd, protocol: Protocol) {
-        let max = self.config.limits.connections_per_shard_max as usize;
-        if self.shutting_down || self.links.len() >= max {
-            self.counters.refused += 1;
-            self.repeats.count(self.now, "connection refused: the shard's limit is reached");
-            return;
-        }
-        // A peer that is gone already has no address; its connection ends here.
-        let Ok(peer) = socket::peer_addr(&fd) else { return };
-        let Ok(local) = socket::local_addr(&fd) else { return };
-        self.counters.accepted += 1;
-        let notsent_bytes_max = self.config.egress.send_notsent_lowat_bytes;
-        let options = socket::StreamOptions { nodelay: true, notsent_bytes_max };
-        if let Err(error) = socket::set_stream_options(&fd, options) {
-            debug!(%peer, %error, "socket options were not set");
-        }
-        let session = self.new_session(protocol);
-        let id = self.new_connection_id();
-        let ends = (unmapped(local), unmapped(peer));
-        let link = Link::new(id, fd, ends, session, Role::None, self.now);
-        debug!(connection = %id, peer = %link.peer, ?protocol, "opened");
-        self.enter(link);
-    }
-
-    /// Enters a link and begins to receive on it.
-    pub(super) fn enter(&mut self, link: Link) -> Token {
-        let (id, fd) = (link.id, link.raw_fd());
-        let token = self.links.insert(link);
-        self.by_connection.insert(id, token);
-        let link = self.links.get_mut(token).expect("just entered");
-        link.receiving = true;
-        self.ring.recv_multishot(fd, token);
-        self.drain(token);
-        token
-    }
-
-    pub(super) fn new_connection_id(&mut self) -> ConnectionId {
-        self.next_connection = self.next_connection.wrapping_add(1);
-        ConnectionId { serial: self.next_connection, shard: self.shard.id() }
-    }
-
-    fn received(&mut self, token: Token, bytes: Bytes) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        link.received_bytes += bytes.len() as u64;
-        if let Role::Leaving { held, .. } = &mut link.role {
-            // A view of this shard's receive buffers must not leave it.
-            held.push(Bytes::copy_from_slice(&bytes));
-            return;
-        }
-        if link.phase == Phase::Open {
-            if link.unsent_bytes() > UNSENT_BYTES_MAX && !matches!(link.role, Role::Player) {
-                self.repeats.count(self.now, "peer asks and does not read");
-                self.close(token);
-                return;
-            }
-            self.input(token, bytes);
-            self.set_deadline(token);
-        }
-    }
-
-    fn receive_ended(&mut self, token: Token, ended: Ended) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        link.receiving = false;
-        link.receive_cancelled = false;
-        let fd = link.raw_fd();
-        if self.gone_if_closing(token) {
-            return;
-        }
-        let link = self.links.get_mut(token).expect("it is not gone");
-        if matches!(link.role, Role::Leaving { .. }) {
-            match ended {
-                Ended::Eof | Ended::Error(_) => self.close(token),
-                _ => self.hand_over(token),
-            }
-            return;
-        }
-        match ended {
-            Ended::NoBuffers | Ended::Rearm => {
-                link.receiving = true;
-                self.ring.recv_multishot(fd, token);
-            }
-            Ended::Eof => self.peer_ended(token, true),
-            Ended::Error(_) | Ended::Cancelled => self.peer_ended(token, false),
-        }
-    }
-
-    fn writable(&mut self, token: Token) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        if matches!(link.role, Role::Player) && link.phase == Phase::Open {
-            let id = link.id;
-            self.shard.writable(self.now, id, &mut self.wire);
-        } else {
-            self.send_out(token);
-        }
-    }
-
-    /// Sends what the socket takes and polls for the rest; goes on with finishing when all is sent.
-    pub(super) fn send_out(&mut self, token: Token) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        if link.connecting || link.phase == Phase::Closing {
-            return;
-        }
-        if !link.send_out() {
-            self.close(token);
-            return;
-        }
-        if link.unsent_bytes() > 0 {
-            self.poll_writable(token);
-        } else if let Phase::Finishing { shut, .. } = &mut link.phase
-            && !std::mem::replace(shut, true)
-        {
-            let _ = nix::sys::socket::shutdown(link.raw_fd(), nix::sys::socket::Shutdown::Write);
-            if !link.receiving {
-                self.close(token);
-            }
-        }
-    }
-
-    pub(super) fn poll_writable(&mut self, token: Token) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        if !link.polling && link.phase != Phase::Closing {
-            link.polling = true;
-            let fd = link.raw_fd();
-            self.ring.poll_writable(fd, token);
-        }
-    }
-
-    /// Sends what is queued, then ends our direction and waits a little for the peer to read it.
-    pub(super) fn finish(&mut self, token: Token) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        if link.phase != Phase::Open {
-            return;
-        }
-        link.phase = Phase::Finishing { until: self.now + FINISH_TIME, shut: false };
-        self.leave_role(token, false);
-        self.send_out(token);
-        self.set_deadline(token);
-    }
-
-    /// Ends a link: every operation is cancelled; when the last has ended the socket is closed.
-    pub(super) fn close(&mut self, token: Token) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        if link.phase == Phase::Closing {
-            return;
-        }
-        link.phase = Phase::Closing;
-        self.leave_role(token, false);
-        let link = self.links.get_mut(token).expect("leaving a role keeps the link");
-        if link.receiving && !link.receive_cancelled {
-            link.receive_cancelled = true;
-            self.ring.cancel(token, OpKind::Receive);
-        }
-        if link.polling {
-            self.ring.cancel(token, OpKind::PollWritable);
-        }
-        if link.connecting {
-            self.ring.cancel(token, OpKind::Connect);
-        }
-        self.gone_if_closing(token);
-    }
-
-    /// Tells the shard that the connection has no part in a stream any more.
-    pub(super) fn leave_role(&mut self, token: Token, clean: bool) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        let id = link.id;
-        match std::mem::replace(&mut link.role, Role::None) {
-            Role::Waiter | Role::Player => self.shard.leave(id),
-            Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
-            // An attempt's link stays its own to the end.
-            Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
-            Role::None | Role::Leaving { .. } | Role::Asking => {}
-        }
-    }
-
-    /// Removes a closing link that the kernel has let go of. `true` when it is closing or gone.
-    fn gone_if_closing(&mut self, token: Token) -> bool {
-        let Some(link) = self.links.get(token) else { return true };
-        if link.phase != Phase::Closing {
-            return false;
-        }
-        if link.has_operations() {
-            return true;
-        }
-        let link = self.links.remove(token).expect("just seen");
-        self.forget(link);
-        true
-    }
-
-    fn forget(&mut self, link: Box<Link>) {
-        let Link { id, token, role, opened, received_bytes, sent_bytes, deadline, .. } = *link;
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, token));
-        }
-        self.by_connection.remove(&id);
-        let seconds = (self.now - opened).as_secs();
-        debug!(connection = %id, seconds, received_bytes, sent_bytes, "closed");
-        match role {
-            Role::Attempt(attempt) => self.attempt_link_closed(attempt),
-            _ => self.shard.released(id),
-        }
-    }
-
     /// Does what the shard wants done.
     pub(super) fn act(&mut self) {
         while let Some(action) = self.shard.poll_action() {
@@ -559,10 +307,8 @@ impl Driver {
                 Action::Answer { ticket, answer } => self.give_answer(ticket.serial, answer),
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
-                Action::End { connection, reason, between_tags } => {
-                    self.end(connection, reason, between_tags);
-                }
-                Action::Dial { attempt, url, .. } => self.dial(attempt, url),
+                Action::End { connection, reason, player } => self.end(connection, reason, player),
+                Action::Dial { attempt, key, url, .. } => self.dial(attempt, key, url),
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::PollWritable { connection } => {
                     if let Some(&token) = self.by_connection.get(&connection) {
@@ -630,70 +376,7 @@ impl Driver {
             NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),
         }
     }
-
-    fn kick(&mut self, connection: ConnectionId) -> bool {
-        let Some(&token) = self.by_connection.get(&connection) else { return false };
-        let inbound = self.links.get(token).is_some_and(Link::is_inbound);
-        if !inbound {
-            return false;
-        }
-        info!(%connection, "kicked");
-        if !self.shard.kick(self.now, connection) {
-            self.close(token);
-        }
-        true
-    }
-
-    /// Ends a player's or publisher's session with its protocol's goodbye.
-    fn end(&mut self, connection: ConnectionId, reason: EndReason, between_tags: bool) {
-        let Some(&token) = self.by_connection.get(&connection) else {
-            self.shard.released(connection);
-            return;
-        };
-        let Some(link) = self.links.get_mut(token) else { return };
-        let was_player = matches!(link.role, Role::Player);
-        // The shard has forgotten it already.
-        link.role = Role::None;
-        info!(%connection, reason = reason.as_str(), peer = %link.peer, "ended");
-        if between_tags {
-            self.say_goodbye(token, reason, was_player);
-        }
-        self.close(token);
-    }
-
-    /// A fault of a peer: counted, told once, and the connection ends.
-    pub(super) fn session_failed(&mut self, token: Token, error: &dyn std::fmt::Display) {
-        self.counters.session_errors += 1;
-        self.repeats.count(self.now, "session ended by an error of its peer");
-        let Some(link) = self.links.get(token) else { return };
-        warn_fault(link, error);
-        match &link.session {
-            // The reply that says what was wrong is on its way.
-            Session::Http(_) if !matches!(link.role, Role::Player) => self.finish(token),
-            _ => {
-                self.send_out(token);
-                self.close(token);
-            }
-        }
-    }
-}
-
-fn warn_fault(link: &Link, error: &dyn std::fmt::Display) {
-    let offset = link.received_bytes;
-    let (connection, peer) = (link.id, link.peer);
-    if link.is_inbound() {
-        debug!(%connection, %peer, offset, %error, "session failed");
-    } else {
-        warn!(%connection, %peer, offset, %error, "session failed");
-    }
-}
-
-/// An IPv4 address as itself where the socket is a dual-stack one.
-fn unmapped(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Bus messages of one turn; the rest comes in the next, after the flush.
 const MESSAGES_PER_TURN_MAX: usize = 4096;
-/// Waiting connections that are closed at once when descriptors run out.
-const SHED_MAX: usize = 64;

@@ -16,6 +16,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::pull::OriginSession;
+use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};
 use crate::proto::{http, rtmp};
 use crate::ring::{Token, socket};
@@ -42,6 +43,8 @@ pub(super) struct Link {
     /// The entry in the shard's deadlines.
     pub(super) deadline: Option<Instant>,
     pub(super) opened: Instant,
+    /// The stream that it publishes or plays, or did, for the log.
+    pub(super) part: Option<Part>,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
 }
@@ -71,6 +74,14 @@ pub(super) enum Role {
     Asking,
     /// To an origin.
     Attempt(AttemptId),
+}
+
+/// A connection's part in a stream.
+pub(super) struct Part {
+    pub(super) what: &'static str,
+    pub(super) key: StreamKey,
+    /// Why we ended it; nothing where the peer did.
+    pub(super) ended: Option<EndReason>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +121,7 @@ impl Link {
             out_bytes: 0,
             deadline: None,
             opened: now,
+            part: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -117,6 +129,9 @@ impl Link {
 
     /// Puts bytes behind what the socket has not taken yet.
     pub(super) fn queue(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.out_bytes += bytes.len();
         self.out.push_back(bytes);
     }

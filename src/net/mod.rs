@@ -1,12 +1,17 @@
 //! The only accepting sockets, and what drives the sessions on them: one driver for each shard.
 
+mod accept;
 mod driver;
+mod http;
 mod link;
 mod load;
+mod play;
 mod pull;
 mod report;
 pub mod resolver;
+mod rtmp;
 mod serve;
+mod sockets;
 mod wire;
 
 use std::cell::RefCell;
@@ -168,7 +173,7 @@ impl Listeners {
             }
             let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
             match probe {
-                Ok(_) => {}
+                Ok(probe) => drop(probe),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     return Err(NodeError::AddressTaken { what, address });
                 }

@@ -16,7 +16,7 @@ use super::resolver::{self, ResolveError};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::SourceProtocol;
-use crate::media::{AttemptId, MediaPart, SourceUrl};
+use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 use crate::proto::Output;
 use crate::proto::flv::TagReader;
 use crate::proto::http::client::ClientSession as HttpSession;
@@ -29,6 +29,7 @@ use crate::shard::Stage;
 
 /// One try of a pull.
 pub(super) struct Attempt {
+    key: StreamKey,
     url: Arc<SourceUrl>,
     state: AttemptState,
     /// Addresses that were not tried yet.
@@ -208,9 +209,10 @@ fn connect_fault(errno: Errno) -> Fault {
 }
 
 impl Driver {
-    pub(super) fn dial(&mut self, id: AttemptId, url: Arc<SourceUrl>) {
-        debug!(attempt = id.0, url = %url.authority(), "dials");
+    pub(super) fn dial(&mut self, id: AttemptId, key: StreamKey, url: Arc<SourceUrl>) {
+        debug!(attempt = id.0, %key, url = %url.authority(), "dials");
         let attempt = Attempt {
+            key,
             url: url.clone(),
             state: AttemptState::Resolving,
             addresses: Vec::new(),
@@ -355,7 +357,7 @@ impl Driver {
         } else {
             match SourceUrl::parse(url, true) {
                 Ok(url) => {
-                    info!(attempt = id.0, to = %url.authority(), "redirected");
+                    info!(key = %attempt.key, to = %url.authority(), "redirected");
                     attempt.url = Arc::new(url);
                     attempt.state = AttemptState::Changing;
                     attempt.addresses.clear();
@@ -402,7 +404,7 @@ impl Driver {
         if std::mem::replace(&mut attempt.over, true) {
             return;
         }
-        info!(attempt = id.0, url = %attempt.url.authority(), class = fault.class.as_str(),
+        info!(key = %attempt.key, url = %attempt.url.authority(), class = fault.class.as_str(),
             error = %fault.text, "attempt failed");
         self.shard.attempt_failed(self.now, id, fault);
         self.end_attempt(id);

@@ -1,7 +1,7 @@
 //! Streams that are out of their table and not yet gone: a close is answered when everything that
 //! hung on the stream has confirmed that it is released.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::timers::TimerId;
 use crate::bus::message::{Answer, CloseOutcome, Closed, LocalId, Ticket};
@@ -12,7 +12,7 @@ use crate::media::{AttemptId, ConnectionId};
 pub(super) struct Closing {
     pub(super) asked: Vec<(Ticket, AskedFor)>,
     pub(super) locals: HashSet<LocalId>,
-    pub(super) attempts: HashSet<AttemptId>,
+    pub(super) attempts: BTreeSet<AttemptId>,
     pub(super) publisher: Option<ConnectionId>,
     pub(super) released: Released,
     pub(super) timer: TimerId,

@@ -5,14 +5,23 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::closing::{AskedFor, Closing};
-use super::lifecycle::PullState;
-use super::replica::{Ending, Role};
+use super::lifecycle::{Pull, PullState};
+use super::replica::{Ending, LocalLog, Role};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, Shard};
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::media::state::{EndReason, Generation, Released};
 use crate::media::{ConnectionId, ShardId, StreamKey};
+
+/// The end of a presence, as its owner wants it.
+pub(super) struct EndOfLocal {
+    pub(super) key: StreamKey,
+    pub(super) local: LocalId,
+    pub(super) owner: ShardId,
+    pub(super) generation: Generation,
+    pub(super) reason: EndReason,
+}
 
 impl Shard {
     /// Takes a stream out of its table and ends everything that hangs on it.
@@ -23,7 +32,11 @@ impl Shard {
         reason: EndReason,
         asked: Option<(Ticket, AskedFor)>,
     ) {
-        let Some(mut stream) = self.tables.remove(handle) else { return };
+        if self.tables.get(handle).is_none() {
+            return;
+        }
+        self.flush_now(handle);
+        let mut stream = self.tables.remove(handle).expect("just seen");
         let generation = handle.generation;
         let bytes = stream.ingest.bytes();
         self.totals.media_bytes_in += bytes.received;
@@ -31,22 +44,25 @@ impl Shard {
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }
+        // Those before the current one were given up when they failed, and are being closed.
+        if let Some(attempt) = stream.pull().and_then(Pull::attempt) {
+            self.actions.push_back(Action::HangUp { attempt });
+        }
         let mut released = Released { bytes: stream.log.held_bytes(), ..Released::default() };
         released.timers = self.cancel_timers(now, &mut stream);
         let mut publisher = None;
         if let Source::Publisher { connection, .. } = &stream.source {
             publisher = Some(*connection);
-            self.publishers.remove(connection);
             let connection = *connection;
-            self.actions.push_back(Action::End { connection, reason, between_tags: true });
-        }
-        for &attempt in &stream.open_attempts {
-            self.actions.push_back(Action::HangUp { attempt });
+            self.publishers.remove(&connection);
+            self.closing_of.insert(connection, generation);
+            self.actions.push_back(Action::End { connection, reason, player: None });
         }
         let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(generation));
+        let subscribed = stream.subscribers.values().map(|subscriber| subscriber.local);
         let closing = Closing {
             asked: asked.into_iter().collect(),
-            locals: stream.subscribers.values().map(|subscriber| subscriber.local).collect(),
+            locals: subscribed.chain(stream.ended_locals.iter().copied()).collect(),
             attempts: stream.open_attempts.clone(),
             publisher,
             released,
@@ -59,8 +75,8 @@ impl Shard {
             self.ended_locals.insert(local);
             let key = stream.key.clone();
             if shard == self.id {
-                // At once: this shard's players read the log that goes with the stream.
-                self.end_local(&key, local, shard, generation, reason);
+                self.keep_log(&mut stream);
+                self.end_local_flushed(EndOfLocal { key, local, owner: shard, generation, reason });
             } else {
                 self.send(shard, Message::End { key, local, generation, reason });
             }
@@ -71,6 +87,15 @@ impl Shard {
             self.leave_queue(&origin, handle);
         }
         self.closed_for(generation, |_| {});
+    }
+
+    /// Leaves the log of a stream that ends to this shard's players, who have its end still to get.
+    fn keep_log(&mut self, stream: &mut Stream) {
+        if let Some(here) = self.locals.get_mut(&stream.key)
+            && matches!(here.log, LocalLog::Owner(_))
+        {
+            here.log = LocalLog::Replica(Box::new(std::mem::take(&mut stream.log)));
+        }
     }
 
     fn cancel_timers(&mut self, now: Instant, stream: &mut Stream) -> u32 {
@@ -124,16 +149,20 @@ impl Shard {
         }
     }
 
+    /// Ends a presence on this shard, after the tick's flush where one is due.
+    pub(super) fn end_local_flushed(&mut self, end: EndOfLocal) {
+        let here = self.locals.get(&end.key).filter(|here| here.id == end.local);
+        if here.is_some_and(|here| here.dirty && !matches!(here.log, LocalLog::None)) {
+            self.due_ends.push(end);
+        } else {
+            self.end_local(end);
+        }
+    }
+
     /// Ends a presence on this shard: players and waiters are sent away; when all are, the owner is
     /// told what was released.
-    pub(super) fn end_local(
-        &mut self,
-        key: &StreamKey,
-        local: LocalId,
-        owner: ShardId,
-        generation: Generation,
-        reason: EndReason,
-    ) {
+    pub(super) fn end_local(&mut self, end: EndOfLocal) {
+        let EndOfLocal { key, local, owner, generation, reason } = end;
         let mut ending = Ending {
             key: key.clone(),
             owner,
@@ -141,19 +170,20 @@ impl Shard {
             open: HashSet::new(),
             released: Released::default(),
         };
-        if self.locals.get(key).is_none_or(|present| present.id != local) {
+        if self.locals.get(&key).is_none_or(|present| present.id != local) {
             // It went by itself meanwhile, and its last word is before this one in the owner's
             // queue.
             self.say_released(local, ending);
             return;
         }
-        let mut here = self.locals.remove(key).expect("just seen");
-        let gone: Vec<ConnectionId> = self
+        let mut here = self.locals.remove(&key).expect("just seen");
+        let mut gone: Vec<ConnectionId> = self
             .members
             .iter()
-            .filter(|(_, member)| member.key == *key)
+            .filter(|(_, member)| member.key == key)
             .map(|(&connection, _)| connection)
             .collect();
+        gone.sort_unstable();
         for connection in gone {
             let member = self.members.remove(&connection).expect("just seen");
             ending.open.insert(connection);
@@ -168,9 +198,8 @@ impl Shard {
                 Role::Admitting | Role::Player => {
                     ending.released.players += 1;
                     ending.released.sockets += 1;
-                    let removed = here.crowd.remove(connection);
-                    let between_tags = removed.is_none_or(|removed| removed.between_tags);
-                    self.actions.push_back(Action::End { connection, reason, between_tags });
+                    let player = here.crowd.remove(connection);
+                    self.actions.push_back(Action::End { connection, reason, player });
                 }
             }
         }
@@ -183,22 +212,26 @@ impl Shard {
         }
     }
 
+    /// Also where the owner is this shard: what the presence told it before is in the same queue,
+    /// and must not come later.
     fn say_released(&mut self, local: LocalId, ending: Ending) {
         let Ending { key, owner, generation, released, .. } = ending;
-        if owner == self.id {
-            self.local_released(local, generation, released);
-        } else {
-            self.send(owner, Message::Released { key, local, generation, released });
-        }
+        self.send(owner, Message::Released { key, local, generation, released });
     }
 
     pub(super) fn local_released(
         &mut self,
+        key: &StreamKey,
         local: LocalId,
         generation: Generation,
         released: Released,
     ) {
         self.ended_locals.remove(&local);
+        if let Some(handle) = self.tables.find(key)
+            && let Some(stream) = self.tables.get_mut(handle)
+        {
+            stream.ended_locals.remove(&local);
+        }
         self.closed_for(generation, |closing| {
             if closing.locals.remove(&local) {
                 closing.released += released;
@@ -218,12 +251,7 @@ impl Shard {
                 self.say_released(local, ending);
             }
         }
-        let generation = self
-            .closings
-            .iter()
-            .find(|(_, closing)| closing.publisher == Some(connection))
-            .map(|(&generation, _)| generation);
-        if let Some(generation) = generation {
+        if let Some(generation) = self.closing_of.remove(&connection) {
             self.closed_for(generation, |closing| {
                 closing.publisher = None;
                 closing.released.sockets += 1;

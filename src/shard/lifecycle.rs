@@ -166,7 +166,10 @@ impl Pull {
         self.ends = None;
         let retries_done = if was_up { 0 } else { self.failures };
         let keep = self.was_up || self.options.force || self.options.no_wait;
+        // Its turn did not come, so it was no try.
+        let was_tried = class != ErrorClass::Busy;
         let may_retry = self.options.retries_max.is_none_or(|max| retries_done < max);
+        let may_retry = may_retry || !was_tried;
         if !keep || !may_retry {
             return AfterFailure::GiveUp;
         }
@@ -174,7 +177,7 @@ impl Pull {
             self.losses += 1;
         }
         let delay = policy.delay(class, retries_done, rng);
-        self.failures = retries_done + 1;
+        self.failures = retries_done + u32::from(was_tried);
         AfterFailure::Retry(delay)
     }
 
@@ -302,6 +305,16 @@ mod tests {
         assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
         assert_eq!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
         assert_eq!(pull.losses, 1);
+    }
+
+    #[test]
+    fn a_turn_that_did_not_come_is_no_try() {
+        let mut pull = pull(Some(1), true);
+        for _ in 0..5 {
+            assert_ne!(fail(&mut pull, ErrorClass::Busy), AfterFailure::GiveUp);
+        }
+        assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
+        assert_eq!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
     }
 
     #[test]

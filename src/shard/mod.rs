@@ -3,7 +3,8 @@
 //! the [`Action`]s that it takes from [`Shard::poll_action`]. The simulation does the same with a
 //! fake network.
 //!
-//! - `sources.rs`: publishers and pulls, from pending to registered and back.
+//! - `sources.rs`: a stream's source and media, from pending to registered and back.
+//! - `pulls.rs`: pulls and their attempts.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
@@ -15,6 +16,7 @@ mod ending;
 pub mod ledger;
 pub mod lifecycle;
 mod players;
+mod pulls;
 mod replica;
 mod sources;
 mod tables;
@@ -29,6 +31,7 @@ use std::time::{Duration, Instant};
 use budget::Budget;
 use bytes::Bytes;
 use closing::Closing;
+use ending::EndOfLocal;
 use ledger::Ledger;
 use lifecycle::RetryPolicy;
 pub use lifecycle::Stage;
@@ -40,7 +43,7 @@ use timers::{Timer, Timers};
 
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
-use crate::egress::{CrowdLimits, CrowdTotals, Scratch, Socket, Wire};
+use crate::egress::{CrowdLimits, CrowdTotals, Removed, Scratch, Socket, Wire};
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::stream::Packaging;
@@ -80,11 +83,17 @@ pub enum Action {
     Admit { connection: ConnectionId },
     /// Tell the session that it does not play, then call [`Shard::released`].
     Refuse { connection: ConnectionId, reason: EndReason },
-    /// End the session, with its protocol's goodbye if it is `between_tags`; call
-    /// [`Shard::released`] when its socket is closed.
-    End { connection: ConnectionId, reason: EndReason, between_tags: bool },
+    /// End the session, with its protocol's goodbye unless `player` says that a tag is half sent;
+    /// call [`Shard::released`] when its socket is closed.
+    End { connection: ConnectionId, reason: EndReason, player: Option<Removed> },
     /// Pull this, and call [`Shard::attempt_closed`] when nothing is left of it.
-    Dial { attempt: AttemptId, stream: StreamHandle, url: Arc<SourceUrl>, timeout: Duration },
+    Dial {
+        attempt: AttemptId,
+        stream: StreamHandle,
+        key: StreamKey,
+        url: Arc<SourceUrl>,
+        timeout: Duration,
+    },
     /// Give the attempt up.
     HangUp { attempt: AttemptId },
     /// Call [`Shard::writable`] when the socket takes bytes again.
@@ -104,7 +113,7 @@ impl Policy {
                 jitter_percent: u32::from(config.pull.retry_jitter_percent),
             },
             connects_per_origin_max: share(config.pull.connects_per_origin_max),
-            pending_max: config.pull.pulls_max as usize,
+            pending_max: config.limits.pending_per_shard_max as usize,
             waiters_per_key_max: config.stream.waiters_per_key_max as usize,
             reconnect_grace: ms(config.stream.reconnect_grace_ms),
             continue_push: ms(config.stream.continue_push_ms),
@@ -167,12 +176,16 @@ pub struct Shard {
     /// Presences that were told to end and have not said `Released`.
     ended_locals: HashSet<LocalId>,
     closings: HashMap<Generation, Closing>,
+    /// The closings that wait for a publisher's connection.
+    closing_of: HashMap<ConnectionId, Generation>,
     endings: HashMap<LocalId, Ending>,
     ending_of: HashMap<ConnectionId, LocalId>,
     actions: VecDeque<Action>,
     dirty_streams: Vec<StreamHandle>,
     audio_queue: VecDeque<(Instant, StreamHandle)>,
     dirty_locals: Vec<StreamKey>,
+    /// Presences whose players get what was flushed before they are ended.
+    due_ends: Vec<EndOfLocal>,
     changed_interest: Vec<StreamKey>,
     scratch: Scratch,
     totals: Totals,
@@ -199,12 +212,14 @@ impl Shard {
             members: HashMap::new(),
             ended_locals: HashSet::new(),
             closings: HashMap::new(),
+            closing_of: HashMap::new(),
             endings: HashMap::new(),
             ending_of: HashMap::new(),
             actions: VecDeque::new(),
             dirty_streams: Vec::new(),
             audio_queue: VecDeque::new(),
             dirty_locals: Vec::new(),
+            due_ends: Vec::new(),
             changed_interest: Vec::new(),
             scratch: Scratch::default(),
             totals: Totals::default(),
@@ -272,17 +287,17 @@ impl Shard {
             Message::Interest { key, local, players, waiters } => {
                 self.interest(now, from, key, local, (players, waiters));
             }
-            Message::Released { local, generation, released, .. } => {
-                self.local_released(local, generation, released);
+            Message::Released { key, local, generation, released } => {
+                self.local_released(&key, local, generation, released);
             }
-            Message::Attached { key, local, snapshot, .. } => {
-                self.attached(&key, local, snapshot);
+            Message::Attached { key, local, generation, snapshot } => {
+                self.attached(&key, local, generation, snapshot);
             }
             Message::Flushed { key, local, delta } => self.flushed(&key, local, delta),
             Message::Suspended { key, local } => self.suspended(&key, local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
-                self.end_local(&key, local, from, generation, reason);
+                self.end_local_flushed(EndOfLocal { key, local, owner: from, generation, reason });
             }
             Message::Ask { ticket, ask } => self.handle_ask(now, ticket, ask),
             Message::Answer { ticket, answer } => {
@@ -298,7 +313,7 @@ impl Shard {
             && let Some(stream) = self.tables.get_mut(handle)
             && let Some(subscriber) = stream.subscribers.get_mut(&to)
         {
-            subscriber.attached = false;
+            subscriber.lacks_flush = true;
         }
     }
 
@@ -306,6 +321,9 @@ impl Shard {
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.flush_streams();
         self.flush_locals(now, wire);
+        for end in std::mem::take(&mut self.due_ends) {
+            self.end_local(end);
+        }
         self.report_interest();
     }
 
@@ -392,6 +410,24 @@ impl Shard {
         for closing in self.closings.values() {
             assert!(!closing.is_complete(), "a complete close is over");
         }
+    }
+
+    /// Whether anything of one life of a key is left here; for tests.
+    pub fn holds_generation(&self, generation: Generation) -> bool {
+        let is_it = |handle: &StreamHandle| handle.generation == generation;
+        self.tables.iter().any(|stream| stream.generation == generation)
+            || self.publishers.values().any(is_it)
+            || self.attempts.values().any(is_it)
+            || self.timers.any(|timer| match timer {
+                Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
+                    is_it(of)
+                }
+                Timer::Close(of) => *of == generation,
+                Timer::Wait(_) | Timer::Attempt(_) => false,
+            })
+            || self.locals.values().any(|local| local.generation == Some(generation))
+            || self.closings.contains_key(&generation)
+            || self.endings.values().any(|ending| ending.generation == generation)
     }
 
     fn next_serial(&mut self) -> u64 {

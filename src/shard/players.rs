@@ -9,8 +9,8 @@ use super::tables::{Source, Subscriber};
 use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
 use crate::bus::message::{LocalId, Message};
-use crate::egress::{Crowd, CrowdEvents, PlayerStart, Turn, Wire};
-use crate::media::state::EndReason;
+use crate::egress::{Crowd, CrowdEvents, PlayerStart, Removed, Turn, Wire};
+use crate::media::state::{EndReason, Generation};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::stream::Log;
 use crate::stream::log::{Delta, Snapshot};
@@ -64,22 +64,25 @@ impl Shard {
         });
     }
 
-    /// A player, waiter or publisher of this shard is gone, or is not one any more; what is left of
-    /// its connection is not the shard's.
-    pub fn leave(&mut self, connection: ConnectionId) {
-        let Some(member) = self.members.remove(&connection) else { return };
+    /// A player or waiter of this shard is gone, or is not one any more; what is left of its
+    /// connection is not the shard's. What a player has got is in the answer.
+    pub fn leave(&mut self, connection: ConnectionId) -> Option<Removed> {
+        let member = self.members.remove(&connection)?;
         let here = self.locals.get_mut(&member.key).expect("a member's key is here");
-        match member.role {
+        let removed = match member.role {
             Role::Waiter(timer) => {
                 here.waiters.remove(&connection);
                 self.timers.cancel(Some(timer));
+                None
             }
-            Role::Admitting => here.admitting -= 1,
-            Role::Player => {
-                here.crowd.remove(connection);
+            Role::Admitting => {
+                here.admitting -= 1;
+                None
             }
-        }
+            Role::Player => here.crowd.remove(connection),
+        };
         self.interest_changed(&member.key);
+        removed
     }
 
     /// A full socket takes bytes again.
@@ -127,10 +130,13 @@ impl Shard {
         let handle = match self.tables.find(&key) {
             Some(handle) => handle,
             None if nobody => return,
-            None if self.shutting_down => {
+            None if self.shutting_down
+                || self.tables.pending_count() >= self.policy.pending_max =>
+            {
                 let generation = self.next_generation();
                 self.ended_locals.insert(local);
-                let reason = EndReason::Shutdown;
+                let reason =
+                    if self.shutting_down { EndReason::Shutdown } else { EndReason::Overloaded };
                 self.send(from, Message::End { key, local, generation, reason });
                 return;
             }
@@ -154,7 +160,14 @@ impl Shard {
             (known.players, known.waiters) = (players, waiters);
             return;
         }
-        let subscriber = Subscriber { local, players, waiters, attached: false, sent_seq: 0 };
+        let subscriber = Subscriber {
+            local,
+            players,
+            waiters,
+            attached: false,
+            lacks_flush: false,
+            sent_seq: 0,
+        };
         stream.subscribers.insert(from, subscriber);
         if stream.registered {
             self.attach(handle, from);
@@ -166,6 +179,7 @@ impl Shard {
         &mut self,
         key: &StreamKey,
         local: LocalId,
+        generation: Generation,
         snapshot: Option<Box<Snapshot>>,
     ) {
         let own = self.tables.find(key);
@@ -174,6 +188,7 @@ impl Shard {
             return;
         };
         here.state = LocalState::Live;
+        here.generation = Some(generation);
         match snapshot {
             None => {
                 let handle = own.expect("the owner attaches only what it has");
@@ -191,6 +206,7 @@ impl Shard {
             }
         }
         self.admit_waiters(key);
+        self.mark_local_dirty(key);
     }
 
     pub(super) fn flushed(&mut self, key: &StreamKey, local: LocalId, delta: Delta) {
@@ -223,7 +239,7 @@ impl Shard {
 
     fn admit_waiters(&mut self, key: &StreamKey) {
         let here = self.locals.get_mut(key).expect("callers look");
-        for connection in here.waiters.drain() {
+        for connection in std::mem::take(&mut here.waiters) {
             let member = self.members.get_mut(&connection).expect("each waiter is a member");
             if let Role::Waiter(timer) = member.role {
                 self.timers.cancel(Some(timer));
@@ -296,7 +312,8 @@ impl Shard {
     }
 
     pub(super) fn check_slow_players(&mut self, now: Instant, wire: &mut dyn Wire) {
-        let keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        let mut keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        keys.sort_unstable();
         for key in keys {
             self.with_crowd(&key, now, wire, |crowd, turn| crowd.check_slow(turn));
         }
@@ -335,18 +352,17 @@ impl Shard {
             self.actions.push_back(Action::PollWritable { connection });
         }
         for connection in events.broken {
-            self.send_away(connection, EndReason::SourceLost, false);
+            self.send_away(connection, EndReason::Broken);
         }
         for connection in events.evicted {
             self.totals.player_evictions += 1;
-            self.send_away(connection, EndReason::TooSlow, false);
+            self.send_away(connection, EndReason::TooSlow);
         }
     }
 
-    fn send_away(&mut self, connection: ConnectionId, reason: EndReason, between_tags: bool) {
-        if self.members.contains_key(&connection) {
-            self.leave(connection);
-            self.actions.push_back(Action::End { connection, reason, between_tags });
+    fn send_away(&mut self, connection: ConnectionId, reason: EndReason) {
+        if let Some(player) = self.leave(connection) {
+            self.actions.push_back(Action::End { connection, reason, player: Some(player) });
         }
     }
 
@@ -354,18 +370,18 @@ impl Shard {
     pub fn kick(&mut self, now: Instant, connection: ConnectionId) -> bool {
         if self.publishers.contains_key(&connection) {
             let reason = EndReason::Kicked;
-            self.actions.push_back(Action::End { connection, reason, between_tags: true });
+            self.actions.push_back(Action::End { connection, reason, player: None });
             self.unpublish(now, connection, true);
             return true;
         }
         let Some(member) = self.members.get(&connection) else { return false };
         let waits = matches!(member.role, Role::Waiter(_));
-        self.leave(connection);
+        let player = self.leave(connection);
         let reason = EndReason::Kicked;
         self.actions.push_back(if waits {
             Action::Refuse { connection, reason }
         } else {
-            Action::End { connection, reason, between_tags: false }
+            Action::End { connection, reason, player }
         });
         true
     }

@@ -1,6 +1,6 @@
 //! A stream's presence on a shard that has players or waiters of it, its owner's own included.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
 use super::tables::StreamHandle;
@@ -14,10 +14,13 @@ use crate::stream::{Log, Packaging};
 /// A key on this shard.
 pub(super) struct Local {
     pub(super) id: LocalId,
+    /// Whose log it has; none before it is attached.
+    pub(super) generation: Option<Generation>,
     pub(super) log: LocalLog,
     pub(super) state: LocalState,
     pub(super) crowd: Crowd,
-    pub(super) waiters: HashSet<ConnectionId>,
+    /// In the order of their ids, so that a run of the simulation can be had again.
+    pub(super) waiters: BTreeSet<ConnectionId>,
     /// Players that were let in and whose session is being told.
     pub(super) admitting: u32,
     /// Counts were changed since the owner was told.
@@ -72,10 +75,11 @@ impl Local {
     pub(super) fn new(id: LocalId) -> Self {
         Self {
             id,
+            generation: None,
             log: LocalLog::None,
             state: LocalState::Waiting,
             crowd: Crowd::default(),
-            waiters: HashSet::new(),
+            waiters: BTreeSet::new(),
             admitting: 0,
             interest_changed: true,
             dirty: false,

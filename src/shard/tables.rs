@@ -2,7 +2,7 @@
 //!
 //! [`Tables`] is the only way in and out of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ pub(super) struct Stream {
     pub(super) key: StreamKey,
     pub(super) generation: Generation,
     pub(super) source: Source,
-    pub(super) subscribers: HashMap<ShardId, Subscriber>,
+    pub(super) subscribers: BTreeMap<ShardId, Subscriber>,
     pub(super) log: Log,
     pub(super) ingest: Ingest,
     pub(super) registered: bool,
@@ -40,10 +40,15 @@ pub(super) struct Stream {
     /// Committed tags wait for their flush, since when.
     pub(super) unflushed_since: Option<Instant>,
     pub(super) in_audio_queue: bool,
+    /// It is among the streams that the next tick looks at.
+    pub(super) dirty: bool,
+    /// The next tick flushes it, whatever its audio waits for.
     pub(super) flush_now: bool,
     pub(super) rate: Rate,
     /// Attempts whose sockets are not confirmed closed, the current one among them.
-    pub(super) open_attempts: HashSet<AttemptId>,
+    pub(super) open_attempts: BTreeSet<AttemptId>,
+    /// Presences that were ended after a loss and have not said `Released`.
+    pub(super) ended_locals: HashSet<LocalId>,
 }
 
 /// Who brings the media.
@@ -65,8 +70,10 @@ pub(super) struct Subscriber {
     pub(super) local: LocalId,
     pub(super) players: u32,
     pub(super) waiters: u32,
-    /// It has the log, or is the owner's own shard and reads it.
+    /// It was given the log, or is the owner's own shard and reads it: it may have players.
     pub(super) attached: bool,
+    /// It lacks a flush and needs a new snapshot.
+    pub(super) lacks_flush: bool,
     /// Sequence number up to which it has the log.
     pub(super) sent_seq: u64,
 }
@@ -124,7 +131,7 @@ impl Tables {
             key: key.clone(),
             generation,
             source,
-            subscribers: HashMap::new(),
+            subscribers: BTreeMap::new(),
             log: Log::default(),
             ingest: Ingest::default(),
             registered: false,
@@ -136,9 +143,11 @@ impl Tables {
             silence: None,
             unflushed_since: None,
             in_audio_queue: false,
+            dirty: false,
             flush_now: false,
             rate: Rate::new(now.0),
-            open_attempts: HashSet::new(),
+            open_attempts: BTreeSet::new(),
+            ended_locals: HashSet::new(),
         });
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -216,12 +225,9 @@ impl Tables {
     }
 
     pub(super) fn handles(&self) -> Vec<StreamHandle> {
-        let all = self.pending.values().chain(self.registered.values());
-        all.map(|&slot| {
-            let stream = self.slots[slot as usize].as_ref().expect("a table names live streams");
-            StreamHandle { slot, generation: stream.generation }
-        })
-        .collect()
+        let slots = (0..).zip(&self.slots);
+        let live = slots.filter_map(|(slot, stream)| Some((slot, stream.as_ref()?)));
+        live.map(|(slot, stream)| StreamHandle { slot, generation: stream.generation }).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {

@@ -59,6 +59,10 @@ impl Timers {
         (entry.key().0 <= now).then(|| entry.remove())
     }
 
+    pub(super) fn any(&self, is: impl FnMut(&Timer) -> bool) -> bool {
+        self.set.values().any(is)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.set.len()
     }

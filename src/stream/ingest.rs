@@ -46,6 +46,8 @@ pub struct Ingest {
     tracks: Tracks,
     draft: Option<Draft>,
     waiting: Vec<Waiting>,
+    /// A video frame was dropped: drop those that need it, up to the next keyframe.
+    lacks_video: bool,
     /// After a change of source: drop frames until this source's first keyframe.
     splice: Option<Splice>,
     bytes: IngestBytes,
@@ -97,14 +99,24 @@ impl Ingest {
         }
     }
 
+    /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
+    pub fn start_over(&mut self, log: &mut Log) {
+        let dropped = self.dropped + self.unfinished();
+        *self = Self { bytes: self.bytes, dropped, ..Self::default() };
+        *log = Log::default();
+    }
+
     /// The source is gone: what it has not finished will not come.
     pub fn drop_unfinished(&mut self, log: &mut Log) {
+        self.dropped += self.unfinished();
         if self.draft.take().is_some() {
-            self.dropped += 1;
             log.tape_mut().roll_back();
         }
-        self.dropped += self.waiting.len() as u64;
         self.waiting.clear();
+    }
+
+    fn unfinished(&self) -> u64 {
+        u64::from(self.draft.is_some()) + self.waiting.len() as u64
     }
 
     /// Takes the next part. The parts of a lane follow the contract of [`MediaPart`]; a part that
@@ -116,10 +128,7 @@ impl Ingest {
                 Progress::default()
             }
             MediaPart::Data { lane, bytes } => self.data(log, lane, &bytes),
-            MediaPart::Abort { lane } => {
-                self.abort(log, lane);
-                Progress::default()
-            }
+            MediaPart::Abort { lane } => self.abort(log, lane),
             MediaPart::Script { timestamp_ms, payload } => self.script(log, timestamp_ms, payload),
         }
     }
@@ -142,7 +151,9 @@ impl Ingest {
     }
 
     fn begin(&mut self, log: &mut Log, lane: u32, kind: TagKind, timestamp_ms: u32, len: u32) {
-        if self.draft.is_none() {
+        if len == 0 {
+            self.dropped += 1;
+        } else if self.draft.is_none() {
             let tape = log.tape_mut();
             let position = tape.tail();
             tape.reserve(TAG_HEADER_LEN);
@@ -157,6 +168,9 @@ impl Ingest {
 
     fn data(&mut self, log: &mut Log, lane: u32, bytes: &[u8]) -> Progress {
         self.bytes.received += bytes.len() as u64;
+        if bytes.len() > self.missing(lane) {
+            return self.abort(log, lane);
+        }
         let Some(draft) = self.draft.as_mut().filter(|draft| draft.lane == lane) else {
             if let Some(tag) = self.waiting.iter_mut().find(|tag| !tag.is_whole(lane)) {
                 self.bytes.copied += bytes.len() as u64;
@@ -166,6 +180,20 @@ impl Ingest {
         };
         draft.write(log, bytes);
         self.bytes.copied += bytes.len() as u64;
+        self.finish_whole(log)
+    }
+
+    /// Bytes that the unfinished tag of a lane still lacks.
+    fn missing(&self, lane: u32) -> usize {
+        if let Some(draft) = self.draft.as_ref().filter(|draft| draft.lane == lane) {
+            return (draft.len - draft.received) as usize;
+        }
+        let waiting = self.waiting.iter().find(|tag| !tag.is_whole(lane));
+        waiting.map_or(0, |tag| tag.len as usize - tag.payload.len())
+    }
+
+    /// Ends the draft if it is whole, and those that have waited for it and are whole as well.
+    fn finish_whole(&mut self, log: &mut Log) -> Progress {
         let mut progress = Progress::default();
         while self.draft.as_ref().is_some_and(|draft| draft.received == draft.len) {
             progress.add(self.finish(log));
@@ -184,15 +212,13 @@ impl Ingest {
             None => draft.kind == TagKind::Script && head.starts_with(METADATA_HEAD),
         };
         let keyframe = class.is_some_and(|class| class.keyframe);
-        let timestamp_ms = if self.passes_splice(&draft, config, keyframe) {
-            if config {
-                // A configuration is in force from where the stream stands, and sets no clock.
-                Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
-            } else {
-                self.timeline.map(draft.kind, draft.timestamp_ms)
-            }
-        } else {
+        let timestamp_ms = if !self.passes_splice(&draft, config, keyframe) {
             None
+        } else if config {
+            // A configuration is in force from where the stream stands, and sets no clock.
+            Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
+        } else {
+            self.frame_timestamp(draft.kind, draft.timestamp_ms, keyframe)
         };
         let Some(timestamp_ms) = timestamp_ms else {
             self.dropped += 1;
@@ -243,6 +269,19 @@ impl Ingest {
         closes
     }
 
+    /// `None` where the frame is to be dropped.
+    fn frame_timestamp(&mut self, kind: TagKind, timestamp_ms: u32, keyframe: bool) -> Option<u32> {
+        if kind != TagKind::Video {
+            return self.timeline.map(kind, timestamp_ms);
+        }
+        if self.lacks_video && !keyframe {
+            return None;
+        }
+        let mapped = self.timeline.map(kind, timestamp_ms);
+        self.lacks_video = mapped.is_none();
+        mapped
+    }
+
     fn config_timestamp(&self, kind: TagKind, timestamp_ms: u32) -> u32 {
         match self.timeline.last() {
             Some(last) => last,
@@ -263,15 +302,18 @@ impl Ingest {
         self.bytes.copied += tag.payload.len() as u64;
     }
 
-    fn abort(&mut self, log: &mut Log, lane: u32) {
+    fn abort(&mut self, log: &mut Log, lane: u32) -> Progress {
         if self.draft.as_ref().is_some_and(|draft| draft.lane == lane) {
             self.draft = None;
             self.dropped += 1;
             log.tape_mut().roll_back();
             self.promote(log);
         } else {
+            let waiting = self.waiting.len();
             self.waiting.retain(|tag| tag.is_whole(lane));
+            self.dropped += (waiting - self.waiting.len()) as u64;
         }
+        self.finish_whole(log)
     }
 
     /// Metadata. Other scripts (cue points, text) pass as frames of their own between the media.

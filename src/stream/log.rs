@@ -75,6 +75,7 @@ pub struct Snapshot {
     pub gop_seq: Option<u64>,
     pub has_video: bool,
     pub has_audio: bool,
+    pub timestamp_ms: u32,
     pub chunk_first: u64,
     pub chunks: Vec<Arc<Chunk>>,
     pub committed: u64,
@@ -103,8 +104,13 @@ pub struct Log {
     flushed_seq: u64,
     has_video: bool,
     has_audio: bool,
+    /// Of the newest tag.
+    timestamp_ms: u32,
+    /// What is in force behind the last flushed tag.
     prelude: Arc<Prelude>,
-    /// The prelude that was in force at the newest keyframe.
+    /// The same behind the last committed one.
+    next_prelude: Arc<Prelude>,
+    /// What was in force at the newest keyframe.
     gop_prelude: Arc<Prelude>,
     /// GOPs given up because they outgrew their bound.
     gops_dropped: u64,
@@ -120,6 +126,8 @@ impl Log {
             gop_seq: snapshot.gop_seq,
             has_video: snapshot.has_video,
             has_audio: snapshot.has_audio,
+            timestamp_ms: snapshot.timestamp_ms,
+            next_prelude: snapshot.prelude.clone(),
             prelude: snapshot.prelude,
             gop_prelude: snapshot.gop_prelude,
             ..Self::default()
@@ -140,6 +148,7 @@ impl Log {
             gop_seq: self.gop_seq.filter(|&seq| seq < self.flushed_seq),
             has_video: self.has_video,
             has_audio: self.has_audio,
+            timestamp_ms: self.timestamp_ms,
             chunk_first,
             chunks,
             committed,
@@ -172,7 +181,7 @@ impl Log {
             let head = self.config_payload(&entry);
             self.index(entry, head);
         }
-        self.flushed_seq = self.next_seq();
+        self.flush();
         true
     }
 
@@ -200,8 +209,9 @@ impl Log {
         }
         if entry.keyframe {
             self.gop_seq = Some(self.next_seq());
-            self.gop_prelude = self.prelude.clone();
+            self.gop_prelude = self.next_prelude.clone();
         }
+        self.timestamp_ms = entry.timestamp_ms;
         self.entries.push_back(entry);
     }
 
@@ -214,18 +224,22 @@ impl Log {
     }
 
     fn note_config(&mut self, kind: TagKind, payload: Bytes) {
-        let mut tags = self.prelude.tags.clone();
+        let mut tags = self.next_prelude.tags.clone();
         match tags.iter_mut().find(|(of, _)| *of == kind) {
             Some((_, old)) if *old == payload => return,
             Some((_, old)) => *old = payload,
             None => tags.push((kind, payload)),
         }
-        self.prelude = Arc::new(Prelude { version: self.prelude.version + 1, tags });
+        let version = self.next_prelude.version + 1;
+        self.next_prelude = Arc::new(Prelude { version, tags });
     }
 
     /// Lets players have everything that is committed.
     pub fn flush(&mut self) {
         self.flushed_seq = self.next_seq();
+        if !Arc::ptr_eq(&self.prelude, &self.next_prelude) {
+            self.prelude = self.next_prelude.clone();
+        }
     }
 
     /// Makes the next player wait for the next keyframe: what is held belongs to a lost source.
@@ -263,8 +277,12 @@ impl Log {
         self.has_video && self.gop_seq.is_none_or(|seq| seq >= self.flushed_seq)
     }
 
-    /// The newest keyframe at or behind `seq` that is flushed.
-    pub fn keyframe_from(&self, seq: u64) -> Option<u64> {
+    /// Where a player that lacks something before `seq` can go on: the newest keyframe at or behind
+    /// it, if that is flushed; without video, behind the last flushed tag.
+    pub fn resume_from(&self, seq: u64) -> Option<u64> {
+        if !self.has_video {
+            return Some(self.flushed_seq);
+        }
         self.gop_seq.filter(|&gop| gop >= seq && gop < self.flushed_seq)
     }
 
@@ -277,7 +295,7 @@ impl Log {
         }
     }
 
-    /// The prelude as the newest configuration made it.
+    /// The prelude as the newest flushed configuration made it.
     pub fn prelude(&self) -> &Arc<Prelude> {
         &self.prelude
     }
@@ -309,6 +327,11 @@ impl Log {
 
     pub fn entry(&self, seq: u64) -> Option<&Entry> {
         self.entries.get(seq.checked_sub(self.first_seq)? as usize)
+    }
+
+    /// The timestamp of a tag, or of the newest one where it has not come yet.
+    pub fn timestamp_at(&self, seq: u64) -> u32 {
+        self.entry(seq).map_or(self.timestamp_ms, |entry| entry.timestamp_ms)
     }
 
     pub fn range(&self, seqs: Range<u64>) -> impl Iterator<Item = &Entry> {

@@ -75,6 +75,9 @@ impl Packaging {
             flv.extend_from_slice(&file_header(kinds, prelude));
         }
         for (kind, payload) in &prelude.tags {
+            // ffmpeg takes metadata of another time for a track of texts.
+            let is_first_metadata = greeting.is_some() && *kind == TagKind::Script;
+            let timestamp_ms = if is_first_metadata { 0 } else { timestamp_ms };
             if self == Self::Rtmp {
                 encode_message(&mut out, *kind, timestamp_ms, payload);
             } else {

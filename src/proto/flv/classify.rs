@@ -47,8 +47,10 @@ impl TagClass {
 }
 
 /// The class of an audio or video payload that begins with `head`. `None` for scripts, and when
-/// `head` is too short to tell; [`TAG_HEAD_LEN`] bytes, or the whole payload if shorter, always do.
+/// `head` is too short to tell. Only the first [`TAG_HEAD_LEN`] bytes are looked at, so that it
+/// does not depend on how much of a payload has come.
 pub fn classify(kind: TagKind, head: &[u8]) -> Option<TagClass> {
+    let head = &head[..head.len().min(TAG_HEAD_LEN)];
     let mut reader = Reader::new(head);
     let class = match kind {
         TagKind::Video => video(&mut reader),
@@ -324,5 +326,14 @@ mod tests {
         let mut head = vec![0x97, 0xff, 0x00, 0x02, 1, 2, 3, 0x00];
         head.extend_from_slice(b"hvc1");
         assert_eq!(classify(TagKind::Video, &head), Some(config(Codec::H265, 12)));
+    }
+
+    #[test]
+    fn a_class_is_told_by_the_head_alone() {
+        let mut head = vec![0x97, TAG_HEAD_LEN as u8];
+        head.resize(2 + TAG_HEAD_LEN + 1, 0);
+        head.extend_from_slice(b"\0hvc1");
+        assert_eq!(classify(TagKind::Video, &head[..TAG_HEAD_LEN]), None);
+        assert_eq!(classify(TagKind::Video, &head), None);
     }
 }

@@ -1,0 +1,180 @@
+//! What an RTMP session wants: to publish, here or on the shard that owns the key, or to play.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tracing::info;
+
+use super::driver::Driver;
+use super::link::{Link, Part, Role, Session};
+use crate::bus::message::Message;
+use crate::bus::view::PublisherView;
+use crate::media::{ConnectionId, StreamKey};
+use crate::proto::rtmp::{
+    PlayRefusal, PublishRefusal as RtmpRefusal, ServerEvent as RtmpEvent,
+    ServerSession as RtmpSession, StreamRequest,
+};
+use crate::ring::{OpKind, Token};
+use crate::shard::PublishRefusal;
+use crate::stream::Packaging;
+
+/// A publisher's connection on its way to the owner of its key.
+struct Moved {
+    id: ConnectionId,
+    fd: OwnedFd,
+    local: SocketAddr,
+    peer: SocketAddr,
+    session: Box<RtmpSession>,
+    key: StreamKey,
+    params: String,
+    held: Vec<Bytes>,
+    /// Answers that the peer has not taken yet.
+    unsent: Bytes,
+    opened: Instant,
+    received_bytes: u64,
+}
+
+impl Driver {
+    pub(super) fn rtmp_event(&mut self, token: Token, event: RtmpEvent) {
+        match event {
+            RtmpEvent::Publish(request) => self.rtmp_publish(token, request),
+            RtmpEvent::Play(request) => self.rtmp_play(token, request),
+            RtmpEvent::Media(part) => {
+                let Some(link) = self.links.get(token) else { return };
+                if let Role::Publisher(handle) = link.role
+                    && !self.shard.media(self.now, handle, part)
+                {
+                    self.close(token);
+                }
+            }
+            RtmpEvent::Unpublish => self.leave_role(token, true),
+            RtmpEvent::StopPlay => self.close(token),
+        }
+    }
+
+    pub(super) fn rtmp_publish(&mut self, token: Token, request: StreamRequest) {
+        let Ok(key) = StreamKey::in_default_vhost(&request.app, &request.stream) else {
+            self.refuse_publish(token, RtmpRefusal::BadName, "The stream has no usable name.");
+            return;
+        };
+        if self.shutting_down {
+            self.refuse_publish(token, RtmpRefusal::Unavailable, "");
+            return;
+        }
+        if self.shard.owner_of(&key) == self.shard.id() {
+            self.publish_here(token, &key, request.params);
+            return;
+        }
+        let Some(link) = self.links.get_mut(token) else { return };
+        link.role = Role::Leaving { key, params: request.params, held: Vec::new() };
+        if link.receiving && !link.receive_cancelled {
+            link.receive_cancelled = true;
+            self.ring.cancel(token, OpKind::Receive);
+        }
+    }
+
+    pub(super) fn publish_here(&mut self, token: Token, key: &StreamKey, params: String) {
+        let Some(link) = self.links.get(token) else { return };
+        let (connection, local, peer) = (link.id, link.local, link.peer);
+        let view = PublisherView { connection, local, peer, params };
+        match self.shard.publish(self.now, key, view) {
+            Ok(handle) => {
+                info!(%connection, %peer, %key, "publishes");
+                let link = self.links.get_mut(token).expect("just seen");
+                link.role = Role::Publisher(handle);
+                link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
+                let Session::Rtmp(session) = &mut link.session else { return };
+                let held = session.accept_publish(self.now);
+                self.drain(token);
+                if let Err(error) = held {
+                    self.session_failed(token, &error);
+                }
+            }
+            Err(refusal) => {
+                info!(%connection, %peer, %key, ?refusal, "may not publish");
+                let (refusal, detail) = match refusal {
+                    PublishRefusal::NameTaken => {
+                        (RtmpRefusal::BadName, "The name is taken by another source.")
+                    }
+                    PublishRefusal::Overloaded => (RtmpRefusal::Unavailable, ""),
+                };
+                self.refuse_publish(token, refusal, detail);
+            }
+        }
+    }
+
+    pub(super) fn refuse_publish(&mut self, token: Token, refusal: RtmpRefusal, detail: &str) {
+        let Some(link) = self.links.get_mut(token) else { return };
+        if let Session::Rtmp(session) = &mut link.session {
+            session.refuse_publish(refusal, detail);
+        }
+        self.drain(token);
+        self.finish(token);
+    }
+
+    /// The kernel has let go of a publisher's socket: off to the owner of its key.
+    pub(super) fn hand_over(&mut self, token: Token) {
+        let Some(link) = self.links.get(token) else { return };
+        if link.has_operations() {
+            return;
+        }
+        let Some(mut link) = self.links.remove(token) else { return };
+        self.by_connection.remove(&link.id);
+        if let Some(at) = link.deadline {
+            self.forget_deadline(at, token);
+        }
+        let unsent = link.take_unsent();
+        let Link { id, fd, local, peer, session, role, opened, received_bytes, .. } = *link;
+        let (Session::Rtmp(session), Role::Leaving { key, params, held }) = (session, role) else {
+            return;
+        };
+        self.counters.handed_over += 1;
+        let owner = self.shard.owner_of(&key);
+        let moved = Moved {
+            id,
+            fd,
+            local,
+            peer,
+            session,
+            key,
+            params,
+            held,
+            unsent,
+            opened,
+            received_bytes,
+        };
+        self.port.put(owner, Message::Adopt(Box::new(moved)));
+    }
+
+    /// A publisher's connection comes from the shard that accepted it.
+    pub(super) fn adopt(&mut self, moved: Box<dyn Any + Send>) {
+        let moved = *moved.downcast::<Moved>().expect("only connections are moved");
+        let ends = (moved.local, moved.peer);
+        let session = Session::Rtmp(moved.session);
+        let mut link = Link::new(moved.id, moved.fd, ends, session, Role::None, moved.opened);
+        link.received_bytes = moved.received_bytes;
+        link.queue(moved.unsent);
+        let token = self.enter(link);
+        self.publish_here(token, &moved.key, moved.params);
+        for bytes in moved.held {
+            self.input(token, bytes);
+        }
+    }
+
+    pub(super) fn rtmp_play(&mut self, token: Token, request: StreamRequest) {
+        match StreamKey::in_default_vhost(&request.app, &request.stream) {
+            Ok(key) => self.play(token, key, Packaging::Rtmp),
+            Err(_) => {
+                let Some(link) = self.links.get_mut(token) else { return };
+                if let Session::Rtmp(session) = &mut link.session {
+                    session.refuse_play(PlayRefusal::StreamNotFound, "It has no usable name.");
+                }
+                self.drain(token);
+                self.finish(token);
+            }
+        }
+    }
+}

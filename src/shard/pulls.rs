@@ -1,0 +1,304 @@
+//! Pulls: adds, attempts under their origin's connect budget, failures and retries.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::lifecycle::{AfterFailure, Pull, PullState};
+use super::tables::{Source, StreamHandle};
+use super::timers::Timer;
+use super::{Action, Shard, Stage};
+use crate::bus::message::{Answer, PullOptions, Ticket};
+use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
+use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
+
+impl Shard {
+    /// Media of an attempt.
+    pub fn attempt_media(&mut self, now: Instant, attempt: AttemptId, part: MediaPart) -> bool {
+        let Some(&handle) = self.attempts.get(&attempt) else { return false };
+        let current = self.tables.get(handle).and_then(|stream| stream.pull()?.attempt());
+        if current != Some(attempt) {
+            self.totals.late_messages += 1;
+            return false;
+        }
+        self.media(now, handle, part)
+    }
+
+    /// Enters a pull. Whoever asked is answered at once or by the first result.
+    pub(super) fn add_pull(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        key: StreamKey,
+        url: Arc<SourceUrl>,
+        options: PullOptions,
+    ) {
+        let found = self.tables.find(&key);
+        if self.shutting_down
+            || found.is_none() && self.tables.pending_count() >= self.policy.pending_max
+        {
+            self.answer(ticket, Answer::Overloaded("too many pending streams"));
+            return;
+        }
+        let handle = match found {
+            None => {
+                let generation = self.next_generation();
+                let source = Source::None { kept: false };
+                self.tables.insert(key, generation, source, (now, self.now_unix))
+            }
+            Some(handle) => {
+                let stream = self.tables.get_mut(handle).expect("just found");
+                if !matches!(stream.source, Source::None { kept: false }) {
+                    self.add_again(ticket, handle, &url, options);
+                    return;
+                }
+                handle
+            }
+        };
+        let mut pull = Pull::new(url, options);
+        if !options.no_wait {
+            pull.adds.push(ticket);
+        }
+        let stream = self.tables.get_mut(handle).expect("just made or found");
+        stream.source = Source::Pull(Box::new(pull));
+        stream.since = now;
+        self.start_attempt(now, handle);
+        if options.no_wait {
+            let state = self.state_of(handle);
+            self.answer(ticket, Answer::Added { state, generation: handle.generation });
+        }
+    }
+
+    /// An add of a key that is taken: the same URL joins an attempt that is under way.
+    pub(super) fn add_again(
+        &mut self,
+        ticket: Ticket,
+        handle: StreamHandle,
+        url: &SourceUrl,
+        options: PullOptions,
+    ) {
+        let state = self.state_of(handle);
+        let stream = self.tables.get_mut(handle).expect("the caller found it");
+        let taken_by = stream.url();
+        if let Some(pull) = stream.pull_mut()
+            && pull.url.as_str() == url.as_str()
+        {
+            match state {
+                StreamState::Registered => {}
+                _ if options.no_wait => {
+                    self.answer(ticket, Answer::Added { state, generation: handle.generation });
+                    return;
+                }
+                StreamState::BackingOff => {}
+                _ => {
+                    pull.adds.push(ticket);
+                    return;
+                }
+            }
+        }
+        let generation = handle.generation;
+        self.answer(ticket, Answer::Exists { state, url: taken_by, generation });
+    }
+
+    /// Dials, or queues for the origin's budget.
+    pub(super) fn start_attempt(&mut self, now: Instant, handle: StreamHandle) {
+        let places = self.policy.connects_per_origin_max;
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let pull = stream.pull_mut().expect("only pulls are attempted");
+        let origin = pull.url.authority();
+        if self.budget.take(&origin, handle, places) {
+            self.dial(now, handle);
+        } else {
+            let timer = self.timers.set(now + pull.options.timeout, Timer::Queue(handle));
+            pull.state = PullState::Queued { timer };
+        }
+    }
+
+    pub(super) fn dial(&mut self, now: Instant, handle: StreamHandle) {
+        let attempt = AttemptId(self.next_serial());
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        stream.open_attempts.insert(attempt);
+        let key = stream.key.clone();
+        let pull = stream.pull_mut().expect("only pulls are dialed");
+        if let PullState::Queued { timer } = pull.state {
+            self.timers.cancel(Some(timer));
+        }
+        let (url, timeout) = (pull.url.clone(), pull.options.timeout);
+        let timer = Some(self.timers.set(now + timeout, Timer::Attempt(attempt)));
+        pull.attempts += 1;
+        pull.state = PullState::Trying {
+            attempt,
+            stage: Stage::Resolving,
+            awaiting: "address",
+            timer,
+            holds_place: true,
+        };
+        self.totals.attempts += 1;
+        self.attempts.insert(attempt, handle);
+        self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
+    }
+
+    /// An attempt has come further; `awaiting` is what the peer was asked.
+    pub fn attempt_stage(
+        &mut self,
+        now: Instant,
+        attempt: AttemptId,
+        new: Stage,
+        awaiting_now: &'static str,
+    ) {
+        let Some((_, pull)) = self.current_pull(attempt) else { return };
+        let PullState::Trying { stage, awaiting, holds_place, .. } = &mut pull.state else {
+            return;
+        };
+        if *stage != Stage::Up {
+            *stage = new;
+        }
+        *awaiting = awaiting_now;
+        if new > Stage::Connecting && std::mem::take(holds_place) {
+            let origin = pull.url.authority();
+            self.give_place_back(now, &origin);
+        }
+    }
+
+    /// Both ends of an attempt's connection.
+    pub fn attempt_connected(
+        &mut self,
+        attempt: AttemptId,
+        ends: (std::net::SocketAddr, std::net::SocketAddr),
+    ) {
+        if let Some((_, pull)) = self.current_pull(attempt) {
+            pull.ends = Some(ends);
+        }
+    }
+
+    /// An attempt has failed. What is left of it is being closed.
+    pub fn attempt_failed(&mut self, now: Instant, attempt: AttemptId, fault: Fault) {
+        let Some((handle, _)) = self.current_pull(attempt) else { return };
+        let stream = self.tables.get_mut(handle).expect("just found");
+        let was_registered = stream.registered;
+        let silence = stream.silence.take();
+        let pull = stream.pull_mut().expect("just found");
+        let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
+        self.totals.attempts_failed[index.expect("ALL is all")] += 1;
+        let text = fault.clone();
+        let after = pull.fail(fault, &self.policy.retry, &mut self.rng);
+        let state = pull.state;
+        let origin = pull.url.authority();
+        let adds = std::mem::take(&mut pull.adds);
+        let mut place = false;
+        if let PullState::Trying { timer, holds_place, .. } = state {
+            self.timers.cancel(timer);
+            place = holds_place;
+        }
+        self.timers.cancel(silence);
+        match after {
+            AfterFailure::GiveUp => {
+                pull.state = PullState::New;
+                for ticket in adds {
+                    self.answer(ticket, Answer::AddFailed(text.clone()));
+                }
+                self.end_stream(now, handle, EndReason::GaveUp, None);
+            }
+            AfterFailure::Retry(delay) => {
+                let next = now + delay;
+                let timer = self.timers.set(next, Timer::Retry(handle));
+                pull.state = PullState::BackingOff { next, timer };
+                stream.ingest.change_source(&mut stream.log);
+                for ticket in adds {
+                    let state = StreamState::BackingOff;
+                    self.answer(ticket, Answer::Added { state, generation: handle.generation });
+                }
+                if was_registered {
+                    self.totals.losses += 1;
+                    let grace = self.policy.reconnect_grace;
+                    self.suspend(now, handle, grace);
+                }
+                self.forget_media(handle);
+            }
+        }
+        if place {
+            self.give_place_back(now, &origin);
+        }
+    }
+
+    /// Nothing is left of an attempt: its sockets are closed, its operations have ended.
+    pub fn attempt_closed(&mut self, attempt: AttemptId, sockets: u32) {
+        let Some(handle) = self.attempts.remove(&attempt) else { return };
+        if let Some(stream) = self.tables.get_mut(handle) {
+            stream.open_attempts.remove(&attempt);
+        } else {
+            self.closed_for(handle.generation, |closing| {
+                if closing.attempts.remove(&attempt) {
+                    closing.released.sockets += sockets;
+                }
+            });
+        }
+    }
+
+    pub(super) fn current_pull(&mut self, attempt: AttemptId) -> Option<(StreamHandle, &mut Pull)> {
+        let handle = *self.attempts.get(&attempt)?;
+        let pull = self.tables.get_mut(handle)?.pull_mut()?;
+        (pull.attempt() == Some(attempt)).then_some((handle, pull))
+    }
+
+    pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
+        let places = self.policy.connects_per_origin_max;
+        let mut next = self.budget.give_back(origin, places);
+        while let Some(handle) = next {
+            let queued = self.tables.get(handle).and_then(|stream| stream.pull());
+            let is_queued =
+                queued.is_some_and(|pull| matches!(pull.state, PullState::Queued { .. }));
+            if is_queued && !self.shutting_down {
+                self.dial(now, handle);
+                return;
+            }
+            next = self.budget.give_back(origin, places);
+        }
+    }
+
+    pub(super) fn leave_queue(&mut self, origin: &str, handle: StreamHandle) {
+        self.budget.leave(origin, handle);
+    }
+
+    pub(super) fn retry(&mut self, now: Instant, handle: StreamHandle) {
+        self.start_attempt(now, handle);
+    }
+
+    /// Its turn did not come: a failure like another, so that whoever waits gets an answer.
+    pub(super) fn queue_is_over(&mut self, now: Instant, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("its timers go with it");
+        let pull = stream.pull_mut().expect("only pulls queue");
+        let origin = pull.url.authority();
+        let fault = Fault::new(
+            ErrorClass::Busy,
+            format!("the connect budget of {origin} is used up by other pulls"),
+        );
+        let text = fault.clone();
+        let adds = std::mem::take(&mut pull.adds);
+        self.budget.leave(&origin, handle);
+        match pull.fail(fault, &self.policy.retry, &mut self.rng) {
+            AfterFailure::GiveUp => {
+                pull.state = PullState::New;
+                for ticket in adds {
+                    self.answer(ticket, Answer::AddFailed(text.clone()));
+                }
+                self.end_stream(now, handle, EndReason::GaveUp, None);
+            }
+            AfterFailure::Retry(delay) => {
+                let next = now + delay;
+                let timer = self.timers.set(next, Timer::Retry(handle));
+                pull.state = PullState::BackingOff { next, timer };
+                for ticket in adds {
+                    let state = StreamState::BackingOff;
+                    self.answer(ticket, Answer::Added { state, generation: handle.generation });
+                }
+            }
+        }
+    }
+
+    pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
+        let Some((_, pull)) = self.current_pull(attempt) else { return };
+        let fault = pull.timeout_fault();
+        self.actions.push_back(Action::HangUp { attempt });
+        self.attempt_failed(now, attempt, fault);
+    }
+}

@@ -1,0 +1,286 @@
+//! What people ask for, and what they must be answered.
+
+use std::time::{Duration, Instant};
+
+use rillcast::bus::message::{CloseOutcome, Closed, Message};
+use rillcast::bus::{Answer, Ask, PullOptions, Ticket};
+use rillcast::media::state::{Generation, StreamState};
+use rillcast::media::{ConnectionId, ShardId};
+
+use super::bus::Way;
+use super::plan::{Deed, pick};
+use super::players::Phase;
+use super::world::{Event, Visit, World};
+
+/// A question on its way, or answered.
+pub(crate) struct Asked {
+    what: What,
+    key: usize,
+    answer_by: Instant,
+    /// What lived under the key when the owner read the question.
+    generation: Option<Generation>,
+    /// The only one that was to be closed.
+    only: Option<Generation>,
+    is_answered: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Add { no_wait: bool },
+    Delete,
+    Close,
+    Streams,
+    Players,
+}
+
+pub(crate) const MEDIA_TIMEOUT_MAX: Duration = Duration::from_millis(3000);
+const TIMEOUT_MS_MAX: u64 = 6000;
+
+impl World {
+    /// Somebody does something.
+    pub(crate) fn do_something(&mut self) {
+        if self.ending {
+            return;
+        }
+        let pause_ms = self.rng.u64(0..=2 * self.plan.pause_ms);
+        self.after_ms(pause_ms, Event::People);
+        match self.plan.deed(&mut self.rng) {
+            Deed::Play => self.new_player(),
+            Deed::Publish => {
+                let key = self.rng.usize(0..self.keys.len());
+                self.publish(key);
+            }
+            Deed::Add => self.add(),
+            Deed::Delete => {
+                let key = self.rng.usize(0..self.keys.len());
+                let ask = Ask::DeletePull { key: self.keys[key].clone() };
+                self.ask(key, What::Delete, self.plan.policy.close_bound, ask);
+            }
+            Deed::Close => self.close(),
+            Deed::Look => self.look(),
+            Deed::Kick => self.kick(),
+            Deed::Turn => {
+                let origin = self.rng.usize(0..self.origins.len());
+                self.origins[origin] = *pick(&mut self.rng, &self.plan.behaviors);
+            }
+            Deed::ChangePolicy => self.change_policy(),
+        }
+    }
+
+    fn add(&mut self) {
+        let key = self.rng.usize(0..self.keys.len());
+        let url = pick(&mut self.rng, &self.urls[key]).clone();
+        let no_wait = self.rng.u32(0..3) == 0;
+        let rng = &mut self.rng;
+        let options = PullOptions {
+            retries_max: *pick(rng, &[None, Some(0), Some(1), Some(3)]),
+            force: rng.bool(),
+            no_wait,
+            timeout: Duration::from_millis(rng.u64(300..=TIMEOUT_MS_MAX)),
+            media_timeout: MEDIA_TIMEOUT_MAX.mul_f64(rng.f64().max(0.1)),
+        };
+        // In the queue of the origin's budget, and at the origin.
+        let bound = Duration::from_millis(if no_wait { 0 } else { 2 * TIMEOUT_MS_MAX });
+        let ask = Ask::AddPull { key: self.keys[key].clone(), url, options };
+        self.ask(key, What::Add { no_wait }, bound, ask);
+    }
+
+    fn close(&mut self) {
+        let key = self.rng.usize(0..self.keys.len());
+        let seen = self.peek(key).map(|view| view.generation);
+        let ask = Ask::Close {
+            key: self.keys[key].clone(),
+            generation: seen.filter(|_| self.rng.bool()),
+            force: self.rng.bool(),
+            pending_too: self.rng.bool(),
+        };
+        self.ask(key, What::Close, self.plan.policy.close_bound, ask);
+    }
+
+    fn look(&mut self) {
+        let key = self.rng.usize(0..self.keys.len());
+        if self.rng.bool() {
+            let ask = Ask::Players { key: self.keys[key].clone() };
+            self.ask(key, What::Players, Duration::ZERO, ask);
+        } else {
+            let ask = if self.rng.bool() {
+                Ask::Stream { key: self.keys[key].clone() }
+            } else {
+                Ask::Streams { from: 0, registered_only: self.rng.bool() }
+            };
+            self.ask(key, What::Streams, Duration::ZERO, ask);
+        }
+    }
+
+    /// Puts a question to the owner of a key, from any shard.
+    fn ask(&mut self, key: usize, what: What, bound: Duration, ask: Ask) {
+        let home = self.rng.usize(0..self.shards.len());
+        let owner = self.owner(key);
+        let serial = self.next_serial();
+        let ticket = Ticket { shard: ShardId(home as u16), serial };
+        let way = 2 * self.plan.bus_delay_max() + Duration::from_millis(5);
+        let answer_by = self.now + bound + way;
+        let only = match &ask {
+            Ask::Close { generation, .. } => *generation,
+            _ => None,
+        };
+        let asked = Asked { what, key, answer_by, generation: None, only, is_answered: false };
+        self.note(|_| format!("  ask {serial} from {home} of {owner}: {what:?} s{key}"));
+        self.asked.insert(serial, asked);
+        if home == owner {
+            self.look_before(ticket, &ask);
+            self.on_shard(owner, |shard, now, _| shard.handle_ask(now, ticket, ask));
+        } else {
+            self.send(Way { from: home, to: owner }, Message::Ask { ticket, ask });
+        }
+    }
+
+    /// Notes what the owner has just before it reads a question.
+    pub(crate) fn look_before(&mut self, ticket: Ticket, ask: &Ask) {
+        if matches!(ask, Ask::DeletePull { .. } | Ask::Close { .. }) {
+            let key = self.asked[&ticket.serial].key;
+            let generation = self.peek(key).map(|view| view.generation);
+            self.asked.get_mut(&ticket.serial).expect("it was asked").generation = generation;
+        }
+    }
+
+    /// An answer leaves the owner: what it says must be true now.
+    pub(crate) fn check_answer(&mut self, owner: usize, ticket: Ticket, answer: &Answer) {
+        let asked = self.asked.get(&ticket.serial).expect("an answer that nobody asked for");
+        let (key, generation, only) = (asked.key, asked.generation, asked.only);
+        assert_eq!(owner, self.owner(key), "answered by another shard than the owner");
+        let closed = match answer {
+            Answer::Deleted(Some(closed)) | Answer::Close(CloseOutcome::Closed(closed)) => closed,
+            Answer::Streams { page, .. } => {
+                for view in page {
+                    assert_eq!(view.registered, view.state == StreamState::Registered);
+                }
+                return;
+            }
+            _ => return,
+        };
+        self.stats.closes += 1;
+        let generation = generation.expect("something was closed");
+        assert!(only.is_none_or(|only| only == generation), "another one was closed");
+        let Closed { complete, .. } = *closed;
+        if !complete {
+            self.stats.closes_incomplete += 1;
+            assert!(!self.plan.prompt, "everybody confirms at once, and a close is not complete");
+            return;
+        }
+        for shard in &self.shards {
+            let holds = shard.holds_generation(generation);
+            assert!(!holds, "shard {} holds what was closed", shard.id());
+        }
+        let attempts = self.attempts.values().filter(|a| a.generation() == generation).count();
+        assert_eq!(attempts, 0, "an attempt of what was closed is open");
+    }
+
+    /// An answer has come to whoever asked.
+    pub(crate) fn answered(&mut self, shard: usize, ticket: Ticket, answer: &Answer) {
+        if shard == self.owner(self.asked[&ticket.serial].key) {
+            self.check_answer(shard, ticket, answer);
+        }
+        self.note(|_| format!("  ask {} is answered: {}", ticket.serial, describe(answer)));
+        let asked = self.asked.get_mut(&ticket.serial).expect("it was asked");
+        assert!(!asked.is_answered, "ask {} is answered twice", ticket.serial);
+        asked.is_answered = true;
+        self.stats.answers += 1;
+        assert!(self.now <= asked.answer_by, "ask {} is answered late", ticket.serial);
+        let fits = match asked.what {
+            What::Add { no_wait } => match answer {
+                Answer::Added { .. } | Answer::Exists { .. } | Answer::Overloaded(_) => true,
+                Answer::AddFailed(_) | Answer::AddCancelled => !no_wait,
+                _ => false,
+            },
+            What::Delete => matches!(answer, Answer::Deleted(_)),
+            What::Close => matches!(answer, Answer::Close(_)),
+            What::Streams => matches!(answer, Answer::Streams { .. } | Answer::Stream(_)),
+            What::Players => matches!(answer, Answer::Players(_)),
+        };
+        assert!(fits, "{:?} is answered with {}", asked.what, describe(answer));
+    }
+
+    fn change_policy(&mut self) {
+        let policy = &mut self.plan.policy;
+        policy.connects_per_origin_max = self.rng.usize(1..4);
+        policy.pending_max = self.rng.usize(1..20);
+        policy.waiters_per_key_max = self.rng.usize(0..20);
+        policy.audio_wait = Duration::from_millis(self.rng.u64(0..=40));
+        let policy = self.plan.policy;
+        self.policy_changed_at = Some(self.now);
+        self.note(|_| format!("  policy {policy:?}"));
+        for shard in 0..self.shards.len() {
+            self.on_shard(shard, |shard, _, _| shard.set_policy(policy));
+        }
+    }
+
+    fn kick(&mut self) {
+        let players = self.players.iter().filter(|(_, player)| player.phase != Phase::Gone);
+        let mut all: Vec<(ConnectionId, usize)> =
+            players.map(|(&connection, _)| (connection, connection.shard.index())).collect();
+        let publishers = self.publishers.iter().filter(|(_, publisher)| !publisher.is_gone);
+        all.extend(publishers.map(|(&connection, of)| (connection, self.owner(of.key))));
+        if all.is_empty() {
+            return;
+        }
+        let (connection, shard) = *pick(&mut self.rng, &all);
+        self.note(|_| format!("  kick {connection}"));
+        self.on_shard(shard, |shard, now, _| shard.kick(now, connection));
+    }
+
+    /// Ends everything without a shut-down: sources first, then what people asked for.
+    pub(crate) fn drain(&mut self) {
+        let publishers: Vec<ConnectionId> = self.publishers.keys().copied().collect();
+        for connection in publishers {
+            self.unpublish(connection);
+        }
+        for key in 0..self.keys.len() {
+            let ask = Ask::Close {
+                key: self.keys[key].clone(),
+                generation: None,
+                force: true,
+                pending_too: true,
+            };
+            self.ask(key, What::Close, self.plan.policy.close_bound, ask);
+        }
+        let visits: Vec<Visit> = self.visits().collect();
+        for visit in visits {
+            let delay_ms = self.rng.u64(0..3000);
+            self.after_ms(delay_ms, Event::Leave(visit));
+        }
+    }
+
+    pub(crate) fn check_bounds(&self) {
+        self.check_waiters();
+        self.check_attempts();
+        self.check_publishers();
+        self.check_memory();
+        for (serial, asked) in &self.asked {
+            let in_time = asked.is_answered || self.now <= asked.answer_by;
+            assert!(in_time, "ask {serial} ({:?}) is not answered", asked.what);
+        }
+    }
+
+    pub(crate) fn check_asked(&self) {
+        for (serial, asked) in &self.asked {
+            assert!(asked.is_answered, "ask {serial} ({:?}) was never answered", asked.what);
+        }
+    }
+}
+
+fn describe(answer: &Answer) -> String {
+    match answer {
+        Answer::Added { state, generation } => format!("added {state:?} {generation}"),
+        Answer::AddFailed(fault) => format!("add failed {:?}", fault.class),
+        Answer::Exists { state, generation, .. } => format!("exists {state:?} {generation}"),
+        Answer::AddCancelled => "add cancelled".to_owned(),
+        Answer::Overloaded(what) => format!("overloaded {what}"),
+        Answer::Deleted(closed) => format!("deleted {closed:?}"),
+        Answer::Close(outcome) => format!("{outcome:?}"),
+        Answer::Stream(view) => format!("stream {}", view.is_some()),
+        Answer::Streams { page, .. } => format!("{} streams", page.len()),
+        Answer::Players(_) => "players".to_owned(),
+        _ => "something else".to_owned(),
+    }
+}

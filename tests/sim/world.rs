@@ -1,0 +1,481 @@
+//! The world of one run: real shards on a virtual clock, and everything around them faked. It
+//! drives the shards as `net` does, by the contract of [`Action`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use rillcast::bus::message::Message;
+use rillcast::bus::view::StreamView;
+use rillcast::bus::{Answer, Ask, Ticket};
+use rillcast::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+use rillcast::shard::{Action, Shard};
+
+use super::api::Asked;
+use super::bus::{Bus, Put, Way};
+use super::media::Source;
+use super::origins::{Attempt, AttemptName, Behavior, Feed};
+use super::plan::{Ending, Plan, pick};
+use super::players::Player;
+use super::publishers::Publisher;
+use super::wire::FakeWire;
+
+/// Something that happens at its time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Event {
+    Bus(Way),
+    Tick(usize),
+    Housekeep,
+    /// Somebody does something.
+    People,
+    Attempt(AttemptName),
+    AttemptClosed(AttemptName),
+    /// A source hands on its next parts.
+    Media(u32),
+    Admitted(Visit),
+    Released(Visit),
+    Leave(Visit),
+    Writable(Visit),
+    Reply(Visit),
+    Unpublish(ConnectionId),
+    PublisherReleased(ConnectionId),
+    Publish(usize),
+    End,
+    ShutDown(usize),
+    /// Nobody comes any more.
+    Doors,
+    Drain,
+}
+
+/// One stay of a connection with a stream; a connection that was refused may ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Visit {
+    pub(crate) connection: ConnectionId,
+    pub(crate) number: u32,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) plan: Plan,
+    pub(crate) now: Instant,
+    epoch: Instant,
+    events: BTreeMap<(Instant, u64), Event>,
+    serial: u64,
+    pub(crate) shards: Vec<Shard>,
+    tick_is_due: Vec<bool>,
+    bus: Bus,
+    /// Flushes lost, by receiving shard and key.
+    pub(crate) lost_flushes: BTreeMap<(usize, usize), u64>,
+    /// Gaps in what players got, by shard.
+    pub(crate) gaps: Vec<u64>,
+    pub(crate) wire: FakeWire,
+    pub(crate) keys: Vec<StreamKey>,
+    pub(crate) urls: Vec<Vec<std::sync::Arc<SourceUrl>>>,
+    pub(crate) origins: Vec<Behavior>,
+    pub(crate) attempts: BTreeMap<AttemptName, Attempt>,
+    pub(crate) sources: Vec<Source>,
+    /// By the serial of the source.
+    pub(crate) feeds: Vec<Feed>,
+    pub(crate) players: BTreeMap<ConnectionId, Player>,
+    pub(crate) publishers: BTreeMap<ConnectionId, Publisher>,
+    pub(crate) asked: BTreeMap<u64, Asked>,
+    pub(crate) ending: bool,
+    pub(crate) policy_changed_at: Option<Instant>,
+    /// Shards that were told to shut down.
+    pub(crate) is_shut: Vec<bool>,
+    pub(crate) stats: Stats,
+    trace: Option<VecDeque<String>>,
+    steps: u64,
+}
+
+/// How often what happened, so that a test can tell that it did.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Stats {
+    pub(crate) frames: u64,
+    pub(crate) gaps: u64,
+    pub(crate) jumps: u64,
+    pub(crate) evictions: u64,
+    pub(crate) resyncs: u64,
+    pub(crate) losses: u64,
+    pub(crate) registrations: u64,
+    pub(crate) attempts: u64,
+    pub(crate) admitted: u64,
+    pub(crate) refused: u64,
+    pub(crate) closes: u64,
+    pub(crate) closes_incomplete: u64,
+    pub(crate) answers: u64,
+    pub(crate) late: u64,
+}
+
+const TRACE_LEN: usize = 400;
+/// Steps after which a run is taken to have no end.
+const STEPS_MAX: u64 = 200_000;
+/// A ticket of our own, to look at a shard with.
+const PEEK: u64 = 0;
+
+impl World {
+    pub(crate) fn new(seed: u64, traced: bool) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let plan = Plan::new(&mut rng);
+        let epoch = rillcast::clock::now();
+        let hash_seed = rng.u64(..);
+        let shards = (0..plan.shards)
+            .map(|id| Shard::new(ShardId(id as u16), plan.shards, hash_seed, plan.policy))
+            .collect();
+        let bus = Bus::new(
+            plan.shards,
+            plan.bus_latency_us_max,
+            plan.bus_full_one_in,
+            plan.bus_full_ms_max,
+        );
+        let keys: Vec<StreamKey> = (0..plan.keys)
+            .map(|key| StreamKey::in_default_vhost("live", &format!("s{key}")).expect("a good key"))
+            .collect();
+        let urls = (0..plan.keys)
+            .map(|key| {
+                let urls = (0..plan.origins).map(|origin| {
+                    let text = format!("rtmp://origin{origin}/live/s{key}");
+                    SourceUrl::parse(&text, false).expect("a good URL").into()
+                });
+                urls.collect()
+            })
+            .collect();
+        let behaviors = &plan.behaviors;
+        let origins = (0..plan.origins).map(|_| *pick(&mut rng, behaviors)).collect();
+        let mut world = Self {
+            now: epoch,
+            epoch,
+            events: BTreeMap::new(),
+            serial: 0,
+            shards,
+            tick_is_due: vec![false; plan.shards],
+            bus,
+            lost_flushes: BTreeMap::new(),
+            gaps: vec![0; plan.shards],
+            wire: FakeWire::default(),
+            keys,
+            urls,
+            origins,
+            attempts: BTreeMap::new(),
+            sources: Vec::new(),
+            feeds: Vec::new(),
+            players: BTreeMap::new(),
+            publishers: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            ending: false,
+            policy_changed_at: None,
+            is_shut: vec![false; plan.shards],
+            stats: Stats::default(),
+            trace: traced.then(VecDeque::new),
+            steps: 0,
+            rng,
+            plan,
+        };
+        world.note(|world| format!("{:#?}", world.plan));
+        let run = world.plan.run;
+        world.after(run, Event::End);
+        world.after(Duration::ZERO, Event::People);
+        world.after(Duration::from_secs(1), Event::Housekeep);
+        world
+    }
+
+    /// Lets everything happen that does, up to the end of it all.
+    pub(crate) fn run(&mut self) {
+        loop {
+            let event_at = self.events.first_key_value().map(|(&(at, _), _)| at);
+            let timers = self.shards.iter().enumerate();
+            let timer = timers.filter_map(|(id, shard)| Some((shard.poll_timeout()?, id))).min();
+            match (event_at, timer) {
+                (None, None) => break,
+                (Some(at), Some((due, shard))) if due <= at => self.handle_timeout(due, shard),
+                (None, Some((due, shard))) => self.handle_timeout(due, shard),
+                (Some(_), _) => {
+                    let ((at, _), event) = self.events.pop_first().expect("just seen");
+                    self.now = self.now.max(at);
+                    self.note(|_| format!("{event:?}"));
+                    self.handle_event(event);
+                }
+            }
+            self.steps += 1;
+            assert!(self.steps < STEPS_MAX, "it does not end");
+            for shard in &self.shards {
+                shard.check_invariants();
+            }
+            if self.steps.is_multiple_of(32) {
+                self.check_bounds();
+            }
+        }
+        self.check_end();
+    }
+
+    pub(crate) fn trace(&self) -> String {
+        let lines = self.trace.iter().flatten();
+        lines.fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    /// Writes a line for whoever looks for a fault.
+    pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_none() {
+            return;
+        }
+        let ms = self.now.duration_since(self.epoch).as_secs_f64() * 1000.0;
+        let line = format!("{ms:10.3} {}", line(self));
+        let trace = self.trace.as_mut().expect("just seen");
+        if trace.len() == TRACE_LEN {
+            trace.pop_front();
+        }
+        trace.push_back(line);
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    pub(crate) fn after_ms(&mut self, delay_ms: u64, event: Event) {
+        self.after(Duration::from_millis(delay_ms), event);
+    }
+
+    fn at(&mut self, at: Instant, event: Event) {
+        self.serial += 1;
+        self.events.insert((at, self.serial), event);
+    }
+
+    pub(crate) fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    pub(crate) fn owner(&self, key: usize) -> usize {
+        self.shards[0].owner_of(&self.keys[key]).index()
+    }
+
+    pub(crate) fn key_index(&self, key: &StreamKey) -> usize {
+        self.keys.iter().position(|of| of == key).expect("only our keys")
+    }
+
+    /// Calls a shard and does what it wants done.
+    pub(crate) fn on_shard<R>(
+        &mut self,
+        shard: usize,
+        call: impl FnOnce(&mut Shard, Instant, &mut FakeWire) -> R,
+    ) -> R {
+        let result = call(&mut self.shards[shard], self.now, &mut self.wire);
+        self.read_players();
+        self.do_actions(shard);
+        if !std::mem::replace(&mut self.tick_is_due[shard], true) {
+            let delay = Duration::from_micros(self.rng.u64(0..2000));
+            self.after(delay, Event::Tick(shard));
+        }
+        result
+    }
+
+    /// What the owner of a key has under it.
+    pub(crate) fn peek(&mut self, key: usize) -> Option<StreamView> {
+        let owner = self.owner(key);
+        let ticket = Ticket { shard: ShardId(owner as u16), serial: PEEK };
+        let shard = &mut self.shards[owner];
+        shard.handle_ask(self.now, ticket, Ask::Stream { key: self.keys[key].clone() });
+        match shard.poll_action() {
+            Some(Action::Answer { answer: Answer::Stream(view), .. }) => view.map(|view| *view),
+            _ => panic!("streams are answered at once"),
+        }
+    }
+
+    fn handle_timeout(&mut self, due: Instant, shard: usize) {
+        self.now = self.now.max(due);
+        self.note(|_| format!("timeout of shard {shard}"));
+        self.on_shard(shard, |shard, now, _| shard.handle_timeout(now));
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Bus(way) => self.deliver(way),
+            Event::Tick(shard) => {
+                self.on_shard(shard, |shard, now, wire| shard.tick(now, wire));
+                self.tick_is_due[shard] = false;
+                self.check_tick(shard);
+            }
+            Event::Housekeep => {
+                for shard in 0..self.shards.len() {
+                    self.on_shard(shard, |shard, now, wire| shard.housekeep(now, wire));
+                }
+                if !self.ending {
+                    self.check_progress();
+                    self.after(Duration::from_secs(1), Event::Housekeep);
+                }
+            }
+            Event::People => self.do_something(),
+            Event::Attempt(name) => self.attempt_step(name),
+            Event::AttemptClosed(name) => self.attempt_closed(name),
+            Event::Media(source) => self.media(source),
+            Event::Admitted(visit) => self.admitted(visit),
+            Event::Released(visit) => self.released(visit),
+            Event::Leave(visit) => self.leave(visit),
+            Event::Writable(visit) => self.writable(visit),
+            Event::Reply(visit) => self.reply(visit),
+            Event::Unpublish(connection) => self.unpublish(connection),
+            Event::PublisherReleased(connection) => self.publisher_released(connection),
+            Event::Publish(key) => self.publish(key),
+            Event::End => self.end(),
+            Event::ShutDown(shard) => self.shut_down(shard),
+            Event::Doors => self.ending = true,
+            Event::Drain => self.drain(),
+        }
+    }
+
+    fn do_actions(&mut self, shard: usize) {
+        while let Some(action) = self.shards[shard].poll_action() {
+            match action {
+                Action::Send { to, message } => {
+                    if let Message::Answer { ticket, answer } = &message {
+                        self.check_answer(shard, *ticket, answer);
+                    }
+                    self.send(Way { from: shard, to: to.index() }, message);
+                }
+                Action::Answer { ticket, answer } => {
+                    assert_eq!(ticket.shard.index(), shard, "an answer on the wrong shard");
+                    self.answered(shard, ticket, &answer);
+                }
+                Action::Admit { connection } => self.admit(connection),
+                Action::Refuse { connection, reason } => self.refuse(connection, reason),
+                Action::End { connection, reason, player } => {
+                    let between_tags = player.is_none_or(|player| player.between_tags);
+                    self.end_connection(connection, reason, between_tags);
+                }
+                Action::Dial { attempt, stream, url, timeout, .. } => {
+                    self.dial(AttemptName { shard, attempt }, stream, (&url, timeout));
+                }
+                Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
+                Action::PollWritable { connection } => self.poll_writable(connection),
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, way: Way, message: Message) {
+        self.note(|_| format!("  {} -> {}: {}", way.from, way.to, describe(&message)));
+        match self.bus.put(self.now, way, message, &mut self.rng) {
+            Put::At(due) => self.at(due, Event::Bus(way)),
+            Put::Dropped(Message::Flushed { key, .. }) => {
+                self.note(|_| "  it is lost".to_owned());
+                *self.lost_flushes.entry((way.to, self.key_index(&key))).or_default() += 1;
+                self.shards[way.from].flush_was_dropped(ShardId(way.to as u16), &key);
+            }
+            Put::Dropped(_) => unreachable!("only flushes are"),
+        }
+    }
+
+    fn deliver(&mut self, way: Way) {
+        let message = self.bus.take(way);
+        self.note(|_| format!("  {} got {}", way.to, describe(&message)));
+        if let Message::Ask { ticket, ask } = &message {
+            self.look_before(*ticket, ask);
+        }
+        self.on_shard(way.to, |shard, now, _| {
+            shard.handle_message(now, ShardId(way.from as u16), message);
+        });
+    }
+
+    /// Ends everything in the way of the plan.
+    fn end(&mut self) {
+        match self.plan.ending {
+            Ending::ShutDown => {
+                for shard in 0..self.shards.len() {
+                    let delay_ms = self.rng.u64(0..300);
+                    self.after_ms(delay_ms, Event::ShutDown(shard));
+                }
+                // People go on asking for a while.
+                self.after_ms(1000, Event::Doors);
+            }
+            Ending::Drain => {
+                self.ending = true;
+                // What was asked before has reached its owner by then.
+                self.after(self.plan.bus_delay_max(), Event::Drain);
+            }
+        }
+    }
+
+    fn shut_down(&mut self, shard: usize) {
+        self.is_shut[shard] = true;
+        self.on_shard(shard, |shard, now, _| shard.shut_down(now));
+    }
+
+    fn check_end(&mut self) {
+        assert!(self.bus.is_empty(), "the bus holds something");
+        self.check_asked();
+        self.check_connections();
+        let open: Vec<_> = self.attempts.keys().collect();
+        assert!(open.is_empty(), "attempts were never closed: {open:?}");
+        for shard in &self.shards {
+            let ledger = shard.ledger();
+            assert!(ledger.is_zero(), "shard {} holds {ledger}", shard.id());
+            assert_eq!(shard.origins_dialed(), 0, "places in connect budgets are taken");
+            let totals = shard.totals();
+            self.stats.jumps += totals.player_jumps;
+            self.stats.evictions += totals.player_evictions;
+            self.stats.resyncs += totals.resyncs;
+            self.stats.losses += totals.losses;
+            self.stats.registrations += totals.registrations;
+            self.stats.attempts += totals.attempts;
+            self.stats.late += totals.late_messages;
+        }
+        self.stats.gaps = self.gaps.iter().sum();
+    }
+
+    pub(crate) fn origin_of(&self, url: &SourceUrl) -> usize {
+        let number = url.host.strip_prefix("origin").expect("our origins");
+        number.parse().expect("numbered")
+    }
+}
+
+fn describe(message: &Message) -> String {
+    match message {
+        Message::Interest { key, local, players, waiters } => {
+            format!(
+                "interest {} local {} players {players} waiters {waiters}",
+                key.stream(),
+                local.serial
+            )
+        }
+        Message::Released { key, local, .. } => {
+            format!("released {} local {}", key.stream(), local.serial)
+        }
+        Message::Attached { key, local, generation, .. } => {
+            format!("attached {} local {} generation {generation}", key.stream(), local.serial)
+        }
+        Message::Flushed { key, delta, .. } => {
+            let to = delta.first_seq + delta.entries.len() as u64;
+            format!("flushed {} {}..{to}", key.stream(), delta.first_seq)
+        }
+        Message::Suspended { key, .. } => format!("suspended {}", key.stream()),
+        Message::Resumed { key, .. } => format!("resumed {}", key.stream()),
+        Message::End { key, local, generation, reason } => {
+            format!(
+                "end {} local {} generation {generation} {reason:?}",
+                key.stream(),
+                local.serial
+            )
+        }
+        Message::Ask { ticket, .. } => format!("ask {}", ticket.serial),
+        Message::Answer { ticket, .. } => format!("answer {}", ticket.serial),
+        Message::Adopt(_) => "what is net's".to_owned(),
+    }
+}
+
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.gaps += other.gaps;
+        self.jumps += other.jumps;
+        self.evictions += other.evictions;
+        self.resyncs += other.resyncs;
+        self.losses += other.losses;
+        self.registrations += other.registrations;
+        self.attempts += other.attempts;
+        self.admitted += other.admitted;
+        self.refused += other.refused;
+        self.closes += other.closes;
+        self.closes_incomplete += other.closes_incomplete;
+        self.answers += other.answers;
+        self.late += other.late;
+    }
+}
