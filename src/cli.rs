@@ -10,16 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{info, warn};
+use nix::unistd::close;
+use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
 use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
+use crate::limits::DESCRIPTORS_AT_START_MAX;
 use crate::logging;
 use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
 use crate::shard::ledger::Ledger;
@@ -197,10 +200,20 @@ fn cpus_of(config: &Config) -> Result<Vec<usize>, Failure> {
 
 /// Each connection is a descriptor; take as many as the process may have.
 fn raise_file_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
+    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         warn!(%error, "the limit of open files was not raised");
+        return;
+    }
+    // The kernel doubles a process's table of descriptors when it is full, and in a process with
+    // threads each time waits for an RCU grace period, 10 to 50 ms in which a shard stands still.
+    // A descriptor with a high number has it grown once, before there are threads.
+    let highest = hard.clamp(1, DESCRIPTORS_AT_START_MAX) - 1;
+    let Ok(highest) = i32::try_from(highest) else { return };
+    let grown = fcntl(std::io::stderr(), FcntlArg::F_DUPFD_CLOEXEC(highest)).and_then(close);
+    if let Err(error) = grown {
+        // It still grows, only later.
+        debug!(%error, "the table of descriptors was not grown");
     }
 }
 
