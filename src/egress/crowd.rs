@@ -372,3 +372,276 @@ fn block(player: &mut Player, now: Instant, events: &mut CrowdEvents) {
         events.blocked.push(player.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Scene, id};
+    use super::*;
+    use crate::proto::flv::FILE_HEADER;
+    use crate::stream::testing::Writer;
+
+    #[test]
+    fn who_joins_gets_configurations_and_the_gop() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        assert_eq!(scene.timestamps(1), [0, 40]);
+        let got = &scene.wire.got[&1];
+        let opening = scene.writer.log.range(0..3).map(|entry| entry.len as usize).sum::<usize>();
+        assert_eq!(got[FILE_HEADER.len() + opening..][11..13], [0x17, 1], "then the keyframe");
+    }
+
+    #[test]
+    fn who_joins_before_the_first_keyframe_starts_with_it() {
+        let mut scene = Scene::new();
+        scene.writer.log.forget_gop();
+        scene.join(1, Packaging::Flv);
+        scene.writer.frame(80, 10);
+        scene.flush();
+        assert!(!scene.wire.got.contains_key(&1));
+        scene.writer.keyframe(120, 10);
+        scene.writer.frame(160, 10);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [120, 160]);
+    }
+
+    #[test]
+    fn who_is_caught_up_shares_one_submission() {
+        let mut scene = Scene::new();
+        for fd in 0..6 {
+            scene.join(fd, Packaging::ALL[fd as usize % 3]);
+        }
+        scene.wire.submissions.clear();
+        scene.writer.frame(80, 300);
+        scene.flush();
+        assert_eq!(scene.wire.submissions, [6]);
+        assert!(scene.wire.got[&0] == scene.wire.got[&3]);
+        assert_eq!(scene.timestamps(0), [0, 40, 80]);
+    }
+
+    #[test]
+    fn a_span_of_another_stream_is_not_looked_up_in_this_one() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Rtmp);
+        scene.writer.keyframe(80, 3000);
+        scene.flush();
+        let mut other = Scene::new();
+        other.scratch = scene.scratch;
+        other.join(2, Packaging::Flv);
+        other.writer.frame(80, 10);
+        other.flush();
+        assert_eq!(other.timestamps(2), [0, 40, 80]);
+    }
+
+    #[test]
+    fn a_full_socket_goes_on_from_its_cursor_and_costs_others_nothing() {
+        for packaging in Packaging::ALL {
+            let mut scene = Scene::new();
+            scene.join(1, packaging);
+            scene.join(2, packaging);
+            for room in 0..250 {
+                scene.wire.room.insert(2, room);
+                scene.writer.frame(80 + room as u32 * 40, 150);
+                scene.writer.audio(85 + room as u32 * 40, 20);
+                let events = scene.flush();
+                assert_eq!(events.blocked.is_empty(), scene.stats(2).lag_bytes == 0);
+                if !events.blocked.is_empty() {
+                    scene.writable(2, u64::MAX);
+                }
+                assert!(scene.wire.got[&1] == scene.wire.got[&2], "{packaging:?} {room}");
+            }
+            assert_eq!(scene.stats(2).jumps, 0);
+            assert_eq!(scene.stats(1).sent_bytes, scene.wire.got[&1].len() as u64);
+            assert_eq!(scene.stats(2).sent_bytes, scene.stats(1).sent_bytes);
+        }
+    }
+
+    #[test]
+    fn a_player_over_its_bound_finishes_its_tag_and_jumps_to_the_newest_keyframe() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 100);
+        for timestamp_ms in (80..400).step_by(40) {
+            scene.writer.frame(timestamp_ms, 1000);
+            scene.flush();
+        }
+        assert_eq!((scene.stats(1).jumps, scene.stats(1).lag_bytes), (1, 0));
+        let slowest = scene.crowd.slowest_seq();
+        scene.writer.log.trim(slowest, 0);
+        scene.writable(1, u64::MAX);
+        assert_eq!(scene.timestamps(1), [0, 40, 80], "the tag that was begun is whole");
+        scene.writer.frame(400, 10);
+        scene.writer.keyframe(440, 10);
+        scene.writer.frame(480, 10);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [0, 40, 80, 440, 480]);
+        assert_eq!(scene.crowd.take_totals().jumps, 1);
+    }
+
+    #[test]
+    fn a_jump_brings_the_configuration_that_is_in_force() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(80, 6000);
+        scene.flush();
+        scene.writer.tag(crate::media::TagKind::Video, 120, &[0x17, 0, 0, 0, 0, 7]);
+        scene.writer.frame(120, 6000);
+        scene.flush();
+        scene.writer.keyframe(160, 10);
+        scene.flush();
+        scene.writable(1, u64::MAX);
+        assert_eq!(scene.timestamps(1), [0, 40, 160]);
+        let config = [0x17, 0, 0, 0, 0, 7];
+        assert!(scene.wire.got[&1].windows(config.len()).any(|at| at == config));
+    }
+
+    #[test]
+    fn a_jump_is_over_when_the_player_has_caught_up() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(80, 6000);
+        scene.flush();
+        assert!(scene.flush().evicted.is_empty());
+        assert_eq!(scene.stats(1).jumps, 1);
+        scene.writable(1, u64::MAX);
+        scene.writer.keyframe(120, 10);
+        scene.flush();
+        scene.now += scene.limits.lag_evict * 2;
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(160, 10);
+        scene.flush();
+        let events = scene.turn(|crowd, turn| crowd.check_slow(turn));
+        assert!(events.evicted.is_empty(), "it is full for the first time since then");
+    }
+
+    #[test]
+    fn a_player_that_jumps_without_catching_up_is_evicted() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 0);
+        let start = scene.now;
+        for timestamp_ms in (80..2000).step_by(40) {
+            scene.writer.keyframe(timestamp_ms, 4000);
+            if !scene.flush().evicted.is_empty() {
+                break;
+            }
+            // A little goes out each time, so that it is never stuck.
+            scene.writable(1, 50);
+            scene.now += Duration::from_secs(1);
+        }
+        // It jumped when the second keyframe came.
+        let until_eviction = scene.limits.lag_evict + Duration::from_secs(1);
+        assert_eq!(scene.now.duration_since(start), until_eviction);
+        assert!(scene.stats(1).jumps > 2);
+    }
+
+    #[test]
+    fn a_player_is_evicted_for_the_time_that_it_was_owed_something() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        // Nothing to send for long: not its fault.
+        scene.now += scene.limits.lag_evict * 3;
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(80, 10);
+        assert_eq!(scene.flush().blocked, [id(1)]);
+        for _ in 0..10 {
+            let events = scene.turn(|crowd, turn| crowd.check_slow(turn));
+            assert!(events.evicted.is_empty());
+            scene.now += scene.limits.lag_evict / 10;
+        }
+        let events = scene.turn(|crowd, turn| crowd.check_slow(turn));
+        assert_eq!(events.evicted, [id(1)]);
+    }
+
+    #[test]
+    fn replies_go_between_two_tags() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        let before = scene.wire.got[&1].len();
+        scene.wire.room.insert(1, 30);
+        scene.writer.frame(80, 100);
+        scene.writer.frame(120, 100);
+        scene.flush();
+        scene.turn(|crowd, turn| crowd.insert(id(1), Bytes::from_static(b"pong"), turn));
+        scene.writable(1, u64::MAX);
+        let got = &scene.wire.got[&1][before..];
+        assert_eq!(&got[115..119], b"pong");
+        assert_eq!(got.len(), 115 + 4 + 115);
+        assert!(scene.crowd.remove(id(1)).expect("it plays").between_tags);
+    }
+
+    #[test]
+    fn a_removed_player_tells_whether_it_is_within_a_tag() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::WsFlv);
+        scene.wire.room.insert(1, 5);
+        scene.writer.frame(80, 100);
+        scene.flush();
+        let removed = scene.crowd.remove(id(1)).expect("it plays");
+        assert!(!removed.between_tags);
+        assert_eq!(removed.sent_bytes, scene.wire.got[&1].len() as u64);
+    }
+
+    #[test]
+    fn a_broken_socket_is_reported_and_the_others_go_on() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.join(2, Packaging::Flv);
+        scene.wire.broken.push(1);
+        scene.writer.frame(80, 10);
+        assert_eq!(scene.flush().broken, [id(1)]);
+        assert_eq!(scene.timestamps(2), [0, 40, 80]);
+    }
+
+    #[test]
+    fn what_is_more_than_a_span_comes_in_several_sends() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        for index in 0..40 {
+            scene.writer.frame(80 + index * 40, 30_000);
+        }
+        assert!(scene.flush().blocked.is_empty());
+        assert_eq!(scene.timestamps(1).len(), 42);
+        assert!(scene.wire.submissions.len() > 4);
+    }
+
+    #[test]
+    fn a_new_view_keeps_who_stands_within_it_and_moves_the_others() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.join(2, Packaging::Flv);
+        scene.wire.room.insert(2, 20);
+        scene.writer.frame(80, 100);
+        scene.flush();
+        let old = std::mem::take(&mut scene.writer.log);
+        // The owner went on: a keyframe, then what the first player stands behind.
+        let mut new = Writer::opened();
+        new.frame(0, 500);
+        new.frame(40, 100);
+        new.keyframe(80, 100);
+        new.frame(120, 100);
+        new.log.flush();
+        new.log.trim(None, u64::MAX);
+        assert_eq!(new.log.first_seq(), 5);
+        scene.writer = new;
+        scene.crowd.relocate(&old, &scene.writer.log);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [0, 40, 80, 120]);
+        assert_eq!((scene.stats(1).jumps, scene.stats(2).jumps), (0, 0));
+        scene.writable(2, u64::MAX);
+        assert_eq!(scene.timestamps(2), [0, 40, 80, 120]);
+        let old = std::mem::take(&mut scene.writer.log);
+        let mut new = Writer::opened();
+        for timestamp_ms in (0..400).step_by(40) {
+            new.keyframe(timestamp_ms, 10);
+        }
+        new.log.flush();
+        new.log.trim(None, u64::MAX);
+        scene.writer = new;
+        scene.crowd.relocate(&old, &scene.writer.log);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [0, 40, 80, 120, 360]);
+        assert_eq!(scene.stats(1).jumps, 1);
+    }
+}
