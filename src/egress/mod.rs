@@ -3,6 +3,8 @@
 pub mod crowd;
 pub mod flush;
 pub mod player;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use crowd::{
     Crowd, CrowdEvents, CrowdLimits, CrowdTotals, PlayerStats, Removed, Scratch, Turn,
