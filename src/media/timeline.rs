@@ -48,7 +48,8 @@ impl Timeline {
             TagKind::Video => self.video,
             TagKind::Script => None,
         };
-        if let Some(previous) = previous {
+        // A clock may restart before a track's first tag, too.
+        if let Some(previous) = previous.or_else(|| self.last()) {
             let step = distance(previous, mapped);
             if !(-STEP_BACK_MS_MAX..=STEP_AHEAD_MS_MAX).contains(&step) {
                 let last = self.last().expect("this kind came before");
@@ -147,6 +148,16 @@ mod tests {
         assert_eq!(timeline.map(TagKind::Video, 100), Some(5040));
         assert_eq!(timeline.map(TagKind::Audio, 50), None);
         assert_eq!(timeline.map(TagKind::Audio, 61), Some(5001));
+    }
+
+    #[test]
+    fn a_clock_that_restarts_before_a_tracks_first_tag_is_joined_on() {
+        let mut timeline = Timeline::default();
+        timeline.map(TagKind::Video, 100_000);
+        timeline.map(TagKind::Video, 100_040);
+        assert_eq!(timeline.map(TagKind::Audio, 10), Some(100_080));
+        assert_eq!(timeline.map(TagKind::Video, 0), Some(100_070));
+        assert_eq!(timeline.map(TagKind::Video, 40), Some(100_110));
     }
 
     #[test]
