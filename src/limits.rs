@@ -137,6 +137,10 @@ pub const STREAMS_PER_PAGE: usize = 256;
 /// Places in its table that a shard looks at for that: at a cache miss each, 0.4 ms.
 pub const SLOTS_PER_PAGE: usize = 4096;
 
+/// Bytes of protocol replies that a player may leave unread before it is evicted. Pings and
+/// acknowledgements are under 20 bytes and answered one by one; a prelude may come on top.
+pub const DETOUR_LEN_MAX: usize = 16 * 1024;
+
 /// Descriptors for which the process's table has room from the start: 20,000 connections on each of
 /// three shards. 8 B each: 512 KiB of kernel memory.
 pub const DESCRIPTORS_AT_START_MAX: u64 = 65_536;

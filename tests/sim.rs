@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use world::{Stats, World};
 
 /// Seeds of a run in CI: under a minute on two cores.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 2500;
 
 #[test]
 fn shards_keep_their_word_whatever_happens() {

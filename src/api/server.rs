@@ -58,7 +58,8 @@ pub(super) async fn show_statistic<N: Node>(call: &Call<'_, N>) -> Result<Respon
         let Answer::Sessions(sessions) = answer? else { return Err(Failure::other_answer()) };
         statistic.tcp_session += sessions.len() as u64;
     }
-    statistic.tcp_client = statistic.socket.saturating_sub(statistic.tcp_session);
+    let inbound = statistic.tcp_session + statistic.tcp_server;
+    statistic.tcp_client = statistic.socket.saturating_sub(inbound);
     Ok(wire::success(Data { data: statistic }))
 }
 

@@ -32,6 +32,8 @@ pub struct MeshPort {
     outboxes: Vec<VecDeque<Message>>,
     wakers: Vec<Option<Arc<dyn Wake>>>,
     to_wake: Vec<bool>,
+    /// The queue that is looked at first the next time.
+    next_queue: usize,
     dropped: u64,
 }
 
@@ -55,6 +57,7 @@ impl Mesh {
                 outboxes: (0..shards).map(|_| VecDeque::new()).collect(),
                 wakers: vec![None; shards],
                 to_wake: vec![false; shards],
+                next_queue: 0,
                 dropped: 0,
             })
             .collect();
@@ -140,8 +143,12 @@ impl MeshPort {
 
     /// The next message for this shard, the queues in turn.
     pub fn take(&mut self) -> Option<(ShardId, Message)> {
-        self.receivers.iter().enumerate().find_map(|(index, receiver)| {
-            receiver.try_recv().ok().map(|message| (ShardId(index as u16), message))
+        let count = self.receivers.len();
+        (0..count).find_map(|step| {
+            let index = (self.next_queue + step) % count;
+            let message = self.receivers[index].try_recv().ok()?;
+            self.next_queue = (index + 1) % count;
+            Some((ShardId(index as u16), message))
         })
     }
 
@@ -188,6 +195,19 @@ mod tests {
         assert!(seen.is_sorted());
         assert!(receiver.take().is_none());
         assert!(!sender.flush());
+    }
+
+    #[test]
+    fn a_busy_shard_does_not_keep_the_others_waiting() {
+        let mut mesh = Mesh::new(3);
+        let mut ports: Vec<MeshPort> = (0..3).map(|id| mesh.take_port(ShardId(id))).collect();
+        for serial in 0..3 {
+            ports[0].put(ShardId(2), done(serial));
+        }
+        ports[1].put(ShardId(2), done(9));
+        let from: Vec<u16> =
+            std::iter::from_fn(|| ports[2].take()).map(|(from, _)| from.0).collect();
+        assert_eq!(from, [0, 1, 0, 0]);
     }
 
     #[test]

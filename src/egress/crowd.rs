@@ -4,6 +4,7 @@
 //! Per player and flush the work is one entry in a batch: no allocation, no hashing, no reference
 //! count.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,6 +46,7 @@ pub struct CrowdEvents {
 #[derive(Default)]
 pub struct Crowd {
     players: Vec<Player>,
+    index_of: HashMap<ConnectionId, usize>,
     /// Caught-up players have everything before this.
     sent_seq: u64,
     totals: CrowdTotals,
@@ -106,6 +108,7 @@ impl Crowd {
         if !log.awaits_keyframe() {
             place(&mut player, log, log.start_seq());
         }
+        self.index_of.insert(player.id, self.players.len());
         self.players.push(player);
         self.players.len() - 1
     }
@@ -142,7 +145,7 @@ impl Crowd {
 
     /// A blocked player's socket takes bytes again.
     pub fn writable(&mut self, id: ConnectionId, turn: &mut Turn<'_>) {
-        if let Some(index) = self.players.iter().position(|player| player.id == id) {
+        if let Some(&index) = self.index_of.get(&id) {
             self.players[index].polling = false;
             self.advance(index, turn);
         }
@@ -150,8 +153,11 @@ impl Crowd {
 
     /// Puts protocol bytes between a player's tags and sends what its socket takes.
     pub fn insert(&mut self, id: ConnectionId, bytes: Bytes, turn: &mut Turn<'_>) {
-        if let Some(index) = self.players.iter().position(|player| player.id == id) {
-            self.players[index].insert(bytes);
+        if let Some(&index) = self.index_of.get(&id) {
+            if !self.players[index].insert(bytes) {
+                turn.events.evicted.push(id);
+                return;
+            }
             if !self.players[index].polling {
                 self.advance(index, turn);
             }
@@ -202,8 +208,11 @@ impl Crowd {
 
     /// Removes a player. Returns what it has got, and whether its peer can make sense of a goodbye.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Removed> {
-        let index = self.players.iter().position(|player| player.id == id)?;
+        let index = self.index_of.remove(&id)?;
         let player = self.players.swap_remove(index);
+        if let Some(moved) = self.players.get(index) {
+            self.index_of.insert(moved.id, index);
+        }
         Some(Removed { between_tags: player.is_between_tags(), sent_bytes: player.sent_bytes })
     }
 
@@ -353,7 +362,7 @@ fn place(player: &mut Player, log: &Log, seq: u64) {
         let timestamp_ms = log.timestamp_at(seq);
         let greeting = (!player.greeted).then(|| log.kinds());
         let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
-        player.insert(bytes.into());
+        player.insert_prelude(bytes.into());
         player.greeted = true;
         player.prelude_version = prelude.version;
     }
@@ -370,5 +379,398 @@ fn block(player: &mut Player, now: Instant, events: &mut CrowdEvents) {
         // Before that it was owed nothing, however long ago it got something.
         player.last_progress = now;
         events.blocked.push(player.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::egress::flush::Socket;
+    use crate::media::ShardId;
+    use crate::proto::flv::FILE_HEADER;
+    use crate::stream::testing::Writer;
+
+    /// Sockets that take what there is room for; one without an entry takes everything.
+    #[derive(Default)]
+    struct FakeWire {
+        room: BTreeMap<i32, u64>,
+        broken: Vec<i32>,
+        got: BTreeMap<i32, Vec<u8>>,
+        submissions: Vec<usize>,
+    }
+
+    impl Wire for FakeWire {
+        fn send(&mut self, batch: &Batch<'_>, shortfalls: &mut Vec<Shortfall>) {
+            self.submissions.push(batch.sends.len());
+            for send in &batch.sends {
+                let bytes: Vec<u8> =
+                    batch.span(send.span).iter().flat_map(|slice| slice.to_vec()).collect();
+                let Send { socket: Socket(fd), ticket, .. } = *send;
+                let room = self.room.get(&fd).copied().unwrap_or(u64::MAX);
+                let sent = room.min(bytes.len() as u64);
+                self.room.entry(fd).and_modify(|room| *room -= sent);
+                self.got.entry(fd).or_default().extend_from_slice(&bytes[..sent as usize]);
+                let errno = self.broken.contains(&fd).then_some(32);
+                if sent < bytes.len() as u64 || errno.is_some() {
+                    shortfalls.push(Shortfall { ticket, sent, errno });
+                }
+            }
+        }
+    }
+
+    struct Scene {
+        writer: Writer,
+        crowd: Crowd,
+        wire: FakeWire,
+        limits: CrowdLimits,
+        scratch: Scratch,
+        now: Instant,
+    }
+
+    impl Scene {
+        /// A stream with its configurations, a keyframe and a frame, all flushed.
+        fn new() -> Self {
+            let mut writer = Writer::opened();
+            writer.keyframe(0, 500);
+            writer.frame(40, 100);
+            writer.log.flush();
+            let mut crowd = Crowd::default();
+            crowd.follow(&writer.log);
+            Self {
+                writer,
+                crowd,
+                wire: FakeWire::default(),
+                limits: CrowdLimits { lag_bytes_max: 5000, lag_evict: Duration::from_secs(10) },
+                scratch: Scratch::default(),
+                now: crate::clock::now(),
+            }
+        }
+
+        fn turn(&mut self, act: impl FnOnce(&mut Crowd, &mut Turn<'_>)) -> CrowdEvents {
+            let mut events = CrowdEvents::default();
+            let mut turn = Turn {
+                log: &self.writer.log,
+                now: self.now,
+                limits: &self.limits,
+                wire: &mut self.wire,
+                scratch: &mut self.scratch,
+                events: &mut events,
+            };
+            act(&mut self.crowd, &mut turn);
+            events
+        }
+
+        fn join(&mut self, fd: i32, packaging: Packaging) -> CrowdEvents {
+            let start =
+                PlayerStart { id: id(fd), socket: Socket(fd), packaging, unsent: Bytes::new() };
+            self.turn(|crowd, turn| {
+                let index = crowd.join(turn.log, start, turn.now);
+                crowd.advance(index, turn);
+            })
+        }
+
+        fn flush(&mut self) -> CrowdEvents {
+            self.writer.log.flush();
+            self.turn(|crowd, turn| crowd.flush(turn))
+        }
+
+        fn writable(&mut self, fd: i32, room: u64) -> CrowdEvents {
+            self.wire.room.insert(fd, room);
+            self.turn(|crowd, turn| crowd.writable(id(fd), turn))
+        }
+
+        fn stats(&self, fd: i32) -> PlayerStats {
+            self.crowd.stats(&self.writer.log).find(|of| of.id == id(fd)).expect("it plays")
+        }
+
+        fn timestamps(&self, fd: i32) -> Vec<u32> {
+            flv_timestamps(&self.wire.got[&fd])
+        }
+    }
+
+    fn id(fd: i32) -> ConnectionId {
+        ConnectionId { serial: fd.unsigned_abs(), shard: ShardId(0) }
+    }
+
+    /// Timestamps of all tags, each of which must be whole, configurations left out.
+    fn flv_timestamps(bytes: &[u8]) -> Vec<u32> {
+        let mut rest = bytes.strip_prefix(&FILE_HEADER[..]).expect("the file header");
+        let mut stamps = Vec::new();
+        while !rest.is_empty() {
+            let len = u32::from_be_bytes([0, rest[1], rest[2], rest[3]]) as usize;
+            let is_frame = rest[0] != 18 && rest[12] == 1;
+            if is_frame {
+                stamps.push(u32::from_be_bytes([rest[7], rest[4], rest[5], rest[6]]));
+            }
+            rest = &rest[11 + len + 4..];
+        }
+        stamps
+    }
+
+    #[test]
+    fn who_joins_gets_configurations_and_the_gop() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        assert_eq!(scene.timestamps(1), [0, 40]);
+        let got = &scene.wire.got[&1];
+        let opening = scene.writer.log.range(0..3).map(|entry| entry.len as usize).sum::<usize>();
+        assert_eq!(got[FILE_HEADER.len() + opening..][11..13], [0x17, 1], "then the keyframe");
+    }
+
+    #[test]
+    fn who_joins_before_the_first_keyframe_starts_with_it() {
+        let mut scene = Scene::new();
+        scene.writer.log.forget_gop();
+        scene.join(1, Packaging::Flv);
+        scene.writer.frame(80, 10);
+        scene.flush();
+        assert!(!scene.wire.got.contains_key(&1));
+        scene.writer.keyframe(120, 10);
+        scene.writer.frame(160, 10);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [120, 160]);
+    }
+
+    #[test]
+    fn who_is_caught_up_shares_one_submission() {
+        let mut scene = Scene::new();
+        for fd in 0..6 {
+            scene.join(fd, Packaging::ALL[fd as usize % 3]);
+        }
+        scene.wire.submissions.clear();
+        scene.writer.frame(80, 300);
+        scene.flush();
+        assert_eq!(scene.wire.submissions, [6]);
+        assert!(scene.wire.got[&0] == scene.wire.got[&3]);
+        assert_eq!(scene.timestamps(0), [0, 40, 80]);
+    }
+
+    #[test]
+    fn a_span_of_another_stream_is_not_looked_up_in_this_one() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Rtmp);
+        scene.writer.keyframe(80, 3000);
+        scene.flush();
+        let mut other = Scene::new();
+        other.scratch = scene.scratch;
+        other.join(2, Packaging::Flv);
+        other.writer.frame(80, 10);
+        other.flush();
+        assert_eq!(other.timestamps(2), [0, 40, 80]);
+    }
+
+    #[test]
+    fn a_full_socket_goes_on_from_its_cursor_and_costs_others_nothing() {
+        for packaging in Packaging::ALL {
+            let mut scene = Scene::new();
+            scene.join(1, packaging);
+            scene.join(2, packaging);
+            for room in 0..250 {
+                scene.wire.room.insert(2, room);
+                scene.writer.frame(80 + room as u32 * 40, 150);
+                scene.writer.audio(85 + room as u32 * 40, 20);
+                let events = scene.flush();
+                assert_eq!(events.blocked.is_empty(), scene.stats(2).lag_bytes == 0);
+                if !events.blocked.is_empty() {
+                    scene.writable(2, u64::MAX);
+                }
+                assert!(scene.wire.got[&1] == scene.wire.got[&2], "{packaging:?} {room}");
+            }
+            assert_eq!(scene.stats(2).jumps, 0);
+            assert_eq!(scene.stats(1).sent_bytes, scene.wire.got[&1].len() as u64);
+            assert_eq!(scene.stats(2).sent_bytes, scene.stats(1).sent_bytes);
+        }
+    }
+
+    #[test]
+    fn a_player_over_its_bound_finishes_its_tag_and_jumps_to_the_newest_keyframe() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 100);
+        for timestamp_ms in (80..400).step_by(40) {
+            scene.writer.frame(timestamp_ms, 1000);
+            scene.flush();
+        }
+        assert_eq!((scene.stats(1).jumps, scene.stats(1).lag_bytes), (1, 0));
+        let slowest = scene.crowd.slowest_seq();
+        scene.writer.log.trim(slowest, 0);
+        scene.writable(1, u64::MAX);
+        assert_eq!(scene.timestamps(1), [0, 40, 80], "the tag that was begun is whole");
+        scene.writer.frame(400, 10);
+        scene.writer.keyframe(440, 10);
+        scene.writer.frame(480, 10);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [0, 40, 80, 440, 480]);
+        assert_eq!(scene.crowd.take_totals().jumps, 1);
+    }
+
+    #[test]
+    fn a_jump_brings_the_configuration_that_is_in_force() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(80, 6000);
+        scene.flush();
+        scene.writer.tag(crate::media::TagKind::Video, 120, &[0x17, 0, 0, 0, 0, 7]);
+        scene.writer.frame(120, 6000);
+        scene.flush();
+        scene.writer.keyframe(160, 10);
+        scene.flush();
+        scene.writable(1, u64::MAX);
+        assert_eq!(scene.timestamps(1), [0, 40, 160]);
+        let config = [0x17, 0, 0, 0, 0, 7];
+        assert!(scene.wire.got[&1].windows(config.len()).any(|at| at == config));
+    }
+
+    #[test]
+    fn a_jump_is_over_when_the_player_has_caught_up() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(80, 6000);
+        scene.flush();
+        assert!(scene.flush().evicted.is_empty());
+        assert_eq!(scene.stats(1).jumps, 1);
+        scene.writable(1, u64::MAX);
+        scene.writer.keyframe(120, 10);
+        scene.flush();
+        scene.now += scene.limits.lag_evict * 2;
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(160, 10);
+        scene.flush();
+        let events = scene.turn(|crowd, turn| crowd.check_slow(turn));
+        assert!(events.evicted.is_empty(), "it is full for the first time since then");
+    }
+
+    #[test]
+    fn a_player_that_jumps_without_catching_up_is_evicted() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.wire.room.insert(1, 0);
+        let start = scene.now;
+        for timestamp_ms in (80..2000).step_by(40) {
+            scene.writer.keyframe(timestamp_ms, 4000);
+            if !scene.flush().evicted.is_empty() {
+                break;
+            }
+            // A little goes out each time, so that it is never stuck.
+            scene.writable(1, 50);
+            scene.now += Duration::from_secs(1);
+        }
+        // It jumped when the second keyframe came.
+        let until_eviction = scene.limits.lag_evict + Duration::from_secs(1);
+        assert_eq!(scene.now.duration_since(start), until_eviction);
+        assert!(scene.stats(1).jumps > 2);
+    }
+
+    #[test]
+    fn a_player_is_evicted_for_the_time_that_it_was_owed_something() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        // Nothing to send for long: not its fault.
+        scene.now += scene.limits.lag_evict * 3;
+        scene.wire.room.insert(1, 0);
+        scene.writer.frame(80, 10);
+        assert_eq!(scene.flush().blocked, [id(1)]);
+        for _ in 0..10 {
+            let events = scene.turn(|crowd, turn| crowd.check_slow(turn));
+            assert!(events.evicted.is_empty());
+            scene.now += scene.limits.lag_evict / 10;
+        }
+        let events = scene.turn(|crowd, turn| crowd.check_slow(turn));
+        assert_eq!(events.evicted, [id(1)]);
+    }
+
+    #[test]
+    fn replies_go_between_two_tags() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        let before = scene.wire.got[&1].len();
+        scene.wire.room.insert(1, 30);
+        scene.writer.frame(80, 100);
+        scene.writer.frame(120, 100);
+        scene.flush();
+        scene.turn(|crowd, turn| crowd.insert(id(1), Bytes::from_static(b"pong"), turn));
+        scene.writable(1, u64::MAX);
+        let got = &scene.wire.got[&1][before..];
+        assert_eq!(&got[115..119], b"pong");
+        assert_eq!(got.len(), 115 + 4 + 115);
+        assert!(scene.crowd.remove(id(1)).expect("it plays").between_tags);
+    }
+
+    #[test]
+    fn a_removed_player_tells_whether_it_is_within_a_tag() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::WsFlv);
+        scene.wire.room.insert(1, 5);
+        scene.writer.frame(80, 100);
+        scene.flush();
+        let removed = scene.crowd.remove(id(1)).expect("it plays");
+        assert!(!removed.between_tags);
+        assert_eq!(removed.sent_bytes, scene.wire.got[&1].len() as u64);
+    }
+
+    #[test]
+    fn a_broken_socket_is_reported_and_the_others_go_on() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.join(2, Packaging::Flv);
+        scene.wire.broken.push(1);
+        scene.writer.frame(80, 10);
+        assert_eq!(scene.flush().broken, [id(1)]);
+        assert_eq!(scene.timestamps(2), [0, 40, 80]);
+    }
+
+    #[test]
+    fn what_is_more_than_a_span_comes_in_several_sends() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        for index in 0..40 {
+            scene.writer.frame(80 + index * 40, 30_000);
+        }
+        assert!(scene.flush().blocked.is_empty());
+        assert_eq!(scene.timestamps(1).len(), 42);
+        assert!(scene.wire.submissions.len() > 4);
+    }
+
+    #[test]
+    fn a_new_view_keeps_who_stands_within_it_and_moves_the_others() {
+        let mut scene = Scene::new();
+        scene.join(1, Packaging::Flv);
+        scene.join(2, Packaging::Flv);
+        scene.wire.room.insert(2, 20);
+        scene.writer.frame(80, 100);
+        scene.flush();
+        let old = std::mem::take(&mut scene.writer.log);
+        // The owner went on: a keyframe, then what the first player stands behind.
+        let mut new = Writer::opened();
+        new.frame(0, 500);
+        new.frame(40, 100);
+        new.keyframe(80, 100);
+        new.frame(120, 100);
+        new.log.flush();
+        new.log.trim(None, u64::MAX);
+        assert_eq!(new.log.first_seq(), 5);
+        scene.writer = new;
+        scene.crowd.relocate(&old, &scene.writer.log);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [0, 40, 80, 120]);
+        assert_eq!((scene.stats(1).jumps, scene.stats(2).jumps), (0, 0));
+        scene.writable(2, u64::MAX);
+        assert_eq!(scene.timestamps(2), [0, 40, 80, 120]);
+        let old = std::mem::take(&mut scene.writer.log);
+        let mut new = Writer::opened();
+        for timestamp_ms in (0..400).step_by(40) {
+            new.keyframe(timestamp_ms, 10);
+        }
+        new.log.flush();
+        new.log.trim(None, u64::MAX);
+        scene.writer = new;
+        scene.crowd.relocate(&old, &scene.writer.log);
+        scene.flush();
+        assert_eq!(scene.timestamps(1), [0, 40, 80, 120, 360]);
+        assert_eq!(scene.stats(1).jumps, 1);
     }
 }

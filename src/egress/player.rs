@@ -14,6 +14,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::flush::Socket;
+use crate::limits::DETOUR_LEN_MAX;
 use crate::media::ConnectionId;
 use crate::stream::{Cursor, Log, Packaging, Span, packaging};
 
@@ -91,7 +92,18 @@ impl Player {
     }
 
     /// Puts bytes between the tags: at once where it stands between two, else behind the current.
-    pub(super) fn insert(&mut self, bytes: Bytes) {
+    /// `false` when the peer has left too many of ours unread already.
+    #[must_use]
+    pub(super) fn insert(&mut self, bytes: Bytes) -> bool {
+        if self.detour.len() > DETOUR_LEN_MAX {
+            return false;
+        }
+        self.insert_prelude(bytes);
+        true
+    }
+
+    /// As [`Self::insert`], for bytes of ours that no peer asked for.
+    pub(super) fn insert_prelude(&mut self, bytes: Bytes) {
         if self.detour.is_empty() {
             self.detour = bytes;
         } else {

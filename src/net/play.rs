@@ -62,7 +62,8 @@ impl Driver {
             }
         }
         if !matches!(begun, Ok(StreamStart::Body)) {
-            self.shard.leave(connection);
+            // The session died while it waited.
+            self.close(token);
             return;
         }
         let Some(link) = self.links.get_mut(token) else { return };

@@ -70,6 +70,9 @@ impl Driver {
         }
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Leaving { key, params: request.params, held: Vec::new() };
+        if link.polling {
+            self.ring.cancel(token, OpKind::PollWritable);
+        }
         if link.receiving && !link.receive_cancelled {
             link.receive_cancelled = true;
             self.ring.cancel(token, OpKind::Receive);

@@ -13,7 +13,13 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         let now = self.now;
         let failed: Option<Box<dyn std::fmt::Display>> = match &mut link.session {
-            Session::Rtmp(session) => boxed(session.handle_input(now, bytes)),
+            Session::Rtmp(session) => {
+                // A session may keep a view of what it has not parsed. One that may yet move to
+                // another shard gets bytes of its own: receive buffers stay on theirs.
+                let moves = !matches!(link.role, Role::Publisher(_) | Role::Player);
+                let bytes = if moves { Bytes::copy_from_slice(&bytes) } else { bytes };
+                boxed(session.handle_input(now, bytes))
+            }
             Session::Http(session) => boxed(session.handle_input(now, bytes)),
             Session::Origin(session) => {
                 let fault = session.handle_input(now, bytes);

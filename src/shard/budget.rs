@@ -60,3 +60,58 @@ impl Budget {
         self.origins.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::state::Generation;
+
+    fn pull(slot: u32) -> StreamHandle {
+        StreamHandle { slot, generation: Generation(u64::from(slot)) }
+    }
+
+    #[test]
+    fn places_are_given_in_the_order_of_asking() {
+        let mut budget = Budget::default();
+        assert!(budget.take("a", pull(1), 2) && budget.take("a", pull(2), 2));
+        assert!(!budget.take("a", pull(3), 2) && !budget.take("a", pull(4), 2));
+        assert!(budget.take("b", pull(5), 2), "another origin has its own");
+        assert_eq!(budget.give_back("a", 2), Some(pull(3)));
+        assert_eq!(budget.give_back("a", 2), Some(pull(4)));
+        assert_eq!(budget.give_back("a", 2), None);
+        assert!(budget.take("a", pull(6), 2), "one place is free again");
+    }
+
+    #[test]
+    fn a_pull_that_leaves_the_queue_gets_no_place() {
+        let mut budget = Budget::default();
+        budget.take("a", pull(1), 1);
+        budget.take("a", pull(2), 1);
+        budget.take("a", pull(3), 1);
+        budget.leave("a", pull(2));
+        assert_eq!(budget.give_back("a", 1), Some(pull(3)));
+    }
+
+    #[test]
+    fn an_origin_is_forgotten_with_its_last_place() {
+        let mut budget = Budget::default();
+        budget.take("a", pull(1), 1);
+        budget.take("a", pull(2), 1);
+        assert_eq!(budget.len(), 1);
+        budget.give_back("a", 1);
+        budget.give_back("a", 1);
+        assert_eq!(budget.len(), 0);
+        assert_eq!(budget.give_back("a", 1), None, "nothing is there to give back");
+    }
+
+    #[test]
+    fn fewer_places_hold_until_enough_are_free() {
+        let mut budget = Budget::default();
+        for slot in 1..=3 {
+            budget.take("a", pull(slot), 3);
+        }
+        budget.take("a", pull(4), 1);
+        assert_eq!((budget.give_back("a", 1), budget.give_back("a", 1)), (None, None));
+        assert_eq!(budget.give_back("a", 1), Some(pull(4)));
+    }
+}

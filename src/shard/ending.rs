@@ -177,12 +177,15 @@ impl Shard {
             return;
         }
         let mut here = self.locals.remove(&key).expect("just seen");
-        let mut gone: Vec<ConnectionId> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.key == key)
-            .map(|(&connection, _)| connection)
-            .collect();
+        let mut gone: Vec<ConnectionId> =
+            here.crowd.ids().chain(here.waiters.iter().copied()).collect();
+        if here.admitting > 0 {
+            let admitting = self
+                .members
+                .iter()
+                .filter(|(_, member)| member.role == Role::Admitting && member.key == key);
+            gone.extend(admitting.map(|(&connection, _)| connection));
+        }
         gone.sort_unstable();
         for connection in gone {
             let member = self.members.remove(&connection).expect("just seen");

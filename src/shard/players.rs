@@ -312,7 +312,8 @@ impl Shard {
     }
 
     pub(super) fn check_slow_players(&mut self, now: Instant, wire: &mut dyn Wire) {
-        let mut keys: Vec<StreamKey> = self.locals.keys().cloned().collect();
+        let locals = self.locals.iter().filter(|(_, here)| !here.crowd.is_empty());
+        let mut keys: Vec<StreamKey> = locals.map(|(key, _)| key.clone()).collect();
         keys.sort_unstable();
         for key in keys {
             self.with_crowd(&key, now, wire, |crowd, turn| crowd.check_slow(turn));

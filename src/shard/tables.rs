@@ -296,10 +296,13 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn insert(tables: &mut Tables, number: usize) -> StreamHandle {
-        let key = StreamKey::in_default_vhost("live", &number.to_string()).unwrap();
+    fn key(stream: &str) -> StreamKey {
+        StreamKey::in_default_vhost("live", stream).unwrap()
+    }
+
+    fn insert(tables: &mut Tables, stream: &str, generation: u64) -> StreamHandle {
         let source = Source::None { kept: false };
-        tables.insert(key, Generation(number as u64), source, (clock::now(), 0))
+        tables.insert(key(stream), Generation(generation), source, (clock::now(), 0))
     }
 
     fn pages(tables: &Tables, registered_only: bool) -> Vec<Vec<StreamHandle>> {
@@ -318,7 +321,9 @@ mod tests {
         let mut tables = Tables::default();
         assert_eq!(pages(&tables, false), [[]]);
         let count = 2 * SLOTS_PER_PAGE + 1;
-        let all: Vec<StreamHandle> = (0..count).map(|number| insert(&mut tables, number)).collect();
+        let all: Vec<StreamHandle> = (0..count)
+            .map(|number| insert(&mut tables, &number.to_string(), number as u64))
+            .collect();
         let (gone, kept): (Vec<_>, Vec<_>) = all.iter().partition(|handle| handle.slot % 3 == 0);
         for handle in gone {
             tables.remove(handle);
@@ -332,5 +337,65 @@ mod tests {
         assert_eq!(listed.len(), count.div_ceil(SLOTS_PER_PAGE));
         assert_eq!(listed.concat(), [last]);
         assert_eq!(tables.page(u32::MAX, false), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_key_is_in_one_table_at_a_time() {
+        let mut tables = Tables::default();
+        let handle = insert(&mut tables, "a", 1);
+        for _ in 0..2 {
+            tables.check();
+            assert_eq!((tables.pending_count(), tables.registered_count()), (1, 0));
+            tables.register(handle, (clock::now(), 0));
+            tables.check();
+            assert_eq!((tables.pending_count(), tables.registered_count()), (0, 1));
+            assert_eq!(tables.find(&key("a")), Some(handle));
+            tables.unregister(handle);
+        }
+        assert!(tables.remove(handle).is_some());
+        tables.check();
+        assert_eq!(tables.find(&key("a")), None);
+    }
+
+    #[test]
+    fn an_old_handle_finds_nothing_in_the_slot_of_another() {
+        let mut tables = Tables::default();
+        let old = insert(&mut tables, "a", 1);
+        tables.remove(old);
+        let new = insert(&mut tables, "a", 2);
+        assert_eq!(old.slot, new.slot);
+        assert!(tables.get(old).is_none() && tables.get_mut(old).is_none());
+        assert!(tables.remove(old).is_none());
+        assert_eq!(tables.find(&key("a")), Some(new));
+    }
+
+    #[test]
+    #[should_panic(expected = "in one table only")]
+    fn a_key_is_not_entered_twice() {
+        let mut tables = Tables::default();
+        insert(&mut tables, "a", 1);
+        insert(&mut tables, "a", 2);
+    }
+
+    #[test]
+    fn handles_are_those_of_the_streams_in_both_tables() {
+        let mut tables = Tables::default();
+        let handles = [insert(&mut tables, "a", 1), insert(&mut tables, "b", 2)];
+        tables.register(handles[0], (clock::now(), 0));
+        assert_eq!(tables.handles(), handles);
+        tables.remove(handles[0]);
+        assert_eq!(tables.handles(), [handles[1]]);
+    }
+
+    #[test]
+    fn a_rate_is_over_the_last_second_and_fades() {
+        let start = clock::now();
+        let at = |ms| start + std::time::Duration::from_millis(ms);
+        let mut rate = Rate::new(start);
+        for ms in (100..=1000).step_by(100) {
+            rate.count(at(ms), 1000);
+        }
+        assert_eq!(rate.per_second(at(1000)), 10_000);
+        assert_eq!(rate.per_second(at(4001)), 0);
     }
 }

@@ -73,12 +73,11 @@ impl Tape {
         }
     }
 
-    /// Leaves room for bytes that are written later with [`Self::patch`].
-    pub fn reserve(&mut self, mut len: usize) {
-        while len > 0 {
-            let taken = self.room().min(len);
-            self.tail += taken as u64;
-            len -= taken;
+    /// Leaves room, filled with zeros, for bytes that are written later with [`Self::patch`].
+    pub fn reserve(&mut self, len: usize) {
+        const ZEROS: [u8; 64] = [0; 64];
+        for start in (0..len).step_by(ZEROS.len()) {
+            self.append(&ZEROS[..ZEROS.len().min(len - start)]);
         }
     }
 

@@ -363,3 +363,172 @@ impl Waiting {
         self.lane != lane || self.payload.len() == self.len as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{AUDIO_CONFIG, METADATA, VIDEO_CONFIG, Writer, payload};
+    use super::*;
+
+    const AUDIO: u32 = 4;
+    const VIDEO: u32 = 6;
+
+    fn stamps(writer: &Writer) -> Vec<(TagKind, u32)> {
+        let log = &writer.log;
+        log.range(log.first_seq()..log.next_seq()).map(|of| (of.kind, of.timestamp_ms)).collect()
+    }
+
+    #[test]
+    fn each_byte_is_copied_once_however_it_comes() {
+        let video = payload(&[0x17, 1, 0, 0, 0], 70_000);
+        for piece in [1, 7, 4096, 70_000] {
+            let mut writer = Writer::opened();
+            writer.begin(0, TagKind::Video, 40, video.len());
+            for bytes in video.chunks(piece) {
+                writer.data(0, bytes);
+            }
+            let IngestBytes { received, copied } = writer.ingest.bytes();
+            let opening = METADATA.len() + VIDEO_CONFIG.len() + AUDIO_CONFIG.len();
+            assert_eq!((received, copied), ((opening + video.len()) as u64, received));
+            assert_eq!(writer.payloads()[3], video);
+        }
+    }
+
+    #[test]
+    fn the_last_byte_tells_what_came() {
+        let mut writer = Writer::opened();
+        writer.begin(0, TagKind::Video, 0, 6);
+        assert_eq!(writer.data(0, &[0x17, 1, 0, 0, 0]), Progress::default());
+        let whole = Progress { committed: true, frame: true, video: true };
+        assert_eq!(writer.data(0, &[9]), whole);
+        let config = writer.tag(TagKind::Audio, 0, AUDIO_CONFIG);
+        assert_eq!(config, Progress { committed: true, frame: false, video: false });
+    }
+
+    #[test]
+    fn lanes_that_interleave_come_out_in_the_order_of_their_begins() {
+        let video = payload(&[0x17, 1, 0, 0, 0], 50);
+        let audio = payload(&[0xaf, 1], 20);
+        for split in 1..video.len() {
+            let mut writer = Writer::default();
+            writer.begin(VIDEO, TagKind::Video, 0, video.len());
+            writer.data(VIDEO, &video[..split]);
+            writer.begin(AUDIO, TagKind::Audio, 5, audio.len());
+            writer.data(AUDIO, &audio[..7]);
+            assert!(!writer.data(AUDIO, &audio[7..]).committed, "it waits for the video");
+            assert!(writer.data(VIDEO, &video[split..]).frame);
+            assert_eq!(writer.payloads(), [video.clone(), audio.clone()]);
+            let IngestBytes { received, copied } = writer.ingest.bytes();
+            assert_eq!(copied - received, audio.len() as u64, "only what waited, once more");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_waits_half_goes_on_in_the_log() {
+        let audio = payload(&[0xaf, 1], 20);
+        let mut writer = Writer::default();
+        writer.begin(VIDEO, TagKind::Video, 0, 6);
+        writer.begin(AUDIO, TagKind::Audio, 5, audio.len());
+        writer.data(AUDIO, &audio[..7]);
+        writer.data(VIDEO, &[0x17, 1, 0, 0, 0, 1]);
+        writer.data(AUDIO, &audio[7..]);
+        assert_eq!(writer.payloads()[1], audio);
+    }
+
+    #[test]
+    fn an_aborted_tag_sets_free_those_that_waited_for_it() {
+        let audio = payload(&[0xaf, 1], 20);
+        let mut writer = Writer::default();
+        writer.begin(VIDEO, TagKind::Video, 0, 100);
+        writer.data(VIDEO, &[0x17, 1]);
+        for timestamp_ms in [5, 25] {
+            writer.begin(AUDIO, TagKind::Audio, timestamp_ms, audio.len());
+            writer.data(AUDIO, &audio);
+        }
+        assert!(writer.part(MediaPart::Abort { lane: VIDEO }).frame);
+        assert_eq!(stamps(&writer), [(TagKind::Audio, 5), (TagKind::Audio, 25)]);
+        writer.begin(AUDIO, TagKind::Audio, 45, audio.len());
+        writer.data(AUDIO, &audio);
+        assert_eq!(writer.payloads(), [audio.clone(), audio.clone(), audio]);
+    }
+
+    #[test]
+    fn a_tag_that_brings_too_much_is_dropped() {
+        let mut writer = Writer::default();
+        writer.begin(VIDEO, TagKind::Video, 0, 6);
+        writer.data(VIDEO, &[0x17, 1, 0, 0, 0, 1, 2]);
+        writer.data(VIDEO, &[3]);
+        writer.begin(AUDIO, TagKind::Audio, 0, 0);
+        assert_eq!((writer.log.next_seq(), writer.ingest.dropped()), (0, 2));
+        writer.audio(0, 20);
+        assert_eq!(writer.log.next_seq(), 1);
+    }
+
+    #[test]
+    fn a_script_waits_for_the_tag_that_is_under_way() {
+        let mut writer = Writer::default();
+        writer.begin(VIDEO, TagKind::Video, 0, 6);
+        writer.script(METADATA);
+        writer.data(VIDEO, &[0x17, 1, 0, 0, 0, 1]);
+        assert_eq!(writer.payloads()[1], METADATA);
+        assert!(writer.log.entry(1).unwrap().config);
+    }
+
+    #[test]
+    fn a_new_source_begins_at_its_keyframe_one_step_later() {
+        let mut writer = Writer::opened();
+        writer.keyframe(1000, 10);
+        writer.audio(1010, 10);
+        writer.frame(1040, 10);
+        writer.begin(VIDEO, TagKind::Video, 1080, 50);
+        writer.data(VIDEO, &[0x27]);
+        writer.ingest.change_source(&mut writer.log);
+        writer.tag(TagKind::Video, 0, VIDEO_CONFIG);
+        writer.audio(0, 10);
+        writer.frame(7, 10);
+        writer.keyframe(47, 10);
+        writer.audio(7, 10);
+        writer.audio(50, 10);
+        // Its audio at 7 would be at 1040, where players are already.
+        let spliced = [(TagKind::Video, 1040), (TagKind::Video, 1080), (TagKind::Audio, 1083)];
+        assert_eq!(stamps(&writer)[6..], spliced);
+        // The unfinished tag, audio and a frame before the keyframe, and audio behind it.
+        assert_eq!(writer.ingest.dropped(), 4);
+    }
+
+    #[test]
+    fn a_new_source_without_video_begins_with_its_audio() {
+        let mut writer = Writer::default();
+        writer.audio(1000, 10);
+        writer.audio(1020, 10);
+        writer.ingest.change_source(&mut writer.log);
+        writer.audio(0, 10);
+        assert_eq!(stamps(&writer)[2], (TagKind::Audio, 1040));
+    }
+
+    #[test]
+    fn frames_that_need_a_dropped_one_are_dropped_with_it() {
+        let mut writer = Writer::default();
+        writer.audio(1000, 10);
+        writer.audio(1020, 10);
+        writer.ingest.change_source(&mut writer.log);
+        writer.audio(500, 10);
+        writer.keyframe(400, 10);
+        writer.frame(440, 10);
+        writer.frame(540, 10);
+        writer.keyframe(580, 10);
+        assert_eq!(stamps(&writer)[3..], [(TagKind::Video, 1120)]);
+    }
+
+    #[test]
+    fn starting_over_keeps_the_counts_alone() {
+        let mut writer = Writer::opened();
+        writer.keyframe(1000, 100);
+        writer.begin(VIDEO, TagKind::Video, 1040, 50);
+        let bytes = writer.ingest.bytes();
+        writer.ingest.start_over(&mut writer.log);
+        assert_eq!((writer.ingest.bytes(), writer.ingest.dropped()), (bytes, 1));
+        assert_eq!((writer.log.held_bytes(), writer.ingest.timestamp_ms()), (0, None));
+        writer.keyframe(7, 10);
+        assert_eq!(stamps(&writer), [(TagKind::Video, 7)]);
+    }
+}

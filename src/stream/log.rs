@@ -370,3 +370,150 @@ impl Log {
         self.tape.held_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{VIDEO_CONFIG, Writer, payload_of};
+    use super::*;
+
+    fn flushed(mut writer: Writer) -> Writer {
+        writer.log.flush();
+        writer
+    }
+
+    /// Configurations at 0 to 2, a keyframe at 3 and one at 6.
+    fn two_gops() -> Writer {
+        let mut writer = Writer::opened();
+        for gop in 0..2 {
+            writer.keyframe(gop * 80, 500);
+            writer.audio(gop * 80 + 20, 50);
+            writer.frame(gop * 80 + 40, 100);
+        }
+        writer
+    }
+
+    #[test]
+    fn a_new_player_starts_at_the_newest_flushed_keyframe() {
+        let mut writer = two_gops();
+        assert!(writer.log.awaits_keyframe(), "nothing is flushed");
+        writer.log.flush();
+        assert_eq!(writer.log.start_seq(), 6);
+        writer.keyframe(160, 500);
+        assert!(writer.log.awaits_keyframe(), "the newest keyframe is not flushed");
+        assert_eq!(writer.log.resume_from(0), None);
+        writer.log.flush();
+        assert_eq!((writer.log.start_seq(), writer.log.resume_from(9)), (9, Some(9)));
+        assert_eq!(writer.log.resume_from(10), None);
+    }
+
+    #[test]
+    fn without_video_a_player_starts_behind_the_last_flushed_tag() {
+        let mut writer = Writer::default();
+        writer.audio(0, 50);
+        writer.log.flush();
+        writer.audio(20, 50);
+        assert!(!writer.log.awaits_keyframe());
+        assert_eq!((writer.log.start_seq(), writer.log.resume_from(0)), (1, Some(1)));
+        assert_eq!(writer.log.timestamp_at(2), 20);
+    }
+
+    #[test]
+    fn trimming_keeps_the_gop_and_what_the_slowest_needs() {
+        let mut writer = flushed(two_gops());
+        writer.log.trim(Some(4), u64::MAX);
+        assert_eq!(writer.log.first_seq(), 4);
+        writer.log.trim(None, u64::MAX);
+        assert_eq!((writer.log.first_seq(), writer.log.next_seq()), (6, 9));
+        assert_eq!(payload_of(&writer.log, 6).len(), 500);
+    }
+
+    #[test]
+    fn a_gop_over_its_bound_is_given_up() {
+        let mut writer = flushed(two_gops());
+        writer.log.trim(None, 300);
+        assert_eq!((writer.log.first_seq(), writer.log.gops_dropped()), (9, 1));
+        assert!(writer.log.awaits_keyframe());
+        assert!(writer.log.entry(8).is_none());
+    }
+
+    #[test]
+    fn what_is_not_flushed_is_not_trimmed() {
+        let mut writer = flushed(Writer::opened());
+        writer.audio(0, 50);
+        writer.log.trim(None, u64::MAX);
+        assert_eq!(writer.log.first_seq(), 3);
+        assert_eq!(payload_of(&writer.log, 3).len(), 50);
+    }
+
+    #[test]
+    fn a_replica_follows_its_owner_byte_by_byte() {
+        let mut writer = flushed(two_gops());
+        let mut replica = Log::from_snapshot(writer.log.snapshot());
+        let mut sent = writer.log.flushed_seq();
+        for round in 2..40 {
+            if round % 5 == 0 {
+                writer.keyframe(round * 80, 30_000);
+            }
+            writer.frame(round * 80 + 40, 7_000);
+            writer.log.flush();
+            assert!(replica.follow(writer.log.delta(sent)));
+            sent = writer.log.flushed_seq();
+            writer.log.trim(None, u64::MAX);
+            replica.trim(None, u64::MAX);
+            assert_eq!(replica.start_seq(), writer.log.start_seq());
+            for seq in replica.first_seq()..replica.next_seq() {
+                assert_eq!(replica.entry(seq), writer.log.entry(seq));
+                assert_eq!(payload_of(&replica, seq), payload_of(&writer.log, seq));
+            }
+        }
+    }
+
+    #[test]
+    fn a_replica_takes_no_delta_behind_a_gap() {
+        let mut writer = flushed(two_gops());
+        let mut replica = Log::from_snapshot(writer.log.snapshot());
+        writer.audio(200, 10);
+        writer.log.flush();
+        let lost = writer.log.delta(9);
+        writer.audio(220, 10);
+        writer.log.flush();
+        assert!(!replica.follow(writer.log.delta(10)));
+        assert_eq!(replica.next_seq(), 9);
+        assert!(replica.follow(lost));
+    }
+
+    #[test]
+    fn the_prelude_is_the_one_of_the_place() {
+        let mut writer = flushed(two_gops());
+        let of_gop = writer.log.prelude_at_start().clone();
+        assert_eq!(of_gop.tags.len(), 3);
+        let mut changed = VIDEO_CONFIG.to_vec();
+        changed.push(9);
+        writer.tag(TagKind::Video, 160, &changed);
+        assert_eq!(**writer.log.prelude(), *of_gop, "not flushed yet");
+        writer.log.flush();
+        assert_ne!(writer.log.prelude().version, of_gop.version);
+        assert_eq!(writer.log.prelude_at_start().version, of_gop.version);
+        writer.keyframe(160, 10);
+        writer.log.flush();
+        assert_eq!(writer.log.prelude_at_start().tags[1].1, changed);
+    }
+
+    #[test]
+    fn a_configuration_that_repeats_is_no_new_one() {
+        let mut writer = flushed(Writer::opened());
+        let version = writer.log.prelude().version;
+        writer.tag(TagKind::Video, 40, VIDEO_CONFIG);
+        writer.log.flush();
+        assert_eq!(writer.log.prelude().version, version);
+    }
+
+    #[test]
+    fn one_tag_outlives_the_log_that_it_was_cut_from() {
+        let mut writer = flushed(two_gops());
+        let single = writer.log.single(3);
+        writer.log.trim(None, 0);
+        assert_eq!((single.first_seq(), single.flushed_seq()), (3, 4));
+        assert_eq!(payload_of(&single, 3).len(), 500);
+    }
+}

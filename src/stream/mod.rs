@@ -4,6 +4,8 @@ pub mod arena;
 pub mod ingest;
 pub mod log;
 pub mod packaging;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tracks;
 
 pub use ingest::Ingest;

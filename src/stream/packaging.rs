@@ -308,3 +308,150 @@ pub const SPAN_LEN_MAX: u64 = 256 * 1024;
 /// Runs of one span at most: a run is up to `1 + 64 KiB / CHUNK_LEN + 1` slices and a send takes
 /// 1,024 of them.
 const SPAN_RUNS_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Writer, payload_of};
+    use super::*;
+    use crate::limits::MESSAGE_LEN_MAX;
+    use crate::proto::rtmp::message::Message;
+
+    /// Whole tags one behind the other, encoded anew.
+    fn reference(packaging: Packaging, log: &Log) -> Vec<u8> {
+        let mut out = Vec::new();
+        for seq in log.first_seq()..log.flushed_seq() {
+            let entry = log.entry(seq).unwrap();
+            let payload = payload_of(log, seq);
+            let header = TagHeader::new(entry.kind, entry.timestamp_ms, payload.len() as u32);
+            let size = (TAG_HEADER_LEN + payload.len()) as u32;
+            let tag = [&header.encode()[..], &payload[..], &size.to_be_bytes()[..]].concat();
+            match packaging {
+                Packaging::Flv => out.extend_from_slice(&tag),
+                Packaging::WsFlv => {
+                    let (header, len) = websocket::encode_header(tag.len() as u64);
+                    out.extend_from_slice(&header[..len]);
+                    out.extend_from_slice(&tag);
+                }
+                Packaging::Rtmp => {
+                    let message = Message {
+                        kind: entry.kind as u8,
+                        stream_id: MESSAGE_STREAM_ID,
+                        timestamp_ms: entry.timestamp_ms,
+                        payload: payload.into(),
+                    };
+                    let csid = chunk_stream_of(entry.kind);
+                    chunk_encoding::encode_message(csid, &message, CHUNK_SIZE_OUT, &mut out);
+                }
+            }
+        }
+        out
+    }
+
+    fn bytes_from(packaging: Packaging, log: &Log, mut cursor: Cursor) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut span = Span::default();
+        while cursor.seq < log.flushed_seq() {
+            span.encode(packaging, log, cursor, log.flushed_seq());
+            let mut slices = Vec::new();
+            span.slices(log, &mut slices);
+            let before = out.len();
+            slices.iter().for_each(|slice| out.extend_from_slice(slice));
+            assert_eq!((out.len() - before) as u64, span.len(), "the length of a span");
+            assert_eq!(advance(packaging, log, cursor, span.len()), span.end());
+            cursor = span.end();
+        }
+        out
+    }
+
+    /// What every split point must hold, at the given distances from the start.
+    fn check_splits(log: &Log, distances: impl Fn(usize) -> Vec<usize>) {
+        for packaging in Packaging::ALL {
+            let whole = reference(packaging, log);
+            let start = Cursor::at(log.first_seq());
+            for sent in distances(whole.len()) {
+                let cursor = advance(packaging, log, start, sent as u64);
+                assert!(
+                    bytes_from(packaging, log, cursor) == whole[sent..],
+                    "{packaging:?} {sent}"
+                );
+            }
+            let lens: u64 =
+                log.range(log.first_seq()..log.flushed_seq()).map(|of| packaging.len_of(of)).sum();
+            assert_eq!(lens, whole.len() as u64, "{packaging:?}");
+        }
+    }
+
+    #[test]
+    fn spans_from_every_offset_are_the_rest_of_the_whole_tags() {
+        let mut writer = Writer::opened();
+        writer.keyframe(0, 300);
+        writer.audio(20, 2);
+        // At the border of the extended timestamp and behind it.
+        writer.frame(0xff_fffe, 40);
+        writer.frame(0xff_ffff, 41);
+        writer.audio(0x0100_0000, 100);
+        writer.log.flush();
+        check_splits(&writer.log, |len| (0..=len).collect());
+    }
+
+    #[test]
+    fn spans_of_large_tags_split_at_chunk_borders_as_well() {
+        let mut writer = Writer::opened();
+        for (timestamp_ms, len) in
+            [(0, CHUNK_SIZE_OUT), (40, CHUNK_SIZE_OUT + 1), (0xff_ffff, 200_000), (0x0100_0001, 9)]
+        {
+            writer.keyframe(timestamp_ms, len);
+        }
+        writer.log.flush();
+        check_splits(&writer.log, |len| {
+            let near = (0..len).step_by(CHUNK_SIZE_OUT).flat_map(|at| at..(at + 60).min(len));
+            near.chain((0..len).step_by(7919)).collect()
+        });
+    }
+
+    #[test]
+    fn a_span_is_never_more_slices_than_one_send_takes() {
+        const SLICES_MAX: usize = 1024;
+        let mut writer = Writer::default();
+        for _ in 0..SPAN_RUNS_MAX - 1 {
+            writer.frame(0, 6);
+        }
+        writer.keyframe(40, MESSAGE_LEN_MAX);
+        writer.log.flush();
+        for packaging in Packaging::ALL {
+            let mut span = Span::default();
+            span.encode(packaging, &writer.log, Cursor::at(0), writer.log.flushed_seq());
+            let mut slices = Vec::new();
+            span.slices(&writer.log, &mut slices);
+            assert!(slices.len() <= SLICES_MAX, "{packaging:?}: {}", slices.len());
+        }
+    }
+
+    fn flv_stamps(mut tags: &[u8]) -> Vec<u32> {
+        let mut stamps = Vec::new();
+        while let Some((header, rest)) = tags.split_first_chunk::<TAG_HEADER_LEN>() {
+            let header = TagHeader::decode(*header);
+            stamps.push(header.timestamp_ms);
+            tags = &rest[header.len as usize + 4..];
+        }
+        stamps
+    }
+
+    #[test]
+    fn a_prelude_is_stamped_like_the_frame_behind_it() {
+        let mut writer = Writer::opened();
+        writer.keyframe(7000, 10);
+        writer.log.flush();
+        let prelude = writer.log.prelude();
+        let greeting = Some(writer.log.kinds());
+        let flv = Packaging::Flv.encode_prelude(prelude, 7000, greeting);
+        let (header, tags) = flv.split_at(FILE_HEADER.len());
+        assert_eq!(header, FILE_HEADER);
+        assert_eq!(flv_stamps(tags), [0, 7000, 7000], "the first metadata at 0");
+        let again = Packaging::Flv.encode_prelude(prelude, 7000, None);
+        assert_eq!(flv_stamps(&again), [7000; 3]);
+        let frame = Packaging::WsFlv.encode_prelude(prelude, 7000, greeting);
+        assert!(frame.ends_with(&flv), "one frame holds it all");
+        assert!(Packaging::WsFlv.encode_prelude(&Prelude::default(), 0, None).is_empty());
+    }
+}

@@ -257,7 +257,12 @@ impl ChunkStream {
     fn next_tag_part(&mut self) -> Result<Option<ChunkItem>, ChunkError> {
         match &mut self.body {
             Body::Aggregate(parser, unparsed) => {
-                Ok(parser.next_part(unparsed)?.map(ChunkItem::Part))
+                let part = parser.next_part(unparsed)?;
+                if unparsed.is_empty() {
+                    // An empty view holds its receive buffer all the same.
+                    *unparsed = Bytes::new();
+                }
+                Ok(part.map(ChunkItem::Part))
             }
             Body::Media | Body::Whole(_) => Ok(None),
         }
@@ -578,6 +583,35 @@ mod tests {
             ]);
         }
         assert_same_at_every_split(&bytes, &expected);
+    }
+
+    /// Receive buffers belong to a shard, and a session may move to another.
+    #[test]
+    fn no_view_of_the_input_is_kept() {
+        use std::sync::Arc;
+
+        struct Owner {
+            bytes: Vec<u8>,
+            _held: Arc<()>,
+        }
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        let tags = [tag(9, 5, &[1; 150]), tag(1, 6, &[2; 90]), tag(18, 9, b"script")].concat();
+        let bytes =
+            [chunks(6, &message(22, 1000, &tags), 128), chunks(4, &message(9, 8, &[3; 300]), 128)];
+        let bytes = bytes.concat();
+        for split in 1..=bytes.len() {
+            let held = Arc::new(());
+            let mut reader = ChunkReader::new();
+            let mut input =
+                Bytes::from_owner(Owner { bytes: bytes[..split].to_vec(), _held: held.clone() });
+            while reader.next_item(&mut input).unwrap().is_some() {}
+            drop(input);
+            assert_eq!(Arc::strong_count(&held), 1, "split at {split}");
+        }
     }
 
     #[test]
