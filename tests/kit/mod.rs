@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "end-to-end tests wait for real peers on real time")]
 
+pub mod browser;
 pub mod compare;
 pub mod config;
 pub mod fault;

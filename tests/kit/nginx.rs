@@ -1,4 +1,5 @@
-//! nginx with nginx-rtmp (Debian's libnginx-mod-rtmp) as a publisher's target and a pull's origin.
+//! nginx with nginx-rtmp (Debian's libnginx-mod-rtmp) as a publisher's target, a pull's origin, a
+//! player and a publisher.
 
 use std::fs;
 use std::net::TcpStream;
@@ -17,6 +18,11 @@ pub struct Nginx {
 
 impl Nginx {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With more directives in its application `live`.
+    pub fn start_with(directives: &str) -> Self {
         let dir = TempDir::new("nginx");
         let port = free_port();
         let path = dir.path().display();
@@ -27,7 +33,7 @@ impl Nginx {
              pid {path}/nginx.pid;\nerror_log {path}/error.log info;\n\
              events {{ worker_connections 256; }}\n\
              rtmp {{ server {{ listen 127.0.0.1:{port}; chunk_size 4096; access_log off;\n\
-             application live {{ live on; }} }} }}\n"
+             application live {{ live on; {directives} }} }} }}\n"
         );
         let file = dir.file("nginx.conf");
         fs::write(&file, config).expect("nginx.conf");
