@@ -179,41 +179,22 @@ impl Shard {
         let pull = stream.pull_mut().expect("just found");
         let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
         self.totals.attempts_failed[index.expect("ALL is all")] += 1;
-        let text = fault.clone();
-        let after = pull.fail(fault, &self.policy.retry, &mut self.rng);
-        let state = pull.state;
         let origin = pull.url.authority();
-        let adds = std::mem::take(&mut pull.adds);
         let mut place = false;
-        if let PullState::Trying { timer, holds_place, .. } = state {
+        if let PullState::Trying { timer, holds_place, .. } = pull.state {
             self.timers.cancel(timer);
             place = holds_place;
         }
         self.timers.cancel(silence);
-        match after {
-            AfterFailure::GiveUp => {
-                pull.state = PullState::New;
-                for ticket in adds {
-                    self.answer(ticket, Answer::AddFailed(text.clone()));
-                }
-                self.end_stream(now, handle, EndReason::GaveUp, None);
+        if let AfterFailure::Retry(_) = self.go_on_after(now, handle, fault) {
+            let stream = self.tables.get_mut(handle).expect("it goes on");
+            stream.ingest.change_source(&mut stream.log);
+            if was_registered {
+                self.totals.losses += 1;
+                let grace = self.policy.reconnect_grace;
+                self.suspend(now, handle, grace);
             }
-            AfterFailure::Retry(delay) => {
-                let next = now + delay;
-                let timer = self.timers.set(next, Timer::Retry(handle));
-                pull.state = PullState::BackingOff { next, timer };
-                stream.ingest.change_source(&mut stream.log);
-                for ticket in adds {
-                    let state = StreamState::BackingOff;
-                    self.answer(ticket, Answer::Added { state, generation: handle.generation });
-                }
-                if was_registered {
-                    self.totals.losses += 1;
-                    let grace = self.policy.reconnect_grace;
-                    self.suspend(now, handle, grace);
-                }
-                self.forget_media(handle);
-            }
+            self.forget_media(handle);
         }
         if place {
             self.give_place_back(now, &origin);
@@ -272,14 +253,21 @@ impl Shard {
             ErrorClass::Busy,
             format!("the connect budget of {origin} is used up by other pulls"),
         );
-        let text = fault.clone();
-        let adds = std::mem::take(&mut pull.adds);
         self.budget.leave(&origin, handle);
-        match pull.fail(fault, &self.policy.retry, &mut self.rng) {
+        self.go_on_after(now, handle, fault);
+    }
+
+    /// Ends a pull that has failed, or has it try again later; whoever waits for it is answered.
+    fn go_on_after(&mut self, now: Instant, handle: StreamHandle, fault: Fault) -> AfterFailure {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let pull = stream.pull_mut().expect("only pulls fail");
+        let adds = std::mem::take(&mut pull.adds);
+        let after = pull.fail(fault.clone(), &self.policy.retry, &mut self.rng);
+        match after {
             AfterFailure::GiveUp => {
                 pull.state = PullState::New;
                 for ticket in adds {
-                    self.answer(ticket, Answer::AddFailed(text.clone()));
+                    self.answer(ticket, Answer::AddFailed(fault.clone()));
                 }
                 self.end_stream(now, handle, EndReason::GaveUp, None);
             }
@@ -293,6 +281,7 @@ impl Shard {
                 }
             }
         }
+        after
     }
 
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
