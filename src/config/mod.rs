@@ -103,6 +103,7 @@ pub struct StreamSection {
 #[serde(default, deny_unknown_fields)]
 pub struct EgressSection {
     pub audio_wait_ms: u64,
+    pub flush_window_ms: u64,
     pub lag_bytes_max: u64,
     pub lag_evict_ms: u64,
     pub send_notsent_lowat_bytes: u32,
@@ -272,7 +273,7 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 25] {
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
         let Self { http, rtmp, pull, stream, egress, .. } = self;
         [
             ("server.shards", self.server.shards.into(), 0..=1024),
@@ -293,6 +294,7 @@ impl Config {
             ("stream.gop_bytes_max", stream.gop_bytes_max, MESSAGE_LEN_MAX as u64..=GIB),
             ("stream.waiters_per_key_max", stream.waiters_per_key_max.into(), 1..=1_000_000),
             ("egress.audio_wait_ms", egress.audio_wait_ms, 0..=1000),
+            ("egress.flush_window_ms", egress.flush_window_ms, 0..=1000),
             ("egress.lag_bytes_max", egress.lag_bytes_max, 65_536..=GIB),
             ("egress.lag_evict_ms", egress.lag_evict_ms, 100..=TIME_MS_MAX),
             ("egress.send_notsent_lowat_bytes", egress.send_notsent_lowat_bytes.into(), 4096..=GIB),
@@ -372,6 +374,7 @@ impl Default for EgressSection {
     fn default() -> Self {
         Self {
             audio_wait_ms: 40,
+            flush_window_ms: 0,
             lag_bytes_max: 2 * MIB,
             lag_evict_ms: 15_000,
             send_notsent_lowat_bytes: 131_072,

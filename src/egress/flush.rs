@@ -16,6 +16,10 @@ pub struct Batch<'a> {
     pub sends: Vec<Send>,
 }
 
+/// The memory of a batch, between two of them.
+#[derive(Default)]
+pub struct Lists(Batch<'static>);
+
 /// One span to one socket. `ticket` is the caller's name for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Send {
@@ -25,6 +29,22 @@ pub struct Send {
 }
 
 impl<'a> Batch<'a> {
+    /// An empty batch in memory that was used before.
+    pub fn new(lists: Lists) -> Self {
+        lists.0
+    }
+
+    /// Gives the memory back.
+    pub fn into_lists(self) -> Lists {
+        let Self { mut slices, mut spans, mut sends } = self;
+        slices.clear();
+        spans.clear();
+        sends.clear();
+        // The list is empty: collecting it in place is a change of lifetime.
+        let slices = slices.into_iter().map(|_| unreachable!("it is empty")).collect();
+        Lists(Batch { slices, spans, sends })
+    }
+
     /// Adds a span, whose slices `fill` appends, and returns its number.
     pub fn add_span(&mut self, fill: impl FnOnce(&mut Vec<IoSlice<'a>>)) -> u32 {
         let start = self.slices.len();

@@ -2,12 +2,15 @@
 
 pub mod crowd;
 pub mod flush;
+mod lag;
 pub mod player;
+pub mod round;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use crowd::{
     Crowd, CrowdEvents, CrowdLimits, CrowdTotals, PlayerStats, Removed, Scratch, Turn,
 };
-pub use flush::{Batch, Shortfall, Socket, Wire};
+pub use flush::{Batch, Lists, Shortfall, Socket, Wire};
 pub use player::{Player, PlayerStart};
+pub use round::Due;

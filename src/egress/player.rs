@@ -36,6 +36,8 @@ pub(super) enum PlayerState {
     Blocked,
     /// Gets nothing until the next keyframe.
     AwaitingKeyframe,
+    /// Its socket failed, and it is about to be removed.
+    Broken,
 }
 
 /// One player of a stream on this shard.

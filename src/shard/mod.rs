@@ -22,7 +22,7 @@ mod sources;
 mod tables;
 mod timers;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub struct Policy {
     pub close_bound: Duration,
     /// How long audio waits for video to ride on.
     pub audio_wait: Duration,
+    /// All that comes within it goes out together; zero flushes video as it comes.
+    pub flush_window: Duration,
     pub gop_bytes_max: u64,
     pub crowd: CrowdLimits,
 }
@@ -121,6 +123,7 @@ impl Policy {
             stream_wait: ms(config.stream.max_stream_wait_ms),
             close_bound: ms(config.api.reply_bound_ms),
             audio_wait: ms(config.egress.audio_wait_ms),
+            flush_window: ms(config.egress.flush_window_ms),
             gop_bytes_max: config.stream.gop_bytes_max,
             crowd: CrowdLimits {
                 lag_bytes_max: config.egress.lag_bytes_max,
@@ -182,7 +185,10 @@ pub struct Shard {
     ending_of: HashMap<ConnectionId, LocalId>,
     actions: VecDeque<Action>,
     dirty_streams: Vec<StreamHandle>,
-    audio_queue: VecDeque<(Instant, StreamHandle)>,
+    /// Streams whose audio waits for video, or all of them where there is a flush window.
+    flush_queue: BTreeSet<(Instant, StreamHandle)>,
+    /// Where the first flush window began.
+    flush_grid: Option<Instant>,
     dirty_locals: Vec<StreamKey>,
     /// Presences whose players get what was flushed before they are ended.
     due_ends: Vec<EndOfLocal>,
@@ -217,7 +223,8 @@ impl Shard {
             ending_of: HashMap::new(),
             actions: VecDeque::new(),
             dirty_streams: Vec::new(),
-            audio_queue: VecDeque::new(),
+            flush_queue: BTreeSet::new(),
+            flush_grid: None,
             dirty_locals: Vec::new(),
             due_ends: Vec::new(),
             changed_interest: Vec::new(),
@@ -257,16 +264,19 @@ impl Shard {
 
     /// When [`Self::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let audio = self.audio_queue.front().map(|&(due, _)| due);
-        self.timers.next().into_iter().chain(audio).min()
+        let flush = self.flush_queue.first().map(|&(due, _)| due);
+        self.timers.next().into_iter().chain(flush).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(&(due, handle)) = self.audio_queue.front()
+        while let Some(&(due, handle)) = self.flush_queue.first()
             && due <= now
         {
-            self.audio_queue.pop_front();
-            self.audio_is_due(now, handle);
+            self.flush_queue.pop_first();
+            if let Some(stream) = self.tables.get_mut(handle) {
+                stream.flush_due = None;
+                self.flush_soon(handle);
+            }
         }
         while let Some(timer) = self.timers.take_due(now) {
             match timer {

@@ -9,7 +9,7 @@ use super::tables::{Source, Subscriber};
 use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
 use crate::bus::message::{LocalId, Message};
-use crate::egress::{Crowd, CrowdEvents, PlayerStart, Removed, Turn, Wire};
+use crate::egress::{Crowd, CrowdEvents, Due, PlayerStart, Removed, Turn, Wire, round};
 use crate::media::state::{EndReason, Generation};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::stream::Log;
@@ -286,13 +286,37 @@ impl Shard {
         }
     }
 
+    /// Sends what was flushed to the players here, of all streams in one submission.
     pub(super) fn flush_locals(&mut self, now: Instant, wire: &mut dyn Wire) {
-        for key in std::mem::take(&mut self.dirty_locals) {
-            let Some(here) = self.locals.get_mut(&key) else { continue };
-            here.dirty = false;
-            self.with_crowd(&key, now, wire, |crowd, turn| crowd.flush(turn));
+        let mut crowds = self.take_dirty_crowds();
+        let mut dues: Vec<Due<'_>> = Vec::with_capacity(crowds.len());
+        for (key, crowd) in &mut crowds {
+            if let Some(log) = self.locals[key].log.get(&self.tables) {
+                dues.push(Due { crowd, log, events: CrowdEvents::default() });
+            }
+        }
+        round::flush(&mut dues, now, &self.policy.crowd, wire, &mut self.scratch);
+        let events: Vec<CrowdEvents> = dues.into_iter().map(|due| due.events).collect();
+        for (key, mut crowd) in crowds {
+            self.count_egress(crowd.take_totals());
+            self.locals.get_mut(&key).expect("just seen").crowd = crowd;
             self.trim(&key);
         }
+        for events in events {
+            self.handle_crowd_events(events);
+        }
+    }
+
+    /// The crowds of all dirty presences, to be put back.
+    fn take_dirty_crowds(&mut self) -> Vec<(StreamKey, Crowd)> {
+        let mut crowds = Vec::with_capacity(self.dirty_locals.len());
+        for key in self.dirty_locals.drain(..) {
+            if let Some(here) = self.locals.get_mut(&key) {
+                here.dirty = false;
+                crowds.push((key, std::mem::take(&mut here.crowd)));
+            }
+        }
+        crowds
     }
 
     /// Drops what neither a new player nor a blocked one needs.
@@ -329,14 +353,7 @@ impl Shard {
         act: impl FnOnce(&mut Crowd, &mut Turn<'_>),
     ) {
         let Some(here) = self.locals.get_mut(key) else { return };
-        let log = match &here.log {
-            LocalLog::None => return,
-            LocalLog::Replica(log) => &**log,
-            LocalLog::Owner(handle) => match self.tables.get(*handle) {
-                Some(stream) => &stream.log,
-                None => return,
-            },
-        };
+        let Some(log) = here.log.get(&self.tables) else { return };
         let mut events = CrowdEvents::default();
         let mut turn = Turn {
             log,
@@ -349,6 +366,10 @@ impl Shard {
         act(&mut here.crowd, &mut turn);
         let totals = here.crowd.take_totals();
         self.count_egress(totals);
+        self.handle_crowd_events(events);
+    }
+
+    fn handle_crowd_events(&mut self, events: CrowdEvents) {
         for connection in events.blocked {
             self.actions.push_back(Action::PollWritable { connection });
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 
-use super::tables::StreamHandle;
+use super::tables::{StreamHandle, Tables};
 use super::timers::TimerId;
 use crate::bus::message::LocalId;
 use crate::egress::Crowd;
@@ -35,6 +35,17 @@ pub(super) enum LocalLog {
     /// This shard owns the stream.
     Owner(StreamHandle),
     Replica(Box<Log>),
+}
+
+impl LocalLog {
+    /// The log, where there is one.
+    pub(super) fn get<'a>(&'a self, tables: &'a Tables) -> Option<&'a Log> {
+        match self {
+            Self::None => None,
+            Self::Replica(log) => Some(log),
+            Self::Owner(handle) => tables.get(*handle).map(|stream| &stream.log),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Publishers and pulls: a stream's way from pending to registered and back.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ending::EndOfLocal;
 use super::lifecycle::PullState;
@@ -115,28 +115,40 @@ impl Shard {
         if !progress.committed {
             return true;
         }
-        let is_first = stream.unflushed_since.is_none();
-        stream.unflushed_since.get_or_insert(now);
+        stream.unflushed = true;
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
-        if progress.video {
-            self.flush_soon(handle);
-        } else if is_first {
-            self.mark_dirty(handle);
-        }
+        self.flush_in_time(now, handle, progress.video);
         true
+    }
+
+    /// Has a stream flushed when what came now is due: video at once, audio when it has waited for
+    /// video, and all streams of the shard together where the operator wants a flush window.
+    fn flush_in_time(&mut self, now: Instant, handle: StreamHandle, is_video: bool) {
+        let wait = if is_video { Duration::ZERO } else { self.policy.audio_wait };
+        let mut due = now + wait;
+        let window = self.policy.flush_window;
+        if !window.is_zero() {
+            let start = *self.flush_grid.get_or_insert(now);
+            let into_window = now.duration_since(start).as_nanos() % window.as_nanos();
+            due = due.max(now + window - Duration::from_nanos(into_window as u64));
+        }
+        if due <= now {
+            self.flush_soon(handle);
+            return;
+        }
+        let stream = self.tables.get_mut(handle).expect("its media just came");
+        if stream.flush_due.is_none_or(|old| due < old) {
+            if let Some(old) = stream.flush_due.replace(due) {
+                self.flush_queue.remove(&(old, handle));
+            }
+            self.flush_queue.insert((due, handle));
+        }
     }
 
     /// Has a stream flushed in this turn's tick.
     pub(super) fn flush_soon(&mut self, handle: StreamHandle) {
-        if let Some(stream) = self.tables.get_mut(handle) {
-            stream.flush_now = true;
-            self.mark_dirty(handle);
-        }
-    }
-
-    pub(super) fn mark_dirty(&mut self, handle: StreamHandle) {
         if let Some(stream) = self.tables.get_mut(handle)
             && !std::mem::replace(&mut stream.dirty, true)
         {
@@ -222,12 +234,7 @@ impl Shard {
     }
 
     /// From registered back to pending; players are kept for the grace period.
-    pub(super) fn suspend(
-        &mut self,
-        now: Instant,
-        handle: StreamHandle,
-        grace: std::time::Duration,
-    ) {
+    pub(super) fn suspend(&mut self, now: Instant, handle: StreamHandle, grace: Duration) {
         // Audio that waits for video to ride on goes out with what it belongs to.
         self.flush_now(handle);
         self.tables.unregister(handle);
@@ -316,34 +323,13 @@ impl Shard {
         }
     }
 
-    pub(super) fn audio_is_due(&mut self, now: Instant, handle: StreamHandle) {
-        let Some(stream) = self.tables.get_mut(handle) else { return };
-        stream.in_audio_queue = false;
-        if let Some(since) = stream.unflushed_since {
-            let due = since + self.policy.audio_wait;
-            if now >= due {
-                self.flush_soon(handle);
-            } else {
-                stream.in_audio_queue = true;
-                self.audio_queue.push_back((due, handle));
-            }
-        }
-    }
-
-    /// Flushes the owned streams that have video, or audio that has waited long enough.
+    /// Flushes the owned streams whose time has come.
     pub(super) fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
-            let Some(stream) = self.tables.get_mut(handle) else { continue };
-            stream.dirty = false;
-            let Some(since) = stream.unflushed_since else { continue };
-            if !stream.flush_now && !self.policy.audio_wait.is_zero() {
-                if !stream.in_audio_queue {
-                    stream.in_audio_queue = true;
-                    self.audio_queue.push_back((since + self.policy.audio_wait, handle));
-                }
-                continue;
+            if let Some(stream) = self.tables.get_mut(handle) {
+                stream.dirty = false;
+                self.flush_now(handle);
             }
-            self.flush_now(handle);
         }
     }
 
@@ -351,8 +337,10 @@ impl Shard {
     /// for that.
     pub(super) fn flush_now(&mut self, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        stream.flush_now = false;
-        if stream.unflushed_since.take().is_some() && stream.registered {
+        if let Some(due) = stream.flush_due.take() {
+            self.flush_queue.remove(&(due, handle));
+        }
+        if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.log.flush();
             self.send_flush(handle);
         }

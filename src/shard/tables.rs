@@ -16,7 +16,7 @@ use crate::media::{AttemptId, ConnectionId, ShardId, StreamKey};
 use crate::stream::{Ingest, Log};
 
 /// A stream by its place; found without hashing, and known to be late by its generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamHandle {
     pub slot: u32,
     pub generation: Generation,
@@ -37,13 +37,12 @@ pub(super) struct Stream {
     pub(super) last_media: Instant,
     pub(super) grace: Option<TimerId>,
     pub(super) silence: Option<TimerId>,
-    /// Committed tags wait for their flush, since when.
-    pub(super) unflushed_since: Option<Instant>,
-    pub(super) in_audio_queue: bool,
-    /// It is among the streams that the next tick looks at.
+    /// Committed tags wait for their flush.
+    pub(super) unflushed: bool,
+    /// Its place in the queue of flushes to come.
+    pub(super) flush_due: Option<Instant>,
+    /// It is among the streams that the next tick flushes.
     pub(super) dirty: bool,
-    /// The next tick flushes it, whatever its audio waits for.
-    pub(super) flush_now: bool,
     pub(super) rate: Rate,
     /// Attempts whose sockets are not confirmed closed, the current one among them.
     pub(super) open_attempts: BTreeSet<AttemptId>,
@@ -141,10 +140,9 @@ impl Tables {
             last_media: now.0,
             grace: None,
             silence: None,
-            unflushed_since: None,
-            in_audio_queue: false,
+            unflushed: false,
+            flush_due: None,
             dirty: false,
-            flush_now: false,
             rate: Rate::new(now.0),
             open_attempts: BTreeSet::new(),
             ended_locals: HashSet::new(),

@@ -167,13 +167,13 @@ impl Checker {
         }
     }
 
-    /// Whether it lacks video of its source, or audio that came before a time.
-    pub(crate) fn is_behind(&self, sources: &[Source], audio_before: Instant) -> bool {
+    /// Whether it lacks video or audio of its source, each of what came before a time.
+    pub(crate) fn is_behind(&self, sources: &[Source], (video, audio): (Instant, Instant)) -> bool {
         let Some(last) = self.last_frame else { return false };
         let rest = &sources[last.source as usize].tags[last.index as usize + 1..];
         rest.iter().filter(|tag| tag.is_frame()).any(|tag| match (tag.kind, tag.whole_at) {
-            (TagKind::Video, at) => at.is_some(),
-            (_, Some(at)) => at < audio_before && !self.drops_audio(last.source, tag.timestamp_ms),
+            (TagKind::Video, Some(at)) => at <= video,
+            (_, Some(at)) => at < audio && !self.drops_audio(last.source, tag.timestamp_ms),
             (_, None) => false,
         })
     }

@@ -122,6 +122,11 @@ impl Plan {
             stream_wait,
             close_bound: Duration::from_millis(1000),
             audio_wait: Duration::from_millis(if rng.u32(0..4) == 0 { 0 } else { 40 }),
+            flush_window: Duration::from_millis(if rng.u32(0..4) == 0 {
+                rng.u64(1..=30)
+            } else {
+                0
+            }),
             gop_bytes_max: if rng.u32(0..5) == 0 { 6000 } else { 1_000_000 },
             crowd,
         };

@@ -8,20 +8,25 @@ use super::players::{Phase, Player};
 use super::wire::Pace;
 use super::world::World;
 
+/// How late a tick may be for a timer.
+const TIMER_SLACK: Duration = Duration::from_millis(3);
 /// How long a keyframe may take to a fast player, beside the bus.
 const WAY: Duration = Duration::from_millis(1000);
 /// Bytes of a stream's log beside its bounds: partly used chunks, and what one flush adds.
 const LOG_SLACK: u64 = 2_000_000;
 
 impl World {
-    /// After a tick of the owner a fast player there has all video, and all audio that has waited
-    /// long enough.
+    /// After a tick of the owner a fast player there has all video and audio that has waited long
+    /// enough.
     pub(crate) fn check_tick(&self, shard: usize) {
         // Audio that was waiting when the time was changed may wait for the old one as well.
         let settled = Duration::from_millis(200);
         let is_settled = self.policy_changed_at.is_none_or(|at| self.now > at + settled);
         let audio_wait = Duration::from_millis(if is_settled { 43 } else { 83 });
         let Some(audio_before) = self.now.checked_sub(audio_wait) else { return };
+        let window = self.plan.policy.flush_window;
+        let video_wait = if window.is_zero() { window } else { window + TIMER_SLACK };
+        let Some(video_before) = self.now.checked_sub(video_wait) else { return };
         for (connection, player) in &self.players {
             if connection.shard.index() != shard || self.owner(player.key) != shard {
                 continue;
@@ -36,7 +41,7 @@ impl World {
                 continue;
             }
             let checker = player.checker.as_ref().expect("just seen");
-            let is_behind = checker.is_behind(&self.sources, audio_before);
+            let is_behind = checker.is_behind(&self.sources, (video_before, audio_before));
             assert!(!is_behind, "{connection} is fast and has not got what was flushed");
         }
     }
