@@ -196,7 +196,13 @@ impl Player {
         }
         match next {
             Next::Nothing => {}
-            Next::Detour => self.detour.advance(sent as usize),
+            Next::Detour => {
+                self.detour.advance(sent as usize);
+                if self.detour.is_empty() {
+                    // An empty view would keep the memory of what was sent.
+                    self.detour = Bytes::new();
+                }
+            }
             Next::Leftover => {
                 let (rest, cursor) = &mut **self.leftover.as_mut().expect("just sent");
                 *cursor = packaging::advance(self.packaging, rest, *cursor, sent);

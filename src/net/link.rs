@@ -144,7 +144,7 @@ impl Link {
     /// Takes over what the socket has not taken yet.
     pub(super) fn take_unsent(&mut self) -> Bytes {
         self.out_bytes = 0;
-        let pieces: Vec<Bytes> = self.out.drain(..).collect();
+        let pieces = Vec::from(std::mem::take(&mut self.out));
         match <[Bytes; 1]>::try_from(pieces) {
             Ok([one]) => one,
             Err(pieces) => pieces.concat().into(),

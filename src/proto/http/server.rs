@@ -165,7 +165,12 @@ impl ServerSession {
     }
 
     pub fn poll_output(&mut self) -> Option<Output<ServerEvent>> {
-        self.output.pop_front()
+        let output = self.output.pop_front();
+        if output.is_none() && matches!(self.state, State::Streaming) {
+            // Half a kilobyte that a player's session has no use for any more.
+            self.output = VecDeque::new();
+        }
+        output
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {

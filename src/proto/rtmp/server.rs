@@ -150,7 +150,12 @@ impl ServerSession {
     }
 
     pub fn poll_output(&mut self) -> Option<Output<ServerEvent>> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() && matches!(self.phase, Phase::Playing) {
+            // Half a kilobyte that a player's session seldom has a use for again.
+            self.outputs = VecDeque::new();
+        }
+        output
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
