@@ -2,6 +2,8 @@
 
 mod kit;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -59,6 +61,31 @@ fn players_that_come_before_the_publisher_start_with_it() {
         let what = player.what().to_owned();
         assert_same_media(&what, &publisher.sent(), &player.stop(), BRIEF);
     }
+    relay.assert_back_to(&start, "all left");
+    relay.stop();
+}
+
+#[test]
+fn a_thousand_players_that_join_at_once_are_all_served() {
+    let relay = Relay::start(1);
+    let start = relay.holdings();
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    let mut players: Vec<TcpStream> = (0..1000)
+        .map(|_| {
+            let mut socket = TcpStream::connect(relay.http).expect("it listens");
+            socket.write_all(b"GET /live/a.live.flv HTTP/1.1\r\nHost: x\r\n\r\n").expect("room");
+            socket
+        })
+        .collect();
+    for player in &mut players {
+        player.set_read_timeout(Some(LIVENESS)).expect("a time");
+        // Its head and a second of media.
+        player.read_exact(&mut [0; 20_000]).expect("media");
+    }
+    assert_eq!(relay.ledger().get("players"), Some(&1000));
+    drop(players);
+    publisher.stop();
     relay.assert_back_to(&start, "all left");
     relay.stop();
 }

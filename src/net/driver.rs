@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
 use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
-use crate::rt::OneshotSender;
+use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Action, Shard};
 
@@ -45,8 +44,12 @@ pub(super) struct Driver {
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) asks: HashMap<u64, OneshotSender<Answer>>,
     pub(super) next_ask: u64,
-    /// To be started when the driver is not borrowed: a task runs as far as it can at once.
-    pub(super) tasks: Vec<Pin<Box<dyn Future<Output = ()>>>>,
+    /// Until when an ask may be answered. An entry stays until then.
+    pub(super) ask_deadlines: BTreeSet<(Instant, u64)>,
+    /// To be started when the driver is not borrowed.
+    pub(super) tasks: Vec<LocalTask>,
+    /// There is something to do already: the next turn comes without a sleep.
+    pub(super) again: bool,
     pub(super) listeners: Vec<Listener>,
     pub(super) next_connection: u32,
     pub(super) deadlines: BTreeSet<(Instant, Token)>,
@@ -91,6 +94,8 @@ pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
 /// Bytes that a peer may leave unread while it asks for more.
 pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// A turn at least so often: what a shut-down may wait for a shard that has nothing to do.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 /// The parts of a driver that come from outside.
 pub(super) struct Parts {
@@ -125,7 +130,9 @@ impl Driver {
             attempts: HashMap::new(),
             asks: HashMap::new(),
             next_ask: 0,
+            ask_deadlines: BTreeSet::new(),
             tasks: Vec::new(),
+            again: false,
             listeners: Vec::new(),
             next_connection: 0,
             deadlines: BTreeSet::new(),
@@ -144,6 +151,7 @@ impl Driver {
 
     /// One tick.
     pub(super) fn turn(&mut self) {
+        self.again = false;
         self.now = clock::now();
         self.counters.ticks += 1;
         self.shard.set_unix_seconds(clock::unix_seconds());
@@ -163,19 +171,27 @@ impl Driver {
         self.run_due();
         self.shard.tick(self.now, &mut self.wire);
         self.act();
-        self.ring.submit();
-        if self.port.flush() {
-            // Something is kept for a full queue: come back soon.
-            self.waker.wake();
-        }
+        // What is kept for a full queue is tried again soon.
+        self.again |= self.port.flush();
+    }
+
+    /// Sleeps until something happens or the next turn is due.
+    pub(super) fn sleep(&mut self) {
+        let time = match std::mem::take(&mut self.again) {
+            true => Duration::ZERO,
+            false => self.next_deadline().saturating_duration_since(clock::now()),
+        };
+        let gather = Duration::from_micros(self.config.media_ring.coalesce_us);
+        self.ring.wait(time.min(SLEEP_MAX), gather);
     }
 
     /// When the next turn must be, at the latest.
-    pub(super) fn next_deadline(&self) -> Instant {
+    fn next_deadline(&self) -> Instant {
         let shard = self.shard.poll_timeout();
         let link = self.deadlines.first().map(|&(at, _)| at);
         let repeats = self.repeats.poll_timeout();
-        let others = [shard, link, repeats].into_iter().flatten();
+        let ask = self.ask_deadlines.first().map(|&(at, _)| at);
+        let others = [shard, link, repeats, ask].into_iter().flatten();
         others.fold(self.next_housekeeping, Instant::min)
     }
 
@@ -225,6 +241,12 @@ impl Driver {
             self.deadlines.pop_first();
             self.link_timeout(token);
             self.act();
+        }
+        while let Some(&(at, serial)) = self.ask_deadlines.first()
+            && at <= now
+        {
+            self.ask_deadlines.pop_first();
+            self.asks.remove(&serial);
         }
         if self.repeats.poll_timeout().is_some_and(|at| at <= now) {
             self.repeats.report(now);
@@ -325,9 +347,7 @@ impl Driver {
             _ => None,
         };
         let put = self.port.put(to, message);
-        if to == self.shard.id() {
-            self.waker.wake();
-        }
+        self.again |= to == self.shard.id();
         if put == mesh::Put::Dropped
             && let Some(key) = flushed
         {

@@ -22,7 +22,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 pub use driver::Protocol;
@@ -39,7 +39,7 @@ use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
 use crate::ring::{EgressRing, MediaRing, RingSizes, Token, Waker, socket};
-use crate::rt::{self, StartError, oneshot};
+use crate::rt::{self, StartError, Tasks, oneshot};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Policy, Shard};
 
@@ -93,20 +93,20 @@ impl NodeHandle {
     /// Asks a shard. `None` when it does not answer within `bound`.
     pub async fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> Option<Answer> {
         let (sender, receiver) = oneshot();
-        let serial = {
+        let deadline = clock::now() + bound;
+        {
             let mut driver = self.driver.borrow_mut();
             driver.next_ask += 1;
             let serial = driver.next_ask;
             let ticket = Ticket { shard: driver.shard.id(), serial };
             driver.asks.insert(serial, sender);
+            driver.ask_deadlines.insert((deadline, serial));
             driver.port.put(to, Message::Ask { ticket, ask });
             // The own turn takes it, or flushes it to the other shard.
-            driver.waker.wake();
-            serial
-        };
-        let answer = rt::timeout(bound, receiver).await;
-        self.driver.borrow_mut().asks.remove(&serial);
-        answer.ok()?.ok()
+            driver.again = true;
+        }
+        // Not answered in time, the sender is dropped.
+        receiver.await.ok()
     }
 
     fn respond(&self, token: Token, response: Response) {
@@ -114,7 +114,7 @@ impl NodeHandle {
         driver.now = clock::now();
         driver.respond(token, response);
         driver.act();
-        driver.waker.wake();
+        driver.again = true;
     }
 }
 
@@ -203,7 +203,6 @@ struct Control {
     phase: AtomicU8,
     /// The shard shuts down and holds nothing any more.
     empty: Vec<AtomicBool>,
-    wakers: OnceLock<Vec<Waker>>,
 }
 
 const RUN: u8 = 0;
@@ -213,6 +212,7 @@ const STOP: u8 = 2;
 /// A node whose shards run.
 pub struct Node {
     shards: Vec<rt::JoinHandle<Ledger>>,
+    wakers: Vec<Waker>,
     control: Arc<Control>,
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
@@ -239,13 +239,15 @@ impl Node {
         let control = Arc::new(Control {
             phase: AtomicU8::new(RUN),
             empty: cpus.iter().map(|_| AtomicBool::new(false)).collect(),
-            wakers: OnceLock::new(),
         });
         let hash_seed = fastrand::u64(..);
         let (ready, all_ready) = mpsc::channel();
         let mut shards = Vec::new();
+        let mut give_wakers = Vec::new();
         for ((index, &cpu), listeners) in cpus.iter().enumerate().zip(by_shard) {
             let id = ShardId(index as u16);
+            let (give, wakers) = mpsc::channel();
+            give_wakers.push(give);
             let start = ShardStart {
                 id,
                 shards: cpus.len(),
@@ -257,6 +259,7 @@ impl Node {
                 make_handler: make_handler.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
+                wakers,
             };
             shards.push(rt::start_executor(&format!("shard-{index}"), cpu, || start.run())?);
         }
@@ -265,18 +268,17 @@ impl Node {
         for (id, result) in all_ready {
             match result {
                 Ok(waker) => wakers[id.index()] = Some(waker),
-                Err(cause) => {
-                    control.phase.store(STOP, Ordering::Release);
-                    return Err(NodeError::Ring { shard: id.index(), cause });
-                }
+                Err(cause) => return Err(NodeError::Ring { shard: id.index(), cause }),
             }
             if wakers.iter().all(Option::is_some) {
                 break;
             }
         }
-        let wakers = wakers.into_iter().flatten().collect();
-        assert!(control.wakers.set(wakers).is_ok(), "the wakers are set once");
-        Ok(Self { shards, control, http, rtmp })
+        let wakers: Vec<Waker> = wakers.into_iter().flatten().collect();
+        for give in give_wakers {
+            give.send(wakers.clone()).expect("each shard waits for them");
+        }
+        Ok(Self { shards, wakers, control, http, rtmp })
     }
 
     pub fn shard_count(&self) -> usize {
@@ -307,7 +309,7 @@ impl Node {
 
     fn enter(&self, phase: u8) {
         self.control.phase.store(phase, Ordering::Release);
-        for waker in self.control.wakers.get().into_iter().flatten() {
+        for waker in &self.wakers {
             waker.wake();
         }
     }
@@ -325,19 +327,17 @@ struct ShardStart {
     make_handler: MakeHandler,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
+    /// Those of all shards, when all have started.
+    wakers: mpsc::Receiver<Vec<Waker>>,
 }
 
 impl ShardStart {
     async fn run(self) -> Ledger {
         let _guard = AbortOnPanic;
         let Self { id, shards, hash_seed, config, mut port, control, .. } = self;
-        let rings = MediaRing::new(RingSizes::default())
-            .and_then(|media| Ok((media, EgressRing::new()?)))
-            .and_then(|(media, egress)| {
-                let source = rt::EventSource::new(media.eventfd())?;
-                Ok((media, egress, source))
-            });
-        let (ring, egress, mut events) = match rings {
+        let rings =
+            MediaRing::new(RingSizes::default()).and_then(|media| Ok((media, EgressRing::new()?)));
+        let (ring, egress) = match rings {
             Ok(rings) => rings,
             Err(error) => {
                 // The starter reports it.
@@ -347,15 +347,8 @@ impl ShardStart {
         };
         // The starter waits for it, or has given up and stops us by the phase.
         let _ = self.ready.send((id, Ok(ring.waker())));
-        let wakers = loop {
-            if let Some(wakers) = control.wakers.get() {
-                break wakers;
-            }
-            if control.phase.load(Ordering::Acquire) == STOP {
-                return Ledger::default();
-            }
-            rt::sleep(Duration::from_millis(1)).await;
-        };
+        // Nothing comes where another shard did not start.
+        let Ok(wakers) = self.wakers.recv() else { return Ledger::default() };
         for (index, waker) in wakers.iter().enumerate() {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
@@ -363,12 +356,11 @@ impl ShardStart {
         let handler = (self.make_handler)();
         let resolver = self.resolver;
         let wire = RingWire::new(egress);
-        let coalesce = Duration::from_micros(config.media_ring.coalesce_us);
         let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, handler });
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);
         }
-        let ledger = drive(&driver, &mut events, &control, coalesce).await;
+        let ledger = drive(&driver, &control);
         driver.borrow_mut().handle = None;
         ledger
     }
@@ -386,41 +378,27 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// Turns until the node stops.
-async fn drive(
-    driver: &Rc<RefCell<Driver>>,
-    events: &mut rt::EventSource,
-    control: &Control,
-    coalesce: Duration,
-) -> Ledger {
+/// Turns until the node stops. The tasks run between two turns, when the driver is not borrowed.
+fn drive(driver: &Rc<RefCell<Driver>>, control: &Control) -> Ledger {
     let id = driver.borrow().shard.id();
+    let mut tasks = Tasks::default();
     loop {
-        let wait = {
-            let mut driver = driver.borrow_mut();
-            driver.turn();
-            match control.phase.load(Ordering::Acquire) {
-                RUN => {}
-                SHUT_DOWN => {
-                    driver.shut_down();
-                    let empty = driver.ledger().is_zero();
-                    control.empty[id.index()].store(empty, Ordering::Release);
-                }
-                _ => return driver.ledger(),
+        driver.borrow_mut().turn();
+        match control.phase.load(Ordering::Acquire) {
+            RUN => {}
+            SHUT_DOWN => {
+                let mut driver = driver.borrow_mut();
+                driver.shut_down();
+                let empty = driver.ledger().is_zero();
+                control.empty[id.index()].store(empty, Ordering::Release);
             }
-            driver.next_deadline().saturating_duration_since(clock::now())
-        };
-        let tasks = std::mem::take(&mut driver.borrow_mut().tasks);
-        for task in tasks {
-            rt::spawn_local(task).detach();
+            _ => return driver.borrow().ledger(),
         }
-        rt::yield_if_needed().await;
-        // Over either way; the next turn looks at what there is.
-        let _ = rt::timeout(wait.min(TURN_INTERVAL_MAX), events.wait()).await;
-        if !coalesce.is_zero() {
-            rt::sleep(coalesce).await;
-        }
+        let new_tasks = std::mem::take(&mut driver.borrow_mut().tasks);
+        new_tasks.into_iter().for_each(|task| tasks.push(task));
+        tasks.run();
+        let mut driver = driver.borrow_mut();
+        driver.again |= tasks.are_ready();
+        driver.sleep();
     }
 }
-
-/// A turn at least so often: bounds whatever wake-up could be lost, and what a shut-down waits.
-const TURN_INTERVAL_MAX: Duration = Duration::from_millis(100);

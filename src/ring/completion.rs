@@ -34,7 +34,7 @@ impl Token {
         self.0 | (kind as u64) << KIND_SHIFT
     }
 
-    /// The inverse of [`Self::user_data`]; `None` for the ring's own operations (cancel).
+    /// The inverse of [`Self::user_data`]; `None` for the ring's own operations (cancel, wake).
     pub(super) const fn from_user_data(user_data: u64) -> Option<(Self, OpKind)> {
         let kind = match user_data >> KIND_SHIFT {
             1 => OpKind::Accept,
@@ -134,6 +134,7 @@ impl Ended {
 }
 
 pub(super) const CANCEL_USER_DATA: u64 = 5 << KIND_SHIFT;
+pub(super) const WAKE_USER_DATA: u64 = 6 << KIND_SHIFT;
 
 const KIND_SHIFT: u32 = 56;
 
@@ -151,6 +152,7 @@ mod tests {
             }
         }
         assert_eq!(Token::from_user_data(CANCEL_USER_DATA), None);
+        assert_eq!(Token::from_user_data(WAKE_USER_DATA), None);
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! yields exactly one terminal completion* ([`Outcome::is_terminal`]): whoever counts them knows
 //! when the kernel has let go of a descriptor, and closes it only then.
 //!
-//! A tick is: wait for [`MediaRing::eventfd`], [`MediaRing::harvest`], act, [`MediaRing::submit`].
+//! A tick is: [`MediaRing::wait`], [`MediaRing::harvest`], act. The thread sleeps in the ring itself:
+//! one system call arms what the tick before wanted and waits (decision 0011).
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::atomic::{Ordering, fence};
 
 use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -20,21 +20,25 @@ use socket2::SockAddr;
 
 use super::Waker;
 use super::buffers::{BUFFER_GROUP, BufferPool};
-use super::completion::{CANCEL_USER_DATA, Completion, Ended, OpKind, Outcome, Token};
+use super::completion::{
+    CANCEL_USER_DATA, Completion, Ended, OpKind, Outcome, Token, WAKE_USER_DATA,
+};
 use crate::limits;
 
 /// A shard's ring for everything that comes in.
 pub struct MediaRing {
     // Dropped in this order: the kernel's side goes before the memory that it was given.
-    ring: IoUring,
+    pub(super) ring: IoUring,
     pool: Rc<BufferPool>,
     connect_addresses: HashMap<u64, Box<SockAddr>>,
-    waker: Waker,
+    pub(super) waker: Waker,
     /// Operations that found the submission queue full and the kernel unwilling.
-    backlog: VecDeque<squeue::Entry>,
+    pub(super) backlog: VecDeque<squeue::Entry>,
     /// What `harvest` copies the kernel's completions to before it interprets them.
     harvested: Vec<cqueue::Entry>,
     ops_in_flight: usize,
+    /// This kernel knows how to gather completions ([`MediaRing::wait`]). Linux 6.12.
+    pub(super) gathers: bool,
 }
 
 /// Sizes of a [`MediaRing`], all powers of two but the last.
@@ -71,24 +75,20 @@ impl MediaRing {
             .setup_submit_all()
             .setup_cqsize(sizes.completions)
             .build(sizes.submissions)?;
-        let waker = Waker::new()?;
-        ring.submitter().register_eventfd(waker.eventfd().as_raw_fd())?;
         let pool = BufferPool::new(sizes.buffer_count, sizes.buffer_len)?;
         pool.register(&ring)?;
-        Ok(Self {
+        let mut media = Self {
             ring,
             pool,
             connect_addresses: HashMap::new(),
-            waker,
+            waker: Waker::new()?,
             backlog: VecDeque::new(),
             harvested: Vec::with_capacity(sizes.completions as usize),
             ops_in_flight: 0,
-        })
-    }
-
-    /// Readable when there is something to harvest or a [`Waker`] was used.
-    pub fn eventfd(&self) -> BorrowedFd<'_> {
-        self.waker.eventfd()
+            gathers: true,
+        };
+        media.poll_waker();
+        Ok(media)
     }
 
     /// A handle for other threads to wake this shard with.
@@ -147,14 +147,13 @@ impl MediaRing {
         self.push(entry);
     }
 
-    /// Hands the armed operations to the kernel; no system call when there are none.
+    /// Hands the armed operations to the kernel; no system call when there are none. What a kernel
+    /// short of memory does not take stays for the next time.
     pub fn submit(&mut self) {
         while !self.ring.submission().is_empty() || !self.backlog.is_empty() {
             let consumed = self.enter();
             self.refill_from_backlog();
             if consumed == 0 {
-                // The kernel is short of memory. The eventfd brings the shard back to try again.
-                self.waker.signal();
                 return;
             }
         }
@@ -162,27 +161,23 @@ impl MediaRing {
 
     /// Appends all that has happened since the last call to `out`, in order.
     ///
-    /// Also submits, and forgets earlier wakes: queues that a [`Waker`] announces are drained after
-    /// this call. One system call when the kernel has work, none otherwise. Allocates for received
-    /// buffers (their reference count) and when `out` grows.
+    /// Forgets earlier wakes: queues that a [`Waker`] announces are drained after this call. One
+    /// system call when the kernel has more work, none otherwise. Allocates for received buffers
+    /// (their reference count) and when `out` grows.
     pub fn harvest(&mut self, out: &mut Vec<Completion>) {
         self.waker.clear();
-        // The completions that the kernel posts inside this call would signal the eventfd for a
-        // second, empty tick (10 to 40 µs).
-        self.ring.completion().disable_eventfd();
-        if self.kernel_has_work() || !self.ring.submission().is_empty() {
+        if self.kernel_has_work() {
             self.enter();
         }
         self.refill_from_backlog();
         self.drain(out);
-        self.ring.completion().enable_eventfd();
-        // What another core queued meanwhile did not signal. Either it sees the eventfd enabled or
-        // we see its flag.
-        fence(Ordering::SeqCst);
-        if self.kernel_has_work() || !self.ring.completion().is_empty() || !self.backlog.is_empty()
-        {
-            self.waker.signal();
-        }
+    }
+
+    /// Has a wake end the sleep: each write of the eventfd is a completion.
+    fn poll_waker(&mut self) {
+        let eventfd = Fd(self.waker.eventfd().as_raw_fd());
+        let entry = opcode::PollAdd::new(eventfd, libc::POLLIN as u32).multi(true).build();
+        self.push(entry.user_data(WAKE_USER_DATA));
     }
 
     fn drain(&mut self, out: &mut Vec<Completion>) {
@@ -191,6 +186,8 @@ impl MediaRing {
         for cqe in harvested.drain(..) {
             if let Some((token, kind)) = Token::from_user_data(cqe.user_data()) {
                 self.interpret(&cqe, token, kind, out);
+            } else if cqe.user_data() == WAKE_USER_DATA && !cqueue::more(cqe.flags()) {
+                self.poll_waker();
             }
         }
         self.harvested = harvested;
@@ -268,7 +265,7 @@ impl MediaRing {
         }
     }
 
-    fn refill_from_backlog(&mut self) {
+    pub(super) fn refill_from_backlog(&mut self) {
         let mut submission = self.ring.submission();
         while !submission.is_full() {
             let Some(entry) = self.backlog.pop_front() else { return };
@@ -328,12 +325,10 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::thread;
-
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::time::Duration;
 
     use super::*;
     use crate::ring::socket;
-    use crate::rt::{EventSource, start_executor};
 
     const SMALL: RingSizes =
         RingSizes { submissions: 8, completions: 16, buffer_count: 4, buffer_len: 1024 };
@@ -376,13 +371,11 @@ mod tests {
             self.armed(Token::new(token), OpKind::PollWritable);
         }
 
-        /// Ticks once, after the eventfd was signalled.
+        /// Ticks once, after something has happened.
         fn tick(&mut self) {
-            self.ring.submit();
-            let mut fds = [PollFd::new(self.ring.eventfd(), PollFlags::POLLIN)];
-            let ready = poll(&mut fds, PollTimeout::from(10_000_u16)).expect("polls");
-            assert_eq!(ready, 1, "nothing in 10 s; seen: {:?}", self.seen);
-            nix::unistd::read(self.ring.eventfd(), &mut [0; 8]).expect("readable");
+            self.ring.wait(Duration::from_secs(10), Duration::ZERO);
+            let has_news = self.ring.kernel_has_work() || !self.ring.ring.completion().is_empty();
+            assert!(has_news, "nothing in 10 s; seen: {:?}", self.seen);
             let known = self.seen.len();
             self.ring.harvest(&mut self.seen);
             for completion in &self.seen[known..] {
@@ -409,9 +402,9 @@ mod tests {
             }
         }
 
-        fn is_quiet(&self) -> bool {
-            let mut fds = [PollFd::new(self.ring.eventfd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::ZERO).expect("polls") == 0
+        fn is_quiet(&mut self) -> bool {
+            self.ring.wait(Duration::from_millis(1), Duration::ZERO);
+            !self.ring.kernel_has_work() && self.ring.ring.completion().is_empty()
         }
     }
 
@@ -610,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn harvest_leaves_the_eventfd_quiet() {
+    fn a_ring_is_quiet_until_something_happens() {
         let mut watched = Watched::new(SMALL);
         let (near, far) = UnixStream::pair().expect("a pair");
         watched.receive(&far, 1);
@@ -659,53 +652,23 @@ mod tests {
         assert_eq!(bytes, "kept");
     }
 
-    /// Two shards hand a number back and forth: an atomic is the queue, the waker its bell.
     #[test]
-    fn two_executors_wake_each_other() {
-        use std::sync::Arc;
-        use std::sync::atomic::AtomicU64;
-        use std::sync::mpsc::channel;
-
-        const ROUNDS: u64 = 200;
-        let ball = Arc::new(AtomicU64::new(0));
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        let mut give_waker = Vec::new();
-        let mut executors = Vec::new();
-        let (send_waker, wakers) = channel();
-        for player in 0..2 {
-            let (give, other) = channel::<Waker>();
-            give_waker.push(give);
-            let send_waker = send_waker.clone();
-            let ball = Arc::clone(&ball);
-            let play = move || async move {
-                let mut ring = MediaRing::new(SMALL).expect("io_uring");
-                send_waker.send((player, ring.waker())).expect("the test listens");
-                let other = other.recv().expect("the test answers");
-                let mut bell = EventSource::new(ring.eventfd()).expect("a duplicate");
-                let mut out = Vec::new();
-                loop {
-                    let count = ball.load(Ordering::Acquire);
-                    if count % 2 == player {
-                        ball.store(count + 1, Ordering::Release);
-                        other.wake();
-                    }
-                    if count >= ROUNDS {
-                        return count;
-                    }
-                    bell.wait().await.expect("readable");
-                    ring.harvest(&mut out);
-                    assert!(out.is_empty());
-                }
-            };
-            let cpu = player as usize % cpus;
-            executors.push(start_executor("player", cpu, play).expect("an executor"));
+    fn what_comes_in_quick_succession_is_gathered() {
+        let mut watched = Watched::new(SMALL);
+        let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().expect("a pair")).collect();
+        for (token, (_, far)) in pairs.iter().enumerate() {
+            watched.receive(far, token as u64);
         }
-        for _ in 0..2 {
-            let (player, waker) = wakers.recv().expect("a player");
-            give_waker[1 - player as usize].send(waker).expect("the other player");
-        }
-        for executor in executors {
-            assert!(executor.join().expect("no panic") >= ROUNDS);
-        }
+        assert!(watched.is_quiet());
+        let writer = thread::spawn(move || {
+            for (near, _) in &pairs {
+                (&*near).write_all(b"x").expect("room");
+            }
+            pairs
+        });
+        watched.ring.wait(Duration::from_secs(10), Duration::from_secs(1));
+        let pairs = writer.join().expect("no panic");
+        watched.ring.harvest(&mut watched.seen);
+        assert_eq!((watched.seen.len(), pairs.len()), (3, 3));
     }
 }

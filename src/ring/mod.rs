@@ -1,8 +1,7 @@
 //! The shard's io_uring for media bytes, and the sockets it works on.
 //!
-//! A shard has two rings. [`MediaRing`] takes in: accept, receive, connect, writability; it is
-//! asynchronous and its eventfd wakes the shard. [`EgressRing`] gives out: batches of sends that
-//! are complete when the call returns. One ring for both would signal the eventfd on every flush.
+//! A shard has two rings. [`MediaRing`] takes in: accept, receive, connect, writability; the shard
+//! sleeps in it. [`EgressRing`] gives out: batches of sends that are complete when the call returns.
 //!
 //! Needs Linux 6.1 (deferred task run); [`crate::rt::preflight`] says so at start.
 
@@ -10,6 +9,7 @@ mod buffers;
 mod completion;
 mod egress;
 mod media;
+mod sleep;
 pub mod socket;
 mod waker;
 

@@ -22,12 +22,11 @@ struct WakeState {
 
 impl Waker {
     pub(super) fn new() -> io::Result<Self> {
-        // Not nonblocking: an asynchronous read of a nonblocking eventfd fails instead of waiting.
-        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let eventfd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self(Arc::new(WakeState { eventfd, pending: AtomicBool::new(false) })))
     }
 
-    /// Makes the shard's next wait on the eventfd return; what was queued for the shard before
+    /// Ends the shard's sleep, or its next one before it begins; what was queued for the shard before
     /// this call is seen by the tick that follows.
     pub fn wake(&self) {
         // The swap pairs with the one in `clear`: a wake that finds the flag still set was ordered
@@ -42,10 +41,9 @@ impl Waker {
         self.0.pending.swap(false, Ordering::AcqRel);
     }
 
-    /// Writes the eventfd, whatever the flag says.
-    pub(super) fn signal(&self) {
+    fn signal(&self) {
         match self.0.eventfd.write(1) {
-            // EAGAIN would mean 2^64 - 2 unread wakes: the shard has reason enough to wake up.
+            // Nobody reads the count, the ring sees each write. EAGAIN would mean 2^64 of them.
             Ok(_) | Err(Errno::EAGAIN) => {}
             Err(errno) => panic!("eventfd write failed: {errno}"),
         }
