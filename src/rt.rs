@@ -28,7 +28,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 pub use event_source::EventSource;
 pub use oneshot::{OneshotReceiver, OneshotSender, SenderDropped, oneshot};
-pub use preflight::{StartError, check_cpus, preflight};
+pub use preflight::{LOCKED_MEMORY_MIN, StartError, check_cpus, preflight, probe_io_uring};
 
 /// Starts a thread bound to `cpu` that runs the future of `make`, and returns when it runs.
 ///

@@ -24,6 +24,7 @@ const NEIGHBORS: &[(&str, &str, &str)] = &[
     ("logging", "clock", "the test of repeated faults counts seconds"),
     ("metrics", "shard", "it is asked shard by shard what to show"),
     ("cli", "demo", "the demo is a subcommand"),
+    ("cli", "doctor", "so is the doctor"),
     ("demo", "cli", "a subcommand has the exit codes and signals of all: the one cycle"),
 ];
 
