@@ -197,8 +197,8 @@ fn index_of_documents_is_complete() {
 #[test]
 fn no_file_names_a_machine() {
     let mut files = files_of(
-        &["src", "tests", "benches", "docs", ".ci"],
-        &["rs", "md", "toml", "json", "sh", ""],
+        &["src", "tests", "benches", "docs", "tuning", ".ci"],
+        &["rs", "md", "toml", "json", "sh", "conf", "service", ""],
     );
     files.extend(
         ["Cargo.toml", "test", ".clippy.toml", ".gitignore"]

@@ -173,6 +173,10 @@ struct Row {
 fn examine(exam: &Exam<'_>) -> Vec<Row> {
     let nics = nic::nics(exam.host);
     let mut rows = Vec::new();
+    if let Err(unknown) = &nics {
+        let finding = Finding::from(unknown.clone());
+        rows.push(Row { group: "NICs", check: "interfaces", subject: None, finding });
+    }
     for (group, checks) in GROUPS {
         for Check { name, run } in *checks {
             let mut add = |subject, outcome: Outcome| {
@@ -184,7 +188,7 @@ fn examine(exam: &Exam<'_>) -> Vec<Row> {
                 (Run::EachNic(run), Ok(nics)) => {
                     nics.iter().for_each(|nic| add(Some(nic.name.clone()), run(exam, nic)));
                 }
-                (Run::EachNic(_), Err(unknown)) => add(None, Err(unknown.clone())),
+                (Run::EachNic(_), Err(_)) => {}
             }
         }
     }
@@ -287,6 +291,61 @@ mod tests {
             }
             bench.host.file(path, text);
         }
+    }
+
+    const SYSCTL_FILE: &str = include_str!("../../tuning/90-rillcast.conf");
+
+    /// Keys and values that the file sets.
+    fn tuned() -> Vec<(&'static str, &'static str)> {
+        let lines = SYSCTL_FILE.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines
+            .map(|line| {
+                let (key, value) = line.split_once('=').expect("a setting");
+                (key.trim().trim_start_matches('-'), value.trim())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn host_tuned_by_our_file_is_fine_and_a_check_reads_each_key() {
+        let bench = Bench::fine();
+        assert!(tuned().len() > 10, "the file was not understood");
+        let path = |key: &str| format!("proc/sys/{}", key.replace('.', "/"));
+        for (key, value) in tuned() {
+            bench.host.file(&path(key), value);
+        }
+        // Swap, a second node and bbr, so that what is set for them is looked at.
+        bench.host.file("proc/meminfo", "MemAvailable: 15728640 kB\nSwapTotal: 1048576 kB");
+        bench.host.file("sys/devices/system/node/node1/cpulist", "4-7");
+        bench.host.file("proc/sys/net/ipv4/tcp_congestion_control", "bbr");
+        for row in bench.rows() {
+            assert_eq!(row.finding.verdict, Verdict::Fine, "{row:?}");
+        }
+        for (key, value) in tuned() {
+            bench.host.file(&path(key), "?");
+            let is_seen = |row: &Row| row.finding.verdict > Verdict::Note;
+            assert!(bench.rows().iter().any(is_seen), "{key}");
+            bench.host.file(&path(key), value);
+        }
+    }
+
+    #[test]
+    fn remedies_and_our_file_agree() {
+        let mut bench = Bench::fine();
+        let mut advised = BTreeSet::new();
+        for case in CASES.iter().copied().flatten() {
+            let remedy = case.finding_on(&mut bench).remedy;
+            for setting in remedy.split("sysctl -w ").skip(1) {
+                let (key, rest) = setting.split_once("=\"").expect("a setting");
+                let (value, _) = rest.split_once('"').expect("a value");
+                match tuned().iter().find(|(tuned, _)| *tuned == key) {
+                    Some((_, tuned)) => assert_eq!(value, *tuned, "{key}"),
+                    None => assert!(SYSCTL_FILE.contains(key), "{key} is not told of"),
+                }
+                advised.insert(key.to_owned());
+            }
+        }
+        assert!(advised.len() > 10, "{advised:?}");
     }
 
     fn options(arguments: &[&str]) -> Options {

@@ -292,6 +292,8 @@ pub(super) mod tests {
     use super::super::testing::{Bench, Case, Change, file, garbled, gone};
     use super::*;
 
+    const STATE: &str = "sys/class/net/eth0/operstate";
+    const FIRST_RPS: &str = "sys/class/net/eth0/queues/rx-0/rps_cpus";
     const RPS: &str = "sys/class/net/eth0/queues/rx-1/rps_cpus";
     const XPS: &str = "sys/class/net/eth0/queues/tx-1/xps_cpus";
     const NODE: &str = "sys/class/net/eth0/device/numa_node";
@@ -305,14 +307,10 @@ pub(super) mod tests {
     pub(in super::super) const CASES: &[Case] = &[
         Case::new("queues", &[], Fine, "2 receive, 2 transmit, 2 shards, ixgbe"),
         Case::new("queues", &[ONE_QUEUE], Costs, "ethtool -L eth0 combined 2"),
-        Case::new(
-            "queues",
-            &[ONE_QUEUE, file("sys/class/net/eth0/queues/rx-0/rps_cpus", "3")],
-            Fine,
-            "RPS spreads them over 0-1",
-        ),
-        Case::new("queues", &[gone("sys/class/net")], NotKnown, "not there"),
-        Case::new("queues", &[file("sys/class/net/eth0/operstate", "down")], NotKnown, "container"),
+        Case::new("queues", &[ONE_QUEUE, file(FIRST_RPS, "3")], Fine, "RPS spreads them over 0-1"),
+        Case::new("queues", &[ONE_QUEUE, garbled(FIRST_RPS)], NotKnown, "not understood"),
+        Case::new("interfaces", &[gone("sys/class/net")], NotKnown, "not there"),
+        Case::new("interfaces", &[file(STATE, "down")], NotKnown, "in a container"),
         Case::new("interrupts", &[file(SECOND_IRQ, "0")], Costs, "--nic eth0 --cpus 0-1"),
         Case::new("interrupts", &[gone(SECOND_IRQ)], Fine, "receive queues: 2, on CPUs 0-1"),
         Case::new("interrupts", &[garbled(SECOND_IRQ)], NotKnown, "not understood"),

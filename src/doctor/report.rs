@@ -46,6 +46,11 @@ impl Report {
         }
         lines.push(String::new());
         lines.push(self.summary());
+        if self.rows.iter().any(|row| row.finding.remedy.contains("sysctl -w")) {
+            lines.push(
+                "sysctl -w lasts until a restart; tuning/90-rillcast.conf keeps it".to_owned(),
+            );
+        }
         lines.join("\n") + "\n"
     }
 
@@ -140,6 +145,14 @@ NICs
 fine 1, notes 1, not known 0, costs 1, blocks 0
 ";
         assert_eq!(report().text(), expected);
+    }
+
+    #[test]
+    fn text_says_how_a_sysctl_is_kept() {
+        let mut report = report();
+        assert!(!report.text().contains("90-rillcast.conf"));
+        report.rows[1].finding.remedy = "sysctl -w vm.swappiness=\"10\"".to_owned();
+        assert!(report.text().ends_with("tuning/90-rillcast.conf keeps it\n"));
     }
 
     #[test]

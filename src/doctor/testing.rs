@@ -68,7 +68,7 @@ impl Case {
 
     /// Makes the changes, looks, and takes them back.
     #[track_caller]
-    pub(super) fn assert_on(&self, bench: &mut Bench) {
+    pub(super) fn finding_on(&self, bench: &mut Bench) -> Finding {
         let plan = bench.plan.clone();
         (self.plan)(&mut bench.plan);
         for change in self.changes {
@@ -79,6 +79,12 @@ impl Case {
             bench.host.take_back(change);
         }
         bench.plan = plan;
+        finding
+    }
+
+    #[track_caller]
+    pub(super) fn assert_on(&self, bench: &mut Bench) {
+        let finding = self.finding_on(bench);
         let text = format!("{}\n{}\n{}", finding.found, finding.why, finding.remedy);
         let held = finding.verdict == self.verdict && text.contains(self.says);
         assert!(held, "{self:#?}\nbut it is {}: {text}", finding.verdict.as_str());
