@@ -94,6 +94,13 @@ impl Host {
         Ok(text.trim().to_owned())
     }
 
+    /// A file that is one name.
+    pub(super) fn word(&self, path: &str) -> Result<String, Unknown> {
+        let text = self.text(path)?;
+        let is_word = !text.is_empty() && !text.contains(char::is_whitespace);
+        if is_word { Ok(text) } else { Err(Unknown::garbled(path)) }
+    }
+
     /// A file that is one number.
     pub(super) fn number<T: FromStr>(&self, path: &str) -> Result<T, Unknown> {
         self.text(path)?.parse().map_err(|_| Unknown::garbled(path))
@@ -117,7 +124,12 @@ impl Host {
         self.numbers(&sysctl_path(key))
     }
 
-    /// A sysctl whose value is words.
+    /// A sysctl whose value is a name.
+    pub(super) fn sysctl_word(&self, key: &str) -> Result<String, Unknown> {
+        self.word(&sysctl_path(key))
+    }
+
+    /// A sysctl whose value is a text.
     pub(super) fn sysctl_text(&self, key: &str) -> Result<String, Unknown> {
         self.text(&sysctl_path(key))
     }

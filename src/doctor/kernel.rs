@@ -18,7 +18,7 @@ const VERSION_MIN: (u32, u32) = (6, 1);
 
 fn version(exam: &Exam<'_>) -> Outcome {
     let path = "proc/sys/kernel/osrelease";
-    let text = exam.host.text(path)?;
+    let text = exam.host.word(path)?;
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return Err(Unknown::garbled(path));
@@ -66,10 +66,7 @@ const CLOCKS_FAST: [&str; 4] =
 
 fn clock_source(exam: &Exam<'_>) -> Outcome {
     let folder = "sys/devices/system/clocksource/clocksource0";
-    let current = exam.host.text(&format!("{folder}/current_clocksource"))?;
-    if current.is_empty() {
-        return Err(Unknown::garbled(&format!("{folder}/current_clocksource")));
-    }
+    let current = exam.host.word(&format!("{folder}/current_clocksource"))?;
     if CLOCKS_FAST.contains(&&*current) {
         return Ok(Finding::fine(current));
     }
@@ -95,8 +92,8 @@ fn stolen_time(exam: &Exam<'_>) -> Outcome {
         line.and_then(|line| line.split_whitespace().map(|time| time.parse().ok()).collect());
     // user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in user's.
     let times = times.filter(|times| times.len() >= 8).ok_or_else(|| Unknown::garbled(path))?;
-    let total: u64 = times[..8].iter().sum();
-    let per_mille = times[7] * 1000 / total.max(1);
+    let total = times[..8].iter().copied().fold(0, u64::saturating_add);
+    let per_mille = times[7].saturating_mul(1000) / total.max(1);
     let found = format!("{}.{} % since the start", per_mille / 10, per_mille % 10);
     if per_mille <= STOLEN_PER_MILLE_MAX {
         return Ok(Finding::fine(found));

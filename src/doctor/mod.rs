@@ -276,10 +276,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_says_why_and_what_to_do() {
+        const STAT: &str = "cpu  HUGE HUGE HUGE HUGE HUGE HUGE HUGE HUGE";
+        const SOFTNET: &str = "ffffffffffffffff 0 0\nffffffffffffffff 0 ffffffffffffffff";
         let bench = Bench::fine();
         for (path, text) in FINE {
-            for value in ["0", "1", "2", "999999999999", "0 0 0", "x"] {
-                bench.host.file(path, value);
+            for value in ["0", "1", "2", "x", "0 0 0", "HUGE", "HUGE HUGE HUGE", STAT, SOFTNET] {
+                bench.host.file(path, &value.replace("HUGE", &u64::MAX.to_string()));
                 for Row { check, finding, .. } in bench.rows() {
                     let is_wrong = finding.verdict >= Verdict::Costs;
                     assert_eq!(!finding.remedy.is_empty(), is_wrong, "{check}: {finding:?}");

@@ -220,9 +220,9 @@ fn softirq(exam: &Exam<'_>) -> Outcome {
     for line in exam.host.text(path)?.lines() {
         let mut counts = line.split_whitespace().map(|word| u64::from_str_radix(word, 16));
         let mut next = || counts.next().and_then(Result::ok).ok_or_else(|| Unknown::garbled(path));
-        processed += next()?;
-        dropped += next()?;
-        squeezed += next()?;
+        processed = processed.saturating_add(next()?);
+        dropped = dropped.saturating_add(next()?);
+        squeezed = squeezed.saturating_add(next()?);
     }
     let found = format!("{processed} packets, {dropped} dropped, {squeezed} times out of budget");
     if dropped > 0 {

@@ -84,7 +84,7 @@ fn nr_open(exam: &Exam<'_>) -> Outcome {
         return Ok(Finding::fine(most.to_string()));
     }
     let why = "no process may have a higher limit of open files";
-    let remedy = set_sysctl("fs.nr_open", needed.next_power_of_two());
+    let remedy = set_sysctl("fs.nr_open", rounded_up(needed));
     Ok(Finding::costs(format!("{most}, {needed} needed"), why, remedy))
 }
 
@@ -96,8 +96,13 @@ fn file_max(exam: &Exam<'_>) -> Outcome {
     }
     let why = "open files of all processes together";
     let found = format!("{most}, {in_use} in use, {needed} needed");
-    let remedy = set_sysctl("fs.file-max", (in_use + needed).next_power_of_two());
+    let remedy = set_sysctl("fs.file-max", rounded_up(in_use.saturating_add(needed)));
     Ok(Finding::costs(found, why, remedy))
+}
+
+/// To a power of two, where there is one.
+fn rounded_up(number: u64) -> u64 {
+    number.checked_next_power_of_two().unwrap_or(number)
 }
 
 fn cpus(exam: &Exam<'_>) -> Outcome {

@@ -125,7 +125,7 @@ fn slow_start_after_idle(exam: &Exam<'_>) -> Outcome {
         return Ok(Finding::fine("0"));
     }
     // The kernel leaves a window alone that a control with its own rate keeps.
-    if exam.host.sysctl_text(CONTROL)?.starts_with("bbr") {
+    if exam.host.sysctl_word(CONTROL)?.starts_with("bbr") {
         return Ok(Finding::fine("1, which bbr does not look at"));
     }
     let why = "after a pause (a source that stutters, a player that jumps) a keyframe starts again \
@@ -134,11 +134,8 @@ fn slow_start_after_idle(exam: &Exam<'_>) -> Outcome {
 }
 
 fn congestion_control(exam: &Exam<'_>) -> Outcome {
-    let control = exam.host.sysctl_text(CONTROL)?;
-    let discipline = exam.host.sysctl_text("net.core.default_qdisc")?;
-    if control.is_empty() || discipline.is_empty() {
-        return Err(Unknown::because("congestion control or queueing discipline has no name"));
-    }
+    let control = exam.host.sysctl_word(CONTROL)?;
+    let discipline = exam.host.sysctl_word("net.core.default_qdisc")?;
     let found = format!("{control}, default_qdisc {discipline}");
     if !control.starts_with("bbr") || discipline == "fq" {
         return Ok(Finding::fine(found));
@@ -244,7 +241,7 @@ pub(super) mod tests {
             "default_qdisc=\"fq\"",
         ),
         Case::new("congestion control", &[file(QDISC, "fq_codel")], Fine, "cubic"),
-        Case::new("congestion control", &[file(CONTROL, "")], NotKnown, "no name"),
+        Case::new("congestion control", &[file(CONTROL, "")], NotKnown, "not understood"),
         Case::new("congestion control", &[gone(QDISC)], NotKnown, "not there"),
         Case::new(
             "accept queues",
