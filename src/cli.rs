@@ -22,6 +22,7 @@ use crate::api;
 use crate::clock;
 use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
+use crate::doctor;
 use crate::limits::DESCRIPTORS_AT_START_MAX;
 use crate::logging;
 use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
@@ -42,6 +43,11 @@ enum Command {
     Demo(DemoOptions),
     /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
+    /// Look at this host: what is fine, what costs performance, and what to do about it.
+    ///
+    /// Exit code: 0, or 1 where something costs performance, or 2 where the relay would not start.
+    #[command(verbatim_doc_comment)]
+    Doctor(doctor::Options),
 }
 
 #[derive(Args)]
@@ -89,6 +95,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve(options),
         Command::Demo(options) => demo::run(&options),
         Command::CheckConfig { file } => check_config(&file),
+        Command::Doctor(options) => Ok(doctor::run(&options)),
     };
     match result {
         Ok(code) => code,

@@ -11,7 +11,7 @@
 //! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
 //! 7. [`net`]: the sockets, and what drives the sessions on them.
 //! 8. [`api`]: ZLMediaKit's HTTP API, health and metrics.
-//! 9. [`cli`], `demo`: the command line.
+//! 9. [`cli`], `demo`, `doctor`: the command line.
 
 pub mod api;
 pub mod bus;
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod demo;
+mod doctor;
 pub mod egress;
 pub mod limits;
 pub mod logging;

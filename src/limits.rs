@@ -144,3 +144,12 @@ pub const DETOUR_LEN_MAX: usize = 16 * 1024;
 /// Descriptors for which the process's table has room from the start: 20,000 connections on each of
 /// three shards. 8 B each: 512 KiB of kernel memory.
 pub const DESCRIPTORS_AT_START_MAX: u64 = 65_536;
+
+// Doctor.
+
+/// Bytes that are read of a file of the host. The longest has a line of 150 bytes for each CPU
+/// (`/proc/net/softnet_stat`): 150 KiB with 1,024.
+pub const HOST_FILE_LEN_MAX: u64 = 256 * 1024;
+
+/// Names that are read of a folder of the host, processes of `/proc` among them.
+pub const HOST_ENTRIES_MAX: usize = 65_536;

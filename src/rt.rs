@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 pub use oneshot::{OneshotReceiver, OneshotSender, SenderDropped, oneshot};
-pub use preflight::{StartError, check_cpus, preflight};
+pub use preflight::{LOCKED_MEMORY_MIN, StartError, check_cpus, preflight, probe_io_uring};
 pub use tasks::{LocalTask, Tasks};
 
 /// Starts a thread bound to `cpu` that runs the future of `make`, and returns when it runs.

@@ -24,6 +24,7 @@ const NEIGHBORS: &[(&str, &str, &str)] = &[
     ("logging", "clock", "the test of repeated faults counts seconds"),
     ("metrics", "shard", "it is asked shard by shard what to show"),
     ("cli", "demo", "the demo is a subcommand"),
+    ("cli", "doctor", "so is the doctor"),
     ("demo", "cli", "a subcommand has the exit codes and signals of all: the one cycle"),
 ];
 
@@ -195,8 +196,8 @@ fn index_of_documents_is_complete() {
 #[test]
 fn no_file_names_a_machine() {
     let mut files = files_of(
-        &["src", "tests", "benches", "docs", ".ci"],
-        &["rs", "md", "toml", "json", "sh", ""],
+        &["src", "tests", "benches", "docs", "tuning", ".ci"],
+        &["rs", "md", "toml", "json", "sh", "conf", "service", ""],
     );
     files.extend(
         ["Cargo.toml", "test", ".clippy.toml", ".gitignore"]

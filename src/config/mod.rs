@@ -46,6 +46,7 @@ pub struct Config {
 pub struct ServerSection {
     pub shards: u16,
     pub cpus: CpuList,
+    pub steer_by_cpu: bool,
     pub id: String,
 }
 
@@ -316,7 +317,7 @@ impl Config {
 
 impl Default for ServerSection {
     fn default() -> Self {
-        Self { shards: 0, cpus: CpuList::default(), id: "rillcast".to_owned() }
+        Self { shards: 0, cpus: CpuList::default(), steer_by_cpu: false, id: "rillcast".to_owned() }
     }
 }
 

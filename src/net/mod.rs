@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
-use crate::ring::{EgressRing, MediaRing, RingSizes, Token, Waker, socket};
+use crate::ring::{self, EgressRing, MediaRing, RingSizes, Token, Waker, socket};
 use crate::rt::{self, StartError, Tasks, oneshot};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Policy, Shard};
@@ -162,8 +162,8 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn bind(config: &Config, shards: usize) -> Result<Self, NodeError> {
-        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = (0..shards).map(|_| Vec::new()).collect();
+    fn bind(config: &Config, cpus: &[usize]) -> Result<Self, NodeError> {
+        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = cpus.iter().map(|_| Vec::new()).collect();
         let mut bind = |what: &'static str, mut address: SocketAddr, protocol| {
             // SO_REUSEPORT would let us share the port with another process of the same user.
             let mut probe = std::net::TcpListener::bind(address);
@@ -184,6 +184,11 @@ impl Listeners {
                 let fd = socket::listener(bound).map_err(listen_error)?;
                 bound = socket::local_addr(&fd).map_err(listen_error)?;
                 listeners.push((fd, protocol));
+            }
+            if config.server.steer_by_cpu
+                && let Some((listener, _)) = by_shard.first().and_then(|first| first.last())
+            {
+                ring::steer_by_cpu(listener, cpus).map_err(listen_error)?;
             }
             Ok(bound)
         };
@@ -230,7 +235,7 @@ impl Node {
     ) -> Result<Self, NodeError> {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
-        let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus.len())?;
+        let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus)?;
         let mut config = Config::clone(config);
         (config.http.listen, config.rtmp.listen) = (http, rtmp);
         let config = Arc::new(config);
@@ -400,5 +405,48 @@ fn drive(driver: &Rc<RefCell<Driver>>, control: &Control) -> Ledger {
         let mut driver = driver.borrow_mut();
         driver.again |= tasks.are_ready();
         driver.sleep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    /// Connections that each shard has waiting when all came in on one CPU, that of the last shard.
+    fn connections_by_shard(steer_by_cpu: bool) -> Vec<usize> {
+        let this_thread = Pid::from_raw(0);
+        let allowed = sched_getaffinity(this_thread).expect("an affinity");
+        let cpu = (0..CpuSet::count()).find(|&cpu| allowed.is_set(cpu) == Ok(true));
+        let cpu = cpu.expect("a CPU that we run on");
+        let mut config = Config::default();
+        config.server.steer_by_cpu = steer_by_cpu;
+        config.http.listen = ([127, 0, 0, 1], 0).into();
+        config.rtmp.listen = ([127, 0, 0, 1], 0).into();
+        let listeners = Listeners::bind(&config, &[100_000, cpu]).expect("free ports");
+        let mut only = CpuSet::new();
+        only.set(cpu).expect("in range");
+        sched_setaffinity(this_thread, &only).expect("allowed");
+        let _connections: Vec<_> = (0..32)
+            .flat_map(|_| [listeners.http, listeners.rtmp])
+            .map(|address| TcpStream::connect(address).expect("a listener"))
+            .collect();
+        let waiting = |listeners: Vec<(OwnedFd, Protocol)>| {
+            let listeners = listeners.into_iter().map(|(fd, _)| TcpListener::from(fd));
+            listeners.map(|own| std::iter::from_fn(|| own.accept().ok()).count()).sum()
+        };
+        listeners.by_shard.into_iter().map(waiting).collect()
+    }
+
+    #[test]
+    fn connections_go_to_the_shard_of_their_cpu_only_where_it_is_asked_for() {
+        assert_eq!(connections_by_shard(true), [0, 64]);
+        let spread = connections_by_shard(false);
+        assert_eq!(spread.iter().sum::<usize>(), 64);
+        assert!(spread[0] > 0, "{spread:?}");
     }
 }

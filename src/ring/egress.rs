@@ -62,6 +62,11 @@ impl EgressRing {
         Ok(egress)
     }
 
+    /// Whether this kernel takes several slices in a plain send; else they go as a message.
+    pub fn sends_vectors(&self) -> bool {
+        self.gather == Gather::Vectorized
+    }
+
     /// An empty batch. It uses the ring's memory: nothing is allocated once that has grown.
     pub fn batch<'bytes>(&mut self) -> Batch<'_, 'bytes> {
         self.ops.clear();

@@ -11,9 +11,11 @@ mod egress;
 mod media;
 mod sleep;
 pub mod socket;
+mod steering;
 mod waker;
 
 pub use completion::{Completion, Ended, OpKind, Outcome, Token};
 pub use egress::{Batch, EgressRing, SendFailure, SpanId};
 pub use media::{MediaRing, RingSizes};
+pub use steering::steer_by_cpu;
 pub use waker::Waker;

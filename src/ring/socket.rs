@@ -134,8 +134,9 @@ fn null_device() -> io::Result<File> {
     File::open("/dev/null")
 }
 
-/// The kernel cuts it to `net.core.somaxconn`, 4096 by default.
-const LISTEN_BACKLOG: i32 = 4096;
+/// Connections that may wait to be accepted. The kernel cuts it to `net.core.somaxconn`, 4096 by
+/// default.
+pub const LISTEN_BACKLOG: i32 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -68,17 +68,20 @@ pub enum StartError {
 
 /// Checks that the kernel lets this process do what shards need.
 pub fn preflight() -> Result<(), StartError> {
+    probe_io_uring()?;
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(|errno| cause_of(errno.into()))?;
+    check_locked_memory(limit.0)
+}
+
+/// Sets up a ring as shards do, and drops it.
+pub fn probe_io_uring() -> Result<(), StartError> {
     let ring = IoUring::<squeue::Entry, cqueue::Entry>::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
         .build(PROBE_ENTRIES);
-    if let Err(error) = ring {
-        return Err(cause_of(error));
-    }
-    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(|errno| cause_of(errno.into()))?;
-    check_locked_memory(limit.0)
+    ring.map(drop).map_err(cause_of)
 }
 
 /// Checks the CPUs that shards are to be bound to.
@@ -118,8 +121,8 @@ fn cause_of(error: io::Error) -> StartError {
     }
 }
 
-/// glommio refuses to start below it.
-const LOCKED_MEMORY_MIN: u64 = 512 * 1024;
+/// Bytes of locked memory that must be allowed; glommio refuses to start below it.
+pub const LOCKED_MEMORY_MIN: u64 = 512 * 1024;
 
 const PROBE_ENTRIES: u32 = 8;
 
