@@ -41,6 +41,7 @@ impl Shard {
         let bytes = stream.ingest.bytes();
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
+        self.totals.config_bytes_copied += bytes.config_copied;
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }

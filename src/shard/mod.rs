@@ -144,6 +144,7 @@ pub struct PlayRequest {
 pub struct Totals {
     pub media_bytes_in: u64,
     pub media_bytes_copied: u64,
+    pub config_bytes_copied: u64,
     pub media_bytes_out: u64,
     pub sends: u64,
     pub player_jumps: u64,
@@ -346,6 +347,7 @@ impl Shard {
             let bytes = stream.ingest.bytes();
             totals.media_bytes_in += bytes.received;
             totals.media_bytes_copied += bytes.copied;
+            totals.config_bytes_copied += bytes.config_copied;
         }
         totals
     }
