@@ -25,7 +25,7 @@ use crate::proto::rtmp::{
     ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession, ClientStage,
 };
 use crate::ring::{Token, socket};
-use crate::shard::Stage;
+use crate::shard::{PullNews, Stage};
 
 /// One try of a pull.
 pub(super) struct Attempt {
@@ -357,7 +357,7 @@ impl Driver {
         } else {
             match SourceUrl::parse(url, true) {
                 Ok(url) => {
-                    info!(key = %attempt.key, to = %url.authority(), "redirected");
+                    debug!(attempt = id.0, key = %attempt.key, to = %url.authority(), "redirected");
                     attempt.url = Arc::new(url);
                     attempt.state = AttemptState::Changing;
                     attempt.addresses.clear();
@@ -404,8 +404,8 @@ impl Driver {
         if std::mem::replace(&mut attempt.over, true) {
             return;
         }
-        info!(key = %attempt.key, url = %attempt.url.authority(), class = fault.class.as_str(),
-            error = %fault.text, "attempt failed");
+        debug!(attempt = id.0, key = %attempt.key, url = %attempt.url.authority(),
+            class = fault.class.as_str(), error = %fault.text, "attempt failed");
         self.shard.attempt_failed(self.now, id, fault);
         self.end_attempt(id);
     }
@@ -439,6 +439,26 @@ impl Driver {
         if self.attempts.get(&id).is_some_and(|attempt| attempt.sockets_open == 0) {
             let attempt = self.attempts.remove(&id).expect("just seen");
             self.shard.attempt_closed(id, attempt.sockets_closed);
+        }
+    }
+
+    /// Writes what the shard wants told of its pulls.
+    pub(super) fn tell(&mut self, news: &PullNews) {
+        match news {
+            PullNews::Failed { key, origin, fault: Fault { class, text }, attempt, next_try } => {
+                let (class, next_try_ms) = (class.as_str(), next_try.as_millis());
+                info!(%key, origin, class, error = text, attempt, next_try_ms, "pull failed");
+            }
+            PullNews::FailedAgain => {
+                self.repeats.count(self.now, "pull failed again as it had before");
+            }
+            PullNews::GaveUp { key, origin, fault: Fault { class, text }, failures } => {
+                let class = class.as_str();
+                info!(%key, origin, class, error = text, failures, "pull given up");
+            }
+            PullNews::Recovered { key, origin, failures } => {
+                info!(%key, origin, failures, "pull is up again");
+            }
         }
     }
 

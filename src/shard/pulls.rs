@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::lifecycle::{AfterFailure, Pull, PullState};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
-use super::{Action, Shard, Stage};
+use super::{Action, PullNews, Shard, Stage};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
@@ -260,9 +260,20 @@ impl Shard {
     /// Ends a pull that has failed, or has it try again later; whoever waits for it is answered.
     fn go_on_after(&mut self, now: Instant, handle: StreamHandle, fault: Fault) -> AfterFailure {
         let stream = self.tables.get_mut(handle).expect("callers look");
+        let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls fail");
         let adds = std::mem::take(&mut pull.adds);
         let after = pull.fail(fault.clone(), &self.policy.retry, &mut self.rng);
+        let is_news = pull.row.add(fault.class);
+        let (origin, failures, attempt) = (pull.url.authority(), pull.row.count, pull.attempts);
+        let told = fault.clone();
+        self.actions.push_back(Action::Tell(match after {
+            AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
+            AfterFailure::Retry(next_try) if is_news => {
+                PullNews::Failed { key, origin, fault: told, attempt, next_try }
+            }
+            AfterFailure::Retry(_) => PullNews::FailedAgain,
+        }));
         match after {
             AfterFailure::GiveUp => {
                 pull.state = PullState::New;
