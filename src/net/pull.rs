@@ -13,7 +13,6 @@ use url::Url;
 use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
 use super::resolver::{self, ResolveError};
-use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::SourceProtocol;
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
@@ -34,7 +33,6 @@ pub(super) struct Attempt {
     state: AttemptState,
     /// Addresses that were not tried yet.
     addresses: Vec<SocketAddr>,
-    redirects: usize,
     /// The shard was told that it failed, or has given it up.
     over: bool,
     sockets_open: u32,
@@ -45,7 +43,7 @@ pub(super) struct Attempt {
 enum AttemptState {
     Resolving,
     Linked(Token),
-    /// Between two sockets: the old one is being closed, a redirect or another address follows.
+    /// Between two sockets: the old one is being closed, another address follows.
     Changing,
 }
 
@@ -216,7 +214,6 @@ impl Driver {
             url: url.clone(),
             state: AttemptState::Resolving,
             addresses: Vec::new(),
-            redirects: 0,
             over: false,
             sockets_open: 0,
             sockets_closed: 0,
@@ -343,37 +340,28 @@ impl Driver {
             Some(Wanted::Media(part)) => {
                 self.shard.attempt_media(self.now, id, part);
             }
-            Some(Wanted::Redirect(url)) => self.redirected(token, id, &url),
+            Some(Wanted::Redirect(url)) => self.redirected(id, &url),
             Some(Wanted::Fail(fault)) => self.attempt_failed(id, fault),
         }
         true
     }
 
-    fn redirected(&mut self, token: Token, id: AttemptId, url: &str) {
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        attempt.redirects += 1;
-        let fault = if attempt.redirects > REDIRECTS_MAX {
-            Fault::new(ErrorClass::Rejected, "redirected too often")
-        } else {
-            match SourceUrl::parse(url, true) {
-                Ok(url) => {
-                    debug!(attempt = id.0, key = %attempt.key, to = %url.authority(), "redirected");
-                    attempt.url = Arc::new(url);
-                    attempt.state = AttemptState::Changing;
-                    attempt.addresses.clear();
-                    let url = attempt.url.clone();
-                    self.close(token);
-                    let attempt = self.attempts.get_mut(&id).expect("it goes on");
-                    attempt.state = AttemptState::Resolving;
-                    self.resolve(id, &url);
-                    return;
-                }
-                Err(error) => {
-                    Fault::new(ErrorClass::Rejected, format!("redirected to {url}: {error}"))
-                }
+    fn redirected(&mut self, id: AttemptId, url: &str) {
+        let target = match SourceUrl::parse(url, true) {
+            Ok(target) => target,
+            Err(error) => {
+                let text = format!("redirected to {url}: {error}");
+                self.attempt_failed(id, Fault::new(ErrorClass::Rejected, text));
+                return;
             }
         };
-        self.attempt_failed(id, fault);
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if std::mem::replace(&mut attempt.over, true) {
+            return;
+        }
+        debug!(attempt = id.0, key = %attempt.key, to = %target.authority(), "redirected");
+        self.shard.attempt_redirected(self.now, id, Arc::new(target));
+        self.end_attempt(id);
     }
 
     pub(super) fn origin_failed(&mut self, token: Token, fault: Fault) {

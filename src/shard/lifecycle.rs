@@ -64,6 +64,17 @@ pub(super) struct Pull {
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Where the current try was sent; the next one asks the pull's own URL again.
+    pub(super) redirect: Option<Redirect>,
+}
+
+/// A try that goes on at another URL.
+pub(super) struct Redirect {
+    pub(super) url: Arc<SourceUrl>,
+    /// How often it was sent on.
+    pub(super) count: usize,
+    /// When the try that it is part of is over.
+    pub(super) deadline: Instant,
 }
 
 /// Failures since the last success, as the log tells them.
@@ -144,7 +155,23 @@ impl Pull {
             row: FailureRow::default(),
             adds: Vec::new(),
             ends: None,
+            redirect: None,
         }
+    }
+
+    /// What is dialed.
+    pub(super) fn target(&self) -> &Arc<SourceUrl> {
+        self.redirect.as_ref().map_or(&self.url, |redirect| &redirect.url)
+    }
+
+    /// Whose connect budget it needs.
+    pub(super) fn origin(&self) -> String {
+        self.target().authority()
+    }
+
+    /// When a try that is dialed or queued now is over.
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        self.redirect.as_ref().map_or(now + self.options.timeout, |redirect| redirect.deadline)
     }
 
     pub(super) fn state(&self) -> StreamState {
@@ -190,6 +217,7 @@ impl Pull {
         let class = fault.class;
         self.last_fault = Some(fault);
         self.ends = None;
+        self.redirect = None;
         let retries_done = if was_up { 0 } else { self.failures };
         let keep = self.was_up || self.options.force || self.options.no_wait;
         // Its turn did not come, so it was no try.
@@ -226,7 +254,7 @@ impl Pull {
         match stage {
             Stage::Resolving => Fault::new(
                 ErrorClass::Unresolved,
-                format!("no address of {} within {seconds} s", self.url.host),
+                format!("no address of {} within {seconds} s", self.target().host),
             ),
             Stage::Connecting => Fault::new(
                 ErrorClass::TimedOut,

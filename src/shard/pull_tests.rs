@@ -7,7 +7,8 @@ use super::{Action, Policy, PullNews, Shard, Stage};
 use crate::bus::message::{Ask, PullOptions, Ticket};
 use crate::clock;
 use crate::config::Config;
-use crate::media::state::{ErrorClass, Fault};
+use crate::limits::REDIRECTS_MAX;
+use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
 
 const HERE: ShardId = ShardId(0);
@@ -47,6 +48,10 @@ impl Scene {
         self.ask(Ask::AddPull { key: key(stream), url, options });
     }
 
+    fn delete(&mut self, stream: &str) {
+        self.ask(Ask::DeletePull { key: key(stream) });
+    }
+
     fn ask(&mut self, ask: Ask) {
         self.shard.handle_ask(self.now, Ticket { shard: HERE, serial: 1 }, ask);
         self.drain();
@@ -68,6 +73,15 @@ impl Scene {
     fn fail(&mut self, class: ErrorClass) {
         let attempt = self.attempt();
         self.shard.attempt_failed(self.now, attempt, Fault::new(class, "it failed"));
+        self.shard.attempt_closed(attempt, 1);
+        self.drain();
+    }
+
+    /// The attempt that was dialed last is sent elsewhere.
+    fn redirect(&mut self, url: &str) {
+        let attempt = self.attempt();
+        let url = Arc::new(SourceUrl::parse(url, true).unwrap());
+        self.shard.attempt_redirected(self.now, attempt, url);
         self.shard.attempt_closed(attempt, 1);
         self.drain();
     }
@@ -99,6 +113,15 @@ impl Scene {
             }
         }
         self.shard.check_invariants();
+    }
+
+    fn state_of(&self, stream: &str) -> StreamState {
+        self.shard.state_of(self.shard.tables.find(&key(stream)).expect("it is there"))
+    }
+
+    /// Hosts that were dialed, in order.
+    fn hosts(&self) -> Vec<&str> {
+        self.dialed.iter().map(|(_, url)| url.split(':').next().unwrap()).collect()
     }
 
     fn assert_nothing_is_left(&self) {
@@ -170,5 +193,95 @@ fn giving_up_is_told_once_with_the_number_of_failures() {
     scene.fail(ErrorClass::Unreachable);
     let news: Vec<_> = scene.told.iter().map(told).collect();
     assert_eq!(news, [("failed", "refused", 1), ("again", "", 0), ("gave up", "unreachable", 3)]);
+    scene.assert_nothing_is_left();
+}
+
+/// One pull connects to the edge, another asks the center and is sent to the edge as well; each has
+/// one place.
+fn redirected_to_a_busy_edge() -> Scene {
+    let mut scene = Scene::new(1);
+    scene.add("first", "http://edge/first.flv", None);
+    scene.stage(Stage::Connecting);
+    scene.now += Duration::from_secs(4);
+    scene.add("sent", "http://center/sent.flv", None);
+    scene.stage(Stage::Connecting);
+    scene.stage(Stage::Handshaking);
+    scene.now += Duration::from_secs(3);
+    scene.redirect("http://edge/sent.flv");
+    assert_eq!(scene.state_of("sent"), StreamState::Queued);
+    assert_eq!(scene.hosts(), ["edge", "center"]);
+    scene
+}
+
+#[test]
+fn a_redirected_pull_waits_for_the_budget_of_its_new_origin() {
+    let mut scene = redirected_to_a_busy_edge();
+    scene.add("third", "http://center/third.flv", None);
+    assert_eq!(scene.hosts()[2..], ["center"], "its old place is free");
+    let first = scene.dialed[0].0;
+    scene.shard.attempt_stage(scene.now, first, Stage::Handshaking, "an answer");
+    scene.drain();
+    assert_eq!(scene.hosts()[3..], ["edge"]);
+    assert_eq!(scene.state_of("sent"), StreamState::Resolving);
+    assert_eq!(scene.shard.totals().attempts, 3, "a redirect is no try of its own");
+    scene.media();
+    assert_eq!(scene.state_of("sent"), StreamState::Registered);
+    for stream in ["first", "sent", "third"] {
+        scene.delete(stream);
+    }
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_redirected_pull_is_deleted_in_its_queue() {
+    let mut scene = redirected_to_a_busy_edge();
+    scene.delete("sent");
+    assert_eq!(scene.shard.origins_dialed(), 1);
+    scene.stage(Stage::Connecting);
+    scene.delete("first");
+    assert_eq!(scene.dialed.len(), 2);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_redirected_pull_has_the_time_that_its_try_has_left() {
+    let mut scene = redirected_to_a_busy_edge();
+    let start = scene.now - Duration::from_secs(3);
+    // The first one's time is over, so it gets the place for the rest of its own.
+    scene.wait();
+    assert_eq!(scene.hosts()[2..], ["edge"]);
+    // The first one tries again and is queued.
+    scene.wait();
+    assert_eq!(scene.state_of("first"), StreamState::Queued);
+    scene.wait();
+    assert_eq!(scene.now - start, TIMEOUT);
+    let news: Vec<_> = scene.told.iter().map(told).collect();
+    assert_eq!(news[1], ("failed", "unresolved", 1));
+    assert_eq!(scene.state_of("sent"), StreamState::BackingOff);
+}
+
+#[test]
+fn the_next_try_asks_the_first_origin_again() {
+    let mut scene = redirected_to_a_busy_edge();
+    scene.delete("first");
+    scene.fail(ErrorClass::Refused);
+    scene.wait();
+    assert_eq!(scene.hosts(), ["edge", "center", "edge", "center"]);
+    let PullNews::Failed { origin, attempt: 1, .. } = &scene.told[0] else { panic!() };
+    assert_eq!(origin, "edge:80");
+}
+
+#[test]
+fn a_pull_that_is_sent_on_and_on_fails() {
+    let mut scene = Scene::new(1);
+    scene.add("a", "http://center/a.flv", None);
+    for count in 0..=REDIRECTS_MAX {
+        assert_eq!(scene.dialed.len(), count + 1);
+        scene.stage(Stage::Connecting);
+        scene.redirect("http://center/a.flv");
+    }
+    assert_eq!(scene.dialed.len(), REDIRECTS_MAX + 1);
+    assert_eq!(scene.told.iter().map(told).collect::<Vec<_>>(), [("failed", "rejected", 1)]);
+    scene.delete("a");
     scene.assert_nothing_is_left();
 }

@@ -167,12 +167,12 @@ impl Shard {
         if let Source::Pull(pull) = &mut stream.source {
             let failures = pull.succeed();
             if failures > 0 {
-                let (key, origin) = (key.clone(), pull.url.authority());
+                let (key, origin) = (key.clone(), pull.origin());
                 let news = PullNews::Recovered { key, origin, failures };
                 self.actions.push_back(Action::Tell(news));
             }
             if let PullState::Trying { attempt, stage, timer, holds_place, .. } = pull.state {
-                let place = holds_place.then(|| pull.url.authority());
+                let place = holds_place.then(|| pull.origin());
                 pull.state = PullState::Trying {
                     attempt,
                     stage,

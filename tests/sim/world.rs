@@ -109,6 +109,7 @@ pub(crate) struct Stats {
     pub(crate) news: u64,
     pub(crate) no_news: u64,
     pub(crate) recoveries: u64,
+    pub(crate) redirects: u64,
 }
 
 const TRACE_LEN: usize = 400;
@@ -496,5 +497,6 @@ impl std::ops::AddAssign for Stats {
         self.news += other.news;
         self.no_news += other.no_news;
         self.recoveries += other.recoveries;
+        self.redirects += other.redirects;
     }
 }
