@@ -153,3 +153,14 @@ pub const HOST_FILE_LEN_MAX: u64 = 256 * 1024;
 
 /// Names that are read of a folder of the host, processes of `/proc` among them.
 pub const HOST_ENTRIES_MAX: usize = 65_536;
+// Ingest.
+
+/// Tags of one source that are incomplete, or whole behind one that is. A keyframe of 500 KB at
+/// 4 Mbit/s takes 1 s, in which 50 audio tags come between its chunks; 256 are 5 s of audio.
+pub const DRAFTS_MAX: usize = 256;
+
+/// Positions reserved for them in the log; memory follows the bytes that come. Two of the longest
+/// tags, and room for the others between their chunks: 256 tags of 32 KiB.
+pub const DRAFTS_LEN_MAX: u64 = 3 * MESSAGE_LEN_MAX as u64;
+
+const _: () = assert!(DRAFTS_LEN_MAX >= 2 * MESSAGE_LEN_MAX as u64 + DRAFTS_MAX as u64 * 32 * 1024);

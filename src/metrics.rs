@@ -30,6 +30,7 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     let mut metrics = vec![
         plain("media_bytes_in_total", totals.media_bytes_in),
         plain("media_bytes_copied_total", totals.media_bytes_copied),
+        plain("config_bytes_copied_total", totals.config_bytes_copied),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
         plain("player_jumps_total", totals.player_jumps),
@@ -165,7 +166,8 @@ const HELP: &[(&str, &str)] = &[
     (LEDGER, "What is held, by kind; all zero when nothing is going on."),
     (STREAMS, "Streams by table."),
     ("media_bytes_in_total", "Bytes of media received."),
-    ("media_bytes_copied_total", "Bytes of media copied in user space."),
+    ("media_bytes_copied_total", "Bytes of media copied in user space: each once, at ingest."),
+    ("config_bytes_copied_total", "Bytes of metadata and configurations copied beyond that."),
     ("media_bytes_out_total", "Bytes of media sent to players."),
     ("sends_total", "Sends to players."),
     ("player_jumps_total", "Times that a slow player was moved to the newest keyframe."),

@@ -195,9 +195,9 @@ fn media_is_copied_at_most_once() {
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 100));
     let copied = relay.metric("rillcast_media_bytes_copied_total");
     let media_in = relay.metric("rillcast_media_bytes_in_total");
-    assert!(media_in > 50_000, "{media_in}");
-    // Both grow while they are read.
-    assert!(copied <= media_in + 65_536, "{copied} copied of {media_in}");
+    assert!(copied > 50_000, "{copied}");
+    // What came in was read later.
+    assert!(copied <= media_in, "{copied} copied of {media_in}");
     drop(players);
     publisher.stop();
     relay.stop();

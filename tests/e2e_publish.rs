@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use kit::compare::{AtLeast, assert_never_steps_back, assert_same_media, coded};
 use kit::ffmpeg::{
-    Modern, Publisher, Recorder, Repeat, assert_same_packets, decode_first_frames, packets_of,
+    Modern, Publisher, Recorder, Repeat, assert_same_packets, decode_first_frames, make_heavy_file,
+    packets_of,
 };
-use kit::flv::{Kind, Tag};
+use kit::flv::{self, Kind, Tag};
 use kit::player::End;
-use kit::{LIVENESS, Player, Relay};
+use kit::{Interleaver, LIVENESS, Player, Relay, TempDir};
 
 /// About two seconds of audio and video.
 const BOTH: AtLeast = AtLeast { video: 50, audio: 40 };
@@ -103,6 +104,49 @@ fn av1_and_opus_pass_unchanged() {
 #[test]
 fn vp9_and_flac_pass_unchanged() {
     passes_unchanged(Modern::Yes, "vp9_flac.flv", AtLeast { video: 50, audio: 10 }, 2);
+}
+
+/// Pictures of tens of kilobytes in chunks of 128 bytes, audio between them.
+#[test]
+fn interleaved_chunks_pass_unchanged_and_are_copied_once() {
+    for shards in [1, 2] {
+        let dir = TempDir::new("heavy");
+        let file = dir.file("heavy.flv");
+        make_heavy_file(&file, 5);
+        let tags = flv::read(&file).into_iter().filter(|tag| tag.kind != Kind::Script);
+        let tags: Vec<Tag> = tags.collect();
+        let largest = coded(&tags, Kind::Video).iter().map(|tag| tag.payload.len()).max();
+        assert!(largest > Some(40_000), "{largest:?}");
+        let relay = Relay::start(shards);
+        let players = players(&relay, "a");
+        let mut publisher = Interleaver::start(relay.rtmp, "a", tags.clone());
+        relay.wait_online("a");
+        let mut recorder = Recorder::start(Modern::No, &relay.flv_url("a"));
+        // ffmpeg heeds its end only while something comes.
+        recorder.wait_packets(150);
+        let packets = recorder.stop();
+        // Players start with the first picture.
+        let first = tags.iter().position(Tag::is_video_keyframe).expect("a picture");
+        let [video, audio] =
+            [Kind::Video, Kind::Audio].map(|kind| coded(&tags[first..], kind).len());
+        let at_least = AtLeast { video, audio };
+        players.iter().for_each(|player| wait_frames(player, at_least));
+        publisher.wait_sent();
+        for player in players {
+            let what = player.what().to_owned();
+            let got = player.stop();
+            assert_same_media(&what, &tags, &got, at_least);
+            assert_never_steps_back(&what, &got);
+        }
+        assert_same_packets("ffmpeg", &packets_of(Modern::No, &file), &packets, 150);
+        let sent: usize = tags.iter().map(|tag| tag.payload.len()).sum();
+        for name in ["in", "copied"] {
+            let bytes = relay.metric(&format!("rillcast_media_bytes_{name}_total"));
+            assert_eq!(bytes, sent as u64, "{name}");
+        }
+        drop(publisher);
+        relay.stop();
+    }
 }
 
 #[test]

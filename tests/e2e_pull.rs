@@ -160,6 +160,43 @@ fn redirects_without_end_are_a_failure() {
     relay.stop();
 }
 
+/// Pulls of an origin that sends all of them to a host that answers no SYN.
+#[test]
+fn redirected_pulls_keep_to_the_connect_budget_of_their_target() {
+    let relay = Relay::start_with(1, &kit::config::connects_per_origin_max(1));
+    let start = relay.holdings();
+    let target = Origin::start(Mode::SynDropped);
+    let origin = Origin::start(Mode::Redirect(target.flv_url("b")));
+    let streams = ["a", "b", "c"];
+    for stream in streams {
+        let more = [("async", "1"), ("force", "1"), ("timeout_sec", "60")];
+        let reply = relay.add(stream, &origin.flv_url(stream), &more);
+        assert_eq!(reply["code"], 0, "{reply}");
+    }
+    origin.wait_stage(2, Stage::Greeted);
+    let in_state = |state: &str| {
+        let is_it = |stream: &&&str| relay.proxy(stream).is_some_and(|row| row["state"] == state);
+        streams.iter().filter(is_it).copied().collect::<Vec<_>>()
+    };
+    wait_until(LIVENESS, "one connects, two wait", || {
+        in_state("connecting").len() == 1 && in_state("queued").len() == 2
+    });
+    assert_eq!(target.half_open_count(), 1);
+    origin.wait_all_closed(LIVENESS);
+    // One that waits can be deleted, and one that connects makes room for the next.
+    let [connecting, queued] = ["connecting", "queued"].map(|state| in_state(state)[0]);
+    assert_eq!(relay.delete(queued)["data"]["flag"], true);
+    assert_eq!(relay.delete(connecting)["data"]["flag"], true);
+    wait_until(LIVENESS, "the last one connects", || in_state("connecting").len() == 1);
+    let last = in_state("connecting")[0];
+    assert_eq!(relay.proxy(last).expect("it is there")["attempts"], 1);
+    target.set(Mode::Healthy);
+    relay.wait_online(last);
+    assert_eq!(relay.delete(last)["data"]["flag"], true);
+    relay.assert_back_to(&start, "all deleted");
+    relay.stop();
+}
+
 /// 64 adds of one key at an origin that says nothing yet; all of them are waiting.
 #[track_caller]
 fn sixty_four_adds(relay: &Relay, origin: &Origin) -> Vec<JoinHandle<Value>> {

@@ -101,6 +101,7 @@ fn seeds_reach_what_they_are_to_prove() {
     }
     let Stats { frames, gaps, jumps, evictions, resyncs, losses, registrations, .. } = sum;
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
+    let Stats { news, no_news, recoveries, redirects, .. } = sum;
     let reached = [
         ("frames", frames),
         ("gaps", gaps),
@@ -116,6 +117,10 @@ fn seeds_reach_what_they_are_to_prove() {
         ("closes_incomplete", closes_incomplete),
         ("answers", answers),
         ("late", late),
+        ("news", news),
+        ("no_news", no_news),
+        ("recoveries", recoveries),
+        ("redirects", redirects),
     ];
     for (what, count) in reached {
         assert!(count > 0, "no {what}: {sum:?}");

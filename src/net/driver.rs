@@ -332,6 +332,7 @@ impl Driver {
                 Action::End { connection, reason, player } => self.end(connection, reason, player),
                 Action::Dial { attempt, key, url, .. } => self.dial(attempt, key, url),
                 Action::HangUp { attempt } => self.hang_up(attempt),
+                Action::Tell(news) => self.tell(&news),
                 Action::PollWritable { connection } => {
                     if let Some(&token) = self.by_connection.get(&connection) {
                         self.poll_writable(token);

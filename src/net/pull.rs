@@ -13,7 +13,6 @@ use url::Url;
 use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
 use super::resolver::{self, ResolveError};
-use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::SourceProtocol;
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
@@ -25,7 +24,7 @@ use crate::proto::rtmp::{
     ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession, ClientStage,
 };
 use crate::ring::{Token, socket};
-use crate::shard::Stage;
+use crate::shard::{PullNews, Stage};
 
 /// One try of a pull.
 pub(super) struct Attempt {
@@ -34,7 +33,6 @@ pub(super) struct Attempt {
     state: AttemptState,
     /// Addresses that were not tried yet.
     addresses: Vec<SocketAddr>,
-    redirects: usize,
     /// The shard was told that it failed, or has given it up.
     over: bool,
     sockets_open: u32,
@@ -45,7 +43,7 @@ pub(super) struct Attempt {
 enum AttemptState {
     Resolving,
     Linked(Token),
-    /// Between two sockets: the old one is being closed, a redirect or another address follows.
+    /// Between two sockets: the old one is being closed, another address follows.
     Changing,
 }
 
@@ -216,7 +214,6 @@ impl Driver {
             url: url.clone(),
             state: AttemptState::Resolving,
             addresses: Vec::new(),
-            redirects: 0,
             over: false,
             sockets_open: 0,
             sockets_closed: 0,
@@ -343,37 +340,28 @@ impl Driver {
             Some(Wanted::Media(part)) => {
                 self.shard.attempt_media(self.now, id, part);
             }
-            Some(Wanted::Redirect(url)) => self.redirected(token, id, &url),
+            Some(Wanted::Redirect(url)) => self.redirected(id, &url),
             Some(Wanted::Fail(fault)) => self.attempt_failed(id, fault),
         }
         true
     }
 
-    fn redirected(&mut self, token: Token, id: AttemptId, url: &str) {
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        attempt.redirects += 1;
-        let fault = if attempt.redirects > REDIRECTS_MAX {
-            Fault::new(ErrorClass::Rejected, "redirected too often")
-        } else {
-            match SourceUrl::parse(url, true) {
-                Ok(url) => {
-                    info!(key = %attempt.key, to = %url.authority(), "redirected");
-                    attempt.url = Arc::new(url);
-                    attempt.state = AttemptState::Changing;
-                    attempt.addresses.clear();
-                    let url = attempt.url.clone();
-                    self.close(token);
-                    let attempt = self.attempts.get_mut(&id).expect("it goes on");
-                    attempt.state = AttemptState::Resolving;
-                    self.resolve(id, &url);
-                    return;
-                }
-                Err(error) => {
-                    Fault::new(ErrorClass::Rejected, format!("redirected to {url}: {error}"))
-                }
+    fn redirected(&mut self, id: AttemptId, url: &str) {
+        let target = match SourceUrl::parse(url, true) {
+            Ok(target) => target,
+            Err(error) => {
+                let text = format!("redirected to {url}: {error}");
+                self.attempt_failed(id, Fault::new(ErrorClass::Rejected, text));
+                return;
             }
         };
-        self.attempt_failed(id, fault);
+        let Some(attempt) = self.attempts.get_mut(&id) else { return };
+        if std::mem::replace(&mut attempt.over, true) {
+            return;
+        }
+        debug!(attempt = id.0, key = %attempt.key, to = %target.authority(), "redirected");
+        self.shard.attempt_redirected(self.now, id, Arc::new(target));
+        self.end_attempt(id);
     }
 
     pub(super) fn origin_failed(&mut self, token: Token, fault: Fault) {
@@ -404,8 +392,8 @@ impl Driver {
         if std::mem::replace(&mut attempt.over, true) {
             return;
         }
-        info!(key = %attempt.key, url = %attempt.url.authority(), class = fault.class.as_str(),
-            error = %fault.text, "attempt failed");
+        debug!(attempt = id.0, key = %attempt.key, url = %attempt.url.authority(),
+            class = fault.class.as_str(), error = %fault.text, "attempt failed");
         self.shard.attempt_failed(self.now, id, fault);
         self.end_attempt(id);
     }
@@ -439,6 +427,26 @@ impl Driver {
         if self.attempts.get(&id).is_some_and(|attempt| attempt.sockets_open == 0) {
             let attempt = self.attempts.remove(&id).expect("just seen");
             self.shard.attempt_closed(id, attempt.sockets_closed);
+        }
+    }
+
+    /// Writes what the shard wants told of its pulls.
+    pub(super) fn tell(&mut self, news: &PullNews) {
+        match news {
+            PullNews::Failed { key, origin, fault: Fault { class, text }, attempt, next_try } => {
+                let (class, next_try_ms) = (class.as_str(), next_try.as_millis());
+                info!(%key, origin, class, error = text, attempt, next_try_ms, "pull failed");
+            }
+            PullNews::FailedAgain => {
+                self.repeats.count(self.now, "pull failed again as it had before");
+            }
+            PullNews::GaveUp { key, origin, fault: Fault { class, text }, failures } => {
+                let class = class.as_str();
+                info!(%key, origin, class, error = text, failures, "pull given up");
+            }
+            PullNews::Recovered { key, origin, failures } => {
+                info!(%key, origin, failures, "pull is up again");
+            }
         }
     }
 

@@ -41,6 +41,7 @@ impl Shard {
         let bytes = stream.ingest.bytes();
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
+        self.totals.config_bytes_copied += bytes.config_copied;
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }
@@ -81,7 +82,7 @@ impl Shard {
                 self.send(shard, Message::End { key, local, generation, reason });
             }
         }
-        let origin = stream.pull().map(|pull| pull.url.authority());
+        let origin = stream.pull().map(Pull::origin);
         drop(stream);
         if let Some(origin) = origin {
             self.leave_queue(&origin, handle);
@@ -110,7 +111,7 @@ impl Shard {
                 }
                 PullState::Trying { timer, holds_place, .. } => {
                     held.push(timer);
-                    place = holds_place.then(|| pull.url.authority());
+                    place = holds_place.then(|| pull.origin());
                 }
             }
         }

@@ -60,9 +60,45 @@ pub(super) struct Pull {
     pub(super) losses: u32,
     pub(super) was_up: bool,
     pub(super) last_fault: Option<Fault>,
+    pub(super) row: FailureRow,
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Where the current try was sent; the next one asks the pull's own URL again.
+    pub(super) redirect: Option<Redirect>,
+}
+
+/// A try that goes on at another URL.
+pub(super) struct Redirect {
+    pub(super) url: Arc<SourceUrl>,
+    /// How often it was sent on.
+    pub(super) count: usize,
+    /// When the try that it is part of is over.
+    pub(super) deadline: Instant,
+}
+
+/// Failures since the last success, as the log tells them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct FailureRow {
+    /// Also those that were no try.
+    pub(super) count: u32,
+    told: Option<ErrorClass>,
+}
+
+impl FailureRow {
+    /// Counts a failure. `true` when it is to be told: the first, or another class than was told
+    /// last. A pull whose turn does not come now and then has not changed for that.
+    pub(super) fn add(&mut self, class: ErrorClass) -> bool {
+        self.count += 1;
+        let is_news = match self.told {
+            None => true,
+            Some(told) => class != told && class != ErrorClass::Busy,
+        };
+        if is_news {
+            self.told = Some(class);
+        }
+        is_news
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,9 +152,26 @@ impl Pull {
             losses: 0,
             was_up: false,
             last_fault: None,
+            row: FailureRow::default(),
             adds: Vec::new(),
             ends: None,
+            redirect: None,
         }
+    }
+
+    /// What is dialed.
+    pub(super) fn target(&self) -> &Arc<SourceUrl> {
+        self.redirect.as_ref().map_or(&self.url, |redirect| &redirect.url)
+    }
+
+    /// Whose connect budget it needs.
+    pub(super) fn origin(&self) -> String {
+        self.target().authority()
+    }
+
+    /// When a try that is dialed or queued now is over.
+    pub(super) fn deadline(&self, now: Instant) -> Instant {
+        self.redirect.as_ref().map_or(now + self.options.timeout, |redirect| redirect.deadline)
     }
 
     pub(super) fn state(&self) -> StreamState {
@@ -164,6 +217,7 @@ impl Pull {
         let class = fault.class;
         self.last_fault = Some(fault);
         self.ends = None;
+        self.redirect = None;
         let retries_done = if was_up { 0 } else { self.failures };
         let keep = self.was_up || self.options.force || self.options.no_wait;
         // Its turn did not come, so it was no try.
@@ -181,13 +235,14 @@ impl Pull {
         AfterFailure::Retry(delay)
     }
 
-    /// Media has come.
-    pub(super) fn succeed(&mut self) {
+    /// Media has come. Returns the failures in a row that it ends.
+    pub(super) fn succeed(&mut self) -> u32 {
         self.was_up = true;
         self.failures = 0;
         if let PullState::Trying { stage, .. } = &mut self.state {
             *stage = Stage::Up;
         }
+        std::mem::take(&mut self.row).count
     }
 
     /// The fault of an attempt whose time is over.
@@ -199,7 +254,7 @@ impl Pull {
         match stage {
             Stage::Resolving => Fault::new(
                 ErrorClass::Unresolved,
-                format!("no address of {} within {seconds} s", self.url.host),
+                format!("no address of {} within {seconds} s", self.target().host),
             ),
             Stage::Connecting => Fault::new(
                 ErrorClass::TimedOut,
@@ -315,6 +370,18 @@ mod tests {
         }
         assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
         assert_eq!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
+    }
+
+    #[test]
+    fn a_row_of_failures_is_told_where_it_changes() {
+        use ErrorClass::{Busy, NotFound, Refused, Unresolved};
+        let row = [Refused, Refused, Busy, Refused, NotFound, NotFound, Refused, Busy, Unresolved];
+        let mut told = FailureRow::default();
+        let news = row.map(|class| told.add(class));
+        assert_eq!(news, [true, false, false, false, true, false, true, false, true]);
+        assert_eq!(told.count, 9);
+        let mut told = FailureRow::default();
+        assert_eq!([Busy, Busy, Refused].map(|class| told.add(class)), [true, false, true]);
     }
 
     #[test]

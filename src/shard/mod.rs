@@ -16,6 +16,8 @@ mod ending;
 pub mod ledger;
 pub mod lifecycle;
 mod players;
+#[cfg(test)]
+mod pull_tests;
 mod pulls;
 mod replica;
 mod sources;
@@ -44,7 +46,7 @@ use timers::{Timer, Timers};
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
 use crate::egress::{CrowdLimits, CrowdTotals, Removed, Scratch, Socket, Wire};
-use crate::media::state::{EndReason, ErrorClass, Generation};
+use crate::media::state::{EndReason, ErrorClass, Fault, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::stream::Packaging;
 
@@ -100,6 +102,21 @@ pub enum Action {
     HangUp { attempt: AttemptId },
     /// Call [`Shard::writable`] when the socket takes bytes again.
     PollWritable { connection: ConnectionId },
+    /// Write this to the log.
+    Tell(PullNews),
+}
+
+/// What is worth a line in the log about a pull.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PullNews {
+    /// The first failure in a row, or one of another class than the last that was told.
+    Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
+    /// One more failure like that. There may be thousands a second: count them.
+    FailedAgain,
+    /// It is not tried any more. `failures` are those in a row, the last included.
+    GaveUp { key: StreamKey, origin: String, fault: Fault, failures: u32 },
+    /// Media has come after so many failures in a row.
+    Recovered { key: StreamKey, origin: String, failures: u32 },
 }
 
 impl Policy {
@@ -147,6 +164,7 @@ pub struct PlayRequest {
 pub struct Totals {
     pub media_bytes_in: u64,
     pub media_bytes_copied: u64,
+    pub config_bytes_copied: u64,
     pub media_bytes_out: u64,
     pub sends: u64,
     pub player_jumps: u64,
@@ -356,6 +374,7 @@ impl Shard {
             let bytes = stream.ingest.bytes();
             totals.media_bytes_in += bytes.received;
             totals.media_bytes_copied += bytes.copied;
+            totals.config_bytes_copied += bytes.config_copied;
         }
         totals
     }

@@ -217,6 +217,7 @@ impl Shard {
         if let LocalLog::Replica(log) = &mut here.log
             && log.follow(delta)
         {
+            self.totals.config_bytes_copied += log.take_config_bytes_copied();
             self.mark_local_dirty(key);
         }
     }

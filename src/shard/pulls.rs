@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lifecycle::{AfterFailure, Pull, PullState};
+use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
-use super::{Action, Shard, Stage};
+use super::{Action, PullNews, Shard, Stage};
 use crate::bus::message::{Answer, PullOptions, Ticket};
+use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 
@@ -104,11 +105,10 @@ impl Shard {
         let places = self.policy.connects_per_origin_max;
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls are attempted");
-        let origin = pull.url.authority();
-        if self.budget.take(&origin, handle, places) {
+        if self.budget.take(&pull.origin(), handle, places) {
             self.dial(now, handle);
         } else {
-            let timer = self.timers.set(now + pull.options.timeout, Timer::Queue(handle));
+            let timer = self.timers.set(pull.deadline(now), Timer::Queue(handle));
             pull.state = PullState::Queued { timer };
         }
     }
@@ -122,9 +122,12 @@ impl Shard {
         if let PullState::Queued { timer } = pull.state {
             self.timers.cancel(Some(timer));
         }
-        let (url, timeout) = (pull.url.clone(), pull.options.timeout);
-        let timer = Some(self.timers.set(now + timeout, Timer::Attempt(attempt)));
-        pull.attempts += 1;
+        let (url, deadline) = (pull.target().clone(), pull.deadline(now));
+        let timer = Some(self.timers.set(deadline, Timer::Attempt(attempt)));
+        if pull.redirect.is_none() {
+            pull.attempts += 1;
+            self.totals.attempts += 1;
+        }
         pull.state = PullState::Trying {
             attempt,
             stage: Stage::Resolving,
@@ -132,7 +135,7 @@ impl Shard {
             timer,
             holds_place: true,
         };
-        self.totals.attempts += 1;
+        let timeout = deadline.saturating_duration_since(now);
         self.attempts.insert(attempt, handle);
         self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
     }
@@ -154,7 +157,7 @@ impl Shard {
         }
         *awaiting = awaiting_now;
         if new > Stage::Connecting && std::mem::take(holds_place) {
-            let origin = pull.url.authority();
+            let origin = pull.origin();
             self.give_place_back(now, &origin);
         }
     }
@@ -179,7 +182,7 @@ impl Shard {
         let pull = stream.pull_mut().expect("just found");
         let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
         self.totals.attempts_failed[index.expect("ALL is all")] += 1;
-        let origin = pull.url.authority();
+        let origin = pull.origin();
         let mut place = false;
         if let PullState::Trying { timer, holds_place, .. } = pull.state {
             self.timers.cancel(timer);
@@ -199,6 +202,28 @@ impl Shard {
         if place {
             self.give_place_back(now, &origin);
         }
+    }
+
+    /// The origin has sent an attempt elsewhere. What is left of it is being closed; the try goes on
+    /// there, under that origin's budget and in the time that it has left.
+    pub fn attempt_redirected(&mut self, now: Instant, attempt: AttemptId, url: Arc<SourceUrl>) {
+        let Some((handle, pull)) = self.current_pull(attempt) else { return };
+        let PullState::Trying { timer, holds_place, .. } = pull.state else { return };
+        let count = pull.redirect.as_ref().map_or(0, |redirect| redirect.count) + 1;
+        // Without a timer it is up, where one redirect is too many.
+        let Some(timer) = timer.filter(|_| count <= REDIRECTS_MAX) else {
+            let fault = Fault::new(ErrorClass::Rejected, "redirected too often");
+            self.attempt_failed(now, attempt, fault);
+            return;
+        };
+        let place = holds_place.then(|| pull.origin());
+        pull.redirect = Some(Redirect { url, count, deadline: timer.due() });
+        pull.ends = None;
+        self.timers.cancel(Some(timer));
+        if let Some(origin) = place {
+            self.give_place_back(now, &origin);
+        }
+        self.start_attempt(now, handle);
     }
 
     /// Nothing is left of an attempt: its sockets are closed, its operations have ended.
@@ -248,7 +273,7 @@ impl Shard {
     pub(super) fn queue_is_over(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
         let pull = stream.pull_mut().expect("only pulls queue");
-        let origin = pull.url.authority();
+        let origin = pull.origin();
         let fault = Fault::new(
             ErrorClass::Busy,
             format!("the connect budget of {origin} is used up by other pulls"),
@@ -260,9 +285,21 @@ impl Shard {
     /// Ends a pull that has failed, or has it try again later; whoever waits for it is answered.
     fn go_on_after(&mut self, now: Instant, handle: StreamHandle, fault: Fault) -> AfterFailure {
         let stream = self.tables.get_mut(handle).expect("callers look");
+        let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls fail");
         let adds = std::mem::take(&mut pull.adds);
+        let origin = pull.origin();
         let after = pull.fail(fault.clone(), &self.policy.retry, &mut self.rng);
+        let is_news = pull.row.add(fault.class);
+        let (failures, attempt) = (pull.row.count, pull.attempts);
+        let told = fault.clone();
+        self.actions.push_back(Action::Tell(match after {
+            AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
+            AfterFailure::Retry(next_try) if is_news => {
+                PullNews::Failed { key, origin, fault: told, attempt, next_try }
+            }
+            AfterFailure::Retry(_) => PullNews::FailedAgain,
+        }));
         match after {
             AfterFailure::GiveUp => {
                 pull.state = PullState::New;

@@ -7,7 +7,7 @@ use super::ending::EndOfLocal;
 use super::lifecycle::PullState;
 use super::tables::{Source, StreamHandle, Subscriber};
 use super::timers::Timer;
-use super::{Action, Shard};
+use super::{Action, PullNews, Shard};
 use crate::bus::message::{Answer, Message};
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
@@ -177,9 +177,14 @@ impl Shard {
         let key = stream.key.clone();
         let mut adds = Vec::new();
         if let Source::Pull(pull) = &mut stream.source {
-            pull.succeed();
+            let failures = pull.succeed();
+            if failures > 0 {
+                let (key, origin) = (key.clone(), pull.origin());
+                let news = PullNews::Recovered { key, origin, failures };
+                self.actions.push_back(Action::Tell(news));
+            }
             if let PullState::Trying { attempt, stage, timer, holds_place, .. } = pull.state {
-                let place = holds_place.then(|| pull.url.authority());
+                let place = holds_place.then(|| pull.origin());
                 pull.state = PullState::Trying {
                     attempt,
                     stage,

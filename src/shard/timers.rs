@@ -31,6 +31,12 @@ pub(super) enum Timer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TimerId(Instant, u64);
 
+impl TimerId {
+    pub(super) fn due(self) -> Instant {
+        self.0
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Timers {
     set: BTreeMap<TimerId, Timer>,

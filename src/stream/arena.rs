@@ -1,9 +1,22 @@
 //! Where media bytes lie: reference-counted chunks, each byte written once.
 //!
 //! A stream's bytes have positions that only grow; chunk `n` holds the positions from
-//! `n * CHUNK_LEN` on. One [`Tape`] appends; any number of readers, on any shard, hold the same
+//! `n * CHUNK_LEN` on. One [`Tape`] writes; any number of readers, on any shard, hold the same
 //! chunks and read only below what was committed before the chunk, or the span in it, was given to
 //! them. So reader and writer never touch the same byte at the same time.
+//!
+//! What is written has a range of positions reserved for it, so that several things can come in at
+//! once, each to its own place:
+//!
+//! ```text
+//!                committed            open[0]                  open[1]
+//! ───────────────────┐      ┌────────────────────────┬─────────────────────┐
+//!  whole, for good   │ hole │ written ──►            │ written ──►         │ next reservation
+//! ───────────────────┘      └────────────────────────┴─────────────────────┘
+//! ```
+//!
+//! They are committed in order. A range that is given back while one behind it is open leaves a
+//! hole: positions that nothing refers to. Chunks come with the bytes, so a hole has none of its own.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
@@ -52,62 +65,91 @@ impl Drop for Chunk {
 /// A run of chunks: the bytes of a stream between two positions.
 #[derive(Default)]
 pub struct Tape {
-    chunks: VecDeque<Arc<Chunk>>,
+    /// `None` where all of a chunk is a hole, or reserved and not written.
+    chunks: VecDeque<Option<Arc<Chunk>>>,
     /// Number of the first chunk held.
     chunk_first: u64,
-    /// Everything below is written and will not change.
+    /// Everything below is written, or a hole, and will not change.
     committed: u64,
-    /// Where the next byte goes; between it and `committed` lies what may still be taken back.
-    tail: u64,
+    /// The ranges that are being written, in order and at or above `committed`.
+    open: VecDeque<Reserved>,
+    /// Chunks that are there.
+    held: usize,
+}
+
+/// A range of positions and how far it is written.
+struct Reserved {
+    start: u64,
+    written: u64,
+    end: u64,
 }
 
 impl Tape {
-    /// Appends bytes behind the tail; they can't be read before [`Self::commit`].
-    pub fn append(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let room = self.room();
-            let taken = room.min(bytes.len());
-            self.write_at(self.tail, &bytes[..taken]);
-            self.tail += taken as u64;
-            bytes = &bytes[taken..];
-        }
+    /// Sets a range aside for bytes to come, behind those that are open; returns where it begins.
+    /// It is known by its index, the number of open ranges before it. Takes no memory for the bytes.
+    pub fn reserve(&mut self, len: u64) -> u64 {
+        let start = self.reserved_end();
+        self.open.push_back(Reserved { start, written: start, end: start + len });
+        start
     }
 
-    /// Leaves room, filled with zeros, for bytes that are written later with [`Self::patch`].
-    pub fn reserve(&mut self, len: usize) {
-        const ZEROS: [u8; 64] = [0; 64];
-        for start in (0..len).step_by(ZEROS.len()) {
-            self.append(&ZEROS[..ZEROS.len().min(len - start)]);
-        }
-    }
-
-    /// Writes over bytes that are appended or reserved but not committed.
+    /// Writes the next bytes of an open range; they can't be read before [`Self::commit_first`].
     ///
     /// # Panics
-    /// When the range is not between the committed position and the tail.
-    pub fn patch(&mut self, mut position: u64, mut bytes: &[u8]) {
-        assert!(position >= self.committed && position + bytes.len() as u64 <= self.tail);
+    /// When the range has less room.
+    pub fn append(&mut self, index: usize, mut bytes: &[u8]) {
+        let range = &mut self.open[index];
+        assert!(bytes.len() as u64 <= range.end - range.written, "more than was reserved");
+        let mut position = range.written;
+        range.written += bytes.len() as u64;
         while !bytes.is_empty() {
-            let room = CHUNK_LEN - offset_in_chunk(position);
-            let taken = room.min(bytes.len());
+            let taken = self.room(position).min(bytes.len());
             self.write_at(position, &bytes[..taken]);
             position += taken as u64;
             bytes = &bytes[taken..];
         }
     }
 
-    /// Makes everything up to the tail readable, for good.
-    pub fn commit(&mut self) {
-        self.committed = self.tail;
+    /// Writes over the first bytes of an open range.
+    ///
+    /// # Panics
+    /// When they are not written yet.
+    pub fn patch(&mut self, index: usize, mut bytes: &[u8]) {
+        let range = &self.open[index];
+        assert!(range.start + bytes.len() as u64 <= range.written, "nothing to write over");
+        let mut position = range.start;
+        while !bytes.is_empty() {
+            let taken = (CHUNK_LEN - offset_in_chunk(position)).min(bytes.len());
+            self.write_at(position, &bytes[..taken]);
+            position += taken as u64;
+            bytes = &bytes[taken..];
+        }
     }
 
-    /// Takes back what is not committed.
-    pub fn roll_back(&mut self) {
-        self.tail = self.committed;
+    /// Makes the first open range readable, for good.
+    ///
+    /// # Panics
+    /// When it is not written to its end.
+    pub fn commit_first(&mut self) {
+        let range = self.open.pop_front().expect("a range is open");
+        assert_eq!(range.written, range.end, "a range is committed when it is whole");
+        self.close_hole(range.start);
+        self.committed = range.end;
     }
 
-    pub fn tail(&self) -> u64 {
-        self.tail
+    /// Forgets an open range. Those behind it keep their places.
+    pub fn give_back(&mut self, index: usize) {
+        self.open.remove(index).expect("an open range");
+    }
+
+    /// Forgets all that is not committed.
+    pub fn give_back_all(&mut self) {
+        self.open.clear();
+    }
+
+    /// Positions from the committed one to the end of the last open range.
+    pub fn reserved_len(&self) -> u64 {
+        self.reserved_end() - self.committed
     }
 
     /// The position up to which bytes can be read.
@@ -118,8 +160,10 @@ impl Tape {
     /// Drops the chunks that lie wholly below a position.
     pub fn trim(&mut self, position: u64) {
         let keep_from = position.min(self.committed) / CHUNK_LEN as u64;
-        while self.chunk_first < keep_from && !self.chunks.is_empty() {
-            self.chunks.pop_front();
+        while self.chunk_first < keep_from
+            && let Some(chunk) = self.chunks.pop_front()
+        {
+            self.held -= usize::from(chunk.is_some());
             self.chunk_first += 1;
         }
         if self.chunks.is_empty() {
@@ -129,13 +173,13 @@ impl Tape {
 
     /// Bytes of memory held.
     pub fn held_bytes(&self) -> u64 {
-        (self.chunks.len() * CHUNK_LEN) as u64
+        (self.held * CHUNK_LEN) as u64
     }
 
     /// The committed bytes of a range, a slice for each chunk that it lies in.
     ///
     /// # Panics
-    /// When the range is not committed or no longer held.
+    /// When the range is not committed or no longer held, or a hole.
     pub fn slices(&self, range: Range<u64>) -> impl Iterator<Item = IoSlice<'_>> {
         assert!(range.end <= self.committed, "read beyond the committed bytes");
         assert!(
@@ -149,10 +193,12 @@ impl Tape {
             }
             let offset = offset_in_chunk(position);
             let len = (CHUNK_LEN - offset).min((range.end - position) as usize);
-            let chunk = self.chunk_at(position);
+            let chunk = self.chunk_at(position).expect("nobody reads a hole");
             position += len as u64;
-            // SAFETY: the bytes lie in the chunk and below `committed`, so they are initialized
-            // and nobody writes them again; the chunk lives as long as `self` is borrowed.
+            // SAFETY: the bytes lie in the chunk and below `committed`. There every byte of a
+            // chunk is initialized: by `append`, which fills a range before it is committed, or by
+            // `close_hole`, before the range behind the hole is. Nobody writes them again, and the
+            // chunk lives as long as `self` is borrowed.
             Some(IoSlice::new(unsafe {
                 std::slice::from_raw_parts(chunk.memory.as_ptr().add(offset), len)
             }))
@@ -161,12 +207,13 @@ impl Tape {
 
     /// The chunks that a reader needs for the positions from `position` to the committed one, and
     /// the number of the first of them.
-    pub fn share(&self, position: u64) -> (u64, Vec<Arc<Chunk>>) {
+    pub fn share(&self, position: u64) -> (u64, Vec<Option<Arc<Chunk>>>) {
         self.share_range(position..self.committed)
     }
 
-    /// As [`Self::share`], for a range of committed positions.
-    pub fn share_range(&self, range: Range<u64>) -> (u64, Vec<Arc<Chunk>>) {
+    /// As [`Self::share`], for a range of committed positions. Its last byte must be written: a
+    /// chunk of it that is not there now is a hole, and will not be there later.
+    pub fn share_range(&self, range: Range<u64>) -> (u64, Vec<Option<Arc<Chunk>>>) {
         let first = range.start / CHUNK_LEN as u64;
         if range.is_empty() {
             return (first, Vec::new());
@@ -178,41 +225,72 @@ impl Tape {
     }
 
     /// Takes over chunks of another shard's tape, up to its committed position. Chunks that this
-    /// one holds already are passed over.
-    ///
-    /// # Panics
-    /// When they leave a gap behind what is held.
-    pub fn adopt(&mut self, first: u64, chunks: Vec<Arc<Chunk>>, committed: u64) {
+    /// one has already are passed over; what lies between them and those is a hole.
+    pub fn adopt(&mut self, first: u64, chunks: Vec<Option<Arc<Chunk>>>, committed: u64) {
         if self.chunks.is_empty() {
             self.chunk_first = first;
         }
         for (number, chunk) in (first..).zip(chunks) {
             let next = self.chunk_first + self.chunks.len() as u64;
             if number >= next {
-                assert_eq!(number, next, "a gap between chunks");
+                self.chunks.extend((next..number).map(|_| None));
+                self.held += usize::from(chunk.is_some());
                 self.chunks.push_back(chunk);
             }
         }
         self.committed = committed;
-        self.tail = committed;
     }
 
-    fn room(&mut self) -> usize {
-        let number = self.tail / CHUNK_LEN as u64;
+    fn reserved_end(&self) -> u64 {
+        self.open.back().map_or(self.committed, |range| range.end)
+    }
+
+    /// Bytes that the chunk of a position has from there on; makes the chunk where it is not there.
+    fn room(&mut self, position: u64) -> usize {
         if self.chunks.is_empty() {
-            self.chunk_first = number;
+            self.chunk_first = self.committed / CHUNK_LEN as u64;
         }
-        if number >= self.chunk_first + self.chunks.len() as u64 {
-            self.chunks.push_back(Chunk::new());
+        let index = (position / CHUNK_LEN as u64 - self.chunk_first) as usize;
+        if index >= self.chunks.len() {
+            self.chunks.resize(index + 1, None);
         }
-        CHUNK_LEN - offset_in_chunk(self.tail)
+        if self.chunks[index].is_none() {
+            self.chunks[index] = Some(Chunk::new());
+            self.held += 1;
+        }
+        CHUNK_LEN - offset_in_chunk(position)
+    }
+
+    /// Passes over the positions from the committed one to `end`: chunks that hold nothing else go,
+    /// and zeros stand in what is left of them.
+    fn close_hole(&mut self, end: u64) {
+        const ZEROS: [u8; 1024] = [0; 1024];
+        let mut position = self.committed;
+        while position < end {
+            let room = CHUNK_LEN - offset_in_chunk(position);
+            let len = room.min((end - position) as usize);
+            let index = (position / CHUNK_LEN as u64 - self.chunk_first) as usize;
+            match self.chunks.get_mut(index) {
+                Some(chunk) if len == CHUNK_LEN => {
+                    self.held -= usize::from(chunk.take().is_some());
+                }
+                Some(Some(_)) => {
+                    for start in (0..len).step_by(ZEROS.len()) {
+                        let zeros = &ZEROS[..ZEROS.len().min(len - start)];
+                        self.write_at(position + start as u64, zeros);
+                    }
+                }
+                Some(None) | None => {}
+            }
+            position += len as u64;
+        }
     }
 
     fn write_at(&mut self, position: u64, bytes: &[u8]) {
         debug_assert!(position >= self.committed);
         let offset = offset_in_chunk(position);
         debug_assert!(offset + bytes.len() <= CHUNK_LEN);
-        let chunk = self.chunk_at(position);
+        let chunk = self.chunk_at(position).expect("a chunk comes before its bytes");
         // SAFETY: the target lies in one chunk (callers split at its end) and at or above
         // `committed`, where no reader looks; `bytes` is another allocation.
         unsafe {
@@ -221,9 +299,9 @@ impl Tape {
         }
     }
 
-    fn chunk_at(&self, position: u64) -> &Chunk {
+    fn chunk_at(&self, position: u64) -> Option<&Chunk> {
         let index = position / CHUNK_LEN as u64 - self.chunk_first;
-        &self.chunks[index as usize]
+        self.chunks.get(index as usize)?.as_deref()
     }
 }
 
@@ -239,64 +317,154 @@ mod tests {
         tape.slices(range).flat_map(|slice| slice.to_vec()).collect()
     }
 
+    /// Reserves a range and writes it, in pieces.
+    fn append(tape: &mut Tape, bytes: &[u8]) -> Range<u64> {
+        let start = tape.reserve(bytes.len() as u64);
+        for piece in bytes.chunks(777) {
+            tape.append(tape.open.len() - 1, piece);
+        }
+        start..start + bytes.len() as u64
+    }
+
+    fn commit_all(tape: &mut Tape) {
+        while !tape.open.is_empty() {
+            tape.commit_first();
+        }
+    }
+
     #[test]
     fn bytes_come_back_over_chunk_borders() {
         let mut tape = Tape::default();
         let bytes: Vec<u8> = (0..3 * CHUNK_LEN + 100).map(|i| i as u8).collect();
-        for piece in bytes.chunks(777) {
-            tape.append(piece);
-        }
-        tape.commit();
+        append(&mut tape, &bytes);
+        tape.commit_first();
         assert_eq!(read(&tape, 0..bytes.len() as u64), bytes);
         let cut = CHUNK_LEN as u64 - 3..CHUNK_LEN as u64 + 3;
         assert_eq!(read(&tape, cut.clone()), bytes[cut.start as usize..cut.end as usize]);
     }
 
     #[test]
-    fn reserved_room_is_patched_over_a_border() {
+    fn the_first_bytes_are_patched_over_a_border() {
         let mut tape = Tape::default();
-        tape.append(&vec![1; CHUNK_LEN - 2]);
-        tape.commit();
-        let position = tape.tail();
-        tape.reserve(5);
-        tape.append(&[9]);
-        tape.patch(position, &[2, 3, 4, 5, 6]);
-        tape.commit();
-        assert_eq!(read(&tape, position..position + 6), [2, 3, 4, 5, 6, 9]);
+        append(&mut tape, &vec![1; CHUNK_LEN - 2]);
+        let range = append(&mut tape, &[0, 0, 0, 0, 0, 9]);
+        tape.patch(1, &[2, 3, 4, 5, 6]);
+        commit_all(&mut tape);
+        assert_eq!(read(&tape, range), [2, 3, 4, 5, 6, 9]);
     }
 
     #[test]
-    fn roll_back_forgets_what_was_not_committed() {
+    fn open_ranges_fill_side_by_side() {
         let mut tape = Tape::default();
-        tape.append(b"kept");
-        tape.commit();
-        tape.append(&vec![0; 2 * CHUNK_LEN]);
-        tape.roll_back();
-        tape.append(b"next");
-        tape.commit();
+        let (first, second) = (vec![1; 2 * CHUNK_LEN + 5], vec![2; CHUNK_LEN]);
+        tape.reserve(first.len() as u64);
+        tape.reserve(second.len() as u64);
+        for at in 0..first.len().max(second.len()).div_ceil(777) {
+            for (index, bytes) in [&first, &second].into_iter().enumerate() {
+                let piece = bytes.chunks(777).nth(at).unwrap_or_default();
+                tape.append(index, piece);
+            }
+        }
+        commit_all(&mut tape);
+        assert!(read(&tape, 0..tape.committed()) == [first, second].concat());
+    }
+
+    #[test]
+    fn a_range_takes_no_memory_before_its_bytes() {
+        let mut tape = Tape::default();
+        tape.reserve(100 * CHUNK_LEN as u64);
+        tape.reserve(10);
+        assert_eq!(tape.held_bytes(), 0);
+        tape.append(1, &[7]);
+        assert_eq!(tape.held_bytes(), CHUNK_LEN as u64);
+        assert_eq!(tape.reserved_len(), 100 * CHUNK_LEN as u64 + 10);
+    }
+
+    #[test]
+    fn the_place_of_the_last_range_is_used_again() {
+        let mut tape = Tape::default();
+        append(&mut tape, b"kept");
+        append(&mut tape, &vec![0; 2 * CHUNK_LEN]);
+        tape.commit_first();
+        tape.give_back(0);
+        assert_eq!(append(&mut tape, b"next"), 4..8);
+        tape.commit_first();
         assert_eq!(read(&tape, 0..8), b"keptnext");
+        append(&mut tape, b"one");
+        append(&mut tape, b"two");
+        tape.give_back_all();
+        assert_eq!(append(&mut tape, b"last").start, 8);
+    }
+
+    /// A hole of each length between two ranges; what was written of it is in no reader's way.
+    #[test]
+    fn a_range_given_back_before_another_leaves_a_hole() {
+        let lens = [1, 100, CHUNK_LEN, CHUNK_LEN + 1, 5 * CHUNK_LEN + 77];
+        for (len, written) in
+            lens.into_iter().flat_map(|len| [(len, 0), (len, len / 2), (len, len)])
+        {
+            let mut tape = Tape::default();
+            let before = append(&mut tape, &vec![1; CHUNK_LEN - 50]);
+            tape.reserve(len as u64);
+            tape.append(1, &vec![9; written]);
+            let behind = append(&mut tape, &[2; 100]);
+            tape.give_back(1);
+            let held = tape.held_bytes();
+            commit_all(&mut tape);
+            assert!(tape.held_bytes() <= held.min(3 * CHUNK_LEN as u64), "the hole's chunks go");
+            assert_eq!(behind.start, before.end + len as u64);
+            assert_eq!(read(&tape, behind.clone()), [2; 100]);
+            let mut replica = Tape::default();
+            let (first, chunks) = tape.share(0);
+            replica.adopt(first, chunks, tape.committed());
+            assert_eq!(read(&replica, behind.clone()), [2; 100]);
+            assert_eq!(read(&replica, before.clone()), vec![1; CHUNK_LEN - 50]);
+            tape.trim(behind.start);
+            assert_eq!(read(&tape, behind), [2; 100]);
+            tape.trim(u64::MAX);
+            assert!(tape.held_bytes() <= CHUNK_LEN as u64);
+        }
+    }
+
+    #[test]
+    fn a_replica_follows_over_a_hole() {
+        let mut owner = Tape::default();
+        append(&mut owner, &[1; 10]);
+        owner.commit_first();
+        let mut replica = Tape::default();
+        let (first, chunks) = owner.share(0);
+        replica.adopt(first, chunks, owner.committed());
+        owner.reserve(4 * CHUNK_LEN as u64);
+        let behind = append(&mut owner, &[2; 10]);
+        owner.give_back(0);
+        owner.commit_first();
+        let (first, chunks) = owner.share(behind.start);
+        assert_eq!(chunks.len(), 1);
+        replica.adopt(first, chunks, owner.committed());
+        assert_eq!((read(&replica, 0..10), read(&replica, behind)), (vec![1; 10], vec![2; 10]));
+        assert_eq!(replica.held_bytes(), 2 * CHUNK_LEN as u64);
     }
 
     #[test]
     fn trimmed_chunks_are_given_back_and_the_rest_stays() {
         let mut tape = Tape::default();
-        tape.append(&vec![7; 3 * CHUNK_LEN]);
-        tape.commit();
+        append(&mut tape, &vec![7; 3 * CHUNK_LEN]);
+        tape.commit_first();
         tape.trim(2 * CHUNK_LEN as u64 + 5);
         assert_eq!(tape.held_bytes(), CHUNK_LEN as u64);
         assert_eq!(read(&tape, 2 * CHUNK_LEN as u64..3 * CHUNK_LEN as u64), vec![7; CHUNK_LEN]);
         tape.trim(u64::MAX);
         assert_eq!(tape.held_bytes(), 0);
-        tape.append(b"on");
-        tape.commit();
-        assert_eq!(read(&tape, 3 * CHUNK_LEN as u64..3 * CHUNK_LEN as u64 + 2), b"on");
+        let range = append(&mut tape, b"on");
+        tape.commit_first();
+        assert_eq!(read(&tape, range), b"on");
     }
 
     #[test]
     fn another_shard_reads_while_the_owner_writes_on() {
         let mut owner = Tape::default();
-        owner.append(&vec![1; CHUNK_LEN + 10]);
-        owner.commit();
+        append(&mut owner, &vec![1; CHUNK_LEN + 10]);
+        owner.commit_first();
         let (first, chunks) = owner.share(5);
         let committed = owner.committed();
         let reader = std::thread::spawn(move || {
@@ -304,8 +472,11 @@ mod tests {
             replica.adopt(first, chunks, committed);
             read(&replica, 5..committed).iter().map(|&byte| u64::from(byte)).sum::<u64>()
         });
-        owner.append(&vec![2; CHUNK_LEN]);
-        owner.commit();
+        // A hole begins in the chunk that the other shard reads.
+        append(&mut owner, &[2; 100]);
+        append(&mut owner, &vec![2; CHUNK_LEN]);
+        owner.give_back(0);
+        owner.commit_first();
         assert_eq!(reader.join().unwrap(), (CHUNK_LEN + 5) as u64);
     }
 
@@ -313,7 +484,24 @@ mod tests {
     #[should_panic(expected = "read beyond the committed bytes")]
     fn uncommitted_bytes_cannot_be_read() {
         let mut tape = Tape::default();
-        tape.append(b"draft");
+        append(&mut tape, b"draft");
         let _ = tape.slices(0..1).count();
+    }
+
+    #[test]
+    #[should_panic(expected = "a range is committed when it is whole")]
+    fn half_a_range_is_not_committed() {
+        let mut tape = Tape::default();
+        tape.reserve(2);
+        tape.append(0, b"h");
+        tape.commit_first();
+    }
+
+    #[test]
+    #[should_panic(expected = "more than was reserved")]
+    fn a_range_takes_no_more_than_its_length() {
+        let mut tape = Tape::default();
+        tape.reserve(2);
+        tape.append(0, b"two");
     }
 }

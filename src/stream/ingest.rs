@@ -1,13 +1,14 @@
-//! Media parts into a log: the one place where media bytes are copied.
+//! Media parts into a log: the one place where media bytes are copied, each of them once.
 //!
-//! A tag is written straight behind the log's tail while it comes in, and committed when it is
-//! whole. A second tag that begins meanwhile (interleaved RTMP chunk streams) waits in a side
-//! buffer: a second copy, counted, of the smaller tag as a rule.
+//! A tag says its length when it begins, so its place in the log is reserved then and its bytes are
+//! written there as they come in. Tags that come in side by side (interleaved RTMP chunk streams)
+//! have places one behind the other, and are committed in the order of their begins.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
 
 use super::log::{Entry, Log};
 use super::tracks::Tracks;
+use crate::limits::{DRAFTS_LEN_MAX, DRAFTS_MAX};
 use crate::media::timeline::{Timeline, distance};
 use crate::media::{MediaPart, TagKind};
 use crate::proto::flv::classify;
@@ -32,11 +33,15 @@ impl Progress {
     }
 }
 
-/// Bytes in, and bytes copied in user space to bring them into the log.
+/// Bytes in, and bytes copied in user space to bring them into the log: as many, or fewer where a
+/// tag is not taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IngestBytes {
     pub received: u64,
     pub copied: u64,
+    /// Copies of metadata and configurations beyond that: assembled to be read, and kept for
+    /// players to come.
+    pub config_copied: u64,
 }
 
 /// Writes one stream's log.
@@ -44,8 +49,9 @@ pub struct IngestBytes {
 pub struct Ingest {
     timeline: Timeline,
     tracks: Tracks,
-    draft: Option<Draft>,
-    waiting: Vec<Waiting>,
+    /// Tags whose places are reserved, in the order of their begins; the log's tape has an open
+    /// range for each.
+    drafts: VecDeque<Draft>,
     /// A video frame was dropped: drop those that need it, up to the next keyframe.
     lacks_video: bool,
     /// After a change of source: drop frames until this source's first keyframe.
@@ -55,7 +61,7 @@ pub struct Ingest {
     dropped: u64,
 }
 
-/// The tag that is being written behind the log's tail.
+/// A tag that is not in the log yet: it is incomplete, or one before it is.
 struct Draft {
     lane: u32,
     kind: TagKind,
@@ -67,15 +73,6 @@ struct Draft {
     head: [u8; CLASS_HEAD_LEN],
 }
 
-/// A tag that began while another one was being written.
-struct Waiting {
-    lane: u32,
-    kind: TagKind,
-    timestamp_ms: u32,
-    len: u32,
-    payload: Vec<u8>,
-}
-
 #[derive(Default)]
 struct Splice {
     audio_from_ms: Option<u32>,
@@ -85,8 +82,6 @@ struct Splice {
 const CLASS_HEAD_LEN: usize = classify::TAG_HEAD_LEN;
 /// Audio that a new source may send before it is taken to have no video.
 const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
-/// Tags that may be incomplete at once beside the one that is being written.
-const WAITING_MAX: usize = 8;
 
 impl Ingest {
     /// The next parts come from another source: continue its timeline, start at its keyframe.
@@ -101,22 +96,16 @@ impl Ingest {
 
     /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self, log: &mut Log) {
-        let dropped = self.dropped + self.unfinished();
+        let dropped = self.dropped + self.drafts.len() as u64;
         *self = Self { bytes: self.bytes, dropped, ..Self::default() };
         *log = Log::default();
     }
 
     /// The source is gone: what it has not finished will not come.
     pub fn drop_unfinished(&mut self, log: &mut Log) {
-        self.dropped += self.unfinished();
-        if self.draft.take().is_some() {
-            log.tape_mut().roll_back();
-        }
-        self.waiting.clear();
-    }
-
-    fn unfinished(&self) -> u64 {
-        u64::from(self.draft.is_some()) + self.waiting.len() as u64
+        self.dropped += self.drafts.len() as u64;
+        self.drafts.clear();
+        log.tape_mut().give_back_all();
     }
 
     /// Takes the next part. The parts of a lane follow the contract of [`MediaPart`]; a part that
@@ -129,7 +118,7 @@ impl Ingest {
             }
             MediaPart::Data { lane, bytes } => self.data(log, lane, &bytes),
             MediaPart::Abort { lane } => self.abort(log, lane),
-            MediaPart::Script { timestamp_ms, payload } => self.script(log, timestamp_ms, payload),
+            MediaPart::Script { timestamp_ms, payload } => self.script(log, timestamp_ms, &payload),
         }
     }
 
@@ -150,61 +139,52 @@ impl Ingest {
         self.timeline.last()
     }
 
+    /// A tag that is not taken has no draft that its bytes could go to.
     fn begin(&mut self, log: &mut Log, lane: u32, kind: TagKind, timestamp_ms: u32, len: u32) {
-        if len == 0 {
+        let tape = log.tape_mut();
+        let tag_len = TAG_OVERHEAD + u64::from(len);
+        let is_too_much = tape.reserved_len() + tag_len > DRAFTS_LEN_MAX;
+        if len == 0 || is_too_much || self.drafts.len() == DRAFTS_MAX {
             self.dropped += 1;
-        } else if self.draft.is_none() {
-            let tape = log.tape_mut();
-            let position = tape.tail();
-            tape.reserve(TAG_HEADER_LEN);
-            let head = [0; CLASS_HEAD_LEN];
-            self.draft = Some(Draft { lane, kind, timestamp_ms, position, len, received: 0, head });
-        } else if self.waiting.len() < WAITING_MAX {
-            self.waiting.push(Waiting { lane, kind, timestamp_ms, len, payload: Vec::new() });
-        } else {
-            self.dropped += 1;
+            return;
         }
+        let position = tape.reserve(tag_len);
+        // The header is known when the tag is whole.
+        tape.append(self.drafts.len(), &[0; TAG_HEADER_LEN]);
+        let head = [0; CLASS_HEAD_LEN];
+        self.drafts.push_back(Draft { lane, kind, timestamp_ms, position, len, received: 0, head });
     }
 
     fn data(&mut self, log: &mut Log, lane: u32, bytes: &[u8]) -> Progress {
         self.bytes.received += bytes.len() as u64;
-        if bytes.len() > self.missing(lane) {
+        let Some(index) = self.unfinished(lane) else { return Progress::default() };
+        let draft = &mut self.drafts[index];
+        if bytes.len() > (draft.len - draft.received) as usize {
             return self.abort(log, lane);
         }
-        let Some(draft) = self.draft.as_mut().filter(|draft| draft.lane == lane) else {
-            if let Some(tag) = self.waiting.iter_mut().find(|tag| !tag.is_whole(lane)) {
-                self.bytes.copied += bytes.len() as u64;
-                tag.payload.extend_from_slice(bytes);
-            }
-            return Progress::default();
-        };
-        draft.write(log, bytes);
+        draft.note(bytes);
+        log.tape_mut().append(index, bytes);
         self.bytes.copied += bytes.len() as u64;
         self.finish_whole(log)
     }
 
-    /// Bytes that the unfinished tag of a lane still lacks.
-    fn missing(&self, lane: u32) -> usize {
-        if let Some(draft) = self.draft.as_ref().filter(|draft| draft.lane == lane) {
-            return (draft.len - draft.received) as usize;
-        }
-        let waiting = self.waiting.iter().find(|tag| !tag.is_whole(lane));
-        waiting.map_or(0, |tag| tag.len as usize - tag.payload.len())
+    /// The draft that a lane's bytes belong to.
+    fn unfinished(&self, lane: u32) -> Option<usize> {
+        self.drafts.iter().position(|draft| draft.lane == lane && !draft.is_whole())
     }
 
-    /// Ends the draft if it is whole, and those that have waited for it and are whole as well.
+    /// Ends the first draft if it is whole, and those behind it that have waited for it.
     fn finish_whole(&mut self, log: &mut Log) -> Progress {
         let mut progress = Progress::default();
-        while self.draft.as_ref().is_some_and(|draft| draft.received == draft.len) {
+        while self.drafts.front().is_some_and(Draft::is_whole) {
             progress.add(self.finish(log));
-            self.promote(log);
         }
         progress
     }
 
-    /// Ends the whole draft: into the log with it, or away.
+    /// Ends the first draft, which is whole: into the log with it, or away.
     fn finish(&mut self, log: &mut Log) -> Progress {
-        let draft = self.draft.take().expect("called with a draft");
+        let draft = self.drafts.pop_front().expect("called with a draft");
         let head = &draft.head[..CLASS_HEAD_LEN.min(draft.len as usize)];
         let class = classify::classify(draft.kind, head);
         let config = match class {
@@ -222,21 +202,22 @@ impl Ingest {
         };
         let Some(timestamp_ms) = timestamp_ms else {
             self.dropped += 1;
-            log.tape_mut().roll_back();
+            log.tape_mut().give_back(0);
             return Progress::default();
         };
         let tape = log.tape_mut();
-        tape.patch(draft.position, &TagHeader::new(draft.kind, timestamp_ms, draft.len).encode());
-        tape.append(&(TAG_HEADER_LEN as u32 + draft.len).to_be_bytes());
+        tape.patch(0, &TagHeader::new(draft.kind, timestamp_ms, draft.len).encode());
+        tape.append(0, &(TAG_HEADER_LEN as u32 + draft.len).to_be_bytes());
         let entry = Entry {
             position: draft.position,
-            len: (TAG_HEADER_LEN + TAG_SIZE_LEN) as u32 + draft.len,
+            len: TAG_OVERHEAD as u32 + draft.len,
             timestamp_ms,
             kind: draft.kind,
             keyframe,
             config,
         };
         log.commit(entry);
+        self.bytes.config_copied += log.take_config_bytes_copied();
         if let Some(class) = class {
             self.tracks.note(&entry, &class, log);
         }
@@ -290,55 +271,21 @@ impl Ingest {
         }
     }
 
-    /// Moves the tag that has waited longest behind the log's tail.
-    fn promote(&mut self, log: &mut Log) {
-        if self.draft.is_some() || self.waiting.is_empty() {
-            return;
-        }
-        let tag = self.waiting.remove(0);
-        self.begin(log, tag.lane, tag.kind, tag.timestamp_ms, tag.len);
-        let draft = self.draft.as_mut().expect("there was none");
-        draft.write(log, &tag.payload);
-        self.bytes.copied += tag.payload.len() as u64;
-    }
-
     fn abort(&mut self, log: &mut Log, lane: u32) -> Progress {
-        if self.draft.as_ref().is_some_and(|draft| draft.lane == lane) {
-            self.draft = None;
+        if let Some(index) = self.unfinished(lane) {
+            self.drafts.remove(index);
+            log.tape_mut().give_back(index);
             self.dropped += 1;
-            log.tape_mut().roll_back();
-            self.promote(log);
-        } else {
-            let waiting = self.waiting.len();
-            self.waiting.retain(|tag| tag.is_whole(lane));
-            self.dropped += (waiting - self.waiting.len()) as u64;
         }
         self.finish_whole(log)
     }
 
     /// Metadata. Other scripts (cue points, text) pass as frames of their own between the media.
-    fn script(&mut self, log: &mut Log, timestamp_ms: u32, payload: Bytes) -> Progress {
-        let len = payload.len() as u32;
-        self.bytes.received += payload.len() as u64;
-        if self.draft.is_some() {
-            if self.waiting.len() < WAITING_MAX {
-                self.bytes.copied += payload.len() as u64;
-                let (lane, payload) = (SCRIPT_LANE, payload.to_vec());
-                self.waiting.push(Waiting {
-                    lane,
-                    kind: TagKind::Script,
-                    timestamp_ms,
-                    len,
-                    payload,
-                });
-            }
-            return Progress::default();
-        }
-        self.begin(log, SCRIPT_LANE, TagKind::Script, timestamp_ms, len);
-        let draft = self.draft.as_mut().expect("there was none");
-        draft.write(log, &payload);
-        self.bytes.copied += payload.len() as u64;
-        self.finish(log)
+    fn script(&mut self, log: &mut Log, timestamp_ms: u32, payload: &[u8]) -> Progress {
+        // The session has put it together.
+        self.bytes.config_copied += payload.len() as u64;
+        self.begin(log, SCRIPT_LANE, TagKind::Script, timestamp_ms, payload.len() as u32);
+        self.data(log, SCRIPT_LANE, payload)
     }
 }
 
@@ -347,20 +294,20 @@ const METADATA_HEAD: &[u8] = b"\x02\x00\x0aonMetaData";
 /// No chunk stream has this id.
 const SCRIPT_LANE: u32 = u32::MAX;
 
+/// Bytes of a tag around its payload.
+const TAG_OVERHEAD: u64 = (TAG_HEADER_LEN + TAG_SIZE_LEN) as u64;
+
 impl Draft {
-    fn write(&mut self, log: &mut Log, bytes: &[u8]) {
+    fn is_whole(&self) -> bool {
+        self.received == self.len
+    }
+
+    /// Counts bytes of the payload, and keeps them as far as they tell its class.
+    fn note(&mut self, bytes: &[u8]) {
         let start = (self.received as usize).min(CLASS_HEAD_LEN);
         let taken = bytes.len().min(CLASS_HEAD_LEN - start);
         self.head[start..start + taken].copy_from_slice(&bytes[..taken]);
         self.received += bytes.len() as u32;
-        log.tape_mut().append(bytes);
-    }
-}
-
-impl Waiting {
-    /// Whether it is of another lane or has all its bytes.
-    fn is_whole(&self, lane: u32) -> bool {
-        self.lane != lane || self.payload.len() == self.len as usize
     }
 }
 
@@ -368,6 +315,7 @@ impl Waiting {
 mod tests {
     use super::super::testing::{AUDIO_CONFIG, METADATA, VIDEO_CONFIG, Writer, payload};
     use super::*;
+    use crate::limits::MESSAGE_LEN_MAX;
 
     const AUDIO: u32 = 4;
     const VIDEO: u32 = 6;
@@ -386,7 +334,7 @@ mod tests {
             for bytes in video.chunks(piece) {
                 writer.data(0, bytes);
             }
-            let IngestBytes { received, copied } = writer.ingest.bytes();
+            let IngestBytes { received, copied, .. } = writer.ingest.bytes();
             let opening = METADATA.len() + VIDEO_CONFIG.len() + AUDIO_CONFIG.len();
             assert_eq!((received, copied), ((opening + video.len()) as u64, received));
             assert_eq!(writer.payloads()[3], video);
@@ -417,9 +365,101 @@ mod tests {
             assert!(!writer.data(AUDIO, &audio[7..]).committed, "it waits for the video");
             assert!(writer.data(VIDEO, &video[split..]).frame);
             assert_eq!(writer.payloads(), [video.clone(), audio.clone()]);
-            let IngestBytes { received, copied } = writer.ingest.bytes();
-            assert_eq!(copied - received, audio.len() as u64, "only what waited, once more");
+            let IngestBytes { received, copied, .. } = writer.ingest.bytes();
+            assert_eq!(copied, received, "each byte once");
         }
+    }
+
+    /// A keyframe over some chunks of the arena, and audio between any two of its pieces.
+    #[test]
+    fn audio_between_the_chunks_of_a_keyframe_is_copied_once() {
+        let video = payload(&[0x17, 1, 0, 0, 0], 100_000);
+        let audio = payload(&[0xaf, 1], 300);
+        let mut writer = Writer::opened();
+        writer.begin(VIDEO, TagKind::Video, 0, video.len());
+        let mut stamps_sent = vec![(TagKind::Video, 0)];
+        for (number, piece) in (0..).zip(video.chunks(4096)) {
+            writer.data(VIDEO, piece);
+            let timestamp_ms = 20 * number;
+            writer.begin(AUDIO, TagKind::Audio, timestamp_ms, audio.len());
+            for half in audio.chunks(128) {
+                writer.data(AUDIO, half);
+            }
+            stamps_sent.push((TagKind::Audio, timestamp_ms));
+        }
+        assert_eq!(stamps(&writer)[3..], stamps_sent);
+        let payloads = writer.payloads();
+        assert!(payloads[3] == video && payloads[4..].iter().all(|of| *of == audio));
+        let IngestBytes { received, copied, config_copied } = writer.ingest.bytes();
+        assert_eq!((copied, writer.ingest.dropped()), (received, 0));
+        let configs = METADATA.len() + VIDEO_CONFIG.len() + AUDIO_CONFIG.len();
+        assert_eq!(config_copied, (METADATA.len() + configs) as u64);
+    }
+
+    /// Three lanes, of which one is aborted after each number of its bytes while the others are
+    /// under way.
+    #[test]
+    fn an_abort_between_two_others_leaves_them_whole() {
+        const TEXT: u32 = 7;
+        let tag = payload(&[0x17, 1, 0, 0, 0], 40);
+        for aborted in [VIDEO, AUDIO, TEXT] {
+            for split in 0..tag.len() {
+                let mut writer = Writer::default();
+                for lane in [VIDEO, AUDIO, TEXT] {
+                    writer.begin(lane, TagKind::Video, lane * 40, tag.len());
+                    writer.data(lane, &tag[..split]);
+                }
+                writer.part(MediaPart::Abort { lane: aborted });
+                for lane in [TEXT, AUDIO, VIDEO] {
+                    writer.data(lane, &tag[split..]);
+                }
+                writer.keyframe(400, 40);
+                assert_eq!(writer.payloads(), [&tag[..]; 3], "{aborted} after {split}");
+                let holes = writer.log.range(0..2).zip(writer.log.range(1..3));
+                let hole_len: u64 = holes.map(|(of, next)| next.position - of.end()).sum();
+                assert_eq!(hole_len, if aborted == AUDIO { 55 } else { 0 });
+                assert_eq!(writer.ingest.dropped(), 1);
+                let IngestBytes { received, copied, .. } = writer.ingest.bytes();
+                assert!(copied <= received);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_dropped_with_another_behind_it_leaves_a_hole() {
+        let mut writer = Writer::opened();
+        writer.keyframe(0, 10);
+        writer.ingest.change_source(&mut writer.log);
+        let frame = payload(&[0x27, 1, 0, 0, 0], 10);
+        writer.begin(VIDEO, TagKind::Video, 0, frame.len());
+        writer.begin(7, TagKind::Video, 40, 30);
+        writer.data(VIDEO, &frame);
+        writer.data(7, &payload(&[0x17, 1, 0, 0, 0], 30));
+        assert_eq!((writer.log.next_seq(), writer.ingest.dropped()), (5, 1));
+        let [before, behind] = [3, 4].map(|seq| *writer.log.entry(seq).unwrap());
+        assert_eq!(behind.position - before.end(), 25);
+        assert_eq!(writer.payloads()[4].len(), 30);
+    }
+
+    #[test]
+    fn what_waits_for_an_incomplete_tag_is_bounded() {
+        let mut writer = Writer::default();
+        writer.begin(VIDEO, TagKind::Video, 0, 6);
+        for number in 0..DRAFTS_MAX as u32 {
+            writer.audio(20 * number, 10);
+        }
+        writer.script(METADATA);
+        assert_eq!(writer.ingest.dropped(), 2);
+        writer.data(VIDEO, &[0x17, 1, 0, 0, 0, 1]);
+        assert_eq!(writer.log.next_seq(), DRAFTS_MAX as u64);
+        let largest = [20, 21, 22, 23].map(|lane| {
+            writer.begin(lane, TagKind::Video, 0, MESSAGE_LEN_MAX);
+            writer.log.tape_mut().reserved_len()
+        });
+        assert!(largest[3] == largest[1] && largest[3] <= DRAFTS_LEN_MAX, "{largest:?}");
+        assert!(writer.log.held_bytes() < 1_000_000, "no memory by a peer's word");
+        writer.ingest.drop_unfinished(&mut writer.log);
+        assert_eq!(writer.log.tape_mut().reserved_len(), 0);
     }
 
     #[test]

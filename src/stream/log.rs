@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The GOP cache is a position in the log, not a copy of it. Sequence numbers and positions only
-//! grow, and are the same on the owner and on every replica.
+//! grow, and are the same on the owner and on every replica. Where a tag was dropped while others
+//! came in behind it there is a hole between two entries (`arena.rs`).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -77,7 +78,7 @@ pub struct Snapshot {
     pub has_audio: bool,
     pub timestamp_ms: u32,
     pub chunk_first: u64,
-    pub chunks: Vec<Arc<Chunk>>,
+    pub chunks: Vec<Option<Arc<Chunk>>>,
     pub committed: u64,
     pub prelude: Arc<Prelude>,
     pub gop_prelude: Arc<Prelude>,
@@ -89,7 +90,7 @@ pub struct Delta {
     pub first_seq: u64,
     pub entries: Vec<Entry>,
     pub chunk_first: u64,
-    pub chunks: Vec<Arc<Chunk>>,
+    pub chunks: Vec<Option<Arc<Chunk>>>,
     pub committed: u64,
 }
 
@@ -114,6 +115,8 @@ pub struct Log {
     gop_prelude: Arc<Prelude>,
     /// GOPs given up because they outgrew their bound.
     gops_dropped: u64,
+    /// Bytes of configurations copied out of the arena since they were asked for.
+    config_bytes_copied: u64,
 }
 
 impl Log {
@@ -178,8 +181,7 @@ impl Log {
         }
         self.tape.adopt(delta.chunk_first, delta.chunks, delta.committed);
         for entry in delta.entries {
-            let head = self.config_payload(&entry);
-            self.index(entry, head);
+            self.index(entry);
         }
         self.flush();
         true
@@ -190,17 +192,16 @@ impl Log {
         &mut self.tape
     }
 
-    /// Enters the tag that the tape holds behind its committed position.
+    /// Enters the tag in the tape's first open range.
     pub(super) fn commit(&mut self, entry: Entry) {
-        debug_assert_eq!(entry.end(), self.tape.tail());
-        self.tape.commit();
-        let payload = self.config_payload(&entry);
-        self.index(entry, payload);
+        self.tape.commit_first();
+        debug_assert_eq!(entry.end(), self.tape.committed());
+        self.index(entry);
     }
 
-    fn index(&mut self, entry: Entry, config: Option<Bytes>) {
-        if let Some(payload) = config {
-            self.note_config(entry.kind, payload);
+    fn index(&mut self, entry: Entry) {
+        if entry.config {
+            self.note_config(&entry);
         }
         match entry.kind {
             TagKind::Video => self.has_video = true,
@@ -215,23 +216,43 @@ impl Log {
         self.entries.push_back(entry);
     }
 
-    /// The one other copy of media bytes: a configuration outlives its place in the arena.
-    fn config_payload(&self, entry: &Entry) -> Option<Bytes> {
-        entry.config.then(|| {
-            let slices = self.tape.slices(entry.payload());
-            slices.flat_map(|slice| slice.to_vec()).collect::<Vec<_>>().into()
-        })
-    }
-
-    fn note_config(&mut self, kind: TagKind, payload: Bytes) {
+    /// Keeps a configuration that is not the one in force. It outlives its place in the arena, of
+    /// which it would else hold a whole chunk: a copy of its own, on each shard.
+    fn note_config(&mut self, entry: &Entry) {
+        if self.latest_config(entry.kind).is_some_and(|old| self.holds(entry.payload(), old)) {
+            return;
+        }
+        let slices = self.tape.slices(entry.payload());
+        let payload: Bytes = slices.flat_map(|slice| slice.to_vec()).collect::<Vec<_>>().into();
+        self.config_bytes_copied += payload.len() as u64;
         let mut tags = self.next_prelude.tags.clone();
-        match tags.iter_mut().find(|(of, _)| *of == kind) {
-            Some((_, old)) if *old == payload => return,
+        match tags.iter_mut().find(|(of, _)| *of == entry.kind) {
             Some((_, old)) => *old = payload,
-            None => tags.push((kind, payload)),
+            None => tags.push((entry.kind, payload)),
         }
         let version = self.next_prelude.version + 1;
         self.next_prelude = Arc::new(Prelude { version, tags });
+    }
+
+    /// Whether the bytes at these positions are the same as those.
+    fn holds(&self, positions: Range<u64>, mut bytes: &[u8]) -> bool {
+        positions.end - positions.start == bytes.len() as u64
+            && self.tape.slices(positions).all(|slice| {
+                let (head, rest) = bytes.split_at(slice.len());
+                bytes = rest;
+                *slice == *head
+            })
+    }
+
+    /// The payload of the last committed configuration of a kind.
+    pub(super) fn latest_config(&self, kind: TagKind) -> Option<&Bytes> {
+        let mut tags = self.next_prelude.tags.iter();
+        tags.find(|(of, _)| *of == kind).map(|(_, payload)| payload)
+    }
+
+    /// Takes the count of configuration bytes copied since the last call.
+    pub fn take_config_bytes_copied(&mut self) -> u64 {
+        std::mem::take(&mut self.config_bytes_copied)
     }
 
     /// Lets players have everything that is committed.
@@ -248,7 +269,8 @@ impl Log {
     }
 
     /// Drops what nobody needs: tags before the newest GOP and before the `slowest` cursor. A GOP
-    /// larger than `gop_bytes_max` is given up; new players then wait for the next keyframe.
+    /// larger than `gop_bytes_max` is given up; new players then wait for the next keyframe. Holes
+    /// count, so that they are bounded as well.
     pub fn trim(&mut self, slowest: Option<u64>, gop_bytes_max: u64) {
         if let Some(gop) = self.gop_seq
             && self.tape.committed() - self.position_of(gop) > gop_bytes_max
@@ -340,7 +362,7 @@ impl Log {
         self.entries.range(start..end)
     }
 
-    /// The position where the tag of a sequence number begins, or would.
+    /// The position where the tag of a sequence number begins, or would if no hole came before it.
     pub fn position_of(&self, seq: u64) -> u64 {
         match self.entry(seq) {
             Some(entry) => entry.position,
@@ -375,6 +397,8 @@ impl Log {
 mod tests {
     use super::super::testing::{VIDEO_CONFIG, Writer, payload_of};
     use super::*;
+    use crate::media::MediaPart;
+    use crate::stream::arena::CHUNK_LEN;
 
     fn flushed(mut writer: Writer) -> Writer {
         writer.log.flush();
@@ -468,6 +492,42 @@ mod tests {
         }
     }
 
+    /// Each round leaves a hole of another length, some longer than a chunk.
+    #[test]
+    fn a_replica_follows_its_owner_over_holes() {
+        let mut writer = flushed(two_gops());
+        let mut replica = Log::from_snapshot(writer.log.snapshot());
+        let mut sent = writer.log.flushed_seq();
+        for round in 2..40 {
+            if round % 5 == 0 {
+                writer.keyframe(round * 80, 30_000);
+                writer.log.flush();
+            }
+            writer.begin(1, TagKind::Video, round * 80, round as usize * 3_000);
+            writer.data(1, &[0x27; 2000]);
+            writer.begin(2, TagKind::Audio, round * 80, 700);
+            writer.part(MediaPart::Abort { lane: 1 });
+            writer.data(2, &[0xaf; 700]);
+            if round % 3 != 0 {
+                writer.log.flush();
+                assert!(replica.follow(writer.log.delta(sent)));
+                sent = writer.log.flushed_seq();
+                let mut late = Log::from_snapshot(writer.log.snapshot());
+                late.trim(None, u64::MAX);
+                writer.log.trim(None, u64::MAX);
+                replica.trim(None, u64::MAX);
+                assert_eq!(late.next_seq(), replica.next_seq());
+                assert_eq!(late.first_seq(), replica.first_seq());
+            }
+            for seq in replica.first_seq()..replica.next_seq() {
+                assert_eq!(replica.entry(seq), writer.log.entry(seq));
+                assert_eq!(payload_of(&replica, seq), payload_of(&writer.log, seq));
+            }
+        }
+        // A keyframe and five tags, each in two chunks at most; the holes are 555,000 long.
+        assert!(replica.held_bytes() <= 12 * CHUNK_LEN as u64, "a hole has no memory");
+    }
+
     #[test]
     fn a_replica_takes_no_delta_behind_a_gap() {
         let mut writer = flushed(two_gops());
@@ -503,9 +563,11 @@ mod tests {
     fn a_configuration_that_repeats_is_no_new_one() {
         let mut writer = flushed(Writer::opened());
         let version = writer.log.prelude().version;
+        let copied = writer.ingest.bytes().config_copied;
         writer.tag(TagKind::Video, 40, VIDEO_CONFIG);
         writer.log.flush();
         assert_eq!(writer.log.prelude().version, version);
+        assert_eq!(writer.ingest.bytes().config_copied, copied);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | packaging | a tag becomes |
 //! |---|---|
-//! | FLV | the tag as it lies in the log, so that any span is one run of bytes |
+//! | FLV | the tag as it lies in the log, so that a span is one run of bytes, or a few with holes |
 //! | WebSocket-FLV | a binary frame (RFC 6455, 5.2) around the tag |
 //! | RTMP | a message (RTMP 1.0, 5.3): type 0 chunk header, payload, type 3 header each 64 KiB |
 
@@ -162,21 +162,23 @@ struct Run {
     log_len: u32,
 }
 
+impl Run {
+    fn end(self) -> u64 {
+        self.position + u64::from(self.log_len)
+    }
+}
+
 impl Span {
     /// Encodes the tags from `from` to `to_seq`, stopping behind the tag that reaches
     /// [`SPAN_LEN_MAX`] bytes or the most runs that one send takes. Reuses its memory: no
     /// allocation once it has grown.
     pub fn encode(&mut self, packaging: Packaging, log: &Log, from: Cursor, to_seq: u64) {
         self.clear(from);
-        if packaging == Packaging::Flv {
-            self.encode_flv(log, from, to_seq);
-            return;
-        }
         for entry in log.range(from.seq..to_seq) {
             match packaging {
-                Packaging::Rtmp => self.push_message(entry),
+                Packaging::Flv => self.push_tag(entry),
                 Packaging::WsFlv => self.push_frame(entry),
-                Packaging::Flv => unreachable!("taken above"),
+                Packaging::Rtmp => self.push_message(entry),
             }
             self.end = Cursor::at(self.end.seq + 1);
             if self.len >= SPAN_LEN_MAX || self.runs.len() >= SPAN_RUNS_MAX {
@@ -193,19 +195,15 @@ impl Span {
         self.end = Cursor::at(from.seq);
     }
 
-    fn encode_flv(&mut self, log: &Log, from: Cursor, to_seq: u64) {
-        let start = log.position_of(from.seq) + u64::from(from.offset);
-        let mut end = start;
-        for entry in log.range(from.seq..to_seq) {
-            end = entry.end();
-            self.end = Cursor::at(self.end.seq + 1);
-            if end - start >= SPAN_LEN_MAX {
-                break;
+    /// Lengthens the last run, unless there is a hole behind it.
+    fn push_tag(&mut self, entry: &Entry) {
+        self.len += u64::from(entry.len);
+        match self.runs.last_mut() {
+            Some(run) if run.end() == entry.position => run.log_len += entry.len,
+            _ => {
+                let (position, log_len) = (entry.position, entry.len);
+                self.runs.push(Run { header_len: 0, position, log_len });
             }
-        }
-        self.len = end - start;
-        if self.len > 0 {
-            self.runs.push(Run { header_len: 0, position: start, log_len: self.len as u32 });
         }
     }
 
@@ -269,7 +267,7 @@ impl Span {
             if !header.is_empty() {
                 out.push(IoSlice::new(header));
             }
-            out.extend(log.slices(run.position..run.position + u64::from(run.log_len)));
+            out.extend(log.slices(run.position..run.end()));
         }
     }
 
@@ -314,6 +312,7 @@ mod tests {
     use super::super::testing::{Writer, payload_of};
     use super::*;
     use crate::limits::MESSAGE_LEN_MAX;
+    use crate::media::MediaPart;
     use crate::proto::rtmp::message::Message;
 
     /// Whole tags one behind the other, encoded anew.
@@ -390,6 +389,22 @@ mod tests {
         writer.frame(0xff_fffe, 40);
         writer.frame(0xff_ffff, 41);
         writer.audio(0x0100_0000, 100);
+        writer.log.flush();
+        check_splits(&writer.log, |len| (0..=len).collect());
+    }
+
+    #[test]
+    fn spans_go_over_holes() {
+        let mut writer = Writer::opened();
+        for (timestamp_ms, hole_len) in [(0, 1), (40, 300), (80, 0), (120, 70_000)] {
+            if hole_len > 0 {
+                writer.begin(0, TagKind::Video, timestamp_ms, hole_len);
+            }
+            writer.begin(1, TagKind::Audio, timestamp_ms, 40);
+            writer.part(MediaPart::Abort { lane: 0 });
+            writer.data(1, &[0xaf; 40]);
+            writer.frame(timestamp_ms, 100);
+        }
         writer.log.flush();
         check_splits(&writer.log, |len| (0..=len).collect());
     }

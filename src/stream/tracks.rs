@@ -51,8 +51,7 @@ impl Tracks {
         }
         let track = slot.as_mut().expect("just made");
         if entry.config {
-            let payload: Vec<u8> =
-                log.slices(entry.payload()).flat_map(|slice| slice.to_vec()).collect();
+            let payload = log.latest_config(entry.kind).map_or(&[][..], |payload| payload);
             track.configure(entry.kind, payload.get(class.header_len..).unwrap_or_default());
         } else {
             if !track.ready && entry.kind == TagKind::Audio {

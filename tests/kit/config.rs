@@ -15,5 +15,10 @@ pub fn lag(bytes: u32, evict_ms: u32) -> String {
     format!("[egress]\nlag_bytes_max = {bytes}\nlag_evict_ms = {evict_ms}\n")
 }
 
+/// Connects that may be under way to one origin.
+pub fn connects_per_origin_max(count: u32) -> String {
+    format!("[pull]\nconnects_per_origin_max = {count}\n")
+}
+
 /// `close_stream` and `close_streams` leave pending streams alone, as ZLMediaKit does.
 pub const FORCE_LEAVES_PENDING: &str = "[api]\nforce_closes_pending = false\n";

@@ -23,6 +23,7 @@ pub mod process;
 pub mod relay;
 pub mod rtmp;
 pub mod rtmp_player;
+pub mod rtmp_publisher;
 pub mod ws_player;
 
 use std::fs;
@@ -36,6 +37,7 @@ pub use http::Api;
 pub use nginx::Nginx;
 pub use player::Player;
 pub use relay::Relay;
+pub use rtmp_publisher::Interleaver;
 
 /// How long anything may take that must happen at all, on a busy two-core machine.
 pub const LIVENESS: Duration = Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! Just enough RTMP for a test player and a test origin (Adobe RTMP 1.0, simple handshake).
+//! Just enough RTMP for a test player, a test publisher and a test origin (Adobe RTMP 1.0, simple handshake).
 
 use std::collections::HashMap;
 
@@ -150,6 +150,11 @@ impl ChunkReader {
 
 /// A message in chunks of [`CHUNK_SIZE`].
 pub fn encode(chunk_stream: u8, message: &Message) -> Vec<u8> {
+    chunks(chunk_stream, message, CHUNK_SIZE).concat()
+}
+
+/// A message's chunks, one by one.
+pub fn chunks(chunk_stream: u8, message: &Message, chunk_size: usize) -> Vec<Vec<u8>> {
     let len = u32::try_from(message.payload.len()).expect("a small message");
     let header_time = message.timestamp_ms.min(0x00ff_ffff);
     let extended = (header_time == 0x00ff_ffff).then(|| message.timestamp_ms.to_be_bytes());
@@ -158,19 +163,22 @@ pub fn encode(chunk_stream: u8, message: &Message) -> Vec<u8> {
     bytes.extend_from_slice(&len.to_be_bytes()[1..]);
     bytes.push(message.number);
     bytes.extend_from_slice(&message.stream_id.to_le_bytes());
-    for (index, chunk) in message.payload.chunks(CHUNK_SIZE).enumerate() {
-        if index > 0 {
-            bytes.push(0xc0 | chunk_stream);
-        }
+    let mut chunks = Vec::new();
+    for chunk in message.payload.chunks(chunk_size) {
         bytes.extend(extended.iter().flatten());
         bytes.extend_from_slice(chunk);
+        chunks.push(std::mem::replace(&mut bytes, vec![0xc0 | chunk_stream]));
     }
-    bytes
+    chunks
 }
 
 /// Set Chunk Size to [`CHUNK_SIZE`]: goes first.
 pub fn set_chunk_size() -> Vec<u8> {
-    let payload = u32::try_from(CHUNK_SIZE).expect("small").to_be_bytes().to_vec();
+    set_chunk_size_to(CHUNK_SIZE)
+}
+
+pub fn set_chunk_size_to(chunk_size: usize) -> Vec<u8> {
+    let payload = u32::try_from(chunk_size).expect("small").to_be_bytes().to_vec();
     encode(2, &Message { number: SET_CHUNK_SIZE, timestamp_ms: 0, stream_id: 0, payload })
 }
 

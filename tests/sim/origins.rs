@@ -19,6 +19,8 @@ pub(crate) enum Behavior {
     SilentAt(Stage),
     /// Says no at this stage.
     FailsAt(Stage, ErrorClass),
+    /// Sends whoever asks to the next origin.
+    Redirects,
     /// Media comes, and after so many parts the connection is lost.
     LostAfter(u32),
     /// Media comes, and after so many parts nothing more.
@@ -58,7 +60,7 @@ impl Behavior {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         const STAGES: [Stage; 4] =
             [Stage::Resolving, Stage::Connecting, Stage::Handshaking, Stage::AwaitingMedia];
-        match rng.u32(0..10) {
+        match rng.u32(0..11) {
             0..=3 => Self::Up,
             4 => Self::SilentAt(STAGES[rng.usize(0..4)]),
             5 | 6 => {
@@ -73,6 +75,7 @@ impl Behavior {
             }
             7 => Self::LostAfter(rng.u32(0..12)),
             8 => Self::LostAfter(rng.u32(0..200)),
+            9 => Self::Redirects,
             _ => Self::SilentAfter(rng.u32(0..100)),
         }
     }
@@ -155,6 +158,10 @@ impl World {
                 self.fail(name, class);
                 return;
             }
+            Behavior::Redirects if stage == Stage::Handshaking => {
+                self.redirect(name);
+                return;
+            }
             _ => {}
         }
         let next = match stage {
@@ -193,6 +200,21 @@ impl World {
         let fault = Fault::new(class, "it failed");
         self.on_shard(name.shard, |shard, now, _| {
             shard.attempt_failed(now, name.attempt, fault);
+        });
+        let delay_ms = self.plan.confirm_ms(&mut self.rng);
+        self.after_ms(delay_ms, Event::AttemptClosed(name));
+    }
+
+    fn redirect(&mut self, name: AttemptName) {
+        let attempt = self.attempts.get_mut(&name).expect("a known attempt");
+        // It is over for the shard, as one that failed is.
+        attempt.failed = true;
+        let next = (attempt.origin + 1) % self.plan.origins;
+        let url = self.urls[attempt.key][next].clone();
+        self.note(|_| format!("  {name:?} is sent to {url}"));
+        self.stats.redirects += 1;
+        self.on_shard(name.shard, |shard, now, _| {
+            shard.attempt_redirected(now, name.attempt, url);
         });
         let delay_ms = self.plan.confirm_ms(&mut self.rng);
         self.after_ms(delay_ms, Event::AttemptClosed(name));

@@ -9,7 +9,7 @@ use rillcast::bus::message::Message;
 use rillcast::bus::view::StreamView;
 use rillcast::bus::{Answer, Ask, Ticket};
 use rillcast::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
-use rillcast::shard::{Action, Shard};
+use rillcast::shard::{Action, PullNews, Shard};
 
 use super::api::Asked;
 use super::bus::{Bus, Put, Way};
@@ -105,6 +105,11 @@ pub(crate) struct Stats {
     pub(crate) closes_incomplete: u64,
     pub(crate) answers: u64,
     pub(crate) late: u64,
+    /// Failures of pulls that are told, and that are only counted.
+    pub(crate) news: u64,
+    pub(crate) no_news: u64,
+    pub(crate) recoveries: u64,
+    pub(crate) redirects: u64,
 }
 
 const TRACE_LEN: usize = 400;
@@ -347,6 +352,14 @@ impl World {
                 }
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
+                Action::Tell(news) => {
+                    self.note(|_| format!("  {news:?}"));
+                    match news {
+                        PullNews::Failed { .. } | PullNews::GaveUp { .. } => self.stats.news += 1,
+                        PullNews::FailedAgain => self.stats.no_news += 1,
+                        PullNews::Recovered { .. } => self.stats.recoveries += 1,
+                    }
+                }
             }
         }
     }
@@ -405,6 +418,7 @@ impl World {
         self.check_connections();
         let open: Vec<_> = self.attempts.keys().collect();
         assert!(open.is_empty(), "attempts were never closed: {open:?}");
+        let mut failed = 0;
         for shard in &self.shards {
             let ledger = shard.ledger();
             assert!(ledger.is_zero(), "shard {} holds {ledger}", shard.id());
@@ -417,7 +431,10 @@ impl World {
             self.stats.registrations += totals.registrations;
             self.stats.attempts += totals.attempts;
             self.stats.late += totals.late_messages;
+            failed += totals.attempts_failed.iter().sum::<u64>();
         }
+        // And those whose turn did not come, which are no attempts.
+        assert!(self.stats.news + self.stats.no_news >= failed, "a failure is not accounted for");
         self.stats.gaps = self.gaps.iter().sum();
     }
 
@@ -477,5 +494,9 @@ impl std::ops::AddAssign for Stats {
         self.closes_incomplete += other.closes_incomplete;
         self.answers += other.answers;
         self.late += other.late;
+        self.news += other.news;
+        self.no_news += other.no_news;
+        self.recoveries += other.recoveries;
+        self.redirects += other.redirects;
     }
 }

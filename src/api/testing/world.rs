@@ -119,7 +119,7 @@ impl World {
                     shard.attempt_closed(attempt, 1);
                 }
             }
-            Action::PollWritable { .. } => {}
+            Action::PollWritable { .. } | Action::Tell(_) => {}
         }
     }
 }

@@ -1,0 +1,287 @@
+//! Pulls of one shard on a virtual clock: what it wants done, action by action.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Action, Policy, PullNews, Shard, Stage};
+use crate::bus::message::{Ask, PullOptions, Ticket};
+use crate::clock;
+use crate::config::Config;
+use crate::limits::REDIRECTS_MAX;
+use crate::media::state::{ErrorClass, Fault, StreamState};
+use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+
+const HERE: ShardId = ShardId(0);
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A shard and what it has said.
+struct Scene {
+    shard: Shard,
+    now: Instant,
+    dialed: Vec<(AttemptId, String)>,
+    hung_up: Vec<AttemptId>,
+    told: Vec<PullNews>,
+}
+
+impl Scene {
+    /// So many connects may be under way to one origin.
+    fn new(connects_per_origin_max: usize) -> Self {
+        let policy = Policy { connects_per_origin_max, ..Policy::of(&Config::default(), 1) };
+        Self {
+            shard: Shard::new(HERE, 1, 7, policy),
+            now: clock::now(),
+            dialed: Vec::new(),
+            hung_up: Vec::new(),
+            told: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, stream: &str, url: &str, retries_max: Option<u32>) {
+        let options = PullOptions {
+            retries_max,
+            force: true,
+            no_wait: true,
+            timeout: TIMEOUT,
+            media_timeout: TIMEOUT,
+        };
+        let url = Arc::new(SourceUrl::parse(url, false).unwrap());
+        self.ask(Ask::AddPull { key: key(stream), url, options });
+    }
+
+    fn delete(&mut self, stream: &str) {
+        self.ask(Ask::DeletePull { key: key(stream) });
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.shard.handle_ask(self.now, Ticket { shard: HERE, serial: 1 }, ask);
+        self.drain();
+    }
+
+    /// Lets the next timer come due.
+    fn wait(&mut self) {
+        self.now = self.shard.poll_timeout().expect("a timer is set");
+        self.shard.handle_timeout(self.now);
+        self.drain();
+    }
+
+    fn stage(&mut self, stage: Stage) {
+        self.shard.attempt_stage(self.now, self.attempt(), stage, "an answer");
+        self.drain();
+    }
+
+    /// The attempt that was dialed last fails, and is closed.
+    fn fail(&mut self, class: ErrorClass) {
+        let attempt = self.attempt();
+        self.shard.attempt_failed(self.now, attempt, Fault::new(class, "it failed"));
+        self.shard.attempt_closed(attempt, 1);
+        self.drain();
+    }
+
+    /// The attempt that was dialed last is sent elsewhere.
+    fn redirect(&mut self, url: &str) {
+        let attempt = self.attempt();
+        let url = Arc::new(SourceUrl::parse(url, true).unwrap());
+        self.shard.attempt_redirected(self.now, attempt, url);
+        self.shard.attempt_closed(attempt, 1);
+        self.drain();
+    }
+
+    /// A frame of audio comes.
+    fn media(&mut self) {
+        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Audio, timestamp_ms: 0, len: 3 };
+        let data = MediaPart::Data { lane: 0, bytes: (&[0xaf, 1, 2][..]).into() };
+        for part in [begin, data] {
+            assert!(self.shard.attempt_media(self.now, self.attempt(), part));
+        }
+        self.drain();
+    }
+
+    fn attempt(&self) -> AttemptId {
+        self.dialed.last().expect("it was dialed").0
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.shard.poll_action() {
+            match action {
+                Action::Dial { attempt, url, .. } => self.dialed.push((attempt, url.authority())),
+                Action::HangUp { attempt } => {
+                    self.hung_up.push(attempt);
+                    self.shard.attempt_closed(attempt, 1);
+                }
+                Action::Tell(news) => self.told.push(news),
+                _ => {}
+            }
+        }
+        self.shard.check_invariants();
+    }
+
+    fn state_of(&self, stream: &str) -> StreamState {
+        self.shard.state_of(self.shard.tables.find(&key(stream)).expect("it is there"))
+    }
+
+    /// Hosts that were dialed, in order.
+    fn hosts(&self) -> Vec<&str> {
+        self.dialed.iter().map(|(_, url)| url.split(':').next().unwrap()).collect()
+    }
+
+    fn assert_nothing_is_left(&self) {
+        let ledger = self.shard.ledger();
+        assert!(ledger.is_zero(), "{ledger}");
+        assert_eq!(self.shard.origins_dialed(), 0);
+    }
+}
+
+fn key(stream: &str) -> StreamKey {
+    StreamKey::in_default_vhost("live", stream).unwrap()
+}
+
+/// The kind of news with its class and numbers.
+fn told(news: &PullNews) -> (&'static str, &'static str, u32) {
+    match news {
+        PullNews::Failed { fault, attempt, .. } => ("failed", fault.class.as_str(), *attempt),
+        PullNews::FailedAgain => ("again", "", 0),
+        PullNews::GaveUp { fault, failures, .. } => ("gave up", fault.class.as_str(), *failures),
+        PullNews::Recovered { failures, .. } => ("recovered", "", *failures),
+    }
+}
+
+#[test]
+fn failures_are_told_where_they_change_and_when_they_end() {
+    let mut scene = Scene::new(1);
+    scene.add("a", "rtmp://origin/live/a", None);
+    for class in [ErrorClass::Refused, ErrorClass::Refused, ErrorClass::NotFound] {
+        scene.fail(class);
+        scene.wait();
+    }
+    // An attempt whose time runs out is a failure like another.
+    scene.stage(Stage::Connecting);
+    scene.wait();
+    scene.wait();
+    scene.stage(Stage::Connecting);
+    scene.wait();
+    assert_eq!(scene.hung_up.len(), 2);
+    scene.wait();
+    scene.media();
+    scene.fail(ErrorClass::Lost);
+    scene.wait();
+    scene.media();
+    let news: Vec<_> = scene.told.iter().map(told).collect();
+    let expected = [
+        ("failed", "refused", 1),
+        ("again", "", 0),
+        ("failed", "not_found", 3),
+        ("failed", "timed_out", 4),
+        ("again", "", 0),
+        ("recovered", "", 5),
+        ("failed", "lost", 6),
+        ("recovered", "", 1),
+    ];
+    assert_eq!(news, expected);
+    let PullNews::Failed { key: of, origin, next_try, .. } = &scene.told[0] else { panic!() };
+    assert_eq!((of, origin.as_str()), (&key("a"), "origin:1935"));
+    assert!(!next_try.is_zero());
+}
+
+#[test]
+fn giving_up_is_told_once_with_the_number_of_failures() {
+    let mut scene = Scene::new(1);
+    scene.add("a", "rtmp://origin/live/a", Some(2));
+    scene.fail(ErrorClass::Refused);
+    scene.wait();
+    scene.fail(ErrorClass::Refused);
+    scene.wait();
+    scene.fail(ErrorClass::Unreachable);
+    let news: Vec<_> = scene.told.iter().map(told).collect();
+    assert_eq!(news, [("failed", "refused", 1), ("again", "", 0), ("gave up", "unreachable", 3)]);
+    scene.assert_nothing_is_left();
+}
+
+/// One pull connects to the edge, another asks the center and is sent to the edge as well; each has
+/// one place.
+fn redirected_to_a_busy_edge() -> Scene {
+    let mut scene = Scene::new(1);
+    scene.add("first", "http://edge/first.flv", None);
+    scene.stage(Stage::Connecting);
+    scene.now += Duration::from_secs(4);
+    scene.add("sent", "http://center/sent.flv", None);
+    scene.stage(Stage::Connecting);
+    scene.stage(Stage::Handshaking);
+    scene.now += Duration::from_secs(3);
+    scene.redirect("http://edge/sent.flv");
+    assert_eq!(scene.state_of("sent"), StreamState::Queued);
+    assert_eq!(scene.hosts(), ["edge", "center"]);
+    scene
+}
+
+#[test]
+fn a_redirected_pull_waits_for_the_budget_of_its_new_origin() {
+    let mut scene = redirected_to_a_busy_edge();
+    scene.add("third", "http://center/third.flv", None);
+    assert_eq!(scene.hosts()[2..], ["center"], "its old place is free");
+    let first = scene.dialed[0].0;
+    scene.shard.attempt_stage(scene.now, first, Stage::Handshaking, "an answer");
+    scene.drain();
+    assert_eq!(scene.hosts()[3..], ["edge"]);
+    assert_eq!(scene.state_of("sent"), StreamState::Resolving);
+    assert_eq!(scene.shard.totals().attempts, 3, "a redirect is no try of its own");
+    scene.media();
+    assert_eq!(scene.state_of("sent"), StreamState::Registered);
+    for stream in ["first", "sent", "third"] {
+        scene.delete(stream);
+    }
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_redirected_pull_is_deleted_in_its_queue() {
+    let mut scene = redirected_to_a_busy_edge();
+    scene.delete("sent");
+    assert_eq!(scene.shard.origins_dialed(), 1);
+    scene.stage(Stage::Connecting);
+    scene.delete("first");
+    assert_eq!(scene.dialed.len(), 2);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_redirected_pull_has_the_time_that_its_try_has_left() {
+    let mut scene = redirected_to_a_busy_edge();
+    let start = scene.now - Duration::from_secs(3);
+    // The first one's time is over, so it gets the place for the rest of its own.
+    scene.wait();
+    assert_eq!(scene.hosts()[2..], ["edge"]);
+    // The first one tries again and is queued.
+    scene.wait();
+    assert_eq!(scene.state_of("first"), StreamState::Queued);
+    scene.wait();
+    assert_eq!(scene.now - start, TIMEOUT);
+    let news: Vec<_> = scene.told.iter().map(told).collect();
+    assert_eq!(news[1], ("failed", "unresolved", 1));
+    assert_eq!(scene.state_of("sent"), StreamState::BackingOff);
+}
+
+#[test]
+fn the_next_try_asks_the_first_origin_again() {
+    let mut scene = redirected_to_a_busy_edge();
+    scene.delete("first");
+    scene.fail(ErrorClass::Refused);
+    scene.wait();
+    assert_eq!(scene.hosts(), ["edge", "center", "edge", "center"]);
+    let PullNews::Failed { origin, attempt: 1, .. } = &scene.told[0] else { panic!() };
+    assert_eq!(origin, "edge:80");
+}
+
+#[test]
+fn a_pull_that_is_sent_on_and_on_fails() {
+    let mut scene = Scene::new(1);
+    scene.add("a", "http://center/a.flv", None);
+    for count in 0..=REDIRECTS_MAX {
+        assert_eq!(scene.dialed.len(), count + 1);
+        scene.stage(Stage::Connecting);
+        scene.redirect("http://center/a.flv");
+    }
+    assert_eq!(scene.dialed.len(), REDIRECTS_MAX + 1);
+    assert_eq!(scene.told.iter().map(told).collect::<Vec<_>>(), [("failed", "rejected", 1)]);
+    scene.delete("a");
+    scene.assert_nothing_is_left();
+}
