@@ -144,3 +144,11 @@ pub const DETOUR_LEN_MAX: usize = 16 * 1024;
 /// Descriptors for which the process's table has room from the start: 20,000 connections on each of
 /// three shards. 8 B each: 512 KiB of kernel memory.
 pub const DESCRIPTORS_AT_START_MAX: u64 = 65_536;
+
+/// Bytes that a connection of the load generator holds for a server that does not read: 4 s of a
+/// stream of 8 Mbit/s. A publisher beyond that is too late to mean anything.
+pub const LOAD_BACKLOG_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that the load generator receives at once: 12 frames of 5 KB in each of its sockets'
+/// turns, and a buffer for each thread, not for each connection.
+pub const LOAD_RECEIVE_LEN: usize = 256 * 1024;
