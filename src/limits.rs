@@ -152,3 +152,6 @@ pub const LOAD_BACKLOG_LEN_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that the load generator receives at once: 12 frames of 5 KB in each of its sockets'
 /// turns, and a buffer for each thread, not for each connection.
 pub const LOAD_RECEIVE_LEN: usize = 256 * 1024;
+
+/// Bytes of a player's request that the bare sender of `load limit` reads; ours has 200.
+pub const LOAD_REQUEST_LEN_MAX: usize = 4096;

@@ -9,6 +9,7 @@ mod clip;
 mod connection;
 mod crowd;
 mod figures;
+mod limit;
 mod options;
 mod play;
 mod player;
@@ -28,7 +29,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub use options::{
-    Command, CrowdOptions, OutputOptions, PlayOptions, PublishOptions, ServerOptions,
+    Command, CrowdOptions, LimitOptions, Method, OutputOptions, PlayOptions, PublishOptions,
+    ServerOptions,
 };
 
 /// One line for who started it.
@@ -45,6 +47,7 @@ pub fn run(command: &Command, wait: Wait<'_>) -> Result<ExitCode, Failure> {
     match command {
         Command::Play(options) => play::run(options, wait),
         Command::Publish(options) => publish::run(options, wait),
+        Command::Limit(options) => limit::run(options, wait),
     }
 }
 

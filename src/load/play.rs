@@ -48,6 +48,7 @@ pub(super) fn run(options: &PlayOptions, wait: Wait<'_>) -> Result<ExitCode, Fai
         Ok((outcome, marks))
     })?;
     let run = Run {
+        label: options.label.clone(),
         url: options.url.clone(),
         protocol: targets[0].protocol.name(),
         players: crowd.players,

@@ -17,6 +17,7 @@ use super::watch::Seen;
 
 /// What was asked for.
 pub(super) struct Run {
+    pub(super) label: Option<String>,
     pub(super) url: String,
     pub(super) protocol: &'static str,
     pub(super) players: u32,
@@ -31,6 +32,7 @@ pub(super) struct Run {
 pub(super) struct PlayReport {
     pub(super) command: &'static str,
     pub(super) version: &'static str,
+    pub(super) label: Option<String>,
     pub(super) url: String,
     pub(super) protocol: &'static str,
     pub(super) players: u32,
@@ -116,6 +118,7 @@ impl PlayReport {
         let mut report = Self {
             command: "play",
             version: env!("CARGO_PKG_VERSION"),
+            label: run.label.clone(),
             url: run.url.clone(),
             protocol: run.protocol,
             players: run.players,
@@ -173,6 +176,7 @@ impl PlayReport {
     pub(super) fn render(&self) -> String {
         let mut text = String::new();
         let out = &mut text;
+        self.label.iter().for_each(|label| line(out, format_args!("{label}")));
         line(
             out,
             format_args!(

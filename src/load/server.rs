@@ -52,20 +52,20 @@ impl Server {
         sample
     }
 
-    /// The named processes and all that come from them.
+    /// The named processes and all that come from them, but for us: `load limit` is the server, and
+    /// starts the players.
     fn processes(&self) -> BTreeSet<u32> {
         let mut found: BTreeSet<u32> = self.roots.iter().copied().collect();
-        let parents: Vec<(u32, u32)> =
-            numbers_in("/proc").filter_map(|pid| Some((pid, stat_of(pid)?.parent))).collect();
+        let own = std::process::id();
+        let parents: Vec<(u32, u32)> = numbers_in("/proc")
+            .filter(|pid| *pid != own)
+            .filter_map(|pid| Some((pid, stat_of(pid)?.parent)))
+            .collect();
         loop {
+            let is_child = |(_, parent): &&(u32, u32)| found.contains(parent);
+            let children: Vec<u32> = parents.iter().filter(is_child).map(|(pid, _)| *pid).collect();
             let before = found.len();
-            found.extend(
-                parents
-                    .iter()
-                    .filter(|(_, parent)| found.contains(parent))
-                    .map(|(pid, _)| *pid)
-                    .collect::<Vec<_>>(),
-            );
+            found.extend(children);
             if found.len() == before {
                 return found;
             }
