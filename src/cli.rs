@@ -24,6 +24,7 @@ use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
 use crate::limits::DESCRIPTORS_AT_START_MAX;
+use crate::load;
 use crate::logging;
 use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
 use crate::shard::ledger::Ledger;
@@ -41,6 +42,9 @@ enum Command {
     Serve(ServeOptions),
     /// Run the relay with an origin of its own, a pull of it and a pull that never comes up.
     Demo(DemoOptions),
+    /// Load a live server, ours or another one, and measure what it does.
+    #[command(subcommand)]
+    Load(load::Command),
     /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
     /// Look at this host: what is fine, what costs performance, and what to do about it.
@@ -94,6 +98,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(options) => serve(options),
         Command::Demo(options) => demo::run(&options),
+        Command::Load(command) => run_load(&command),
         Command::CheckConfig { file } => check_config(&file),
         Command::Doctor(options) => Ok(doctor::run(&options)),
     };
@@ -113,6 +118,14 @@ fn check_config(file: &Path) -> Result<ExitCode, Failure> {
     Config::load(file)?;
     println!("{}: ok", file.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_load(command: &load::Command) -> Result<ExitCode, Failure> {
+    let signals = Signals::block()?;
+    raise_file_limit();
+    // What can't be waited for ends the run.
+    let mut wait = |at_most| signals.wait(Some(at_most)).unwrap_or(true);
+    load::run(command, &mut wait).map_err(|error| -> Failure { error })
 }
 
 fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {

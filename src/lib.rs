@@ -11,7 +11,8 @@
 //! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
 //! 7. [`net`]: the sockets, and what drives the sessions on them.
 //! 8. [`api`]: ZLMediaKit's HTTP API, health and metrics.
-//! 9. [`cli`], `demo`, `doctor`: the command line.
+//! 9. [`load`]: the load generator.
+//! 10. [`cli`], `demo`, `doctor`: the command line.
 
 pub mod api;
 pub mod bus;
@@ -22,6 +23,7 @@ mod demo;
 mod doctor;
 pub mod egress;
 pub mod limits;
+pub mod load;
 pub mod logging;
 pub mod media;
 pub mod metrics;

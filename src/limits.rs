@@ -164,3 +164,13 @@ pub const DRAFTS_MAX: usize = 256;
 pub const DRAFTS_LEN_MAX: u64 = 3 * MESSAGE_LEN_MAX as u64;
 
 const _: () = assert!(DRAFTS_LEN_MAX >= 2 * MESSAGE_LEN_MAX as u64 + DRAFTS_MAX as u64 * 32 * 1024);
+/// Bytes that a connection of the load generator holds for a server that does not read: 4 s of a
+/// stream of 8 Mbit/s. A publisher beyond that is too late to mean anything.
+pub const LOAD_BACKLOG_LEN_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that the load generator receives at once: 12 frames of 5 KB in each of its sockets'
+/// turns, and a buffer for each thread, not for each connection.
+pub const LOAD_RECEIVE_LEN: usize = 256 * 1024;
+
+/// Bytes of a player's request that the bare sender of `load limit` reads; ours has 200.
+pub const LOAD_REQUEST_LEN_MAX: usize = 4096;

@@ -364,7 +364,7 @@ fn is_answer_awaited(transaction: f64) -> bool {
 }
 
 /// Whether a status tells of a failure, by its level or, with servers that state none, its code.
-fn is_error(info: &Value) -> bool {
+pub(super) fn is_error(info: &Value) -> bool {
     let property = |name| info.property(name).and_then(Value::as_str).unwrap_or_default();
     let code = property("code");
     property("level") == "error"
@@ -373,7 +373,7 @@ fn is_error(info: &Value) -> bool {
             .any(|end| code.ends_with(end))
 }
 
-fn bounded(text: &str, len_max: usize) -> String {
+pub(super) fn bounded(text: &str, len_max: usize) -> String {
     let mut len = text.len().min(len_max);
     while !text.is_char_boundary(len) {
         len -= 1;

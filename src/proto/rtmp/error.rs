@@ -5,6 +5,7 @@ use crate::limits::{
 };
 use crate::proto::flv::FlvError;
 use crate::proto::rtmp::client::ClientStage;
+use crate::proto::rtmp::publisher::PublisherStage;
 
 /// Faults in the chunk stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,19 @@ pub enum ClientError {
     Chunk(#[from] ChunkError),
     #[error("timed out {0}")]
     Timeout(ClientStage),
+    #[error("createStream was answered without a stream id")]
+    NoStreamId,
+}
+
+/// Why a publisher session died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublisherError {
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    #[error("timed out {0}")]
+    Timeout(PublisherStage),
     #[error("createStream was answered without a stream id")]
     NoStreamId,
 }

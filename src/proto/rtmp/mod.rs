@@ -1,4 +1,4 @@
-//! RTMP over TCP: the server and client sessions (Adobe RTMP 1.0; Enhanced RTMP v2).
+//! RTMP over TCP: the server, client and publisher sessions (Adobe RTMP 1.0; Enhanced RTMP v2).
 //!
 //! Media leaves a session as [`MediaPart`](crate::media::MediaPart)s, views of the input. Media to
 //! a player does not pass through its session: the egress packages it once for all with the helpers
@@ -11,6 +11,7 @@ pub mod command;
 pub mod error;
 pub mod handshake;
 pub mod message;
+pub mod publisher;
 pub mod server;
 
 mod acknowledgement;
@@ -18,7 +19,8 @@ mod chunk_header;
 mod stream_name;
 
 pub use client::{ClientConfig, ClientEvent, ClientSession, ClientStage};
-pub use error::{ChunkError, ClientError, HandshakeError, ServerError};
+pub use error::{ChunkError, ClientError, HandshakeError, PublisherError, ServerError};
+pub use publisher::{PublisherConfig, PublisherEvent, PublisherSession, PublisherStage};
 pub use server::{
     PlayEnd, PlayRefusal, PublishEnd, PublishRefusal, ServerConfig, ServerEvent, ServerSession,
     StreamRequest,

@@ -1,0 +1,186 @@
+//! The command line of `rillcast load`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::limit::Flush;
+use crate::config::CpuList;
+
+/// Load a live server, ours or another one, and measure what it does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Play streams over HTTP-FLV, WebSocket-FLV or RTMP and measure what comes.
+    Play(PlayOptions),
+    /// Publish an FLV file in a loop over RTMP, to any number of streams.
+    Publish(PublishOptions),
+    /// Measure the floor: the same file to players by a bare loop of sends, or by io_uring batches.
+    Limit(LimitOptions),
+}
+
+/// What is played, and how it is measured.
+#[derive(Debug, Args)]
+pub struct PlayOptions {
+    /// What to play: http://, ws:// or rtmp://; {i} is the number of the stream.
+    #[arg(long, value_name = "URL")]
+    pub(super) url: String,
+    /// What the results are to be called.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) label: Option<String>,
+    #[command(flatten)]
+    pub(super) crowd: CrowdOptions,
+    #[command(flatten)]
+    pub(super) server: ServerOptions,
+    #[command(flatten)]
+    pub(super) output: OutputOptions,
+}
+
+/// Options of everything that has measured players.
+#[derive(Debug, Args)]
+pub struct CrowdOptions {
+    /// Players, in turns over the streams.
+    #[arg(long, visible_alias = "viewers", value_name = "N", default_value_t = 100)]
+    pub(super) players: u32,
+    /// Streams that {i} goes over.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) streams: u32,
+    /// Number of the first stream.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) first: u32,
+    /// Time over which the players join; 500 of them a second unless given.
+    #[arg(long, value_name = "S")]
+    pub(super) ramp: Option<f64>,
+    /// Time from the last join to the beginning of the measurement.
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    pub(super) warm_up: f64,
+    /// Time that is measured.
+    #[arg(long, value_name = "S", default_value_t = 15.0)]
+    pub(super) duration: f64,
+    /// Time that a player may take from connecting to its first keyframe.
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub(super) join_timeout: f64,
+    /// CPUs for the players, a thread each; one thread, not pinned, unless given.
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    pub(super) cpus: Option<CpuList>,
+    /// Wake with each arrival instead of sweeping once a millisecond: charges the server for it.
+    #[arg(long)]
+    pub(super) blocking: bool,
+}
+
+/// What is measured of the server.
+#[derive(Debug, Args)]
+pub struct ServerOptions {
+    /// The server's processes: CPU time and memory of them, their threads and their children.
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(super) pid: Vec<u32>,
+    /// Measure what is left of this CPU by a thread of the idle class.
+    #[arg(long, value_name = "CPU")]
+    pub(super) soak: Option<usize>,
+}
+
+/// Where the results go.
+#[derive(Debug, Args)]
+pub struct OutputOptions {
+    /// Write the results as JSON to a file, or with - to standard output instead of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+}
+
+/// What is published.
+#[derive(Debug, Args)]
+pub struct PublishOptions {
+    /// Where to: rtmp://; {i} is the number of the stream.
+    #[arg(long, value_name = "URL")]
+    pub(super) url: String,
+    /// FLV file; five seconds of H.264 and AAC that are built in unless given.
+    #[arg(long, value_name = "FLV")]
+    pub(super) file: Option<PathBuf>,
+    /// Streams that {i} goes over.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) streams: u32,
+    /// Number of the first stream.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) first: u32,
+    /// Time over which the streams begin; spread over a round of the file, but 200 a second at
+    /// most, unless given.
+    #[arg(long, value_name = "S")]
+    pub(super) ramp: Option<f64>,
+    /// Time from the first connect to the end; until Ctrl-C unless given.
+    #[arg(long, value_name = "S")]
+    pub(super) duration: Option<f64>,
+    /// Bytes of an RTMP chunk; OBS has 4096, ffmpeg 60000.
+    #[arg(long, value_name = "N", default_value_t = 4096,
+          value_parser = clap::value_parser!(u32).range(128..=8_388_608))]
+    pub(super) chunk_size: u32,
+    /// CPU for the publishing thread.
+    #[arg(long, value_name = "CPU")]
+    pub(super) cpu: Option<usize>,
+    #[command(flatten)]
+    pub(super) output: OutputOptions,
+}
+
+/// How the floor is measured.
+#[derive(Debug, Args)]
+pub struct LimitOptions {
+    /// How it is sent.
+    #[arg(long, value_enum, default_value_t = Method::Send)]
+    pub(super) method: Method,
+    /// Send all tags of so many ms together; 0 for each by itself.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(super) flush_ms: u32,
+    /// Send audio with the next video frame, as rillcast does; it waits 40 ms at most.
+    #[arg(long, conflicts_with = "flush_ms")]
+    pub(super) audio_on_video: bool,
+    /// FLV file; five seconds of H.264 and AAC that are built in unless given.
+    #[arg(long, value_name = "FLV")]
+    pub(super) file: Option<PathBuf>,
+    /// Players.
+    #[arg(long, visible_alias = "viewers", value_name = "N", default_value_t = 100)]
+    pub(super) players: u32,
+    /// CPUs to send from, a thread each; one thread, not pinned, unless given.
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    pub(super) cpus: Option<CpuList>,
+    /// CPUs for the players.
+    #[arg(long, value_name = "LIST")]
+    pub(super) client_cpus: Option<String>,
+    /// Time from the last join to the beginning of the measurement.
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    pub(super) warm_up: f64,
+    /// Time that is measured.
+    #[arg(long, value_name = "S", default_value_t = 15.0)]
+    pub(super) duration: f64,
+    /// Players wake with each arrival instead of sweeping once a millisecond.
+    #[arg(long)]
+    pub(super) blocking: bool,
+    /// Measure what is left of this CPU by a thread of the idle class.
+    #[arg(long, value_name = "CPU")]
+    pub(super) soak: Option<usize>,
+    #[command(flatten)]
+    pub(super) output: OutputOptions,
+}
+
+/// How bytes are given to the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// send(2), one after another.
+    Send,
+    /// Batches of an io_uring.
+    Uring,
+}
+
+impl LimitOptions {
+    pub(super) fn flush(&self) -> Flush {
+        match (self.audio_on_video, self.flush_ms) {
+            (true, _) => Flush::AudioOnVideo(AUDIO_WAIT_MS),
+            (false, 0) => Flush::Tag,
+            (false, window_ms) => Flush::Window(window_ms),
+        }
+    }
+}
+
+/// The default of `egress.audio_wait_ms`.
+const AUDIO_WAIT_MS: u32 = 40;
+
+fn parse_cpus(text: &str) -> Result<CpuList, String> {
+    CpuList::try_from(text.to_owned()).map_err(|error| error.to_string())
+}

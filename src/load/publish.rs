@@ -1,0 +1,169 @@
+//! `load publish`: streams that are published until told otherwise.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::clip::Clip;
+use super::figures::Summary;
+use super::options::PublishOptions;
+use super::progress::Progress;
+use super::publisher::{Publishers, Sent};
+use super::report::{self, line, round, row};
+use super::target::{self, Protocol, Target};
+use super::{Failure, Wait, seconds_ns, soak};
+use crate::clock;
+
+pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
+    let targets = target::expand(&options.url, options.first, options.streams.max(1))?;
+    if targets.iter().any(|target| target.protocol != Protocol::Rtmp) {
+        return Err("publishing is over rtmp://".into());
+    }
+    let clip = Arc::new(Clip::load(options.file.as_deref())?);
+    let start_ns = clock::monotonic_ns();
+    let starts = starts(options, targets, clip.period_ms, start_ns);
+    let end_ns = options.duration.map_or(u64::MAX, |seconds| start_ns + seconds_ns(seconds));
+    let progress = Progress::default();
+    let cpu = options.cpu;
+    let mut publishers = Publishers::new(Arc::clone(&clip), options.chunk_size, starts)?;
+    let sent = thread::scope(|scope| -> Result<Sent, Failure> {
+        let thread = scope.spawn(|| -> Result<Sent, Failure> {
+            cpu.map(soak::pin).transpose()?;
+            publishers.run(&progress)?;
+            Ok(publishers.sent)
+        });
+        while !thread.is_finished() {
+            let left_ns = end_ns.saturating_sub(clock::monotonic_ns());
+            if left_ns == 0 || wait(Duration::from_nanos(left_ns.min(SHOW_NS))) {
+                break;
+            }
+            progress.show();
+        }
+        progress.stop();
+        thread.join().expect("a panic of the thread is one of ours")
+    })?;
+    let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
+    let report = PublishReport::new(options, &clip, &sent, seconds);
+    report::publish(&options.output, &report, &report.render())?;
+    Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// When each stream connects. Spread over a round of the file, their keyframes do not come all at
+/// once, as those of independent publishers would not.
+fn starts(
+    options: &PublishOptions,
+    targets: Vec<Target>,
+    period_ms: u32,
+    start_ns: u64,
+) -> VecDeque<(u64, Target)> {
+    let count = targets.len() as u64;
+    let ramp_ns = match options.ramp {
+        Some(seconds) => seconds_ns(seconds),
+        None if count == 1 => 0,
+        None => (u64::from(period_ms) * 1_000_000).max(count * START_INTERVAL_NS),
+    };
+    let starts = targets.into_iter().zip(0..);
+    starts.map(|(target, number)| (start_ns + ramp_ns * number / count, target)).collect()
+}
+
+/// What came of publishing.
+#[derive(Debug, Serialize)]
+struct PublishReport {
+    command: &'static str,
+    version: &'static str,
+    url: String,
+    streams: u64,
+    started: u64,
+    failed: BTreeMap<String, u64>,
+    seconds: f64,
+    /// Whether frames carry our timestamp.
+    is_stamped: bool,
+    frames: u64,
+    bytes: u64,
+    mbit_per_s_per_stream: f64,
+    accept_ms: Option<Summary>,
+    lateness_ms: Option<Summary>,
+    faults: Vec<String>,
+}
+
+impl PublishReport {
+    fn new(options: &PublishOptions, clip: &Clip, sent: &Sent, seconds: f64) -> Self {
+        let round_bytes: usize = clip.tags.iter().map(|tag| tag.payload.len()).sum();
+        let mut report = Self {
+            command: "publish",
+            version: env!("CARGO_PKG_VERSION"),
+            url: options.url.clone(),
+            streams: sent.streams,
+            started: sent.started,
+            failed: sent.failed.clone(),
+            seconds: round(seconds, 3),
+            is_stamped: clip.is_stamped(),
+            frames: sent.frames,
+            bytes: sent.bytes,
+            mbit_per_s_per_stream: round(round_bytes as f64 * 8e-3 / f64::from(clip.period_ms), 3),
+            accept_ms: sent.accept.summary(),
+            lateness_ms: sent.lateness.summary(),
+            faults: Vec::new(),
+        };
+        report.faults = report.find_faults();
+        report
+    }
+
+    fn find_faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> = self
+            .failed
+            .iter()
+            .map(|(reason, count)| format!("{count} of {} streams: {reason}", self.streams))
+            .collect();
+        if self.started == 0 {
+            faults.push("nothing was published".to_owned());
+        }
+        if self.lateness_ms.is_some_and(|lateness| lateness.p99 > LATE_P99_MS_MAX) {
+            faults.push(
+                "THE PUBLISHER WAS LATE: what players measured in this time is invalid".to_owned(),
+            );
+        }
+        faults
+    }
+
+    fn render(&self) -> String {
+        let mut text = String::new();
+        let out = &mut text;
+        line(
+            out,
+            format_args!(
+                "published {} of {} streams of {:.2} Mbit/s for {:.1} s to {}",
+                self.started, self.streams, self.mbit_per_s_per_stream, self.seconds, self.url
+            ),
+        );
+        if !self.is_stamped {
+            line(
+                out,
+                format_args!("frames carry no timestamp of ours: H.264 with 4-byte lengths does"),
+            );
+        }
+        line(
+            out,
+            format_args!(
+                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+                "ms", "p50", "p90", "p99", "p99.9", "max", "count"
+            ),
+        );
+        line(out, format_args!("{}", row("accepted", self.accept_ms.as_ref())));
+        line(out, format_args!("{}", row("sent late", self.lateness_ms.as_ref())));
+        self.faults.iter().for_each(|fault| line(out, format_args!("! {fault}")));
+        text
+    }
+}
+
+const SHOW_NS: u64 = 1_000_000_000;
+
+/// 200 connections a second at most.
+const START_INTERVAL_NS: u64 = 5_000_000;
+
+/// Beyond this the publisher was not on time.
+const LATE_P99_MS_MAX: f64 = 10.0;

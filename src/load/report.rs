@@ -1,0 +1,406 @@
+//! The results: a table for people, JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Failure;
+use super::crowd::{Mode, Outcome, ThreadUse};
+use super::figures::Summary;
+use super::options::OutputOptions;
+use super::server_use::ServerUse;
+use super::watch::Seen;
+
+/// What was asked for.
+pub(super) struct Run {
+    pub(super) label: Option<String>,
+    pub(super) url: String,
+    pub(super) protocol: &'static str,
+    pub(super) players: u32,
+    pub(super) streams: u32,
+    pub(super) mode: Mode,
+    /// Seconds that were measured.
+    pub(super) window_s: f64,
+}
+
+/// What players saw of a server.
+#[derive(Debug, Serialize)]
+pub(super) struct PlayReport {
+    pub(super) command: &'static str,
+    pub(super) version: &'static str,
+    pub(super) label: Option<String>,
+    pub(super) url: String,
+    pub(super) protocol: &'static str,
+    pub(super) players: u32,
+    pub(super) streams: u32,
+    pub(super) window_s: f64,
+    pub(super) joins: JoinReport,
+    /// Players that did not stay, by reason.
+    pub(super) lost: BTreeMap<String, u64>,
+    pub(super) frame_gap_ms: Option<Summary>,
+    pub(super) lateness_ms: Option<Summary>,
+    pub(super) delay_ms: Option<Summary>,
+    /// Over the players: each one's 99th percentile of lateness.
+    pub(super) player_p99_lateness_ms: Option<Extent>,
+    pub(super) bytes_per_player: Option<Extent>,
+    pub(super) bytes: u64,
+    pub(super) gbit_per_s: f64,
+    pub(super) frames: u64,
+    pub(super) stamped_frames: u64,
+    pub(super) broken_tags: u64,
+    pub(super) missing_frames: u64,
+    pub(super) missing_frames_before: u64,
+    pub(super) misplaced_frames: u64,
+    pub(super) stalls: StallReport,
+    pub(super) server: Option<ServerUse>,
+    pub(super) client: ClientReport,
+    /// Why the run means nothing or the server failed; empty when all is well.
+    pub(super) faults: Vec<String>,
+}
+
+/// How joining went; times in ms.
+#[derive(Debug, Serialize)]
+pub(super) struct JoinReport {
+    pub(super) asked: u64,
+    pub(super) joined: u64,
+    pub(super) failed: BTreeMap<String, u64>,
+    pub(super) connect_ms: Option<Summary>,
+    pub(super) first_byte_ms: Option<Summary>,
+    pub(super) first_keyframe_ms: Option<Summary>,
+}
+
+/// A number over the players.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Extent {
+    pub(super) min: f64,
+    pub(super) median: f64,
+    pub(super) max: f64,
+}
+
+/// Time without a new video frame, over all players.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct StallReport {
+    pub(super) over_200_ms: u64,
+    pub(super) over_1_s: u64,
+    /// Player-seconds beyond these ages, and their share of all.
+    pub(super) stalled_s: f64,
+    pub(super) long_stalled_s: f64,
+    pub(super) stalled_ratio: f64,
+}
+
+/// What the load generator itself used.
+#[derive(Debug, Serialize)]
+pub(super) struct ClientReport {
+    pub(super) mode: &'static str,
+    pub(super) threads: Vec<ThreadReport>,
+    /// What was measured is us: a thread had no CPU left, or came late to its sockets.
+    pub(super) is_bottleneck: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ThreadReport {
+    pub(super) cpu_ratio: f64,
+    /// Whether arrival times are the kernel's; else they are those of reading.
+    pub(super) has_kernel_stamps: bool,
+    pub(super) sweep_late_p99_ms: f64,
+}
+
+impl PlayReport {
+    pub(super) fn new(run: &Run, outcome: &Outcome, server: Option<ServerUse>) -> Self {
+        let players = &outcome.players;
+        let sum = |of: fn(&Seen) -> u64| players.iter().map(of).sum::<u64>();
+        let bytes = sum(|seen| seen.counts.bytes);
+        let figures = &outcome.figures;
+        let mut report = Self {
+            command: "play",
+            version: env!("CARGO_PKG_VERSION"),
+            label: run.label.clone(),
+            url: run.url.clone(),
+            protocol: run.protocol,
+            players: run.players,
+            streams: run.streams,
+            window_s: round(run.window_s, 3),
+            joins: JoinReport::new(outcome),
+            lost: outcome.lost.clone(),
+            frame_gap_ms: figures.gap.summary(),
+            lateness_ms: figures.lateness.summary(),
+            delay_ms: figures.delay.summary(),
+            player_p99_lateness_ms: Extent::of(
+                players.iter().map(|seen| seen.lateness_p99_us as f64 / 1000.0),
+            ),
+            bytes_per_player: Extent::of(players.iter().map(|seen| seen.counts.bytes as f64)),
+            bytes,
+            gbit_per_s: round(bytes as f64 * 8e-9 / run.window_s.max(0.001), 4),
+            frames: sum(|seen| seen.counts.frames),
+            stamped_frames: sum(|seen| seen.counts.stamped),
+            broken_tags: outcome.broken_tags,
+            missing_frames: sum(|seen| seen.counts.missing),
+            missing_frames_before: sum(|seen| seen.missing_before),
+            misplaced_frames: sum(|seen| seen.counts.misplaced),
+            stalls: StallReport::new(players),
+            server,
+            client: ClientReport::new(run.mode, &outcome.threads),
+            faults: Vec::new(),
+        };
+        report.faults = report.find_faults();
+        report
+    }
+
+    fn find_faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.window_s == 0.0 {
+            faults.push("nothing was measured: the run ended before its warm-up did".to_owned());
+        } else if self.frames == 0 {
+            faults.push("no video frame came while it was measured".to_owned());
+        }
+        for (reason, count) in &self.joins.failed {
+            faults.push(format!("{count} of {} players did not join: {reason}", self.joins.asked));
+        }
+        for (reason, count) in &self.lost {
+            faults.push(format!("{count} players were lost: {reason}"));
+        }
+        if self.broken_tags > 0 {
+            faults.push(format!("{} broken tags", self.broken_tags));
+        }
+        if self.client.is_bottleneck {
+            faults.push("THE CLIENT IS THE BOTTLENECK: it measured itself".to_owned());
+        }
+        faults
+    }
+
+    /// The table.
+    pub(super) fn render(&self) -> String {
+        let mut text = String::new();
+        let out = &mut text;
+        self.label.iter().for_each(|label| line(out, format_args!("{label}")));
+        line(
+            out,
+            format_args!(
+                "{} players of {} streams, {}, {:.1} s measured, {}",
+                self.players, self.streams, self.protocol, self.window_s, self.client.mode
+            ),
+        );
+        line(out, format_args!("{}", self.url));
+        line(
+            out,
+            format_args!(
+                "joined {} of {}, lost {}",
+                self.joins.joined,
+                self.joins.asked,
+                self.lost.values().sum::<u64>()
+            ),
+        );
+        line(out, format_args!(""));
+        line(
+            out,
+            format_args!(
+                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+                "ms", "p50", "p90", "p99", "p99.9", "max", "count"
+            ),
+        );
+        for (name, summary) in [
+            ("connect", &self.joins.connect_ms),
+            ("first byte", &self.joins.first_byte_ms),
+            ("first keyframe", &self.joins.first_keyframe_ms),
+            ("frame gap", &self.frame_gap_ms),
+            ("lateness", &self.lateness_ms),
+            ("end-to-end delay", &self.delay_ms),
+        ] {
+            line(out, format_args!("{}", row(name, summary.as_ref())));
+        }
+        line(out, format_args!(""));
+        self.render_media(out);
+        if let Some(server) = &self.server {
+            server.render(out);
+        }
+        self.client.render(out);
+        if !self.faults.is_empty() {
+            line(out, format_args!(""));
+            self.faults.iter().for_each(|fault| line(out, format_args!("! {fault}")));
+        }
+        text
+    }
+
+    fn render_media(&self, out: &mut String) {
+        if let Some(worst) = &self.player_p99_lateness_ms {
+            line(
+                out,
+                format_args!(
+                    "p99 lateness of each player: min {:.2}, median {:.2}, worst {:.2} ms",
+                    worst.min, worst.median, worst.max
+                ),
+            );
+        }
+        if let Some(bytes) = &self.bytes_per_player {
+            line(
+                out,
+                format_args!(
+                    "bytes of each player: min {:.0}, median {:.0}, max {:.0}; {:.3} Gbit/s in all",
+                    bytes.min, bytes.median, bytes.max, self.gbit_per_s
+                ),
+            );
+        }
+        line(
+            out,
+            format_args!(
+                "frames {}, missing {} (before the window {}), misplaced {}, broken tags {}",
+                self.frames,
+                self.missing_frames,
+                self.missing_frames_before,
+                self.misplaced_frames,
+                self.broken_tags
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "stalls over 200 ms {}, over 1 s {}; {:.2} player-seconds, {:.4} % of all",
+                self.stalls.over_200_ms,
+                self.stalls.over_1_s,
+                self.stalls.stalled_s,
+                self.stalls.stalled_ratio * 100.0
+            ),
+        );
+    }
+}
+
+impl JoinReport {
+    fn new(outcome: &Outcome) -> Self {
+        let joins = &outcome.joins;
+        Self {
+            asked: joins.asked,
+            joined: joins.joined,
+            failed: joins.failed.clone(),
+            connect_ms: joins.connect.summary(),
+            first_byte_ms: joins.first_byte.summary(),
+            first_keyframe_ms: joins.keyframe.summary(),
+        }
+    }
+}
+
+impl Extent {
+    /// `None` of nothing.
+    pub(super) fn of(numbers: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut numbers: Vec<f64> = numbers.collect();
+        numbers.sort_by(f64::total_cmp);
+        let (min, max) = (*numbers.first()?, *numbers.last()?);
+        Some(Self { min, median: numbers[numbers.len() / 2], max })
+    }
+}
+
+impl StallReport {
+    fn new(players: &[Seen]) -> Self {
+        let sum = |of: fn(&Seen) -> u64| players.iter().map(of).sum::<u64>();
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        let watched_s = seconds(sum(|seen| seen.watched_ns));
+        let stalled_s = seconds(sum(|seen| seen.stalls.ns));
+        Self {
+            over_200_ms: sum(|seen| seen.stalls.count),
+            over_1_s: sum(|seen| seen.stalls.long_count),
+            stalled_s: round(stalled_s, 3),
+            long_stalled_s: round(seconds(sum(|seen| seen.stalls.long_ns)), 3),
+            stalled_ratio: if watched_s > 0.0 { stalled_s / watched_s } else { 0.0 },
+        }
+    }
+}
+
+impl ThreadReport {
+    fn sweep_late_max(&self) -> f64 {
+        if self.has_kernel_stamps { STAMPED_SWEEP_LATE_MS_MAX } else { SWEEP_LATE_MS_MAX }
+    }
+}
+
+impl ClientReport {
+    fn new(mode: Mode, threads: &[ThreadUse]) -> Self {
+        let threads: Vec<ThreadReport> = threads
+            .iter()
+            .map(|thread| ThreadReport {
+                cpu_ratio: round(thread.cpu_ns as f64 / thread.wall_ns.max(1) as f64, 4),
+                has_kernel_stamps: thread.has_kernel_stamps,
+                sweep_late_p99_ms: thread.sweep_late_p99_ms,
+            })
+            .collect();
+        let is_over = |thread: &ThreadReport| {
+            thread.cpu_ratio > CPU_RATIO_MAX || thread.sweep_late_p99_ms > thread.sweep_late_max()
+        };
+        let is_bottleneck = threads.iter().any(is_over);
+        let mode = match mode {
+            Mode::Sweep => "sweep",
+            Mode::Blocking => "blocking",
+        };
+        Self { mode, threads, is_bottleneck }
+    }
+
+    fn render(&self, out: &mut String) {
+        let shares: Vec<String> = self
+            .threads
+            .iter()
+            .map(|thread| {
+                format!(
+                    "{:.1} % (sweeps late {:.2} ms)",
+                    thread.cpu_ratio * 100.0,
+                    thread.sweep_late_p99_ms
+                )
+            })
+            .collect();
+        let has_stamps = self.threads.iter().all(|thread| thread.has_kernel_stamps);
+        let clock = if has_stamps { "the kernel" } else { "reading, up to a sweep late" };
+        line(out, format_args!("client CPU {}; arrival times by {clock}", shares.join(", ")));
+    }
+}
+
+/// Writes the JSON where it was asked for, and the table to standard output if that is free.
+pub(super) fn publish(
+    options: &OutputOptions,
+    report: &impl Serialize,
+    table: &str,
+) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(report)?;
+    match &options.json {
+        Some(path) if path == Path::new("-") => println!("{json}"),
+        Some(path) => {
+            let mut file =
+                fs::File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            writeln!(file, "{json}")?;
+            print!("{table}");
+        }
+        None => print!("{table}"),
+    }
+    Ok(())
+}
+
+/// One line of the table of times.
+pub(super) fn row(name: &str, summary: Option<&Summary>) -> String {
+    match summary {
+        None => format!("{name:<20}{:>10}", "-"),
+        Some(of) => format!(
+            "{name:<20}{:>10.2}{:>10.2}{:>10.2}{:>10.2}{:>10.2}{:>12}",
+            of.p50, of.p90, of.p99, of.p999, of.max, of.count
+        ),
+    }
+}
+
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+    writeln!(out, "{text}").expect("a String takes everything");
+}
+
+pub(super) fn or_dash(number: Option<f64>, digits: usize) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
+}
+
+pub(super) fn round(number: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (number * scale).round() / scale
+}
+
+/// Share of a CPU from which on a thread of ours may be what limits.
+const CPU_RATIO_MAX: f64 = 0.85;
+
+/// Lateness of sweeps from which on it is us who are late. With the kernel's stamps a late sweep
+/// falsifies nothing until it finds two frames of a player at once, or its socket full.
+const SWEEP_LATE_MS_MAX: f64 = 5.0;
+const STAMPED_SWEEP_LATE_MS_MAX: f64 = 20.0;

@@ -1,0 +1,85 @@
+//! How much of a CPU was left over: a thread of the idle class (SCHED_IDLE, sched(7)) that takes
+//! whatever nobody else wants there.
+//!
+//! Process clocks under-report long batches of sends on some virtual machines; what this thread did
+//! not get was used, whoever used it.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::thread::{JoinHandle, spawn};
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::{Pid, gettid};
+
+use super::Failure;
+use crate::clock;
+
+pub(super) struct Soak {
+    got_ns: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Soak {
+    /// Begins to take what is left of `cpu`.
+    pub(super) fn start(cpu: usize) -> Result<Self, Failure> {
+        let (got_ns, stopped) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (sender, receiver) = channel();
+        let (got_for_thread, stopped_for_thread) = (Arc::clone(&got_ns), Arc::clone(&stopped));
+        let thread = spawn(move || {
+            let ready = pin(cpu).and_then(|()| become_idle());
+            let is_ready = ready.is_ok();
+            if sender.send(ready.map_err(|error| error.to_string())).is_err() || !is_ready {
+                return;
+            }
+            while !stopped_for_thread.load(Relaxed) {
+                for _ in 0..SPINS {
+                    std::hint::spin_loop();
+                }
+                got_for_thread.store(clock::thread_cpu().as_nanos() as u64, Relaxed);
+            }
+        });
+        let soak = Self { got_ns, stopped, thread: Some(thread) };
+        receiver.recv()??;
+        Ok(soak)
+    }
+
+    /// CPU time that was left over so far.
+    pub(super) fn got_ns(&self) -> u64 {
+        self.got_ns.load(Relaxed)
+    }
+}
+
+impl Drop for Soak {
+    fn drop(&mut self) {
+        self.stopped.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Keeps the calling thread on one CPU.
+pub(super) fn pin(cpu: usize) -> Result<(), Failure> {
+    let mut set = CpuSet::new();
+    set.set(cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(|error| format!("CPU {cpu}: {error}"))?;
+    Ok(())
+}
+
+/// The call has no safe binding; util-linux has a program for it.
+fn become_idle() -> Result<(), Failure> {
+    let thread = gettid().to_string();
+    let status = Command::new("chrt")
+        .args(["--idle", "--pid", "0", &thread])
+        .status()
+        .map_err(|error| format!("--soak needs chrt (util-linux): {error}"))?;
+    if status.success() { Ok(()) } else { Err("chrt could not set the idle class".into()) }
+}
+
+/// Some microseconds of spinning for each look at the clock.
+const SPINS: u32 = 1000;
