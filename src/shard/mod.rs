@@ -36,7 +36,7 @@ use closing::Closing;
 use ending::EndOfLocal;
 use ledger::Ledger;
 use lifecycle::RetryPolicy;
-pub use lifecycle::Stage;
+pub use lifecycle::{PullNews, Stage};
 use replica::{Ending, Local, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
@@ -46,7 +46,7 @@ use timers::{Timer, Timers};
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
 use crate::egress::{CrowdLimits, CrowdTotals, Removed, Scratch, Socket, Wire};
-use crate::media::state::{EndReason, ErrorClass, Fault, Generation};
+use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::stream::Packaging;
 
@@ -102,19 +102,6 @@ pub enum Action {
     PollWritable { connection: ConnectionId },
     /// Write this to the log.
     Tell(PullNews),
-}
-
-/// What is worth a line in the log about a pull.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PullNews {
-    /// The first failure in a row, or one of another class than the last that was told.
-    Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
-    /// One more failure like that. There may be thousands a second: count them.
-    FailedAgain,
-    /// It is not tried any more. `failures` are those in a row, the last included.
-    GaveUp { key: StreamKey, origin: String, fault: Fault, failures: u32 },
-    /// Media has come after so many failures in a row.
-    Recovered { key: StreamKey, origin: String, failures: u32 },
 }
 
 impl Policy {
