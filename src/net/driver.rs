@@ -168,6 +168,10 @@ impl Driver {
             // Something is kept for a full queue: come back soon.
             self.waker.wake();
         }
+        for index in 0..self.port.shards() {
+            let to = ShardId(index as u16);
+            self.shard.set_backed_up(to, self.port.is_backed_up(to));
+        }
     }
 
     /// When the next turn must be, at the latest.
@@ -329,10 +333,14 @@ impl Driver {
         if to == self.shard.id() {
             self.waker.wake();
         }
-        if put == mesh::Put::Dropped
-            && let Some(key) = flushed
-        {
-            self.shard.flush_was_dropped(to, &key);
+        match put {
+            mesh::Put::Sent => {}
+            mesh::Put::Kept => self.shard.set_backed_up(to, true),
+            mesh::Put::Dropped => {
+                if let Some(key) = flushed {
+                    self.shard.flush_was_dropped(to, &key);
+                }
+            }
         }
     }
 

@@ -11,6 +11,8 @@
 
 mod asks;
 mod budget;
+#[cfg(test)]
+mod bus_tests;
 mod closing;
 mod ending;
 pub mod ledger;
@@ -192,6 +194,8 @@ pub struct Shard {
     /// Presences whose players get what was flushed before they are ended.
     due_ends: Vec<EndOfLocal>,
     changed_interest: Vec<StreamKey>,
+    /// By shard: messages to it wait for room in its queue.
+    backed_up: Vec<bool>,
     scratch: Scratch,
     totals: Totals,
     now_unix: u64,
@@ -226,6 +230,7 @@ impl Shard {
             dirty_locals: Vec::new(),
             due_ends: Vec::new(),
             changed_interest: Vec::new(),
+            backed_up: vec![false; shards],
             scratch: Scratch::default(),
             totals: Totals::default(),
             now_unix: 0,
@@ -320,6 +325,13 @@ impl Shard {
         {
             subscriber.lacks_flush = true;
         }
+    }
+
+    /// Messages to a shard wait for room in its queue, or do so no more. Meanwhile it is told only
+    /// what must not be missed, each thing once; counts, flushes and snapshots follow later, as they
+    /// are then.
+    pub fn set_backed_up(&mut self, to: ShardId, backed_up: bool) {
+        self.backed_up[to.index()] = backed_up;
     }
 
     /// Sends what this turn brought: flushes, and what other shards are to know.
