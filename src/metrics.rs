@@ -180,6 +180,8 @@ const HELP: &[(&str, &str)] = &[
     ("waiters_refused_total", "Players that waited and were sent away."),
     ("publishes_refused_total", "Publishers that found their name taken."),
     ("bus_messages_dropped_total", "Flushes to another shard that a full queue cost."),
+    ("bus_messages_kept_total", "Messages to another shard that waited for room in its queue."),
+    ("bus_messages_waiting", "Messages to other shards that wait for room now."),
     ("connections_accepted_total", "Connections accepted."),
     ("connections_refused_total", "Connections closed at once: the shard's limit, or shut-down."),
     ("connections_shed_total", "Connections closed because no descriptor was left."),

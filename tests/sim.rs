@@ -101,7 +101,7 @@ fn seeds_reach_what_they_are_to_prove() {
     }
     let Stats { frames, gaps, jumps, evictions, resyncs, losses, registrations, .. } = sum;
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
-    let Stats { news, no_news, recoveries, redirects, .. } = sum;
+    let Stats { news, no_news, recoveries, redirects, kept, .. } = sum;
     let reached = [
         ("frames", frames),
         ("gaps", gaps),
@@ -121,6 +121,7 @@ fn seeds_reach_what_they_are_to_prove() {
         ("no_news", no_news),
         ("recoveries", recoveries),
         ("redirects", redirects),
+        ("kept", kept),
     ];
     for (what, count) in reached {
         assert!(count > 0, "no {what}: {sum:?}");

@@ -4,6 +4,13 @@
 //! tries again in the next tick, or drops it where that is the message's policy
 //! ([`Message::Flushed`]: the replica is given a new snapshot instead). So two shards with full
 //! queues can't hold each other up.
+//!
+//! An outbox has no limit of its own, but it does not grow with media or time. While it holds
+//! something, flushes for that shard are dropped, and its sender puts down no interest and no
+//! snapshot (`Shard::set_backed_up`). What is left comes once for what a peer has asked: at most
+//! `Suspended`, `Resumed`, `Suspended` and `End` or `Released` for each presence of a key, one
+//! `Adopt` for each connection, one `Ask` or `Answer` for each question under way. Connections and
+//! questions have limits; a presence has a connection that came for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,6 +42,7 @@ pub struct MeshPort {
     /// The queue that is looked at first the next time.
     next_queue: usize,
     dropped: u64,
+    kept: u64,
 }
 
 /// What became of a message.
@@ -59,6 +67,7 @@ impl Mesh {
                 to_wake: vec![false; shards],
                 next_queue: 0,
                 dropped: 0,
+                kept: 0,
             })
             .collect();
         let queue_len = (BUS_MESSAGES_PER_SHARD / shards).clamp(BUS_QUEUE_MIN, BUS_QUEUE_MAX);
@@ -111,6 +120,7 @@ impl MeshPort {
             self.dropped += 1;
             return Put::Dropped;
         }
+        self.kept += 1;
         self.outboxes[to.index()].push_back(message);
         Put::Kept
     }
@@ -152,6 +162,21 @@ impl MeshPort {
         })
     }
 
+    /// Whether messages to a shard wait for room in its queue.
+    pub fn is_backed_up(&self, to: ShardId) -> bool {
+        !self.outboxes[to.index()].is_empty()
+    }
+
+    /// Messages that wait for room now.
+    pub fn waiting(&self) -> usize {
+        self.outboxes.iter().map(VecDeque::len).sum()
+    }
+
+    /// Messages that have found a full queue and waited.
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
     /// Messages that a full queue cost.
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -185,6 +210,8 @@ mod tests {
             assert_eq!(put == Put::Sent, serial < BUS_QUEUE_MAX as u64);
         }
         assert!(sender.flush(), "something is kept");
+        assert!(sender.is_backed_up(ShardId(1)) && !sender.is_backed_up(ShardId(0)));
+        assert_eq!((sender.waiting(), sender.kept()), (10, 10));
         let mut seen = Vec::new();
         while seen.len() < count as usize {
             let (from, message) = receiver.take().expect("all come in the end");
@@ -194,7 +221,8 @@ mod tests {
         }
         assert!(seen.is_sorted());
         assert!(receiver.take().is_none());
-        assert!(!sender.flush());
+        assert!(!sender.flush() && !sender.is_backed_up(ShardId(1)));
+        assert_eq!((sender.waiting(), sender.kept()), (0, 10));
     }
 
     #[test]

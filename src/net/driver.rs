@@ -173,6 +173,10 @@ impl Driver {
         self.act();
         // What is kept for a full queue is tried again soon.
         self.again |= self.port.flush();
+        for index in 0..self.port.shards() {
+            let to = ShardId(index as u16);
+            self.shard.set_backed_up(to, self.port.is_backed_up(to));
+        }
     }
 
     /// Sleeps until something happens or the next turn is due.
@@ -349,10 +353,14 @@ impl Driver {
         };
         let put = self.port.put(to, message);
         self.again |= to == self.shard.id();
-        if put == mesh::Put::Dropped
-            && let Some(key) = flushed
-        {
-            self.shard.flush_was_dropped(to, &key);
+        match put {
+            mesh::Put::Sent => {}
+            mesh::Put::Kept => self.shard.set_backed_up(to, true),
+            mesh::Put::Dropped => {
+                if let Some(key) = flushed {
+                    self.shard.flush_was_dropped(to, &key);
+                }
+            }
         }
     }
 

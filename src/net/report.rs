@@ -26,6 +26,8 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
     let mut metrics = metrics::of_shard(&driver.shard, &driver.ledger());
     metrics.extend([
         counter("bus_messages_dropped_total", driver.port.dropped()),
+        counter("bus_messages_kept_total", driver.port.kept()),
+        gauge("bus_messages_waiting", driver.port.waiting() as u64),
         counter("connections_accepted_total", counters.accepted),
         counter("connections_refused_total", counters.refused),
         counter("connections_shed_total", counters.shed),

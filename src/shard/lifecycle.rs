@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::timers::TimerId;
 use crate::bus::message::{PullOptions, Ticket};
 use crate::media::state::{ErrorClass, Fault, StreamState};
-use crate::media::{AttemptId, SourceUrl};
+use crate::media::{AttemptId, SourceUrl, StreamKey};
 use std::net::SocketAddr;
 
 /// How soon a failed pull tries again.
@@ -75,6 +75,19 @@ pub(super) struct Redirect {
     pub(super) count: usize,
     /// When the try that it is part of is over.
     pub(super) deadline: Instant,
+}
+
+/// What is worth a line in the log about a pull.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PullNews {
+    /// The first failure in a row, or one of another class than the last that was told.
+    Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
+    /// One more failure like that. There may be thousands a second: count them.
+    FailedAgain,
+    /// It is not tried any more. `failures` are those in a row, the last included.
+    GaveUp { key: StreamKey, origin: String, fault: Fault, failures: u32 },
+    /// Media has come after so many failures in a row.
+    Recovered { key: StreamKey, origin: String, failures: u32 },
 }
 
 /// Failures since the last success, as the log tells them.

@@ -11,6 +11,8 @@
 
 mod asks;
 mod budget;
+#[cfg(test)]
+mod bus_tests;
 mod closing;
 mod ending;
 pub mod ledger;
@@ -36,7 +38,7 @@ use closing::Closing;
 use ending::EndOfLocal;
 use ledger::Ledger;
 use lifecycle::RetryPolicy;
-pub use lifecycle::Stage;
+pub use lifecycle::{PullNews, Stage};
 use replica::{Ending, Local, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
@@ -46,7 +48,7 @@ use timers::{Timer, Timers};
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
 use crate::egress::{CrowdLimits, CrowdTotals, Removed, Scratch, Socket, Wire};
-use crate::media::state::{EndReason, ErrorClass, Fault, Generation};
+use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::stream::Packaging;
 
@@ -104,19 +106,6 @@ pub enum Action {
     PollWritable { connection: ConnectionId },
     /// Write this to the log.
     Tell(PullNews),
-}
-
-/// What is worth a line in the log about a pull.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PullNews {
-    /// The first failure in a row, or one of another class than the last that was told.
-    Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
-    /// One more failure like that. There may be thousands a second: count them.
-    FailedAgain,
-    /// It is not tried any more. `failures` are those in a row, the last included.
-    GaveUp { key: StreamKey, origin: String, fault: Fault, failures: u32 },
-    /// Media has come after so many failures in a row.
-    Recovered { key: StreamKey, origin: String, failures: u32 },
 }
 
 impl Policy {
@@ -211,6 +200,8 @@ pub struct Shard {
     /// Presences whose players get what was flushed before they are ended.
     due_ends: Vec<EndOfLocal>,
     changed_interest: Vec<StreamKey>,
+    /// By shard: messages to it wait for room in its queue.
+    backed_up: Vec<bool>,
     scratch: Scratch,
     totals: Totals,
     now_unix: u64,
@@ -246,6 +237,7 @@ impl Shard {
             dirty_locals: Vec::new(),
             due_ends: Vec::new(),
             changed_interest: Vec::new(),
+            backed_up: vec![false; shards],
             scratch: Scratch::default(),
             totals: Totals::default(),
             now_unix: 0,
@@ -343,6 +335,13 @@ impl Shard {
         {
             subscriber.lacks_flush = true;
         }
+    }
+
+    /// Messages to a shard wait for room in its queue, or do so no more. Meanwhile it is told only
+    /// what must not be missed, each thing once; counts, flushes and snapshots follow later, as they
+    /// are then.
+    pub fn set_backed_up(&mut self, to: ShardId, backed_up: bool) {
+        self.backed_up[to.index()] = backed_up;
     }
 
     /// Sends what this turn brought: flushes, and what other shards are to know.

@@ -166,6 +166,7 @@ impl Shard {
             waiters,
             attached: false,
             lacks_flush: false,
+            suspended: false,
             sent_seq: 0,
         };
         stream.subscribers.insert(from, subscriber);
@@ -269,21 +270,31 @@ impl Shard {
         }
     }
 
-    /// Tells owners what has changed; a presence without anybody ends itself.
+    /// Tells owners what has changed; a presence without anybody ends itself. An owner whose queue
+    /// is full is told the latest when it has room, and not what was meanwhile.
     pub(super) fn report_interest(&mut self) {
         for key in std::mem::take(&mut self.changed_interest) {
-            let Some(here) = self.locals.get_mut(&key) else { continue };
-            if !std::mem::take(&mut here.interest_changed) {
+            let owner = self.owner_of(&key);
+            let Some(here) = self.locals.get_mut(&key).filter(|here| here.interest_changed) else {
+                continue;
+            };
+            // Who came and went before the owner heard of it is nothing to it.
+            let concerns_owner = here.reported || !here.is_empty();
+            if concerns_owner && self.backed_up[owner.index()] {
+                self.changed_interest.push(key);
                 continue;
             }
+            here.interest_changed = false;
+            here.reported = true;
             let (local, players, waiters) = (here.id, here.players(), here.waiters.len() as u32);
             if here.is_empty() {
                 let mut here = self.locals.remove(&key).expect("just seen");
                 let totals = here.crowd.take_totals();
                 self.count_egress(totals);
             }
-            let owner = self.owner_of(&key);
-            self.send(owner, Message::Interest { key, local, players, waiters });
+            if concerns_owner {
+                self.send(owner, Message::Interest { key, local, players, waiters });
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Local {
     pub(super) admitting: u32,
     /// Counts were changed since the owner was told.
     pub(super) interest_changed: bool,
+    /// The owner was told of it.
+    pub(super) reported: bool,
     pub(super) dirty: bool,
 }
 
@@ -93,6 +95,7 @@ impl Local {
             waiters: BTreeSet::new(),
             admitting: 0,
             interest_changed: true,
+            reported: false,
             dirty: false,
         }
     }

@@ -210,8 +210,9 @@ impl Shard {
         let shards: Vec<ShardId> = stream.subscribers.keys().copied().collect();
         for shard in shards {
             let stream = self.tables.get_mut(handle).expect("just registered");
-            let subscriber = stream.subscribers[&shard];
+            let subscriber = stream.subscribers.get_mut(&shard).expect("just listed");
             if subscriber.attached && !subscriber.lacks_flush {
+                subscriber.suspended = false;
                 // What it has ends before the splice; the next flush carries the rest.
                 let message = Message::Resumed { key: key.clone(), local: subscriber.local };
                 self.send(shard, message);
@@ -222,16 +223,24 @@ impl Shard {
         self.flush_soon(handle);
     }
 
-    /// Gives a shard the log as far as it is flushed.
+    /// Gives a shard the log as far as it is flushed; one whose queue is full gets it with a flush
+    /// after that, so that no snapshots pile up which nobody can use.
     pub(super) fn attach(&mut self, handle: StreamHandle, shard: ShardId) {
         let own = shard == self.id;
         let Some(stream) = self.tables.get_mut(handle) else { return };
+        if !own && self.backed_up[shard.index()] {
+            if let Some(subscriber) = stream.subscribers.get_mut(&shard) {
+                subscriber.lacks_flush = true;
+            }
+            return;
+        }
         let snapshot = (!own).then(|| Box::new(stream.log.snapshot()));
         let flushed_seq = stream.log.flushed_seq();
         let key = stream.key.clone();
         let Some(subscriber) = stream.subscribers.get_mut(&shard) else { return };
         subscriber.attached = true;
         subscriber.lacks_flush = false;
+        subscriber.suspended = false;
         subscriber.sent_seq = flushed_seq;
         let local = subscriber.local;
         let generation = handle.generation;
@@ -248,9 +257,12 @@ impl Shard {
         let key = stream.key.clone();
         let attached: Vec<_> = stream
             .subscribers
-            .iter()
-            .filter(|(_, subscriber)| subscriber.attached)
-            .map(|(&shard, subscriber)| (shard, subscriber.local))
+            .iter_mut()
+            .filter(|(_, subscriber)| subscriber.attached && !subscriber.suspended)
+            .map(|(&shard, subscriber)| {
+                subscriber.suspended = true;
+                (shard, subscriber.local)
+            })
             .collect();
         stream.ingest.change_source(&mut stream.log);
         stream.grace = Some(self.timers.set(now + grace, Timer::Grace(handle)));
@@ -373,7 +385,7 @@ impl Shard {
             self.send(shard, Message::Flushed { key: key.clone(), local, delta });
         }
         for shard in behind {
-            self.totals.resyncs += 1;
+            self.totals.resyncs += u64::from(!self.backed_up[shard.index()]);
             self.attach(handle, shard);
         }
         if is_here {

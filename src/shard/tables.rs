@@ -71,8 +71,10 @@ pub(super) struct Subscriber {
     pub(super) waiters: u32,
     /// It was given the log, or is the owner's own shard and reads it: it may have players.
     pub(super) attached: bool,
-    /// It lacks a flush and needs a new snapshot.
+    /// It lacks a flush, or all of the log, and needs a new snapshot.
     pub(super) lacks_flush: bool,
+    /// It was told that the source is lost, and not since that it is back.
+    pub(super) suspended: bool,
     /// Sequence number up to which it has the log.
     pub(super) sent_seq: u64,
 }

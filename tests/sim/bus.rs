@@ -57,6 +57,12 @@ impl Bus {
         Put::At(due)
     }
 
+    /// Until when a queue is full, if it is: what is put into it waits.
+    pub(crate) fn full_until(&self, now: Instant, way: Way) -> Option<Instant> {
+        let until = self.pipes[way.from * self.shards + way.to].full_until;
+        until.filter(|&until| now < until)
+    }
+
     pub(crate) fn take(&mut self, way: Way) -> Message {
         let pipe = &mut self.pipes[way.from * self.shards + way.to];
         pipe.queue.pop_front().expect("one event for each message")

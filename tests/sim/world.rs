@@ -63,6 +63,10 @@ pub(crate) struct World {
     serial: u64,
     pub(crate) shards: Vec<Shard>,
     tick_is_due: Vec<bool>,
+    /// By sending and receiving shard: the sender knows that the queue is full.
+    backed_up: Vec<Vec<bool>>,
+    /// What the shard that acts knew of its queues before.
+    told: Vec<bool>,
     bus: Bus,
     /// Flushes lost, by receiving shard and key.
     pub(crate) lost_flushes: BTreeMap<(usize, usize), u64>,
@@ -110,6 +114,8 @@ pub(crate) struct Stats {
     pub(crate) no_news: u64,
     pub(crate) recoveries: u64,
     pub(crate) redirects: u64,
+    /// Messages that met a full queue.
+    pub(crate) kept: u64,
 }
 
 const TRACE_LEN: usize = 400;
@@ -154,6 +160,8 @@ impl World {
             serial: 0,
             shards,
             tick_is_due: vec![false; plan.shards],
+            backed_up: vec![vec![false; plan.shards]; plan.shards],
+            told: vec![false; plan.shards],
             bus,
             lost_flushes: BTreeMap::new(),
             gaps: vec![0; plan.shards],
@@ -264,6 +272,7 @@ impl World {
         shard: usize,
         call: impl FnOnce(&mut Shard, Instant, &mut FakeWire) -> R,
     ) -> R {
+        self.told.clone_from(&self.backed_up[shard]);
         let result = call(&mut self.shards[shard], self.now, &mut self.wire);
         self.read_players();
         self.do_actions(shard);
@@ -296,6 +305,8 @@ impl World {
         match event {
             Event::Bus(way) => self.deliver(way),
             Event::Tick(shard) => {
+                self.tell_room(shard);
+                self.tick_is_due[shard] = true;
                 self.on_shard(shard, |shard, now, wire| shard.tick(now, wire));
                 self.tick_is_due[shard] = false;
                 self.check_tick(shard);
@@ -364,10 +375,39 @@ impl World {
         }
     }
 
+    /// Tells a shard which queues have room again.
+    fn tell_room(&mut self, shard: usize) {
+        for to in 0..self.shards.len() {
+            if self.bus.full_until(self.now, Way { from: shard, to }).is_none() {
+                self.shards[shard].set_backed_up(ShardId(to as u16), false);
+                self.backed_up[shard][to] = false;
+            }
+        }
+    }
+
+    /// Something waits for room in a queue. Net comes back when there is.
+    fn tell_backed_up(&mut self, way: Way) {
+        let Some(until) = self.bus.full_until(self.now, way) else { return };
+        self.stats.kept += 1;
+        self.shards[way.from].set_backed_up(ShardId(way.to as u16), true);
+        if !std::mem::replace(&mut self.backed_up[way.from][way.to], true) {
+            self.at(until, Event::Tick(way.from));
+        }
+    }
+
     pub(crate) fn send(&mut self, way: Way, message: Message) {
         self.note(|_| format!("  {} -> {}: {}", way.from, way.to, describe(&message)));
+        let is_told = self.told[way.to];
+        let is_latest = matches!(
+            message,
+            Message::Interest { .. } | Message::Attached { snapshot: Some(_), .. }
+        );
+        assert!(!is_told || !is_latest, "{} is put down for a full queue", describe(&message));
         match self.bus.put(self.now, way, message, &mut self.rng) {
-            Put::At(due) => self.at(due, Event::Bus(way)),
+            Put::At(due) => {
+                self.at(due, Event::Bus(way));
+                self.tell_backed_up(way);
+            }
             Put::Dropped(Message::Flushed { key, .. }) => {
                 self.note(|_| "  it is lost".to_owned());
                 *self.lost_flushes.entry((way.to, self.key_index(&key))).or_default() += 1;
@@ -498,5 +538,6 @@ impl std::ops::AddAssign for Stats {
         self.no_news += other.no_news;
         self.recoveries += other.recoveries;
         self.redirects += other.redirects;
+        self.kept += other.kept;
     }
 }

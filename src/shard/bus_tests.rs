@@ -1,0 +1,176 @@
+//! What a shard tells another one whose queue is full: each thing once, and the latest.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use super::{Action, PlayRequest, Policy, Shard};
+use crate::bus::message::{LocalId, Message};
+use crate::bus::view::PublisherView;
+use crate::clock;
+use crate::config::Config;
+use crate::egress::{Batch, Shortfall, Wire};
+use crate::media::{ConnectionId, MediaPart, ShardId, StreamKey, TagKind};
+use crate::stream::Packaging;
+
+const HERE: ShardId = ShardId(0);
+const THERE: ShardId = ShardId(1);
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+
+struct NoPlayers;
+
+impl Wire for NoPlayers {
+    fn send(&mut self, _: &Batch<'_>, _: &mut Vec<Shortfall>) {}
+}
+
+struct Scene {
+    shard: Shard,
+    now: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let shard = Shard::new(HERE, 2, 7, Policy::of(&Config::default(), 2));
+        Self { shard, now: clock::now() }
+    }
+
+    /// The first key that this shard owns.
+    fn key_of(&self, owner: ShardId) -> StreamKey {
+        let mut keys =
+            (0..).map(|n| StreamKey::in_default_vhost("live", &format!("s{n}")).unwrap());
+        keys.find(|key| self.shard.owner_of(key) == owner).unwrap()
+    }
+
+    fn play(&mut self, serial: u32, key: &StreamKey) {
+        let connection = ConnectionId { serial, shard: HERE };
+        let (key, packaging) = (key.clone(), Packaging::Flv);
+        let request = PlayRequest { connection, key, packaging, local: NOWHERE, peer: NOWHERE };
+        self.shard.play(self.now, request);
+    }
+
+    fn leave(&mut self, serial: u32) {
+        self.shard.leave(ConnectionId { serial, shard: HERE });
+    }
+
+    fn publish(&mut self, key: &StreamKey) {
+        let connection = ConnectionId { serial: 99, shard: HERE };
+        let view =
+            PublisherView { connection, local: NOWHERE, peer: NOWHERE, params: String::new() };
+        self.shard.publish(self.now, key, view).unwrap();
+    }
+
+    fn keyframe(&mut self, key: &StreamKey) {
+        let handle = self.shard.tables.find(key).unwrap();
+        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Video, timestamp_ms: 0, len: 6 };
+        let data = MediaPart::Data { lane: 0, bytes: (&[0x17, 1, 0, 0, 0, 9][..]).into() };
+        for part in [begin, data] {
+            assert!(self.shard.media(self.now, handle, part));
+        }
+    }
+
+    fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
+        let local = LocalId { shard: THERE, serial: 1 };
+        let message = Message::Interest { key: key.clone(), local, players, waiters };
+        self.shard.handle_message(self.now, THERE, message);
+    }
+
+    /// What the other shard is sent, after a tick.
+    fn sent(&mut self) -> Vec<String> {
+        self.shard.tick(self.now, &mut NoPlayers);
+        let actions = std::iter::from_fn(|| self.shard.poll_action());
+        let sent = actions.filter_map(|action| match action {
+            Action::Send { to: THERE, message } => Some(match message {
+                Message::Interest { players, waiters, .. } => {
+                    format!("interest {players} {waiters}")
+                }
+                Message::Attached { .. } => "attached".to_owned(),
+                Message::Flushed { .. } => "flushed".to_owned(),
+                Message::Suspended { .. } => "suspended".to_owned(),
+                Message::Resumed { .. } => "resumed".to_owned(),
+                _ => "else".to_owned(),
+            }),
+            _ => None,
+        });
+        sent.collect()
+    }
+}
+
+#[test]
+fn an_owner_with_a_full_queue_is_told_the_latest_count_when_it_has_room() {
+    let mut scene = Scene::new();
+    let key = scene.key_of(THERE);
+    scene.play(1, &key);
+    assert_eq!(scene.sent(), ["interest 0 1"]);
+    scene.shard.set_backed_up(THERE, true);
+    for serial in 2..50 {
+        scene.play(serial, &key);
+        assert!(scene.sent().is_empty());
+    }
+    scene.leave(2);
+    assert!(scene.sent().is_empty());
+    scene.shard.set_backed_up(THERE, false);
+    assert_eq!(scene.sent(), ["interest 0 48"]);
+    (3..50).chain([1]).for_each(|serial| scene.leave(serial));
+    assert_eq!(scene.sent(), ["interest 0 0"]);
+    assert!(scene.shard.ledger().is_zero());
+}
+
+#[test]
+fn who_comes_and_goes_while_the_queue_is_full_leaves_nothing() {
+    let mut scene = Scene::new();
+    let key = scene.key_of(THERE);
+    scene.shard.set_backed_up(THERE, true);
+    for serial in 0..10 {
+        scene.play(serial, &key);
+        assert!(scene.sent().is_empty());
+        scene.leave(serial);
+        assert!(scene.sent().is_empty());
+        assert!(scene.shard.ledger().is_zero());
+    }
+    scene.shard.set_backed_up(THERE, false);
+    assert!(scene.sent().is_empty());
+}
+
+#[test]
+fn snapshots_wait_for_room() {
+    let mut scene = Scene::new();
+    let key = scene.key_of(HERE);
+    scene.interest(&key, (0, 1));
+    scene.publish(&key);
+    scene.shard.set_backed_up(THERE, true);
+    for _ in 0..10 {
+        scene.keyframe(&key);
+        assert!(scene.sent().is_empty());
+    }
+    scene.shard.set_backed_up(THERE, false);
+    scene.keyframe(&key);
+    assert_eq!(scene.sent(), ["attached"]);
+    scene.keyframe(&key);
+    assert_eq!(scene.sent(), ["flushed"]);
+}
+
+#[test]
+fn a_source_that_comes_and_goes_is_told_of_once_while_the_queue_is_full() {
+    let mut scene = Scene::new();
+    let key = scene.key_of(HERE);
+    scene.interest(&key, (1, 0));
+    scene.publish(&key);
+    scene.keyframe(&key);
+    assert_eq!(scene.sent(), ["attached", "flushed"]);
+    scene.shard.set_backed_up(THERE, true);
+    let mut sent = Vec::new();
+    for _ in 0..10 {
+        scene.shard.unpublish(scene.now, ConnectionId { serial: 99, shard: HERE }, false);
+        scene.publish(&key);
+        scene.keyframe(&key);
+        let flushes = scene.sent();
+        if flushes.iter().any(|message| message == "flushed") {
+            // As the mesh does.
+            scene.shard.flush_was_dropped(THERE, &key);
+        }
+        sent.extend(flushes);
+    }
+    assert_eq!(sent, ["suspended", "resumed", "flushed", "suspended"]);
+    scene.shard.set_backed_up(THERE, false);
+    scene.keyframe(&key);
+    assert_eq!(scene.sent(), ["attached"]);
+}
