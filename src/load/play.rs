@@ -12,16 +12,13 @@ use super::report::{PlayReport, Run};
 use super::server::{Sample, Server};
 use super::server_use::ServerUse;
 use super::soak::{self, Soak};
-use super::target::{self, Protocol, Target};
+use super::target::{self, Target};
 use super::{Failure, Wait, report, seconds_ns};
 use crate::clock;
 
 pub(super) fn run(options: &PlayOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
     let crowd = &options.crowd;
     let targets = Arc::new(target::expand(&options.url, crowd.first, crowd.streams.max(1))?);
-    if targets[0].protocol == Protocol::WsFlv {
-        return Err("ws:// is not played yet".into());
-    }
     let server = Server::new(&options.server.pid)?;
     let soak = options.server.soak.map(Soak::start).transpose()?;
     let times = Times::of(crowd);

@@ -39,6 +39,7 @@ pub(super) struct Times {
 #[derive(Debug)]
 enum Session {
     Flv { http: Box<http::ClientSession>, scan: Box<FlvScan> },
+    Ws { ws: Box<http::WebSocketClient>, scan: Box<FlvScan> },
     Rtmp { rtmp: Box<rtmp::ClientSession>, scan: PartScan },
 }
 
@@ -174,7 +175,7 @@ impl Player {
     /// Tags whose length stood wrong behind them.
     pub(super) fn wrong_sizes(&self) -> u64 {
         match &self.session {
-            Session::Flv { scan, .. } => scan.wrong_sizes,
+            Session::Flv { scan, .. } | Session::Ws { scan, .. } => scan.wrong_sizes,
             Session::Rtmp { .. } => 0,
         }
     }
@@ -211,16 +212,24 @@ impl Session {
     fn new(target: &Target, seed: u64) -> Self {
         let now = clock::now();
         match target.protocol {
-            Protocol::HttpFlv | Protocol::WsFlv => {
+            Protocol::HttpFlv => {
                 let config = http::ClientConfig {
                     url: target.url.clone(),
-                    user_agent: concat!("rillcast-load/", env!("CARGO_PKG_VERSION")).to_owned(),
-                    // The crowd gives up on a player that does not come to its keyframe.
-                    reply_timeout: Duration::from_secs(1 << 30),
-                    body_timeout: Duration::from_secs(1 << 30),
+                    user_agent: USER_AGENT.to_owned(),
+                    reply_timeout: NEVER,
+                    body_timeout: NEVER,
                 };
                 let http = Box::new(http::ClientSession::new(now, config));
                 Self::Flv { http, scan: Box::default() }
+            }
+            Protocol::WsFlv => {
+                let config = http::WebSocketClientConfig {
+                    url: target.url.clone(),
+                    user_agent: USER_AGENT.to_owned(),
+                    reply_timeout: NEVER,
+                };
+                let ws = Box::new(http::WebSocketClient::new(now, seed, &config));
+                Self::Ws { ws, scan: Box::default() }
             }
             Protocol::Rtmp => {
                 let config = rtmp::ClientConfig::new(
@@ -239,6 +248,7 @@ impl Session {
         loop {
             let output = match self {
                 Self::Flv { http, .. } => http.poll_output().map(only_send),
+                Self::Ws { ws, .. } => ws.poll_output().map(only_send),
                 Self::Rtmp { rtmp, .. } => rtmp.poll_output().map(only_send),
             };
             match output {
@@ -263,6 +273,15 @@ impl Session {
                     match output {
                         Output::Send(bytes) => connection.send(&bytes)?,
                         Output::Event(event) => on_http(event, scan, sink)?,
+                    }
+                }
+            }
+            Self::Ws { ws, scan } => {
+                ws.handle_input(now, input)?;
+                while let Some(output) = ws.poll_output() {
+                    match output {
+                        Output::Send(bytes) => connection.send(&bytes)?,
+                        Output::Event(event) => on_websocket(event, scan, sink)?,
                     }
                 }
             }
@@ -292,6 +311,24 @@ fn on_http(event: http::ClientEvent, scan: &mut FlvScan, sink: &mut Sink<'_>) ->
             Err(End::Refused(format!("HTTP {code} {reason}")))
         }
         http::ClientEvent::Redirect(url) => Err(End::Refused(format!("redirected to {url}"))),
+    }
+}
+
+fn on_websocket(
+    event: http::WebSocketEvent,
+    scan: &mut FlvScan,
+    sink: &mut Sink<'_>,
+) -> Result<(), End> {
+    match event {
+        http::WebSocketEvent::Opened => Ok(()),
+        http::WebSocketEvent::Data(bytes) => {
+            sink.media_came();
+            Ok(scan.feed(&bytes, |tag| sink.tag(tag))?)
+        }
+        http::WebSocketEvent::Closed(_) => Err(End::Closed),
+        http::WebSocketEvent::Status { code, reason } => {
+            Err(End::Refused(format!("HTTP {code} {reason}")))
+        }
     }
 }
 
@@ -334,6 +371,11 @@ impl From<ClientError> for End {
         Self::Broken(error.to_string())
     }
 }
+
+const USER_AGENT: &str = concat!("rillcast-load/", env!("CARGO_PKG_VERSION"));
+
+/// It is the crowd that gives up on a player that does not come to its keyframe.
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Oldest stamp that is believed: bytes that lay unread for longer were not looked at by us.
 const STAMP_AGE_NS_MAX: u64 = 60_000_000_000;

@@ -12,7 +12,7 @@ use rillcast::clock;
 use rillcast::media::MediaPart;
 use rillcast::proto::flv::{FlvError, TagReader};
 use rillcast::proto::http::chunked::{ChunkedDecoder, Step};
-use rillcast::proto::http::websocket::{Frame, FrameError, FrameReader};
+use rillcast::proto::http::websocket::{Frame, FrameError, FrameReader, accept_of};
 use rillcast::proto::rtmp::ChunkError;
 use rillcast::proto::rtmp::chunk::{ChunkItem, ChunkReader};
 use rillcast::proto::{Output, http, rtmp};
@@ -109,6 +109,19 @@ pub fn pull_rtmp(pieces: &[Bytes]) -> (Vec<rtmp::ClientEvent>, Result<(), rtmp::
     (events, ended)
 }
 
+/// The events of an RTMP push, and how it ended.
+pub fn push_rtmp(
+    pieces: &[Bytes],
+) -> (Vec<rtmp::PublisherEvent>, Result<(), rtmp::PublisherError>) {
+    let now = clock::now();
+    let tc_url = "rtmp://server/live".to_owned();
+    let config = rtmp::PublisherConfig::new("live".to_owned(), "a".to_owned(), tc_url);
+    let mut session = rtmp::PublisherSession::new(now, 0, config);
+    let ended = pieces.iter().try_for_each(|piece| session.handle_input(now, piece.clone()));
+    let events = std::iter::from_fn(|| session.poll_output()).filter_map(event).collect();
+    (events, ended)
+}
+
 /// All outputs of an HTTP server session that answers each request in kind, and how it ended.
 pub fn serve_http(
     pieces: &[Bytes],
@@ -196,6 +209,37 @@ pub fn read_frames(pieces: &[Bytes]) -> (Vec<Frame>, Result<(), FrameError>) {
         Ok(())
     });
     (frames, ended)
+}
+
+/// What a WebSocket server that has accepted us sends, and how it ended.
+pub fn play_websocket(
+    pieces: &[Bytes],
+) -> (Vec<Output<http::WebSocketEvent>>, Result<(), http::HttpError>) {
+    let now = clock::now();
+    let mut session = websocket_client(now);
+    let Some(Output::Send(request)) = session.poll_output() else { panic!("no request") };
+    let request = String::from_utf8_lossy(&request).into_owned();
+    let (_, key) = request.split_once("Sec-WebSocket-Key: ").expect("a key");
+    let accept = accept_of(key.trim_end());
+    let head = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+    let head = [Bytes::from(head)];
+    let pieces = head.iter().chain(pieces);
+    let ended = pieces.into_iter().try_for_each(|piece| session.handle_input(now, piece.clone()));
+    let outputs = joined(std::iter::from_fn(|| session.poll_output()), |output| match output {
+        Output::Event(http::WebSocketEvent::Data(bytes)) => Some((0, bytes)),
+        Output::Send(bytes) => Some((1, bytes)),
+        Output::Event(_) => None,
+    });
+    (outputs, ended)
+}
+
+fn websocket_client(now: Instant) -> http::WebSocketClient {
+    let config = http::WebSocketClientConfig {
+        url: "http://server/live/a.flv".parse().expect("a URL"),
+        user_agent: "fuzz".to_owned(),
+        reply_timeout: std::time::Duration::from_secs(1),
+    };
+    http::WebSocketClient::new(now, 0, &config)
 }
 
 /// C0, C1 and C2 of a client, or S0, S1 and S2 of a server: plain, all zeros.

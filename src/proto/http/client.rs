@@ -242,10 +242,10 @@ impl ClientSession {
 
 /// The head of a reply.
 #[derive(Debug)]
-struct Reply {
-    code: u16,
-    reason: String,
-    headers: Headers,
+pub(super) struct Reply {
+    pub(super) code: u16,
+    pub(super) reason: String,
+    pub(super) headers: Headers,
 }
 
 fn push_body(output: &mut VecDeque<Output<ClientEvent>>, bytes: Bytes) {
@@ -256,7 +256,7 @@ fn push_body(output: &mut VecDeque<Output<ClientEvent>>, bytes: Bytes) {
 
 /// The length of the head at the start of `buffer`, once its empty line has come. Old streaming
 /// servers end lines in a bare LF; nothing stands behind us that could read it otherwise.
-fn find_end(buffer: &[u8], scanned_len: &mut usize) -> Option<usize> {
+pub(super) fn find_end(buffer: &[u8], scanned_len: &mut usize) -> Option<usize> {
     while *scanned_len < buffer.len() {
         *scanned_len += 1;
         let seen = &buffer[..*scanned_len];
@@ -267,7 +267,7 @@ fn find_end(buffer: &[u8], scanned_len: &mut usize) -> Option<usize> {
     None
 }
 
-fn parse_head(head: &[u8]) -> Result<Reply, HttpError> {
+pub(super) fn parse_head(head: &[u8]) -> Result<Reply, HttpError> {
     let line_len = head.iter().position(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let (line, fields) = head.split_at(line_len);
     let line = std::str::from_utf8(line).map_err(|_| HttpError::BadHead("status line"))?;

@@ -11,6 +11,7 @@ mod request_reader;
 pub mod response;
 pub mod server;
 pub mod websocket;
+pub mod websocket_client;
 
 pub use client::{ClientConfig, ClientEvent, ClientSession};
 pub use error::HttpError;
@@ -18,6 +19,7 @@ pub use headers::Headers;
 pub use request::{Method, Request};
 pub use response::Response;
 pub use server::{ServerConfig, ServerEvent, ServerSession, StreamStart, WallClock};
+pub use websocket_client::{WebSocketClient, WebSocketClientConfig, WebSocketEvent};
 
 #[cfg(test)]
 mod testing {

@@ -22,6 +22,8 @@ pub enum FrameError {
     UnknownOpcode(u8),
     #[error("frame of a client is not masked")]
     Unmasked,
+    #[error("frame of a server is masked")]
+    Masked,
     #[error("length is not in its shortest form")]
     LongLength,
     #[error("frame is longer than {WEBSOCKET_FRAME_LEN_MAX} bytes")]
@@ -200,7 +202,7 @@ impl Default for FrameReader {
     }
 }
 
-fn parse_close(payload: &[u8]) -> Result<u16, FrameError> {
+pub(super) fn parse_close(payload: &[u8]) -> Result<u16, FrameError> {
     match payload {
         [] => Ok(CLOSE_NO_CODE),
         [_] => Err(FrameError::CloseCode),
@@ -275,7 +277,7 @@ pub(super) fn is_key(text: &str) -> bool {
 }
 
 /// The `Sec-WebSocket-Accept` that answers a key (RFC 6455 4.2.2).
-pub(super) fn accept_of(key: &str) -> String {
+pub fn accept_of(key: &str) -> String {
     let hash = Sha1::new().chain_update(key).chain_update(KEY_SUFFIX).finalize();
     STANDARD.encode(hash)
 }
@@ -288,14 +290,14 @@ pub const CLOSE_PROTOCOL_ERROR: u16 = 1002;
 pub const CLOSE_INVALID_TEXT: u16 = 1007;
 pub const CLOSE_TOO_BIG: u16 = 1009;
 
-const OPCODE_CONTINUATION: u8 = 0;
-const OPCODE_TEXT: u8 = 1;
-const OPCODE_BINARY: u8 = 2;
-const OPCODE_CLOSE: u8 = 8;
-const OPCODE_PING: u8 = 9;
-const OPCODE_PONG: u8 = 10;
-const CONTROL_BIT: u8 = 8;
-const CONTROL_LEN_MAX: usize = 125;
+pub(super) const OPCODE_CONTINUATION: u8 = 0;
+pub(super) const OPCODE_TEXT: u8 = 1;
+pub(super) const OPCODE_BINARY: u8 = 2;
+pub(super) const OPCODE_CLOSE: u8 = 8;
+pub(super) const OPCODE_PING: u8 = 9;
+pub(super) const OPCODE_PONG: u8 = 10;
+pub(super) const CONTROL_BIT: u8 = 8;
+pub(super) const CONTROL_LEN_MAX: usize = 125;
 const HEADER_LEN_MAX: usize = 14;
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
