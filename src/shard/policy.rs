@@ -1,0 +1,65 @@
+//! What the operator decides about a shard.
+
+use std::time::Duration;
+
+use super::lifecycle::RetryPolicy;
+use crate::config::Config;
+use crate::egress::CrowdLimits;
+
+/// What the operator decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub retry: RetryPolicy,
+    /// Connects under way to one origin from this shard.
+    pub connects_per_origin_max: usize,
+    /// Keys that may be pending on this shard.
+    pub pending_max: usize,
+    /// Waiters of one key on this shard.
+    pub waiters_per_key_max: usize,
+    /// How long players of a lost pull are kept.
+    pub reconnect_grace: Duration,
+    /// How long players of a publisher that dropped are kept; zero not at all.
+    pub continue_push: Duration,
+    /// How long a publisher may be silent.
+    pub publisher_silence: Duration,
+    pub stream_wait: Duration,
+    /// How long a close waits to be confirmed before it is answered nevertheless.
+    pub close_bound: Duration,
+    /// How long audio waits for video to ride on.
+    pub audio_wait: Duration,
+    /// All that comes within it goes out together; zero flushes video as it comes.
+    pub flush_window: Duration,
+    pub gop_bytes_max: u64,
+    pub crowd: CrowdLimits,
+}
+
+impl Policy {
+    /// A shard's share of what the operator decides for the node.
+    pub fn of(config: &Config, shards: usize) -> Self {
+        let ms = Duration::from_millis;
+        let share = |of: u32| (of as usize).div_ceil(shards).max(1);
+        Self {
+            retry: RetryPolicy {
+                base: ms(config.pull.retry_base_ms),
+                step: ms(config.pull.retry_step_ms),
+                max: ms(config.pull.retry_max_ms),
+                jitter_percent: u32::from(config.pull.retry_jitter_percent),
+            },
+            connects_per_origin_max: share(config.pull.connects_per_origin_max),
+            pending_max: config.limits.pending_per_shard_max as usize,
+            waiters_per_key_max: config.stream.waiters_per_key_max as usize,
+            reconnect_grace: ms(config.stream.reconnect_grace_ms),
+            continue_push: ms(config.stream.continue_push_ms),
+            publisher_silence: ms(config.rtmp.keep_alive_ms),
+            stream_wait: ms(config.stream.max_stream_wait_ms),
+            close_bound: ms(config.api.reply_bound_ms),
+            audio_wait: ms(config.egress.audio_wait_ms),
+            flush_window: ms(config.egress.flush_window_ms),
+            gop_bytes_max: config.stream.gop_bytes_max,
+            crowd: CrowdLimits {
+                lag_bytes_max: config.egress.lag_bytes_max,
+                lag_evict: ms(config.egress.lag_evict_ms),
+            },
+        }
+    }
+}
