@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::link::{Links, Phase, Role};
+use super::pace::Pace;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::wire::RingWire;
@@ -50,6 +51,7 @@ pub(super) struct Driver {
     pub(super) tasks: Vec<LocalTask>,
     /// There is something to do already: the next turn comes without a sleep.
     pub(super) again: bool,
+    pace: Pace,
     pub(super) listeners: Vec<Listener>,
     pub(super) next_connection: u32,
     pub(super) deadlines: BTreeSet<(Instant, Token)>,
@@ -133,6 +135,7 @@ impl Driver {
             ask_deadlines: BTreeSet::new(),
             tasks: Vec::new(),
             again: false,
+            pace: Pace::new(now),
             listeners: Vec::new(),
             next_connection: 0,
             deadlines: BTreeSet::new(),
@@ -157,6 +160,7 @@ impl Driver {
         self.shard.set_unix_seconds(clock::unix_seconds());
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.harvest(&mut completions);
+        self.pace.count(self.now, completions.len());
         for completion in completions.drain(..) {
             self.complete(completion);
             self.act();
@@ -185,7 +189,7 @@ impl Driver {
             true => Duration::ZERO,
             false => self.next_deadline().saturating_duration_since(clock::now()),
         };
-        let gather = Duration::from_micros(self.config.media_ring.coalesce_us);
+        let gather = self.pace.gather(Duration::from_micros(self.config.media_ring.coalesce_us));
         self.ring.wait(time.min(SLEEP_MAX), gather);
     }
 

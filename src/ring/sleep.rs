@@ -58,8 +58,9 @@ struct EnterArgument {
 const IORING_ENTER_GETEVENTS: u32 = 1 << 0;
 const IORING_ENTER_EXT_ARG: u32 = 1 << 3;
 
-/// Completions that end the gathering early: a tick of so many is cheap for each.
-const GATHER_MAX: u32 = 64;
+/// Completions that end the gathering early: a tick of so many is cheap for each, and they are half
+/// of the receive buffers.
+const GATHER_MAX: u32 = 256;
 
 #[cfg(test)]
 mod tests {
