@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -117,6 +118,12 @@ impl Connection {
         Ok(Received::Bytes(message.bytes, arrived))
     }
 
+    /// Has the close reset the connection: the peer sees an error, and nothing stays in TIME_WAIT.
+    pub(super) fn reset_on_close(&self) {
+        // If it does not, the close is an orderly one.
+        let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
+    }
+
     fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         match socket::send_now(&self.fd, bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
@@ -167,7 +174,7 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(near.receive(&mut buffer).expect("a good socket"), Received::Nothing);
         // The kernel begins to stamp some time after the first socket asks for it.
-        let until = clock::now() + std::time::Duration::from_secs(20);
+        let until = clock::now() + Duration::from_secs(20);
         let (before_ns, at_ns) = loop {
             let before_ns = clock::realtime_ns();
             far.write_all(b"abc").expect("sent");

@@ -5,7 +5,8 @@
 //! is seen by the next one; that the loop itself comes late is recorded, because then it is us who
 //! are measured.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -13,16 +14,22 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::connection::Received;
 use super::figures::Spread;
-use super::player::{End, Look, Player, Times};
+use super::member::{Measure, Member, Place};
+use super::options::Leave;
+use super::outcome::{Outcome, Role};
+use super::player::{End, Look, Player};
 use super::progress::Progress;
 use super::target::Target;
-use super::watch::{Counts, Figures, Seen};
+use super::watch::Counts;
 use crate::clock;
 use crate::limits::LOAD_RECEIVE_LEN;
 
 /// What the players of one thread do, and when.
 pub(super) struct Plan {
+    /// The thread's number.
+    pub(super) thread: usize,
     pub(super) targets: Arc<Vec<Target>>,
     /// In the order of their times.
     pub(super) joins: VecDeque<Join>,
@@ -30,6 +37,9 @@ pub(super) struct Plan {
     pub(super) window: Window,
     /// From the connect to the first keyframe.
     pub(super) join_timeout: Duration,
+    pub(super) visit: Visit,
+    /// Bytes that slow players read in a second from their first keyframe on.
+    pub(super) slow_bytes_per_s: u32,
 }
 
 /// One player to come.
@@ -38,6 +48,15 @@ pub(super) struct Join {
     pub(super) at_ns: u64,
     /// Index of what it plays.
     pub(super) target: usize,
+    pub(super) role: Role,
+}
+
+/// How long visitors stay, and how they leave.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit {
+    /// From the connect on; unless given, until a second after the first keyframe.
+    pub(super) stay_ns: Option<u64>,
+    pub(super) leave: Leave,
 }
 
 /// When is measured; ns of the monotonic clock.
@@ -55,71 +74,28 @@ pub(super) enum Mode {
     Blocking,
 }
 
-/// What came of it.
-#[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) joins: Joins,
-    pub(super) figures: Figures,
-    pub(super) players: Vec<Seen>,
-    pub(super) broken_tags: u64,
-    /// Players that were measured and did not stay to the end, by reason.
-    pub(super) lost: BTreeMap<String, u64>,
-    pub(super) threads: Vec<ThreadUse>,
-}
-
-/// How joining went.
-#[derive(Debug, Default)]
-pub(super) struct Joins {
-    pub(super) asked: u64,
-    pub(super) joined: u64,
-    /// By reason.
-    pub(super) failed: BTreeMap<String, u64>,
-    pub(super) connect: Spread,
-    pub(super) first_byte: Spread,
-    pub(super) keyframe: Spread,
-}
-
-/// How busy a thread of ours was in the window.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ThreadUse {
-    pub(super) cpu_ns: u64,
-    pub(super) wall_ns: u64,
-    /// Whether the kernel told when each read's bytes came; else it is the time of the read.
-    pub(super) has_kernel_stamps: bool,
-    /// 99th percentile of how late a sweep began.
-    pub(super) sweep_late_p99_ms: f64,
-}
-
 /// The thread's state.
 pub(super) struct Crowd<'a> {
     plan: Plan,
     progress: &'a Progress,
     epoll: Epoll,
     members: Vec<Option<Member>>,
-    /// Indexes of members on their way to their keyframe.
-    joining: Vec<usize>,
+    /// Places in `members` that are free.
+    free: Vec<usize>,
+    /// Members on their way to their keyframe.
+    joining: Vec<Place>,
+    /// When visitors leave.
+    leaves: BinaryHeap<Reverse<(u64, Place)>>,
+    next_serial: u64,
     measure: Option<Measure>,
     outcome: Outcome,
     /// Counted since the progress was last told.
     untold: Counts,
     next_check_ns: u64,
+    next_times_ns: u64,
     last_look_ns: u64,
     is_finished: bool,
     unstamped_reads: u64,
-}
-
-struct Member {
-    player: Player,
-    /// What its socket is watched for.
-    interest: EpollFlags,
-    has_joined: bool,
-}
-
-/// What is measured of ourselves.
-struct Measure {
-    start_ns: u64,
-    cpu: Duration,
-    sweep_late: Spread,
 }
 
 impl<'a> Crowd<'a> {
@@ -127,11 +103,15 @@ impl<'a> Crowd<'a> {
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             members: Vec::new(),
+            free: Vec::new(),
             joining: Vec::new(),
+            leaves: BinaryHeap::new(),
+            next_serial: 0,
             measure: None,
             outcome: Outcome::default(),
             untold: Counts::default(),
             next_check_ns: 0,
+            next_times_ns: 0,
             last_look_ns: 0,
             is_finished: false,
             unstamped_reads: 0,
@@ -161,9 +141,15 @@ impl<'a> Crowd<'a> {
             if !self.is_finished {
                 self.join_due(now_ns);
             }
+            self.leave_due(now_ns);
             if now_ns >= self.next_check_ns {
                 self.next_check_ns = now_ns + CHECK_NS;
                 self.check_joining(now_ns);
+                self.trickle(&mut buffer);
+            }
+            if now_ns >= self.next_times_ns {
+                self.next_times_ns = now_ns + TIMES_NS;
+                self.progress.set_times(self.plan.thread, &self.outcome.figures);
             }
             self.pause();
             self.read(&mut events, &mut buffer)?;
@@ -173,7 +159,9 @@ impl<'a> Crowd<'a> {
 
     fn begin_window(&mut self, now_ns: u64) {
         for member in self.members.iter_mut().flatten() {
-            member.player.watch.begin_window(now_ns);
+            if member.role == Role::Steady {
+                member.player.watch.begin_window(now_ns);
+            }
         }
         self.last_look_ns = now_ns;
         self.unstamped_reads = 0;
@@ -186,21 +174,31 @@ impl<'a> Crowd<'a> {
             let next = self.plan.joins.front().copied();
             let Some(join) = next.filter(|join| join.at_ns <= now_ns) else { return };
             self.plan.joins.pop_front();
-            self.outcome.joins.asked += 1;
+            self.outcome.of(join.role).asked += 1;
             if let Err(error) = self.join(join) {
-                self.outcome.joins.fail(&error.into());
+                self.outcome.of(join.role).fail(&error.into());
                 self.progress.failed.fetch_add(1, Relaxed);
             }
         }
     }
 
     fn join(&mut self, join: Join) -> std::io::Result<()> {
-        let index = self.members.len();
-        let player = Player::start(&self.plan.targets[join.target], index as u64)?;
-        let interest = interest_of(&player);
-        self.epoll.add(&player.connection, EpollEvent::new(interest, index as u64))?;
-        self.members.push(Some(Member { player, interest, has_joined: false }));
-        self.joining.push(index);
+        let serial = self.next_serial;
+        let player = Player::start(&self.plan.targets[join.target], serial)?;
+        let index = self.free.pop().unwrap_or(self.members.len());
+        let member = Member::new(player, join.role, serial);
+        self.epoll
+            .add(&member.player.connection, EpollEvent::new(member.interest, index as u64))?;
+        if let (Role::Visitor, Some(stay_ns)) = (join.role, self.plan.visit.stay_ns) {
+            let leaves_ns = member.player.times.started_ns + stay_ns;
+            self.leaves.push(Reverse((leaves_ns, (index, serial))));
+        }
+        match self.members.get_mut(index) {
+            Some(place) => *place = Some(member),
+            None => self.members.push(Some(member)),
+        }
+        self.next_serial += 1;
+        self.joining.push((index, serial));
         self.progress.open.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -248,28 +246,36 @@ impl<'a> Crowd<'a> {
         let result = member.step(events, look, buffer, &mut self.outcome.figures);
         self.unstamped_reads += std::mem::take(&mut member.player.unstamped_reads);
         self.untold.add(&member.player.watch.counts.since(&before));
-        let interest = interest_of(&member.player);
+        if !member.has_joined && !self.is_finished && member.player.times.keyframe_ns.is_some() {
+            member.has_joined = true;
+            self.outcome.of(member.role).note(&member.player.times);
+            self.progress.joined.fetch_add(1, Relaxed);
+            if member.role == Role::Visitor && self.plan.visit.stay_ns.is_none() {
+                let leaves_ns = look.now_ns + VISIT_NS;
+                self.leaves.push(Reverse((leaves_ns, (index, member.serial))));
+            }
+        }
+        let interest = member.wanted();
         if interest != member.interest {
             member.interest = interest;
             let mut event = EpollEvent::new(interest, index as u64);
             // It is in the list: it was added when it joined.
             let _ = self.epoll.modify(&member.player.connection, &mut event);
         }
-        if !member.has_joined && !self.is_finished && member.player.times.keyframe_ns.is_some() {
-            member.has_joined = true;
-            self.outcome.joins.note(&member.player.times);
-            self.progress.joined.fetch_add(1, Relaxed);
-        }
         if let Err(end) = result {
             self.end(index, look.now_ns, &end);
         }
     }
 
+    fn member(&self, (index, serial): Place) -> Option<&Member> {
+        self.members[index].as_ref().filter(|member| member.serial == serial)
+    }
+
     fn check_joining(&mut self, now_ns: u64) {
         let timeout_ns = self.plan.join_timeout.as_nanos() as u64;
         let mut joining = std::mem::take(&mut self.joining);
-        joining.retain(|index| {
-            let Some(member) = &self.members[*index] else { return false };
+        joining.retain(|place| {
+            let Some(member) = self.member(*place) else { return false };
             if member.has_joined {
                 return false;
             }
@@ -277,16 +283,66 @@ impl<'a> Crowd<'a> {
                 return true;
             }
             let end = End::Refused(member.player.times.missing_step().to_owned());
-            self.end(*index, now_ns, &end);
+            self.end(place.0, now_ns, &end);
             false
         });
         self.joining = joining;
     }
 
+    fn leave_due(&mut self, now_ns: u64) {
+        while let Some(&Reverse((leaves_ns, place))) = self.leaves.peek()
+            && leaves_ns <= now_ns
+        {
+            self.leaves.pop();
+            let Some(member) = self.member(place) else { continue };
+            let resets = match self.plan.visit.leave {
+                Leave::Reset => true,
+                Leave::Fin => false,
+                Leave::Both => place.1 % 2 == 0,
+            };
+            if resets {
+                member.player.connection.reset_on_close();
+            }
+            if member.has_joined {
+                self.outcome.visitors.left += 1;
+                self.remove(place.0);
+            } else {
+                let end = End::Refused("no keyframe during its stay".to_owned());
+                self.end(place.0, now_ns, &end);
+            }
+        }
+    }
+
+    /// Lets slow players read what they are to read between two checks.
+    fn trickle(&mut self, buffer: &mut [u8]) {
+        let len = u64::from(self.plan.slow_bytes_per_s) * CHECK_NS / 1_000_000_000;
+        let len = usize::try_from(len).map_or(buffer.len(), |len| len.min(buffer.len()));
+        if len == 0 {
+            return;
+        }
+        let look = Look::now();
+        for index in 0..self.members.len() {
+            let Some(member) = self.members[index].as_mut().filter(|member| member.is_slowed())
+            else {
+                continue;
+            };
+            let figures = &mut self.outcome.figures;
+            if let Err(end) = member.player.read_once(&look, &mut buffer[..len], figures) {
+                self.end(index, look.now_ns, &end);
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Member> {
+        let member = self.members[index].take()?;
+        self.free.push(index);
+        self.progress.open.fetch_sub(1, Relaxed);
+        Some(member)
+    }
+
     /// A member is gone.
     fn end(&mut self, index: usize, now_ns: u64, end: &End) {
-        let Some(mut member) = self.members[index].take() else { return };
-        self.progress.open.fetch_sub(1, Relaxed);
+        let Some(mut member) = self.remove(index) else { return };
         if self.is_finished {
             return;
         }
@@ -294,16 +350,15 @@ impl<'a> Crowd<'a> {
         outcome.broken_tags += member.player.wrong_sizes() + u64::from(end.is_broken());
         outcome.players.extend(member.player.watch.finish(now_ns, &mut outcome.figures));
         if member.has_joined {
-            *outcome.lost.entry(end.to_string()).or_default() += 1;
+            outcome.of(member.role).lose(end);
         } else {
-            outcome.joins.fail(end);
+            outcome.of(member.role).fail(end);
             self.progress.failed.fetch_add(1, Relaxed);
         }
     }
 
     /// Takes stock of all members.
     fn finish(&mut self, now_ns: u64) {
-        self.is_finished = true;
         if let Some(measure) = self.measure.take() {
             let is_stamped = self.unstamped_reads == 0;
             self.outcome.threads.push(measure.finish(now_ns, is_stamped));
@@ -312,9 +367,36 @@ impl<'a> Crowd<'a> {
             let outcome = &mut self.outcome;
             outcome.broken_tags += member.player.wrong_sizes();
             outcome.players.extend(member.player.watch.finish(now_ns, &mut outcome.figures));
-            if !member.has_joined {
+            // A visitor that came just now is nobody's fault.
+            if !member.has_joined && member.role != Role::Visitor {
                 let step = member.player.times.missing_step();
-                outcome.joins.fail(&End::Refused(format!("{step} (when the run ended)")));
+                let end = End::Refused(format!("{step} (when the run ended)"));
+                outcome.of(member.role).fail(&end);
+            }
+        }
+        self.find_closed(now_ns);
+        self.is_finished = true;
+    }
+
+    /// Finds the slow players that the server has closed: the end of their stream lies behind what
+    /// they have not read.
+    fn find_closed(&mut self, now_ns: u64) {
+        let mut buffer = vec![0; LOAD_RECEIVE_LEN];
+        let until_ns = now_ns + DRAIN_NS;
+        while clock::monotonic_ns() < until_ns {
+            let before = self.outcome.slow.lost_count();
+            let mut is_read = false;
+            for index in 0..self.members.len() {
+                let slowed = self.members[index].as_ref().filter(|member| member.is_slowed());
+                let Some(member) = slowed else { continue };
+                match member.player.connection.receive(&mut buffer) {
+                    Ok(Received::Bytes(..)) => is_read = true,
+                    Ok(Received::Nothing) => {}
+                    Ok(Received::End) | Err(_) => self.end(index, now_ns, &End::Closed),
+                }
+            }
+            if !is_read && self.outcome.slow.lost_count() == before {
+                return;
             }
         }
     }
@@ -327,87 +409,6 @@ impl<'a> Crowd<'a> {
     }
 }
 
-impl Member {
-    fn step(
-        &mut self,
-        events: EpollFlags,
-        look: &Look,
-        buffer: &mut [u8],
-        figures: &mut Figures,
-    ) -> Result<(), End> {
-        if events.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR) {
-            self.player.on_writable()?;
-        }
-        if events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP) {
-            self.player.on_readable(look, buffer, figures)?;
-        }
-        Ok(())
-    }
-}
-
-impl Measure {
-    fn finish(&self, now_ns: u64, has_kernel_stamps: bool) -> ThreadUse {
-        ThreadUse {
-            has_kernel_stamps,
-            cpu_ns: (clock::thread_cpu() - self.cpu).as_nanos() as u64,
-            wall_ns: now_ns - self.start_ns,
-            sweep_late_p99_ms: self.sweep_late.percentile_ms(99.0),
-        }
-    }
-}
-
-impl Joins {
-    fn note(&mut self, times: &Times) {
-        self.joined += 1;
-        let from_start = |at_ns: Option<u64>| at_ns.map(|at_ns| at_ns - times.started_ns);
-        let steps = [
-            (&mut self.connect, times.connected_ns),
-            (&mut self.first_byte, times.first_byte_ns),
-            (&mut self.keyframe, times.keyframe_ns),
-        ];
-        for (spread, at_ns) in steps {
-            from_start(at_ns).into_iter().for_each(|ns| spread.record_ns(ns));
-        }
-    }
-
-    fn fail(&mut self, end: &End) {
-        *self.failed.entry(end.to_string()).or_default() += 1;
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.asked += other.asked;
-        self.joined += other.joined;
-        for (reason, count) in &other.failed {
-            *self.failed.entry(reason.clone()).or_default() += count;
-        }
-        self.connect.add(&other.connect);
-        self.first_byte.add(&other.first_byte);
-        self.keyframe.add(&other.keyframe);
-    }
-}
-
-impl Outcome {
-    /// Takes in what another thread saw.
-    pub(super) fn add(&mut self, other: Self) {
-        self.joins.add(&other.joins);
-        self.figures.add(&other.figures);
-        self.players.extend(other.players);
-        self.broken_tags += other.broken_tags;
-        for (reason, count) in other.lost {
-            *self.lost.entry(reason).or_default() += count;
-        }
-        self.threads.extend(other.threads);
-    }
-}
-
-fn interest_of(player: &Player) -> EpollFlags {
-    if player.is_connected() && player.connection.is_flushed() {
-        EpollFlags::EPOLLIN
-    } else {
-        EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
-    }
-}
-
 const SWEEP_NS: u64 = 1_000_000;
 const EVENTS: usize = 1024;
 
@@ -417,8 +418,17 @@ const READS_PER_LOOK: usize = 8;
 /// Players that are started between two looks at the sockets: at 30 µs each, 2 ms.
 const JOINS_PER_LOOK: usize = 64;
 
-/// How often players on their way are looked at.
+/// How often players on their way and slow ones are looked at.
 const CHECK_NS: u64 = 50_000_000;
+
+/// How often the times so far are told; it copies two histograms.
+const TIMES_NS: u64 = 1_000_000_000;
+
+/// How long a visitor stays after its first keyframe.
+const VISIT_NS: u64 = 1_000_000_000;
+
+/// How long the end of a slow player's stream is looked for.
+const DRAIN_NS: u64 = 2_000_000_000;
 
 /// A blocking wait ends after this, for joins and the clock.
 const BLOCKED_MS_MAX: u8 = 2;

@@ -9,8 +9,12 @@ mod clip;
 mod connection;
 mod crowd;
 mod figures;
+mod guests;
 mod limit;
+mod member;
 mod options;
+mod outcome;
+mod plan;
 mod play;
 mod player;
 mod progress;
@@ -21,6 +25,7 @@ mod scan;
 mod server;
 mod server_use;
 mod soak;
+mod stage;
 mod stamp;
 mod target;
 mod watch;
@@ -29,8 +34,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub use options::{
-    Command, CrowdOptions, LimitOptions, Method, OutputOptions, PlayOptions, PublishOptions,
-    ServerOptions,
+    ChurnOptions, Command, CrowdOptions, Leave, LimitOptions, Method, OutputOptions, PlayOptions,
+    PublishOptions, ServerOptions, SlowOptions, TargetOptions,
 };
 
 /// One line for who started it.
@@ -45,7 +50,9 @@ pub type Wait<'a> = &'a mut dyn FnMut(Duration) -> bool;
 /// What stood in its way, before anything was measured.
 pub fn run(command: &Command, wait: Wait<'_>) -> Result<ExitCode, Failure> {
     match command {
-        Command::Play(options) => play::run(options, wait),
+        Command::Play(options) => play::play(options, wait),
+        Command::Churn(options) => play::churn(options, wait),
+        Command::Slow(options) => play::slow(options, wait),
         Command::Publish(options) => publish::run(options, wait),
         Command::Limit(options) => limit::run(options, wait),
     }

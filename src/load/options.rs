@@ -12,6 +12,10 @@ use crate::config::CpuList;
 pub enum Command {
     /// Play streams over HTTP-FLV, WebSocket-FLV or RTMP and measure what comes.
     Play(PlayOptions),
+    /// Play while other players come and leave at a steady rate.
+    Churn(ChurnOptions),
+    /// Play beside players that stop reading, or read too slowly.
+    Slow(SlowOptions),
     /// Publish an FLV file in a loop over RTMP, to any number of streams.
     Publish(PublishOptions),
     /// Measure the floor: the same file to players by a bare loop of sends, or by io_uring batches.
@@ -21,14 +25,54 @@ pub enum Command {
 /// What is played, and how it is measured.
 #[derive(Debug, Args)]
 pub struct PlayOptions {
+    #[command(flatten)]
+    pub(super) target: TargetOptions,
+    #[command(flatten)]
+    pub(super) crowd: CrowdOptions,
+}
+
+/// Players that come and leave, beside those that stay and are measured.
+#[derive(Debug, Args)]
+pub struct ChurnOptions {
+    /// Visitors that join each second; as many leave.
+    #[arg(long, value_name = "N", default_value_t = 100.0)]
+    pub(super) rate: f64,
+    /// Time that a visitor stays; until a second after its first keyframe unless given.
+    #[arg(long, value_name = "S")]
+    pub(super) stay: Option<f64>,
+    /// How visitors leave. A fin leaves a port in TIME_WAIT for a minute each.
+    #[arg(long, value_enum, default_value_t = Leave::Reset)]
+    pub(super) leave: Leave,
+    #[command(flatten)]
+    pub(super) target: TargetOptions,
+    #[command(flatten)]
+    pub(super) crowd: CrowdOptions,
+}
+
+/// Players that do not keep up, beside those that do and are measured.
+#[derive(Debug, Args)]
+pub struct SlowOptions {
+    /// Players that stop reading after their first keyframe.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) slow: u32,
+    /// Have them read so many bytes per second instead.
+    #[arg(long, value_name = "BYTES")]
+    pub(super) trickle: Option<u32>,
+    #[command(flatten)]
+    pub(super) target: TargetOptions,
+    #[command(flatten)]
+    pub(super) crowd: CrowdOptions,
+}
+
+/// What is loaded, what is measured of it, and where the results go.
+#[derive(Debug, Args)]
+pub struct TargetOptions {
     /// What to play: http://, ws:// or rtmp://; {i} is the number of the stream.
     #[arg(long, value_name = "URL")]
     pub(super) url: String,
     /// What the results are to be called.
     #[arg(long, value_name = "TEXT")]
     pub(super) label: Option<String>,
-    #[command(flatten)]
-    pub(super) crowd: CrowdOptions,
     #[command(flatten)]
     pub(super) server: ServerOptions,
     #[command(flatten)]
@@ -38,8 +82,8 @@ pub struct PlayOptions {
 /// Options of everything that has measured players.
 #[derive(Debug, Args)]
 pub struct CrowdOptions {
-    /// Players, in turns over the streams.
-    #[arg(long, visible_alias = "viewers", value_name = "N", default_value_t = 100)]
+    /// Players that are measured, in turns over the streams.
+    #[arg(long, visible_aliases = ["viewers", "steady"], value_name = "N", default_value_t = 100)]
     pub(super) players: u32,
     /// Streams that {i} goes over.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -166,6 +210,17 @@ pub enum Method {
     Send,
     /// Batches of an io_uring.
     Uring,
+}
+
+/// How a connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Leave {
+    /// By a reset: nothing stays in TIME_WAIT.
+    Reset,
+    /// In order.
+    Fin,
+    /// In turns.
+    Both,
 }
 
 impl LimitOptions {

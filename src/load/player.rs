@@ -152,24 +152,34 @@ impl Player {
         buffer: &mut [u8],
         figures: &mut Figures,
     ) -> Result<(), End> {
-        loop {
-            let (len, stamp_ns) = match self.connection.receive(buffer) {
-                Ok(Received::Bytes(len, stamp_ns)) => (len, stamp_ns),
-                Ok(Received::Nothing) => return Ok(()),
-                Ok(Received::End) => return Err(End::Closed),
-                Err(error) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => {
-                    return Err(End::Closed);
-                }
-                Err(error) => return Err(error.into()),
-            };
-            self.unstamped_reads += u64::from(stamp_ns.is_none());
-            let arrived_ns = look.arrival_ns(stamp_ns);
-            self.watch.counts.bytes += len as u64;
-            self.take(Bytes::copy_from_slice(&buffer[..len]), arrived_ns, figures)?;
-            if len < buffer.len() {
-                return Ok(());
+        while self.read_once(look, buffer, figures)? == buffer.len() {}
+        Ok(())
+    }
+
+    /// Reads into the buffer once; how many bytes that were.
+    ///
+    /// # Errors
+    /// The player's end.
+    pub(super) fn read_once(
+        &mut self,
+        look: &Look,
+        buffer: &mut [u8],
+        figures: &mut Figures,
+    ) -> Result<usize, End> {
+        let (len, stamp_ns) = match self.connection.receive(buffer) {
+            Ok(Received::Bytes(len, stamp_ns)) => (len, stamp_ns),
+            Ok(Received::Nothing) => return Ok(0),
+            Ok(Received::End) => return Err(End::Closed),
+            Err(error) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => {
+                return Err(End::Closed);
             }
-        }
+            Err(error) => return Err(error.into()),
+        };
+        self.unstamped_reads += u64::from(stamp_ns.is_none());
+        let arrived_ns = look.arrival_ns(stamp_ns);
+        self.watch.counts.bytes += len as u64;
+        self.take(Bytes::copy_from_slice(&buffer[..len]), arrived_ns, figures)?;
+        Ok(len)
     }
 
     /// Tags whose length stood wrong behind them.

@@ -1,8 +1,13 @@
-//! What the threads of a run tell each other while it goes on.
+//! What the threads of a run tell each other while it goes on, and how it is shown.
 
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use super::figures::Spread;
 use super::publisher::Sent;
+use super::watch::Figures;
+use crate::clock;
 
 /// Counted by the threads that load, read by the one that shows.
 #[derive(Debug, Default)]
@@ -14,9 +19,16 @@ pub(super) struct Progress {
     pub(super) bytes: AtomicU64,
     pub(super) frames: AtomicU64,
     pub(super) missing: AtomicU64,
+    /// Of each thread: lateness and delay so far.
+    times: Mutex<Vec<(Spread, Spread)>>,
 }
 
 impl Progress {
+    pub(super) fn new(threads: usize) -> Self {
+        let times = Mutex::new(vec![(Spread::default(), Spread::default()); threads]);
+        Self { times, ..Self::default() }
+    }
+
     /// Has all threads come to their end.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Relaxed);
@@ -30,8 +42,11 @@ impl Progress {
         self.bytes.load(Relaxed)
     }
 
-    /// Shows how it goes.
-    pub(super) fn show(&self) {}
+    /// Of one thread that plays; to be called once in a while.
+    pub(super) fn set_times(&self, thread: usize, figures: &Figures) {
+        let mut times = self.times.lock().expect("no panic while locked");
+        times[thread] = (figures.lateness.clone(), figures.delay.clone());
+    }
 
     /// Of one thread that publishes.
     pub(super) fn set_publishing(&self, sent: &Sent) {
@@ -39,5 +54,126 @@ impl Progress {
         self.failed.store(sent.failed_count(), Relaxed);
         self.bytes.store(sent.bytes, Relaxed);
         self.frames.store(sent.frames, Relaxed);
+    }
+
+    /// `late 0.20/6.40 ms`: median and 99th percentile, of lateness and of delay where there are any.
+    fn times_text(&self) -> String {
+        let times = self.times.lock().expect("no panic while locked");
+        let (mut lateness, mut delay) = (Spread::default(), Spread::default());
+        for (of_thread, delay_of_thread) in times.iter() {
+            lateness.add(of_thread);
+            delay.add(delay_of_thread);
+        }
+        let text = |name, spread: &Spread| {
+            spread.summary().map_or_else(String::new, |summary| {
+                format!("  {name} {:.1}/{:.1} ms", summary.p50, summary.p99)
+            })
+        };
+        text("late", &lateness) + &text("delay", &delay)
+    }
+}
+
+/// The line that tells how it goes: on a terminal one that is drawn over itself, else a new one
+/// every five seconds.
+pub(super) struct Shown {
+    on_terminal: bool,
+    start_ns: u64,
+    /// `u64::MAX` without an end.
+    end_ns: u64,
+    next_ns: u64,
+    last: (u64, u64),
+}
+
+impl Shown {
+    pub(super) fn new(start_ns: u64, end_ns: u64) -> Self {
+        let on_terminal = stderr().is_terminal();
+        Self { on_terminal, start_ns, end_ns, next_ns: 0, last: (start_ns, 0) }
+    }
+
+    pub(super) fn show(&mut self, phase: &str, progress: &Progress) {
+        let now_ns = clock::monotonic_ns();
+        if now_ns < self.next_ns {
+            return;
+        }
+        self.next_ns = now_ns + if self.on_terminal { 0 } else { PLAIN_INTERVAL_NS };
+        let text = self.text(phase, now_ns, progress);
+        self.last = (now_ns, progress.bytes());
+        // A progress that nobody can see is none to fail for.
+        let _ = match self.on_terminal {
+            true => write!(stderr(), "\r\x1b[K{text}"),
+            false => writeln!(stderr(), "{text}"),
+        };
+    }
+
+    /// Makes room for the results.
+    pub(super) fn clear(&self) {
+        if self.on_terminal {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+
+    fn text(&self, phase: &str, now_ns: u64, progress: &Progress) -> String {
+        let get = |number: &AtomicU64| number.load(Relaxed);
+        let passed_ns = now_ns.saturating_sub(self.start_ns);
+        let (last_ns, last_bytes) = self.last;
+        let seconds = now_ns.saturating_sub(last_ns).max(1) as f64 / 1e9;
+        let mbit = progress.bytes().saturating_sub(last_bytes) as f64 * 8e-6 / seconds;
+        format!(
+            "{} {phase}  joined {} open {} failed {}  {mbit:.0} Mbit/s  frames {} missing {}{}",
+            bar(passed_ns, self.end_ns.saturating_sub(self.start_ns)),
+            get(&progress.joined),
+            get(&progress.open),
+            get(&progress.failed),
+            get(&progress.frames),
+            get(&progress.missing),
+            progress.times_text()
+        )
+    }
+}
+
+/// `[#####.....] 12/25 s`; without an end only the time.
+fn bar(passed_ns: u64, whole_ns: u64) -> String {
+    let seconds = passed_ns / 1_000_000_000;
+    if whole_ns > LONGEST_NS {
+        return format!("{seconds} s");
+    }
+    let passed_ns = passed_ns.min(whole_ns);
+    let done = (passed_ns * BAR_LEN as u64).checked_div(whole_ns).unwrap_or(0) as usize;
+    let (done, left) = ("#".repeat(done), ".".repeat(BAR_LEN - done));
+    format!("[{done}{left}] {seconds}/{} s", whole_ns / 1_000_000_000)
+}
+
+const BAR_LEN: usize = 20;
+const PLAIN_INTERVAL_NS: u64 = 5_000_000_000;
+
+/// What is longer has no end.
+const LONGEST_NS: u64 = 1_000_000_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bar_grows_with_time() {
+        const S: u64 = 1_000_000_000;
+        assert_eq!(bar(0, 20 * S), "[....................] 0/20 s");
+        assert_eq!(bar(5 * S, 20 * S), "[#####...............] 5/20 s");
+        assert_eq!(bar(25 * S, 20 * S), "[####################] 25/20 s");
+        assert_eq!(bar(5 * S, u64::MAX), "5 s");
+        assert_eq!(bar(0, 0), "[....................] 0/0 s");
+    }
+
+    #[test]
+    fn line_tells_what_goes_on() {
+        let progress = Progress::new(1);
+        progress.joined.store(7, Relaxed);
+        progress.bytes.store(250_000, Relaxed);
+        let mut figures = Figures::default();
+        figures.lateness.record_ns(2_000_000);
+        progress.set_times(0, &figures);
+        let shown = Shown { on_terminal: false, start_ns: 0, end_ns: 0, next_ns: 0, last: (0, 0) };
+        let text = shown.text("measuring", 1_000_000_000, &progress);
+        assert!(text.contains("measuring  joined 7 open 0 failed 0  2 Mbit/s"), "{text}");
+        assert!(text.ends_with("  late 2.0/2.0 ms"), "{text}");
     }
 }

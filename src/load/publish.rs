@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::clip::Clip;
 use super::figures::Summary;
 use super::options::PublishOptions;
-use super::progress::Progress;
+use super::progress::{Progress, Shown};
 use super::publisher::{Publishers, Sent};
 use super::report::{self, line, round, row};
 use super::target::{self, Protocol, Target};
@@ -28,6 +28,7 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
     let starts = starts(options, targets, clip.period_ms, start_ns);
     let end_ns = options.duration.map_or(u64::MAX, |seconds| start_ns + seconds_ns(seconds));
     let progress = Progress::default();
+    let mut shown = Shown::new(start_ns, end_ns);
     let cpu = options.cpu;
     let mut publishers = Publishers::new(Arc::clone(&clip), options.chunk_size, starts)?;
     let sent = thread::scope(|scope| -> Result<Sent, Failure> {
@@ -41,9 +42,10 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
             if left_ns == 0 || wait(Duration::from_nanos(left_ns.min(SHOW_NS))) {
                 break;
             }
-            progress.show();
+            shown.show("publishing", &progress);
         }
         progress.stop();
+        shown.clear();
         thread.join().expect("a panic of the thread is one of ours")
     })?;
     let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;

@@ -9,27 +9,29 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::Failure;
-use super::crowd::{Mode, Outcome, ThreadUse};
+use super::crowd::Mode;
 use super::figures::Summary;
+use super::guests::{SlowReport, VisitorReport};
 use super::options::OutputOptions;
+use super::outcome::{Joins, ThreadUse};
+use super::plan::Guests;
 use super::server_use::ServerUse;
+use super::stage::Performance;
 use super::watch::Seen;
 
 /// What was asked for.
-pub(super) struct Run {
-    pub(super) label: Option<String>,
-    pub(super) url: String,
-    pub(super) protocol: &'static str,
+pub(super) struct Asked<'a> {
+    pub(super) command: &'static str,
+    pub(super) label: Option<&'a String>,
+    pub(super) url: &'a str,
     pub(super) players: u32,
     pub(super) streams: u32,
-    pub(super) mode: Mode,
-    /// Seconds that were measured.
-    pub(super) window_s: f64,
+    pub(super) guests: Guests,
 }
 
 /// What players saw of a server.
 #[derive(Debug, Serialize)]
-pub(super) struct PlayReport {
+pub(super) struct Report {
     pub(super) command: &'static str,
     pub(super) version: &'static str,
     pub(super) label: Option<String>,
@@ -56,6 +58,8 @@ pub(super) struct PlayReport {
     pub(super) missing_frames_before: u64,
     pub(super) misplaced_frames: u64,
     pub(super) stalls: StallReport,
+    pub(super) visitors: Option<VisitorReport>,
+    pub(super) slow: Option<SlowReport>,
     pub(super) server: Option<ServerUse>,
     pub(super) client: ClientReport,
     /// Why the run means nothing or the server failed; empty when all is well.
@@ -109,23 +113,24 @@ pub(super) struct ThreadReport {
     pub(super) sweep_late_p99_ms: f64,
 }
 
-impl PlayReport {
-    pub(super) fn new(run: &Run, outcome: &Outcome, server: Option<ServerUse>) -> Self {
+impl Report {
+    pub(super) fn new(asked: &Asked<'_>, performance: Performance) -> Self {
+        let Performance { protocol, mode, window_s, outcome, server } = performance;
         let players = &outcome.players;
         let sum = |of: fn(&Seen) -> u64| players.iter().map(of).sum::<u64>();
         let bytes = sum(|seen| seen.counts.bytes);
         let figures = &outcome.figures;
         let mut report = Self {
-            command: "play",
+            command: asked.command,
             version: env!("CARGO_PKG_VERSION"),
-            label: run.label.clone(),
-            url: run.url.clone(),
-            protocol: run.protocol,
-            players: run.players,
-            streams: run.streams,
-            window_s: round(run.window_s, 3),
-            joins: JoinReport::new(outcome),
-            lost: outcome.lost.clone(),
+            label: asked.label.cloned(),
+            url: asked.url.to_owned(),
+            protocol: protocol.name(),
+            players: asked.players,
+            streams: asked.streams,
+            window_s: round(window_s, 3),
+            joins: JoinReport::new(&outcome.steady),
+            lost: outcome.steady.lost.clone(),
             frame_gap_ms: figures.gap.summary(),
             lateness_ms: figures.lateness.summary(),
             delay_ms: figures.delay.summary(),
@@ -134,7 +139,7 @@ impl PlayReport {
             ),
             bytes_per_player: Extent::of(players.iter().map(|seen| seen.counts.bytes as f64)),
             bytes,
-            gbit_per_s: round(bytes as f64 * 8e-9 / run.window_s.max(0.001), 4),
+            gbit_per_s: round(bytes as f64 * 8e-9 / window_s.max(0.001), 4),
             frames: sum(|seen| seen.counts.frames),
             stamped_frames: sum(|seen| seen.counts.stamped),
             broken_tags: outcome.broken_tags,
@@ -142,8 +147,10 @@ impl PlayReport {
             missing_frames_before: sum(|seen| seen.missing_before),
             misplaced_frames: sum(|seen| seen.counts.misplaced),
             stalls: StallReport::new(players),
+            visitors: VisitorReport::of(asked.guests, &outcome.visitors, window_s),
+            slow: SlowReport::of(asked.guests, &outcome.slow, server.as_ref()),
             server,
-            client: ClientReport::new(run.mode, &outcome.threads),
+            client: ClientReport::new(mode, &outcome.threads),
             faults: Vec::new(),
         };
         report.faults = report.find_faults();
@@ -166,6 +173,8 @@ impl PlayReport {
         if self.broken_tags > 0 {
             faults.push(format!("{} broken tags", self.broken_tags));
         }
+        self.visitors.iter().for_each(|visitors| visitors.find_faults(&mut faults));
+        self.slow.iter().for_each(|slow| slow.find_faults(&mut faults));
         if self.client.is_bottleneck {
             faults.push("THE CLIENT IS THE BOTTLENECK: it measured itself".to_owned());
         }
@@ -214,8 +223,12 @@ impl PlayReport {
         }
         line(out, format_args!(""));
         self.render_media(out);
+        self.visitors.iter().for_each(|visitors| visitors.render(out));
+        self.slow.iter().for_each(|slow| slow.render(out));
         if let Some(server) = &self.server {
             server.render(out);
+            let process = server.process.as_ref().filter(|_| self.visitors.is_some());
+            process.iter().for_each(|process| process.render_slopes(out));
         }
         self.client.render(out);
         if !self.faults.is_empty() {
@@ -269,8 +282,7 @@ impl PlayReport {
 }
 
 impl JoinReport {
-    fn new(outcome: &Outcome) -> Self {
-        let joins = &outcome.joins;
+    pub(super) fn new(joins: &Joins) -> Self {
         Self {
             asked: joins.asked,
             joined: joins.joined,

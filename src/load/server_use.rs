@@ -1,4 +1,4 @@
-//! What the server used while it was measured, per byte and per player.
+//! What the server used while it was measured, per byte and per player, and whether it grew.
 
 use serde::Serialize;
 
@@ -8,99 +8,208 @@ use super::server::Sample;
 /// What the server used in the window.
 #[derive(Debug, Serialize)]
 pub(super) struct ServerUse {
+    #[serde(flatten)]
+    pub(super) process: Option<ProcessUse>,
+    #[serde(flatten)]
+    pub(super) soak: Option<SoakUse>,
+}
+
+/// What its processes say.
+#[derive(Debug, Serialize)]
+pub(super) struct ProcessUse {
     pub(super) processes: usize,
     /// By the scheduler's clock, and as user and system time.
-    pub(super) cpu_s: Option<f64>,
-    pub(super) cpu_ticked_s: Option<f64>,
+    pub(super) cpu_s: f64,
+    pub(super) cpu_ticked_s: f64,
     pub(super) cpu_s_per_gb: Option<f64>,
     pub(super) cpu_us_per_player_second: Option<f64>,
-    pub(super) rss_before_bytes: Option<u64>,
-    pub(super) rss_bytes: Option<u64>,
+    /// Before the first player, when the steady ones had joined, at the end, and at most.
+    pub(super) rss_before_bytes: u64,
+    pub(super) rss_settled_bytes: u64,
+    pub(super) rss_bytes: u64,
+    pub(super) rss_max_bytes: u64,
     pub(super) rss_per_player_bytes: Option<f64>,
-    pub(super) fds: Option<u64>,
-    /// Of the soaked CPU: what was used of it, by anybody.
-    pub(super) soak_busy_s: Option<f64>,
-    pub(super) soak_busy_ratio: Option<f64>,
+    pub(super) fds: u64,
+    /// By least squares over the window.
+    pub(super) rss_slope_kb_per_s: Option<f64>,
+    pub(super) fd_slope_per_s: Option<f64>,
+}
+
+/// What was used of the soaked CPU, by anybody.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct SoakUse {
+    pub(super) soak_busy_s: f64,
+    pub(super) soak_busy_ratio: f64,
     pub(super) soak_s_per_gb: Option<f64>,
 }
 
-impl ServerUse {
-    /// `samples` before the first player, and at both ends of the window; `soak_busy_s` what of
-    /// the soaked CPU was used.
-    pub(super) fn new(
-        samples: Option<(&Sample, &Sample, &Sample)>,
-        soak_busy_s: Option<f64>,
-        wall_s: f64,
-        gigabytes: f64,
-        players: usize,
-    ) -> Self {
-        let per_gb = |seconds: f64| (gigabytes > 0.0).then(|| round(seconds / gigabytes, 4));
-        let players = players as f64;
-        let mut server = Self {
-            processes: samples.map_or(0, |(_, _, end)| end.processes),
-            cpu_s: None,
-            cpu_ticked_s: None,
-            cpu_s_per_gb: None,
-            cpu_us_per_player_second: None,
-            rss_before_bytes: None,
-            rss_bytes: None,
-            rss_per_player_bytes: None,
-            fds: None,
-            soak_busy_s: soak_busy_s.map(|seconds| round(seconds, 4)),
-            soak_busy_ratio: soak_busy_s.map(|seconds| round(seconds / wall_s, 4)),
-            soak_s_per_gb: soak_busy_s.and_then(per_gb),
-        };
-        if let Some((before, start, end)) = samples {
-            let cpu_s = end.cpu_seconds_since(start);
-            let grown = end.rss_bytes as f64 - before.rss_bytes as f64;
-            server.cpu_s = Some(round(cpu_s, 4));
-            server.cpu_ticked_s = Some(round(end.ticked_seconds_since(start), 2));
-            server.cpu_s_per_gb = per_gb(cpu_s);
-            server.cpu_us_per_player_second =
-                (players > 0.0).then(|| round(cpu_s * 1e6 / players / wall_s, 1));
-            server.rss_before_bytes = Some(before.rss_bytes);
-            server.rss_bytes = Some(end.rss_bytes);
-            server.rss_per_player_bytes = (players > 0.0).then(|| round(grown / players, 0));
-            server.fds = Some(end.fds);
-        }
-        server
+/// The server at one time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    at_ns: u64,
+    rss_bytes: u64,
+    fds: u64,
+}
+
+/// The server's samples of a run.
+pub(super) struct Samples<'a> {
+    pub(super) before: &'a Sample,
+    pub(super) settled: &'a Sample,
+    pub(super) start: &'a Sample,
+    pub(super) end: &'a Sample,
+    pub(super) moments: &'a [Moment],
+}
+
+/// What was done for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Work {
+    pub(super) wall_s: f64,
+    pub(super) gigabytes: f64,
+    /// The steady ones.
+    pub(super) players: usize,
+    pub(super) has_guests: bool,
+}
+
+impl Work {
+    fn per_gb(self, seconds: f64) -> Option<f64> {
+        (self.gigabytes > 0.0).then(|| round(seconds / self.gigabytes, 4))
     }
 
-    pub(super) fn render(&self, out: &mut String) {
-        if let (Some(cpu_s), Some(ticked_s)) = (self.cpu_s, self.cpu_ticked_s) {
-            line(
-                out,
-                format_args!(
-                    "server CPU {cpu_s:.3} s ({ticked_s:.2} s by ticks), {} per GB, {} µs per player \
-                 and second",
-                    or_dash(self.cpu_s_per_gb, 3),
-                    or_dash(self.cpu_us_per_player_second, 1)
-                ),
-            );
+    fn per_player(self, number: f64) -> Option<f64> {
+        (self.players > 0).then(|| number / self.players as f64)
+    }
+}
+
+impl ProcessUse {
+    pub(super) fn new(samples: &Samples<'_>, work: Work) -> Self {
+        let Samples { before, settled, start, end, moments } = samples;
+        let cpu_s = end.cpu_seconds_since(start);
+        // With guests the growth after the ramp is theirs.
+        let with_players = if work.has_guests { settled } else { end };
+        let grown = with_players.rss_bytes as f64 - before.rss_bytes as f64;
+        let rss_max_bytes = moments.iter().map(|moment| moment.rss_bytes).max().unwrap_or(0);
+        Self {
+            processes: end.processes,
+            cpu_s: round(cpu_s, 4),
+            cpu_ticked_s: round(end.ticked_seconds_since(start), 2),
+            cpu_s_per_gb: work.per_gb(cpu_s),
+            cpu_us_per_player_second: work
+                .per_player(cpu_s * 1e6 / work.wall_s)
+                .map(|micros| round(micros, 1)),
+            rss_before_bytes: before.rss_bytes,
+            rss_settled_bytes: settled.rss_bytes,
+            rss_bytes: end.rss_bytes,
+            rss_max_bytes: rss_max_bytes.max(end.rss_bytes),
+            rss_per_player_bytes: work.per_player(grown).map(f64::round),
+            fds: end.fds,
+            rss_slope_kb_per_s: slope(moments, |moment| moment.rss_bytes as f64 / 1000.0),
+            fd_slope_per_s: slope(moments, |moment| moment.fds as f64),
         }
-        if let (Some(before), Some(rss)) = (self.rss_before_bytes, self.rss_bytes) {
-            line(
-                out,
-                format_args!(
-                    "server RSS {:.1} MB, before the players {:.1} MB, {} KB per player; {} processes, \
+    }
+
+    fn render(&self, out: &mut String) {
+        line(
+            out,
+            format_args!(
+                "server CPU {:.3} s ({:.2} s by ticks), {} per GB, {} µs per player and second",
+                self.cpu_s,
+                self.cpu_ticked_s,
+                or_dash(self.cpu_s_per_gb, 3),
+                or_dash(self.cpu_us_per_player_second, 1)
+            ),
+        );
+        line(
+            out,
+            format_args!(
+                "server RSS {:.1} MB, before the players {:.1} MB, {} KB per player; {} processes, \
                  {} descriptors",
-                    rss as f64 / 1e6,
-                    before as f64 / 1e6,
-                    or_dash(self.rss_per_player_bytes.map(|bytes| bytes / 1000.0), 1),
-                    self.processes,
-                    self.fds.unwrap_or(0)
-                ),
-            );
+                self.rss_bytes as f64 / 1e6,
+                self.rss_before_bytes as f64 / 1e6,
+                or_dash(self.rss_per_player_bytes.map(|bytes| bytes / 1000.0), 1),
+                self.processes,
+                self.fds
+            ),
+        );
+    }
+
+    /// Whether it grows while as many come as leave.
+    pub(super) fn render_slopes(&self, out: &mut String) {
+        line(
+            out,
+            format_args!(
+                "server growth: RSS {} KB/s, descriptors {} /s (least squares over the window)",
+                or_dash(self.rss_slope_kb_per_s, 1),
+                or_dash(self.fd_slope_per_s, 2)
+            ),
+        );
+    }
+}
+
+impl SoakUse {
+    pub(super) fn new(busy_s: f64, work: Work) -> Self {
+        Self {
+            soak_busy_s: round(busy_s, 4),
+            soak_busy_ratio: round(busy_s / work.wall_s, 4),
+            soak_s_per_gb: work.per_gb(busy_s),
         }
-        if let (Some(busy_s), Some(ratio)) = (self.soak_busy_s, self.soak_busy_ratio) {
-            line(
-                out,
-                format_args!(
-                    "soaked CPU busy {:.1} %: {busy_s:.3} s, {} per GB",
-                    ratio * 100.0,
-                    or_dash(self.soak_s_per_gb, 3)
-                ),
-            );
-        }
+    }
+
+    fn render(&self, out: &mut String) {
+        line(
+            out,
+            format_args!(
+                "soaked CPU busy {:.1} %: {:.3} s, {} per GB",
+                self.soak_busy_ratio * 100.0,
+                self.soak_busy_s,
+                or_dash(self.soak_s_per_gb, 3)
+            ),
+        );
+    }
+}
+
+impl ServerUse {
+    pub(super) fn render(&self, out: &mut String) {
+        self.process.iter().for_each(|process| process.render(out));
+        self.soak.iter().for_each(|soak| soak.render(out));
+    }
+}
+
+impl Moment {
+    pub(super) fn of(at_ns: u64, sample: &Sample) -> Self {
+        Self { at_ns, rss_bytes: sample.rss_bytes, fds: sample.fds }
+    }
+}
+
+/// By how much a number grows in a second, by least squares; `None` of fewer than three moments.
+fn slope(moments: &[Moment], number: impl Fn(&Moment) -> f64) -> Option<f64> {
+    let count = moments.len() as f64;
+    if moments.len() < 3 {
+        return None;
+    }
+    let start_ns = moments[0].at_ns;
+    let seconds = |moment: &Moment| (moment.at_ns - start_ns) as f64 / 1e9;
+    let mean_s = moments.iter().map(seconds).sum::<f64>() / count;
+    let mean = moments.iter().map(&number).sum::<f64>() / count;
+    let (mut product, mut square) = (0.0, 0.0);
+    for moment in moments {
+        let from_mean_s = seconds(moment) - mean_s;
+        product += from_mean_s * (number(moment) - mean);
+        square += from_mean_s * from_mean_s;
+    }
+    (square > 0.0).then(|| round(product / square, 3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slope_is_that_of_the_line() {
+        let moment = |second: u64, fds| Moment { at_ns: second * 1_000_000_000, rss_bytes: 0, fds };
+        let of = |moments: &[Moment]| slope(moments, |moment| moment.fds as f64);
+        assert_eq!(of(&[moment(7, 3), moment(8, 5), moment(9, 7)]), Some(2.0));
+        assert_eq!(of(&[moment(7, 3), moment(8, 9), moment(9, 3)]), Some(0.0));
+        assert_eq!(of(&[moment(7, 3), moment(8, 9)]), None);
+        assert_eq!(of(&[moment(7, 3); 3]), None);
     }
 }
