@@ -133,10 +133,16 @@ pub struct LogSection {
 }
 
 /// The shard's io_uring for media.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MediaRingSection {
     pub coalesce_us: u64,
+}
+
+impl Default for MediaRingSection {
+    fn default() -> Self {
+        Self { coalesce_us: 1000 }
+    }
 }
 
 /// What the command line sets over the file.
