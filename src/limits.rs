@@ -174,3 +174,13 @@ pub const LOAD_RECEIVE_LEN: usize = 256 * 1024;
 
 /// Bytes of a player's request that the bare sender of `load limit` reads; ours has 200.
 pub const LOAD_REQUEST_LEN_MAX: usize = 4096;
+
+/// Bytes of one answer of a server's API to the load generator: 20,000 pulls at 1 KB each, thrice.
+pub const LOAD_REPLY_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// Connections that fill the queue of a listener without one; Linux takes one or two.
+pub const LOAD_BLACK_HOLE_MAX: usize = 64;
+
+/// Calls to the API that the load generator has under way at once: a thread of 2 MiB address space
+/// each. ZLMediaKit answers an add after 10 s when the origin is silent.
+pub const LOAD_CALLS_AT_ONCE_MAX: usize = 512;

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use kit::{LIVENESS, Relay, raise_file_limit, wait_until};
 use rillcast::clock;
+use rillcast::load::dead::DeadOrigins;
 
 use api::Callers;
-use dead::DeadOrigins;
 use players::Players;
 use report::{Lifting, Phase, Run};
 use source::Source;
@@ -57,7 +57,7 @@ fn measure(pulls: usize, quick: bool) -> Run {
     let reply = relay.add("bench", &source.url(), &[]);
     assert_eq!(reply["code"], 0, "{reply}");
     let players = Players::start(PLAYERS, relay.http, "/live/bench.live.flv", &source);
-    let origins = DeadOrigins::start();
+    let origins = DeadOrigins::start().expect("three ports");
     let callers = Callers::start(&relay.api);
     let (alternations, quiet_time, dead_time) =
         if quick { (1, QUICK_PHASE, QUICK_PHASE) } else { (ALTERNATIONS, PHASE, DEAD_PHASE) };
@@ -87,7 +87,7 @@ fn measure(pulls: usize, quick: bool) -> Run {
         let rss_before = process::rss_bytes(relay.process.child.id());
         players.take();
         let adding = clock::now();
-        origins.add(&relay.api, pulls);
+        dead::add(&origins, &relay.api, pulls);
         let mut lifting = Lifting { add: adding.elapsed(), ..Lifting::default() };
         lifting.add_gaps = players.take().0;
         run.dead.push(watch(dead_time));
@@ -115,7 +115,7 @@ fn measure(pulls: usize, quick: bool) -> Run {
         callers.pause(false);
         run.lifting.push(lifting);
     }
-    origins.add(&relay.api, pulls);
+    dead::add(&origins, &relay.api, pulls);
     players.assert_all_open();
     drop(callers);
     let stopping = clock::now();

@@ -32,7 +32,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
     let silent = SilentOrigin::start()?;
     let secret = config.api.secret.clone();
     let node = cli::start(config)?;
-    let api = ApiClient::new(node.http, secret.clone());
+    let api = ApiClient::new(node.http, &secret)?;
     let (http, rtmp) = (node.http, node.rtmp);
 
     println!("rillcast demo: {} shards, Ctrl-C ends it", node.shard_count());

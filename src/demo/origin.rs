@@ -8,10 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock;
+use crate::load::EMBEDDED as MEDIA;
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
-
-/// Made by `tests/media/make`.
-const MEDIA: &[u8] = include_bytes!("origin.flv");
 
 /// Serves the media over HTTP-FLV, in real time and with timestamps that go on over the loop.
 pub(super) struct LoopingOrigin {

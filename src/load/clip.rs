@@ -42,7 +42,7 @@ pub(super) struct ClipTag {
 }
 
 impl Clip {
-    /// The file at `path`, or the seconds of video that the demo embeds.
+    /// The file at `path`, or the seconds of video that are built in.
     pub(super) fn load(path: Option<&Path>) -> Result<Self, Failure> {
         match path {
             None => Self::parse(Bytes::from_static(EMBEDDED)),
@@ -185,8 +185,8 @@ fn interval(times: &[u32]) -> u32 {
 
 const INTERVAL_MS_DEFAULT: u32 = 40;
 
-/// Made by `tests/media/make`.
-const EMBEDDED: &[u8] = include_bytes!("../demo/origin.flv");
+/// Five seconds of H.264 and AAC, made by `tests/media/make`.
+pub(crate) const EMBEDDED: &[u8] = include_bytes!("../demo/origin.flv");
 
 #[cfg(test)]
 mod tests {

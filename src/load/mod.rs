@@ -5,15 +5,18 @@
 
 #![allow(clippy::print_stdout, reason = "what a load shows is its result")]
 
+pub(crate) mod api;
 mod clip;
 mod connection;
 mod crowd;
+pub mod dead;
 mod figures;
 mod guests;
 mod limit;
 mod member;
 mod options;
 mod outcome;
+mod pending;
 mod plan;
 mod play;
 mod player;
@@ -33,9 +36,10 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub(crate) use clip::EMBEDDED;
 pub use options::{
-    ChurnOptions, Command, CrowdOptions, Leave, LimitOptions, Method, OutputOptions, PlayOptions,
-    PublishOptions, ServerOptions, SlowOptions, TargetOptions,
+    ChurnOptions, Command, CrowdOptions, Leave, LimitOptions, Method, OutputOptions,
+    PendingOptions, PlayOptions, PublishOptions, ServerOptions, SlowOptions, TargetOptions,
 };
 
 /// One line for who started it.
@@ -53,6 +57,7 @@ pub fn run(command: &Command, wait: Wait<'_>) -> Result<ExitCode, Failure> {
         Command::Play(options) => play::play(options, wait),
         Command::Churn(options) => play::churn(options, wait),
         Command::Slow(options) => play::slow(options, wait),
+        Command::Pending(options) => pending::run(options, wait),
         Command::Publish(options) => publish::run(options, wait),
         Command::Limit(options) => limit::run(options, wait),
     }

@@ -16,6 +16,8 @@ pub enum Command {
     Churn(ChurnOptions),
     /// Play beside players that stop reading, or read too slowly.
     Slow(SlowOptions),
+    /// Add pulls that never come up, hold them, and delete them.
+    Pending(PendingOptions),
     /// Publish an FLV file in a loop over RTMP, to any number of streams.
     Publish(PublishOptions),
     /// Measure the floor: the same file to players by a bare loop of sends, or by io_uring batches.
@@ -128,6 +130,35 @@ pub struct OutputOptions {
     /// Write the results as JSON to a file, or with - to standard output instead of the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+}
+
+/// Pulls of origins that are dead.
+#[derive(Debug, Args)]
+pub struct PendingOptions {
+    /// The API of the server (ZLMediaKit's, as ours is): http://host:port.
+    #[arg(long, value_name = "URL")]
+    pub(super) api: String,
+    /// Secret of the API.
+    #[arg(long, value_name = "S")]
+    pub(super) secret: String,
+    /// Pulls.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(super) count: u32,
+    /// What they pull from, in turns; {i} is the number of the pull. A silent listener, a refused
+    /// port and a black hole of our own unless given.
+    #[arg(long, value_name = "URL")]
+    pub(super) origin: Vec<String>,
+    /// Time that they are held.
+    #[arg(long, value_name = "S", default_value_t = 15.0)]
+    pub(super) duration: f64,
+    /// Calls under way at once, 512 at most. ZLMediaKit answers an add when its first try has ended.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(super) at_once: usize,
+    /// The server's processes: memory and CPU time of them and their children.
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(super) pid: Vec<u32>,
+    #[command(flatten)]
+    pub(super) output: OutputOptions,
 }
 
 /// What is published.

@@ -90,14 +90,28 @@ impl Shown {
         Self { on_terminal, start_ns, end_ns, next_ns: 0, last: (start_ns, 0) }
     }
 
+    pub(super) fn end_ns(&self) -> u64 {
+        self.end_ns
+    }
+
     pub(super) fn show(&mut self, phase: &str, progress: &Progress) {
+        let now_ns = clock::monotonic_ns();
+        if now_ns >= self.next_ns {
+            let text = self.text(phase, now_ns, progress);
+            self.last = (now_ns, progress.bytes());
+            self.say(|| text);
+        }
+    }
+
+    /// Shows a text if it is time for one.
+    pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
         let now_ns = clock::monotonic_ns();
         if now_ns < self.next_ns {
             return;
         }
-        self.next_ns = now_ns + if self.on_terminal { 0 } else { PLAIN_INTERVAL_NS };
-        let text = self.text(phase, now_ns, progress);
-        self.last = (now_ns, progress.bytes());
+        let text = text();
+        self.next_ns =
+            now_ns + if self.on_terminal { DRAWN_INTERVAL_NS } else { PLAIN_INTERVAL_NS };
         // A progress that nobody can see is none to fail for.
         let _ = match self.on_terminal {
             true => write!(stderr(), "\r\x1b[K{text}"),
@@ -144,6 +158,7 @@ fn bar(passed_ns: u64, whole_ns: u64) -> String {
 }
 
 const BAR_LEN: usize = 20;
+const DRAWN_INTERVAL_NS: u64 = 200_000_000;
 const PLAIN_INTERVAL_NS: u64 = 5_000_000_000;
 
 /// What is longer has no end.

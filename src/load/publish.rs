@@ -148,13 +148,7 @@ impl PublishReport {
                 format_args!("frames carry no timestamp of ours: H.264 with 4-byte lengths does"),
             );
         }
-        line(
-            out,
-            format_args!(
-                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
-                "ms", "p50", "p90", "p99", "p99.9", "max", "count"
-            ),
-        );
+        line(out, format_args!("{}", report::head()));
         line(out, format_args!("{}", row("accepted", self.accept_ms.as_ref())));
         line(out, format_args!("{}", row("sent late", self.lateness_ms.as_ref())));
         self.faults.iter().for_each(|fault| line(out, format_args!("! {fault}")));

@@ -204,13 +204,7 @@ impl Report {
             ),
         );
         line(out, format_args!(""));
-        line(
-            out,
-            format_args!(
-                "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
-                "ms", "p50", "p90", "p99", "p99.9", "max", "count"
-            ),
-        );
+        line(out, format_args!("{}", head()));
         for (name, summary) in [
             ("connect", &self.joins.connect_ms),
             ("first byte", &self.joins.first_byte_ms),
@@ -383,6 +377,14 @@ pub(super) fn publish(
         None => print!("{table}"),
     }
     Ok(())
+}
+
+/// The first line of a table of times.
+pub(super) fn head() -> String {
+    format!(
+        "{:<20}{:>10}{:>10}{:>10}{:>10}{:>10}{:>12}",
+        "ms", "p50", "p90", "p99", "p99.9", "max", "count"
+    )
 }
 
 /// One line of the table of times.

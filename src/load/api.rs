@@ -1,0 +1,144 @@
+//! A caller of ZLMediaKit's HTTP API, ours or its own: one call a connection, one after another.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use url::Url;
+
+use crate::clock;
+use crate::limits::LOAD_REPLY_LEN_MAX;
+use crate::proto::Output;
+use crate::proto::http::{ClientConfig, ClientEvent, ClientSession, HttpError};
+
+/// The API of one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    base: Url,
+    address: SocketAddr,
+    secret: String,
+    timeout: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{0}")]
+    Connection(#[from] std::io::Error),
+    #[error("{0}")]
+    Http(#[from] HttpError),
+    #[error("HTTP {0}")]
+    Status(u16),
+    #[error("the answer is longer than {LOAD_REPLY_LEN_MAX} bytes")]
+    TooLong,
+    #[error("the answer is no JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("{0} is no URL of an API: http://host:port")]
+    Url(String),
+}
+
+impl Api {
+    /// The API at `http://host:port`. Each call takes `timeout` at most.
+    pub(crate) fn new(base: &str, secret: &str, timeout: Duration) -> Result<Self, ApiError> {
+        let bad = || ApiError::Url(base.to_owned());
+        let base_url = Url::parse(base).map_err(|_| bad())?;
+        if base_url.scheme() != "http" {
+            return Err(bad());
+        }
+        let host = base_url.host_str().ok_or_else(bad)?;
+        let port = base_url.port_or_known_default().unwrap_or(80);
+        let address = format!("{host}:{port}").to_socket_addrs()?.next().ok_or_else(bad)?;
+        Ok(Self { base: base_url, address, secret: secret.to_owned(), timeout })
+    }
+
+    /// Calls `/index/api/<name>`.
+    ///
+    /// # Errors
+    /// [`ApiError`]; a `code` that is not 0 is an answer and none of them.
+    pub(crate) fn call(&self, name: &str, params: &[(&str, &str)]) -> Result<Value, ApiError> {
+        let mut url = self.base.clone();
+        url.set_path(&format!("/index/api/{name}"));
+        url.query_pairs_mut().extend_pairs(params).append_pair("secret", &self.secret);
+        let now = clock::now();
+        let config = ClientConfig {
+            url,
+            user_agent: concat!("rillcast-load/", env!("CARGO_PKG_VERSION")).to_owned(),
+            reply_timeout: self.timeout,
+            body_timeout: self.timeout,
+        };
+        let mut session = ClientSession::new(now, config);
+        let mut socket = TcpStream::connect_timeout(&self.address, self.timeout)?;
+        socket.set_read_timeout(Some(self.timeout))?;
+        let mut buffer = vec![0; 16 * 1024];
+        let mut body = Vec::new();
+        loop {
+            while let Some(output) = session.poll_output() {
+                match output {
+                    Output::Send(bytes) => socket.write_all(&bytes)?,
+                    Output::Event(ClientEvent::Body(bytes)) => body.extend_from_slice(&bytes),
+                    Output::Event(ClientEvent::BodyEnds) => {
+                        return Ok(serde_json::from_slice(&body)?);
+                    }
+                    Output::Event(ClientEvent::Status { code, .. }) => {
+                        return Err(ApiError::Status(code));
+                    }
+                    Output::Event(ClientEvent::Redirect(_)) => return Err(ApiError::Status(302)),
+                    Output::Event(ClientEvent::BodyBegins { .. }) => {}
+                }
+            }
+            if body.len() > LOAD_REPLY_LEN_MAX {
+                return Err(ApiError::TooLong);
+            }
+            match socket.read(&mut buffer)? {
+                0 => session.handle_eof(now)?,
+                len => session.handle_input(now, Bytes::copy_from_slice(&buffer[..len]))?,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread::spawn;
+
+    use super::*;
+
+    fn answered(answer: &'static str) -> (Result<Value, ApiError>, String) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        let server = spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a call");
+            let mut request = vec![0; 4096];
+            let len = socket.read(&mut request).expect("a request");
+            socket.write_all(answer.as_bytes()).expect("an answer");
+            String::from_utf8_lossy(&request[..len]).into_owned()
+        });
+        let api = Api::new(&base, "s&s", Duration::from_secs(20)).expect("an address");
+        let result = api.call("addStreamProxy", &[("url", "rtmp://h/a?b=c")]);
+        (result, server.join().expect("no panic"))
+    }
+
+    #[test]
+    fn call_is_encoded_and_answered() {
+        let (result, request) =
+            answered("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{\"code\":0}");
+        assert_eq!(result.expect("an answer")["code"], 0);
+        let line = request.lines().next().expect("a line");
+        assert_eq!(
+            line,
+            "GET /index/api/addStreamProxy?url=rtmp%3A%2F%2Fh%2Fa%3Fb%3Dc&secret=s%26s HTTP/1.1"
+        );
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        let error = |answer| answered(answer).0.expect_err("no answer");
+        assert!(matches!(error("HTTP/1.1 404 No\r\n\r\n"), ApiError::Status(404)));
+        assert!(matches!(error("HTTP/1.1 200 OK\r\n\r\nno"), ApiError::Json(_)));
+        assert!(matches!(error("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"), ApiError::Http(_)));
+        assert!(Api::new("rtmp://h", "", Duration::ZERO).is_err());
+    }
+}

@@ -1,0 +1,384 @@
+//! `load pending`: pulls that never come up, added by the API, held, and deleted.
+//!
+//! Each call is timed. While the pulls are held, the API is asked for what it has, and the server's
+//! memory and CPU time are read off: the price of waiting for what is not there.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::api::Api;
+use super::dead::DeadOrigins;
+use super::figures::{Spread, Summary};
+use super::options::PendingOptions;
+use super::progress::Shown;
+use super::report::{self, line, or_dash, round, row};
+use super::server::{Sample, Server};
+use super::{Failure, Wait, seconds_ns};
+use crate::clock;
+use crate::limits::LOAD_CALLS_AT_ONCE_MAX;
+
+pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
+    let api = Api::new(&options.api, &options.secret, CALL_TIMEOUT)?;
+    let server = Server::new(&options.pid)?;
+    let origins = DeadOrigins::start()?;
+    let pulls = Pulls { api: &api, options, origins: &origins };
+    // Whether there is somebody who answers us.
+    expect_success(&api.call("getMediaList", &[])?)?;
+    let before = server.sample();
+    let mut is_stopped = false;
+    let mut wait = |at_most| {
+        is_stopped |= wait(at_most);
+        is_stopped
+    };
+    let added = pulls.each("adding", &mut wait, Pulls::add);
+    let held = pulls.hold(&server, &mut wait);
+    // Whatever happened: nothing is left behind.
+    let deleted = pulls.each("deleting", &mut pause, Pulls::delete);
+    let left = pulls.count_left()?;
+    let course = Course { before, added, held, deleted, left };
+    let report = PendingReport::new(options, &server, course);
+    report::publish(&options.output, &report, &report.render())?;
+    Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Pulls<'a> {
+    api: &'a Api,
+    options: &'a PendingOptions,
+    origins: &'a DeadOrigins,
+}
+
+/// Calls of one kind.
+#[derive(Debug, Default)]
+struct Calls {
+    times: Spread,
+    /// By what was answered.
+    failed: BTreeMap<String, u64>,
+    took_s: f64,
+}
+
+impl Calls {
+    fn note(&mut self, start_ns: u64, result: &Result<(), Failure>) {
+        self.times.record_ns(clock::monotonic_ns() - start_ns);
+        if let Err(error) = result {
+            *self.failed.entry(error.to_string()).or_default() += 1;
+        }
+    }
+}
+
+/// What came of it, in its order.
+struct Course {
+    before: Sample,
+    added: Calls,
+    held: Held,
+    deleted: Calls,
+    left: u64,
+}
+
+/// What was seen while the pulls were held.
+struct Held {
+    media_list: Calls,
+    pull_list: Calls,
+    start: Sample,
+    end: Sample,
+    seconds: f64,
+}
+
+impl Pulls<'_> {
+    /// Makes a call for each pull, many at once, and waits for all of them.
+    fn each(
+        &self,
+        what: &str,
+        wait: Wait<'_>,
+        call: impl Fn(&Self, u32) -> Result<(), Failure> + Sync,
+    ) -> Calls {
+        let count = self.options.count as usize;
+        let (next, calls) = (AtomicUsize::new(0), Mutex::new(Calls::default()));
+        let start_ns = clock::monotonic_ns();
+        thread::scope(|scope| {
+            for _ in 0..count.min(self.options.at_once).min(LOAD_CALLS_AT_ONCE_MAX) {
+                scope.spawn(|| {
+                    while let Some(number) = Some(next.fetch_add(1, Relaxed)).filter(|n| *n < count)
+                    {
+                        let start_ns = clock::monotonic_ns();
+                        let result = call(self, number as u32);
+                        calls.lock().expect("no panic while locked").note(start_ns, &result);
+                    }
+                });
+            }
+            let mut shown = Shown::new(start_ns, u64::MAX);
+            while next.load(Relaxed) < count {
+                if wait(PACE) {
+                    next.store(count, Relaxed);
+                }
+                shown.say(|| format!("{what} {} of {count}", next.load(Relaxed).min(count)));
+            }
+            shown.clear();
+        });
+        let mut calls = calls.into_inner().expect("no panic while locked");
+        calls.took_s = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
+        calls
+    }
+
+    fn add(&self, number: u32) -> Result<(), Failure> {
+        let (stream, url) = (number.to_string(), self.origin(number));
+        expect_success(&self.api.call(
+            "addStreamProxy",
+            &[
+                ("vhost", VHOST),
+                ("app", APP),
+                ("stream", &stream),
+                ("url", &url),
+                ("retry_count", "-1"),
+                // Ours answers at once, ZLMediaKit after the first try; both then keep it.
+                ("async", "1"),
+                ("force", "1"),
+            ],
+        )?)
+    }
+
+    fn delete(&self, number: u32) -> Result<(), Failure> {
+        let key = format!("{VHOST}/{APP}/{number}");
+        expect_success(&self.api.call("delStreamProxy", &[("key", &key)])?)
+    }
+
+    fn origin(&self, number: u32) -> String {
+        let given = &self.options.origin;
+        if given.is_empty() {
+            let urls = self.origins.urls("{i}");
+            return urls[number as usize % urls.len()].replace("{i}", &number.to_string());
+        }
+        given[number as usize % given.len()].replace("{i}", &number.to_string())
+    }
+
+    /// Holds the pulls for as long as asked, and asks what there is.
+    fn hold(&self, server: &Server, wait: Wait<'_>) -> Held {
+        let start_ns = clock::monotonic_ns();
+        let start = server.sample();
+        let stopped = AtomicBool::new(false);
+        let (media_list, pull_list, end, seconds) = thread::scope(|scope| {
+            let media_list = scope.spawn(|| self.poll("getMediaList", MEDIA_LIST_NS, &stopped));
+            let pull_list = scope.spawn(|| self.poll("listStreamProxy", PULL_LIST_NS, &stopped));
+            let mut shown = Shown::new(start_ns, start_ns + seconds_ns(self.options.duration));
+            while clock::monotonic_ns() < shown.end_ns() && !wait(PACE) {
+                shown.say(|| "holding".to_owned());
+            }
+            shown.clear();
+            let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
+            let end = server.sample();
+            stopped.store(true, Relaxed);
+            let join = |thread: ScopedJoinHandle<'_, Calls>| thread.join().expect("no panic");
+            (join(media_list), join(pull_list), end, seconds)
+        });
+        Held { media_list, pull_list, start, end, seconds }
+    }
+
+    /// Calls at a steady pace. A call that is late because the one before took long counts from when
+    /// it was due.
+    fn poll(&self, name: &str, interval_ns: u64, stopped: &AtomicBool) -> Calls {
+        let mut calls = Calls::default();
+        let mut due_ns = clock::monotonic_ns();
+        while !stopped.load(Relaxed) {
+            let left_ns = due_ns.saturating_sub(clock::monotonic_ns());
+            if left_ns > 0 {
+                pause(Duration::from_nanos(left_ns).min(PACE));
+                continue;
+            }
+            let reply = self.api.call(name, &[]).map_err(Failure::from);
+            calls.note(due_ns, &reply.and_then(|reply| expect_success(&reply)));
+            due_ns += interval_ns;
+        }
+        calls
+    }
+
+    /// Pulls of ours that are still there.
+    fn count_left(&self) -> Result<u64, Failure> {
+        let reply = self.api.call("listStreamProxy", &[])?;
+        Ok(count_ours(&reply))
+    }
+}
+
+/// Waits, and never tells to stop.
+#[allow(clippy::disallowed_methods, reason = "a command that waits for its threads")]
+fn pause(time: Duration) -> bool {
+    thread::sleep(time);
+    false
+}
+
+/// ZLMediaKit leaves `data` out when there is nothing.
+fn count_ours(reply: &Value) -> u64 {
+    let rows = reply["data"].as_array().map_or(&[][..], Vec::as_slice);
+    rows.iter().filter(|row| row["src"]["app"] == APP).count() as u64
+}
+
+fn expect_success(reply: &Value) -> Result<(), Failure> {
+    match reply["code"].as_i64() {
+        Some(0) => Ok(()),
+        code => Err(format!(
+            "code {}: {}",
+            code.map_or_else(|| "none".to_owned(), |code| code.to_string()),
+            reply["msg"].as_str().unwrap_or("without a message")
+        )
+        .into()),
+    }
+}
+
+/// The price of pulls that never come up.
+#[derive(Debug, Serialize)]
+struct PendingReport {
+    command: &'static str,
+    version: &'static str,
+    api: String,
+    pulls: u32,
+    add_ms: Option<Summary>,
+    add_s: f64,
+    add_failed: BTreeMap<String, u64>,
+    held_s: f64,
+    media_list_ms: Option<Summary>,
+    pull_list_ms: Option<Summary>,
+    list_failed: BTreeMap<String, u64>,
+    delete_ms: Option<Summary>,
+    delete_s: f64,
+    delete_failed: BTreeMap<String, u64>,
+    /// Pulls that were still listed after they were deleted.
+    left: u64,
+    rss_before_bytes: Option<u64>,
+    rss_bytes: Option<u64>,
+    rss_per_pull_bytes: Option<f64>,
+    /// While they were held.
+    cpu_ratio: Option<f64>,
+    fds: Option<u64>,
+    faults: Vec<String>,
+}
+
+impl PendingReport {
+    fn new(options: &PendingOptions, server: &Server, course: Course) -> Self {
+        let Course { before, added, held, deleted, left } = course;
+        let given = |number: f64| server.is_given().then_some(number);
+        let grown = held.end.rss_bytes as f64 - before.rss_bytes as f64;
+        let mut list_failed = held.media_list.failed;
+        list_failed.extend(held.pull_list.failed);
+        let mut report = Self {
+            command: "pending",
+            version: env!("CARGO_PKG_VERSION"),
+            api: options.api.clone(),
+            pulls: options.count,
+            add_ms: added.times.summary(),
+            add_s: round(added.took_s, 3),
+            add_failed: added.failed,
+            held_s: round(held.seconds, 3),
+            media_list_ms: held.media_list.times.summary(),
+            pull_list_ms: held.pull_list.times.summary(),
+            list_failed,
+            delete_ms: deleted.times.summary(),
+            delete_s: round(deleted.took_s, 3),
+            delete_failed: deleted.failed,
+            left,
+            rss_before_bytes: server.is_given().then_some(before.rss_bytes),
+            rss_bytes: server.is_given().then_some(held.end.rss_bytes),
+            rss_per_pull_bytes: given((grown / f64::from(options.count.max(1))).round()),
+            cpu_ratio: given(round(held.end.cpu_seconds_since(&held.start) / held.seconds, 4)),
+            fds: server.is_given().then_some(held.end.fds),
+            faults: Vec::new(),
+        };
+        report.faults = report.find_faults();
+        report
+    }
+
+    fn find_faults(&self) -> Vec<String> {
+        let kinds = [
+            ("adds", &self.add_failed),
+            ("lists", &self.list_failed),
+            ("deletes", &self.delete_failed),
+        ];
+        let mut faults: Vec<String> = kinds
+            .into_iter()
+            .flat_map(|(what, failed)| {
+                failed.iter().map(move |(reason, count)| format!("{count} {what} failed: {reason}"))
+            })
+            .collect();
+        if self.left > 0 {
+            faults.push(format!("{} pulls are still listed after their delete", self.left));
+        }
+        faults
+    }
+
+    fn render(&self) -> String {
+        let mut text = String::new();
+        let out = &mut text;
+        line(out, format_args!("{} pulls that never come up, {}", self.pulls, self.api));
+        line(
+            out,
+            format_args!(
+                "added in {:.2} s, held for {:.1} s, deleted in {:.2} s, {} left",
+                self.add_s, self.held_s, self.delete_s, self.left
+            ),
+        );
+        line(out, format_args!(""));
+        line(out, format_args!("{}", report::head()));
+        for (name, summary) in [
+            ("addStreamProxy", &self.add_ms),
+            ("getMediaList", &self.media_list_ms),
+            ("listStreamProxy", &self.pull_list_ms),
+            ("delStreamProxy", &self.delete_ms),
+        ] {
+            line(out, format_args!("{}", row(name, summary.as_ref())));
+        }
+        if let (Some(before), Some(rss)) = (self.rss_before_bytes, self.rss_bytes) {
+            line(
+                out,
+                format_args!(
+                    "server RSS {:.1} MB, before {:.1} MB, {} KB per pull; {} descriptors; CPU {} % \
+                     while they were held",
+                    rss as f64 / 1e6,
+                    before as f64 / 1e6,
+                    or_dash(self.rss_per_pull_bytes.map(|bytes| bytes / 1000.0), 2),
+                    self.fds.unwrap_or(0),
+                    or_dash(self.cpu_ratio.map(|ratio| ratio * 100.0), 2)
+                ),
+            );
+        }
+        self.faults.iter().for_each(|fault| line(out, format_args!("! {fault}")));
+        text
+    }
+}
+
+const VHOST: &str = "__defaultVhost__";
+const APP: &str = "rillcast-load";
+
+/// ZLMediaKit takes 10 s for a silent origin, and longer behind others.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+const PACE: Duration = Duration::from_millis(50);
+
+/// Between two calls of `getMediaList`, and of the list of all pulls, which is long.
+const MEDIA_LIST_NS: u64 = 50_000_000;
+const PULL_LIST_NS: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_told_with_their_message() {
+        assert!(expect_success(&json!({"code": 0})).is_ok());
+        let error = |reply| expect_success(&reply).expect_err("no success").to_string();
+        assert_eq!(error(json!({"code": -1, "msg": "exists"})), "code -1: exists");
+        assert_eq!(error(json!({})), "code none: without a message");
+    }
+
+    #[test]
+    fn only_our_pulls_count_as_left() {
+        let rows = json!({"data": [{"src": {"app": APP}}, {"src": {"app": "live"}}]});
+        assert_eq!(count_ours(&rows), 1);
+        assert_eq!(count_ours(&json!({"code": 0})), 0);
+    }
+}
