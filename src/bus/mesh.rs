@@ -126,29 +126,31 @@ impl MeshPort {
     }
 
     /// Sends what was kept, as far as there is room, and wakes the shards that have got something.
-    /// `true` when something is still kept.
+    /// `true` when the next turn is due: something is still kept, or was sent to this shard itself.
     pub fn flush(&mut self) -> bool {
-        let mut kept = false;
+        let mut again = false;
         for index in 0..self.senders.len() {
             while let Some(message) = self.outboxes[index].pop_front() {
                 match self.senders[index].try_send(message) {
                     Ok(()) => self.to_wake[index] = true,
                     Err(TrySendError::Full(message)) => {
                         self.outboxes[index].push_front(message);
-                        kept = true;
+                        again = true;
                         break;
                     }
                     Err(TrySendError::Disconnected(_)) => {}
                 }
             }
-            if std::mem::take(&mut self.to_wake[index])
-                && index != self.id.index()
-                && let Some(waker) = &self.wakers[index]
-            {
+            if !std::mem::take(&mut self.to_wake[index]) {
+                continue;
+            }
+            if index == self.id.index() {
+                again = true;
+            } else if let Some(waker) = &self.wakers[index] {
                 waker.wake();
             }
         }
-        kept
+        again
     }
 
     /// The next message for this shard, the queues in turn.

@@ -43,9 +43,9 @@ pub(super) struct Driver {
     pub(super) links: Links,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
-    pub(super) asks: HashMap<u64, OneshotSender<Answer>>,
+    pub(super) asks: HashMap<u64, (OneshotSender<Answer>, Instant)>,
     pub(super) next_ask: u64,
-    /// Until when an ask may be answered. An entry stays until then.
+    /// Until when each may be answered.
     pub(super) ask_deadlines: BTreeSet<(Instant, u64)>,
     /// To be started when the driver is not borrowed.
     pub(super) tasks: Vec<LocalTask>,
@@ -166,11 +166,7 @@ impl Driver {
             self.act();
         }
         self.completions = completions;
-        for _ in 0..MESSAGES_PER_TURN_MAX {
-            let Some((from, message)) = self.port.take() else { break };
-            self.handle_message(from, message);
-            self.act();
-        }
+        self.take_messages();
         self.take_resolved();
         self.run_due();
         self.shard.tick(self.now, &mut self.wire);
@@ -179,8 +175,18 @@ impl Driver {
         self.again |= self.port.flush();
         for index in 0..self.port.shards() {
             let to = ShardId(index as u16);
-            self.shard.set_backed_up(to, self.port.is_backed_up(to));
+            // What the shard held back for want of room goes out in the next turn.
+            self.again |= self.shard.set_backed_up(to, self.port.is_backed_up(to));
         }
+    }
+
+    fn take_messages(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN_MAX {
+            let Some((from, message)) = self.port.take() else { return };
+            self.handle_message(from, message);
+            self.act();
+        }
+        self.again = true;
     }
 
     /// Sleeps until something happens or the next turn is due.
@@ -234,6 +240,8 @@ impl Driver {
             self.close(token);
         }
         self.act();
+        // The turn is over, and what this brought is for the next.
+        self.again = true;
     }
 
     fn run_due(&mut self) {
@@ -356,10 +364,11 @@ impl Driver {
             _ => None,
         };
         let put = self.port.put(to, message);
-        self.again |= to == self.shard.id();
         match put {
             mesh::Put::Sent => {}
-            mesh::Put::Kept => self.shard.set_backed_up(to, true),
+            mesh::Put::Kept => {
+                self.shard.set_backed_up(to, true);
+            }
             mesh::Put::Dropped => {
                 if let Some(key) = flushed {
                     self.shard.flush_was_dropped(to, &key);
@@ -369,7 +378,8 @@ impl Driver {
     }
 
     pub(super) fn give_answer(&mut self, serial: u64, answer: Answer) {
-        if let Some(sender) = self.asks.remove(&serial) {
+        if let Some((sender, deadline)) = self.asks.remove(&serial) {
+            self.ask_deadlines.remove(&(deadline, serial));
             // Who asked may have gone meanwhile.
             let _ = sender.send(answer);
         }

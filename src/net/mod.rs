@@ -100,7 +100,7 @@ impl NodeHandle {
             driver.next_ask += 1;
             let serial = driver.next_ask;
             let ticket = Ticket { shard: driver.shard.id(), serial };
-            driver.asks.insert(serial, sender);
+            driver.asks.insert(serial, (sender, deadline));
             driver.ask_deadlines.insert((deadline, serial));
             driver.port.put(to, Message::Ask { ticket, ask });
             // The own turn takes it, or flushes it to the other shard.

@@ -281,9 +281,9 @@ impl Shard {
 
     /// Messages to a shard wait for room in its queue, or do so no more. Meanwhile it is told only
     /// what must not be missed, each thing once; counts, flushes and snapshots follow later, as they
-    /// are then.
-    pub fn set_backed_up(&mut self, to: ShardId, backed_up: bool) {
-        self.backed_up[to.index()] = backed_up;
+    /// are then. Returns whether there is room again, so that the next turn is due.
+    pub fn set_backed_up(&mut self, to: ShardId, backed_up: bool) -> bool {
+        std::mem::replace(&mut self.backed_up[to.index()], backed_up) && !backed_up
     }
 
     /// Sends what this turn brought: flushes, and what other shards are to know.

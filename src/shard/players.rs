@@ -309,13 +309,17 @@ impl Shard {
         }
         round::flush(&mut dues, now, &self.policy.crowd, wire, &mut self.scratch);
         let events: Vec<CrowdEvents> = dues.into_iter().map(|due| due.events).collect();
+        let mut keys = Vec::with_capacity(crowds.len());
         for (key, mut crowd) in crowds {
             self.count_egress(crowd.take_totals());
             self.locals.get_mut(&key).expect("just seen").crowd = crowd;
-            self.trim(&key);
+            keys.push(key);
         }
         for events in events {
             self.handle_crowd_events(events);
+        }
+        for key in &keys {
+            self.trim(key);
         }
     }
 
@@ -323,8 +327,9 @@ impl Shard {
     fn take_dirty_crowds(&mut self) -> Vec<(StreamKey, Crowd)> {
         let mut crowds = Vec::with_capacity(self.dirty_locals.len());
         for key in self.dirty_locals.drain(..) {
-            if let Some(here) = self.locals.get_mut(&key) {
-                here.dirty = false;
+            if let Some(here) = self.locals.get_mut(&key)
+                && std::mem::take(&mut here.dirty)
+            {
                 crowds.push((key, std::mem::take(&mut here.crowd)));
             }
         }
