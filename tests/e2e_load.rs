@@ -1,0 +1,347 @@
+//! The load generator against servers whose faults are known, against our relay, and against nginx.
+
+mod kit;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use kit::process::Process;
+use kit::relay::{SECRET, run};
+use kit::{LIVENESS, Nginx, Relay, TempDir};
+
+/// Upper bound of a time that is known: what a busy machine may add to it.
+const SLACK_MS: f64 = 10_000.0;
+
+const FRAME_MS: u64 = 40;
+
+/// `rillcast load` with these arguments: its JSON and whether it was content.
+#[track_caller]
+fn load(args: &[&str]) -> (Value, bool) {
+    let args = [&["load"], args, &["--json", "-"]].concat();
+    let (code, json, log) = run(&args);
+    let report = serde_json::from_str(&json)
+        .unwrap_or_else(|error| panic!("{args:?}: no report ({error}): {json}\n{log}"));
+    (report, code == Some(0))
+}
+
+#[track_caller]
+fn number(report: &Value, pointer: &str) -> f64 {
+    let number = report.pointer(pointer).and_then(Value::as_f64);
+    number.unwrap_or_else(|| panic!("no number {pointer} in {report:#}"))
+}
+
+/// At least what is known, and not much more.
+#[track_caller]
+fn assert_about(report: &Value, pointer: &str, known_ms: f64) {
+    let found = number(report, pointer);
+    let about = known_ms - 1.0..known_ms + SLACK_MS;
+    assert!(about.contains(&found), "{pointer} is {found}, known {known_ms}");
+}
+
+/// An HTTP-FLV server of 25 frames a second whose faults the path names.
+fn faulty_server() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            // A player that goes ends its own thread and nothing else.
+            spawn(move || serve(socket).err());
+        }
+    });
+    address
+}
+
+fn serve(mut socket: TcpStream) -> std::io::Result<()> {
+    let path = read_path(&mut socket)?;
+    if path == "/gone.flv" {
+        return socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    }
+    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\n")?;
+    sleep(Duration::from_millis(200));
+    socket.write_all(b"FLV\x01\x01\0\0\0\x09\0\0\0\0")?;
+    let start = Instant::now();
+    let mut held = Duration::ZERO;
+    for index in 0u64.. {
+        let due = Duration::from_millis(index * FRAME_MS);
+        // What comes after a frame that is held back comes with it, not later still.
+        held = match (path.as_str(), index) {
+            ("/late.flv", index) if index % 10 == 9 => due + Duration::from_millis(300),
+            ("/stall.flv", 75) => due + Duration::from_millis(1200),
+            ("/close.flv", 75) => return Ok(()),
+            _ => held,
+        };
+        sleep((start + due.max(held)).saturating_duration_since(Instant::now()));
+        match (path.as_str(), index) {
+            ("/missing.flv", 75) => {}
+            ("/broken.flv", 75) => socket.write_all(&frame(index, 1))?,
+            _ => socket.write_all(&frame(index, 0))?,
+        }
+    }
+    Ok(())
+}
+
+fn read_path(socket: &mut TcpStream) -> std::io::Result<String> {
+    let mut request = Vec::new();
+    let mut byte = [0];
+    while !request.ends_with(b"\r\n\r\n") {
+        if socket.read(&mut byte)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        request.push(byte[0]);
+    }
+    let request = String::from_utf8_lossy(&request).into_owned();
+    Ok(request.split(' ').nth(1).unwrap_or_default().to_owned())
+}
+
+/// A tag with one frame of 1 KB, a keyframe each second; the size behind it is wrong by so much.
+fn frame(index: u64, size_error: u32) -> Vec<u8> {
+    let len: u32 = 1000;
+    let at_ms = (index * FRAME_MS) as u32;
+    let mut tag = vec![9];
+    tag.extend_from_slice(&len.to_be_bytes()[1..]);
+    tag.extend_from_slice(&at_ms.to_be_bytes()[1..]);
+    tag.extend_from_slice(&[at_ms.to_be_bytes()[0], 0, 0, 0]);
+    tag.extend_from_slice(&[if index % 25 == 0 { 0x17 } else { 0x27 }, 1, 0, 0, 0]);
+    tag.resize(11 + len as usize, 7);
+    tag.extend_from_slice(&(11 + len + size_error).to_be_bytes());
+    tag
+}
+
+/// One player of one of its streams, measured from about its 30th frame to its 155th.
+fn play_faulty(stream: &str) -> (Value, bool) {
+    let url = format!("http://{}/{stream}.flv", faulty_server());
+    load(&["play", "--url", &url, "--players", "1", "--warm-up", "1", "--duration", "5"])
+}
+
+#[test]
+fn frames_held_back_are_found() {
+    let (report, _) = play_faulty("late");
+    assert_about(&report, "/joins/first_byte_ms/min", 200.0);
+    assert_about(&report, "/joins/first_keyframe_ms/min", 200.0);
+    assert_about(&report, "/lateness_ms/max", 300.0);
+    assert_about(&report, "/player_p99_lateness_ms/max", 280.0);
+    // 340 ms from the frame before to one that is held back; twelve of these in five seconds.
+    assert_about(&report, "/frame_gap_ms/max", 340.0);
+    assert!(number(&report, "/stalls/over_200_ms") >= 8.0, "{report:#}");
+    assert!(number(&report, "/stalls/stalled_s") >= 8.0 * 0.139, "{report:#}");
+    assert_eq!(report["missing_frames"], 0);
+    assert_eq!(report["broken_tags"], 0);
+    assert_eq!(report["delay_ms"], Value::Null, "nobody stamped the frames");
+}
+
+#[test]
+fn a_stall_is_found_and_weighs_what_it_hid() {
+    let (report, _) = play_faulty("stall");
+    assert_about(&report, "/lateness_ms/max", 1200.0);
+    assert_about(&report, "/frame_gap_ms/max", 1240.0);
+    // Of 125 gaps in five seconds 30 lie in the stall: a fifth, not one of a hundred.
+    assert!(number(&report, "/frame_gap_ms/p90") >= 400.0, "{report:#}");
+    assert!(number(&report, "/stalls/over_1_s") >= 1.0, "{report:#}");
+    assert!(number(&report, "/stalls/long_stalled_s") >= 0.239, "{report:#}");
+    assert_eq!(report["missing_frames"], 0);
+}
+
+#[test]
+fn missing_frame_and_broken_tag_are_found() {
+    let (report, _) = play_faulty("missing");
+    assert_eq!((&report["missing_frames"], &report["broken_tags"]), (&1.into(), &0.into()));
+    let (report, was_content) = play_faulty("broken");
+    assert_eq!((&report["missing_frames"], &report["broken_tags"]), (&0.into(), &1.into()));
+    assert!(!was_content);
+    assert!(report["faults"].to_string().contains("1 broken tags"), "{report:#}");
+}
+
+#[test]
+fn players_that_are_refused_or_closed_are_told() {
+    let url = format!("http://{}/gone.flv", faulty_server());
+    let (report, was_content) =
+        load(&["play", "--url", &url, "--players", "3", "--warm-up", "0", "--duration", "1"]);
+    assert!(!was_content);
+    assert_eq!(report["joins"]["failed"]["refused: HTTP 404 Not Found"], 3, "{report:#}");
+    assert_eq!(report["joins"]["joined"], 0);
+    let (report, was_content) = play_faulty("close");
+    assert!(!was_content);
+    assert_eq!(report["lost"]["closed by the server"], 1, "{report:#}");
+    let url = format!("http://{}/close.flv", faulty_server());
+    let slow = ["--steady", "0", "--slow", "3", "--warm-up", "2", "--duration", "4"];
+    let (report, _) = load(&[&["slow", "--url", &url][..], &slow].concat());
+    assert_eq!(report["slow"]["joins"]["joined"], 3, "{report:#}");
+    assert_eq!(report["slow"]["closed_by_server"], 3, "{report:#}");
+}
+
+#[test]
+fn waiting_for_a_flush_is_part_of_the_delay() {
+    // A frame that is due at the beginning of a window of 400 ms waits for its end.
+    for method in ["send", "uring"] {
+        let limit = ["limit", "--players", "5", "--method", method, "--warm-up", "1"];
+        let (report, _) = load(&[&limit[..], &["--duration", "3", "--flush-ms", "400"]].concat());
+        assert_about(&report, "/delay_ms/max", 360.0);
+        assert!(number(&report, "/delay_ms/p50") >= 159.0, "{report:#}");
+        assert_eq!((&report["missing_frames"], &report["broken_tags"]), (&0.into(), &0.into()));
+        assert_eq!(report["joins"]["joined"], 5);
+        assert!(number(&report, "/server/cpu_s") > 0.0, "{report:#}");
+        assert_eq!(report["server"]["processes"], 1, "the players are none of them");
+    }
+}
+
+/// `load publish` of so many streams, for as long as it lives.
+struct Streams {
+    process: Process,
+    dir: TempDir,
+}
+
+impl Streams {
+    fn start(url: &str, count: u32) -> Self {
+        let dir = TempDir::new("publish");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rillcast"));
+        command.args(["load", "publish", "--url", url, "--streams", &count.to_string()]);
+        command.args(["--ramp", "0.1", "--json", "-"]);
+        command.stdout(File::create(dir.file("report.json")).expect("a file"));
+        let process = Process::start("load publish", &mut command, dir.file("stderr.log"));
+        Self { process, dir }
+    }
+
+    /// Ctrl-C: it tells what it did.
+    #[track_caller]
+    fn stop(mut self) -> Value {
+        self.process.signal(Signal::SIGINT);
+        let status = self.process.wait(LIVENESS);
+        assert!(status.is_some(), "it does not end: {}", self.process.log());
+        let report = std::fs::read(self.dir.file("report.json")).expect("a report");
+        serde_json::from_slice(&report).expect("a report in JSON")
+    }
+}
+
+/// Plays both streams with four players: nothing is broken, nothing misses, delays are told.
+#[track_caller]
+fn assert_plays(url: &str, more: &[&str]) -> Value {
+    let players = ["--players", "4", "--streams", "2", "--warm-up", "1", "--duration", "3"];
+    let (report, _) = load(&[&["play", "--url", url], &players[..], more].concat());
+    assert_eq!(report["joins"]["joined"], 4, "{url}: {report:#}");
+    for none in ["broken_tags", "missing_frames", "missing_frames_before", "misplaced_frames"] {
+        assert_eq!(report[none], 0, "{url}: {none}: {report:#}");
+    }
+    assert_eq!(report["lost"], serde_json::json!({}), "{url}: {report:#}");
+    assert_eq!(report["frames"], report["stamped_frames"], "{url}: {report:#}");
+    assert!(number(&report, "/frames") >= 150.0, "{url}: {report:#}");
+    assert!(number(&report, "/delay_ms/min") > 0.0, "{url}: {report:#}");
+    report
+}
+
+#[test]
+fn relay_is_played_over_all_protocols() {
+    let relay = Relay::start(1);
+    let pid = relay.process.child.id().to_string();
+    let streams = Streams::start(&relay.rtmp_url("s{i}"), 2);
+    relay.wait_online("s0");
+    relay.wait_online("s1");
+    let http = relay.flv_url("s{i}");
+    let report = assert_plays(&http, &["--pid", &pid]);
+    assert!(number(&report, "/server/cpu_s") > 0.0, "{report:#}");
+    assert!(number(&report, "/server/rss_bytes") > 1e6, "{report:#}");
+    assert_plays(&http.replace("http://", "ws://"), &[]);
+    assert_plays(&relay.rtmp_url("s{i}"), &["--blocking"]);
+    let report = streams.stop();
+    assert_eq!((&report["started"], &report["failed"]), (&2.into(), &serde_json::json!({})));
+    assert!(number(&report, "/lateness_ms/count") > 100.0, "{report:#}");
+    relay.stop();
+}
+
+#[test]
+fn ffmpeg_decodes_what_is_published() {
+    let relay = Relay::start(1);
+    let streams = Streams::start(&relay.rtmp_url("s{i}"), 1);
+    relay.wait_online("s0");
+    let dir = TempDir::new("decode");
+    let mut command = Command::new("ffmpeg");
+    // Beyond the seam of the loop, which is 5 s long.
+    command.args(["-v", "error", "-xerror", "-err_detect", "explode", "-i", &relay.flv_url("s0")]);
+    command.args(["-t", "7", "-f", "null", "-"]);
+    let mut process = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
+    let status = process.wait(LIVENESS);
+    assert!(status.is_some_and(|status| status.success()), "{status:?}: {}", process.log());
+    assert_eq!(process.log(), "", "it has something to say");
+    streams.stop();
+    relay.stop();
+}
+
+#[test]
+fn churn_leaves_nothing_behind() {
+    let relay = Relay::start(2);
+    let pid = relay.process.child.id().to_string();
+    let streams = Streams::start(&relay.rtmp_url("s{i}"), 1);
+    relay.wait_online("s0");
+    let url = relay.flv_url("s0");
+    for (leave, stay) in [("both", "0.5"), ("reset", "1.5")] {
+        let steady = ["churn", "--url", &url, "--steady", "3", "--rate", "50", "--pid", &pid];
+        let times = ["--warm-up", "1", "--duration", "4", "--leave", leave, "--stay", stay];
+        let (report, _) = load(&[&steady[..], &times].concat());
+        let visitors = &report["visitors"];
+        assert!(number(visitors, "/joins/asked") >= 200.0, "{report:#}");
+        assert_eq!(visitors["joins"]["failed"], serde_json::json!({}), "{report:#}");
+        assert!(number(visitors, "/left") >= 100.0, "{report:#}");
+        assert!(number(visitors, "/joins/first_keyframe_ms/count") >= 100.0, "{report:#}");
+        assert_eq!(report["missing_frames"], 0, "{report:#}");
+        assert!(report["server"]["fd_slope_per_s"].is_number(), "{report:#}");
+    }
+    streams.stop();
+    relay.stop();
+}
+
+#[test]
+fn pulls_that_never_come_up_are_added_and_deleted() {
+    let relay = Relay::start(1);
+    let api = format!("http://{}", relay.http);
+    let pid = relay.process.child.id().to_string();
+    let pending = ["pending", "--api", &api, "--secret", SECRET, "--count", "60", "--pid", &pid];
+    let (report, was_content) = load(&[&pending[..], &["--duration", "2"]].concat());
+    assert!(was_content, "{report:#}");
+    assert_eq!(number(&report, "/add_ms/count"), 60.0);
+    assert_eq!(number(&report, "/delete_ms/count"), 60.0);
+    assert!(number(&report, "/media_list_ms/count") >= 2.0);
+    assert!(number(&report, "/rss_bytes") > 1e6);
+    assert_eq!(report["left"], 0);
+    let wrong = ["load", "pending", "--api", &api, "--secret", "wrong", "--count", "1"];
+    let (code, _, log) = run(&wrong);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("Incorrect secret"), "{log}");
+    relay.stop();
+}
+
+#[test]
+fn nginx_is_loaded_too() {
+    let nginx = Nginx::start();
+    let streams = Streams::start(&nginx.url("s{i}"), 2);
+    let report = assert_plays(&nginx.url("s{i}"), &[]);
+    assert_eq!(report["protocol"], "RTMP");
+    let report = streams.stop();
+    assert_eq!((&report["started"], &report["failed"]), (&2.into(), &serde_json::json!({})));
+    nginx.stop();
+}
+
+#[test]
+fn what_cannot_be_loaded_is_said_in_one_line() {
+    let lines: BTreeSet<String> = [
+        &["load", "play", "--url", "rtsp://127.0.0.1/a"][..],
+        &["load", "play", "--url", "http://127.0.0.1/a.flv", "--streams", "2"],
+        &["load", "play", "--url", "http://127.0.0.1/a.flv", "--pid", "4294967295"],
+        &["load", "publish", "--url", "http://127.0.0.1/a.flv"],
+    ]
+    .into_iter()
+    .map(|args| {
+        let (code, _, log) = run(args);
+        assert_eq!(code, Some(1), "{args:?}: {log}");
+        assert_eq!(log.lines().count(), 1, "{args:?}: {log}");
+        log
+    })
+    .collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+}
