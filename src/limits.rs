@@ -144,3 +144,15 @@ pub const DETOUR_LEN_MAX: usize = 16 * 1024;
 /// Descriptors for which the process's table has room from the start: 20,000 connections on each of
 /// three shards. 8 B each: 512 KiB of kernel memory.
 pub const DESCRIPTORS_AT_START_MAX: u64 = 65_536;
+
+// RTP and RTSP.
+
+/// Sequence numbers that may be under way while a missing packet is waited for: at 20 Mbit/s in
+/// packets of 1,200 bytes, 2,000 a second, that is a quarter of a second.
+pub const REORDER_PACKETS_MAX: usize = 512;
+
+/// Report blocks and sources of one RTCP packet: its count has five bits (RFC 3550, 6.4.1).
+pub const RTCP_BLOCKS_MAX: usize = 31;
+
+/// Bytes of an RTCP canonical name (RFC 3550, 6.5): its length has eight bits.
+pub const CNAME_LEN_MAX: usize = 255;

@@ -23,12 +23,14 @@
 //! | [`flv`] | Adobe Flash Video File Format 10.1, Annex E; Enhanced RTMP v2 (Veovera) |
 //! | [`http`] | RFC 9110, RFC 9112 (HTTP/1.1), RFC 6455 (WebSocket), WHATWG Fetch 3.2 (CORS) |
 //! | [`rtmp`] | Adobe RTMP 1.0 (2012); Enhanced RTMP v2 (Veovera); the digest handshake is unpublished |
+//! | [`rtp`] | RFC 3550 (RTP, RTCP), RFC 5761 (telling them apart) |
 
 pub mod amf0;
 pub mod flv;
 pub mod http;
 pub mod reader;
 pub mod rtmp;
+pub mod rtp;
 
 use bytes::Bytes;
 

@@ -1,0 +1,18 @@
+//! RTP: packets, RTCP, order of arrival, clocks, and the payload formats of the codecs that we know.
+//!
+//! Everything is per track and without I/O. A packet is validated once and stays one counted view
+//! of its bytes, so that it can be sent on as it came. Left out: SRTP, retransmission, FEC,
+//! multicast, RTCP feedback (AVPF).
+
+pub mod clock;
+pub mod packet;
+pub mod receiver;
+pub mod reception;
+pub mod reorder;
+pub mod rtcp;
+
+pub use clock::StreamClock;
+pub use packet::{PacketError, RtpHeader, RtpPacket};
+pub use receiver::{RtcpNotice, TrackReceiver};
+pub use reception::Reception;
+pub use reorder::{Gap, Ordered, Reorder};
