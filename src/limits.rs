@@ -156,3 +156,9 @@ pub const RTCP_BLOCKS_MAX: usize = 31;
 
 /// Bytes of an RTCP canonical name (RFC 3550, 6.5): its length has eight bits.
 pub const CNAME_LEN_MAX: usize = 255;
+
+/// Parameter sets of one kind that a track may have at once. Encoders use one, switching ones a few.
+pub const PARAMETER_SETS_MAX: usize = 16;
+
+/// Bytes of a parameter set: the longest in use, with scaling lists, are under 300.
+pub const PARAMETER_SET_LEN_MAX: usize = 2048;

@@ -5,9 +5,12 @@
 
 mod audio;
 mod av1;
-mod bits;
+pub(crate) mod bits;
 mod h264;
 mod h265;
+mod parameter_sets;
+
+pub use parameter_sets::ParameterSets;
 
 /// A codec, as far as we tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
