@@ -162,3 +162,13 @@ pub const PARAMETER_SETS_MAX: usize = 16;
 
 /// Bytes of a parameter set: the longest in use, with scaling lists, are under 300.
 pub const PARAMETER_SET_LEN_MAX: usize = 2048;
+
+/// Bytes of a frame that is put together from packets: with its FLV head it is still a message.
+pub const FRAME_LEN_MAX: usize = MESSAGE_LEN_MAX - 64;
+
+/// Pieces of such a frame: one a packet, and a length for each NAL unit. 8 MiB in packets of 1,200
+/// bytes are 7,000; at 40 bytes each that is 640 KiB.
+pub const FRAME_PIECES_MAX: usize = 16_384;
+
+/// Bytes of an AAC frame with what surrounds it: six channels of 768 bytes are under 5 KiB.
+pub const AUDIO_FRAME_LEN_MAX: usize = 64 * 1024;

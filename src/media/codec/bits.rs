@@ -12,6 +12,24 @@ impl<'a> BitReader<'a> {
         Self { bytes, position: 0 }
     }
 
+    /// Bits read so far.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The next `count` bytes, wherever in a byte they begin: a copy.
+    pub(crate) fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        let start = self.position;
+        self.skip(count.checked_mul(8)?)?;
+        let shift = start % 8;
+        let covered = &self.bytes[start / 8..(start + count * 8).div_ceil(8)];
+        if shift == 0 {
+            return Some(covered.to_vec());
+        }
+        let pairs = covered.windows(2);
+        Some(pairs.map(|pair| pair[0] << shift | pair[1] >> (8 - shift)).collect())
+    }
+
     pub(crate) fn bit(&mut self) -> Option<bool> {
         let byte = self.bytes.get(self.position / 8)?;
         let bit = byte >> (7 - self.position % 8) & 1;
@@ -102,6 +120,18 @@ mod tests {
         assert_eq!(reader.skip(2), None);
         assert_eq!(reader.skip(1), Some(()));
         assert_eq!(reader.bit(), None);
+    }
+
+    #[test]
+    fn bytes_are_read_from_any_bit() {
+        let bytes = [0b1010_1010, 0b1100_1100, 0b1111_0000];
+        let mut reader = BitReader::new(&bytes);
+        assert_eq!(reader.clone().bytes(3).unwrap(), bytes);
+        assert_eq!(reader.clone().bytes(4), None);
+        reader.bit();
+        assert_eq!(reader.clone().bytes(3), None);
+        assert_eq!(reader.bytes(2).unwrap(), [0b0101_0101, 0b1001_1001]);
+        assert_eq!((reader.position(), reader.bytes(0)), (17, Some(vec![])));
     }
 
     #[test]

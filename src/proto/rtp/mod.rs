@@ -5,14 +5,22 @@
 //! multicast, RTCP feedback (AVPF).
 
 pub mod clock;
+pub mod depacketizer;
+pub mod dts;
+pub mod format;
 pub mod packet;
+pub mod random_access;
 pub mod receiver;
 pub mod reception;
 pub mod reorder;
 pub mod rtcp;
 
 pub use clock::StreamClock;
+pub use depacketizer::{DepacketizeError, Depacketized, Depacketizer, LossPolicy};
+pub use dts::DecodingTimes;
+pub use format::{Format, TrackKind};
 pub use packet::{PacketError, RtpHeader, RtpPacket};
+pub use random_access::RandomAccess;
 pub use receiver::{RtcpNotice, TrackReceiver};
 pub use reception::Reception;
 pub use reorder::{Gap, Ordered, Reorder};
