@@ -172,3 +172,7 @@ pub const FRAME_PIECES_MAX: usize = 16_384;
 
 /// Bytes of an AAC frame with what surrounds it: six channels of 768 bytes are under 5 KiB.
 pub const AUDIO_FRAME_LEN_MAX: usize = 64 * 1024;
+
+/// Bytes of an RTP packet that we make, with its header: an Ethernet frame of 1,500 bytes without
+/// the headers of IPv6 (40) and UDP (8), and room for a tunnel's.
+pub const RTP_PACKET_LEN_OUT: usize = 1400;

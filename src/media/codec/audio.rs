@@ -61,8 +61,28 @@ pub(super) fn pass_audio_specific_config(reader: &mut BitReader<'_>) -> Option<(
     if reader.bit()? {
         reader.skip(14)?;
     }
-    let has_extension = reader.bit()?;
-    (!has_extension).then_some(())
+    if reader.bit()? {
+        return None;
+    }
+    pass_sync_extension(reader);
+    Some(())
+}
+
+/// Passes the announcement of spectral band replication behind a configuration (1.6.5), if it is
+/// there. In LATM it is not specified, and GStreamer writes it; what would stand there instead can't
+/// begin with the same bits.
+fn pass_sync_extension(reader: &mut BitReader<'_>) {
+    let mut behind = reader.clone();
+    let mut pass = || {
+        let is_there = behind.bits(11)? == SYNC_EXTENSION && behind.bits(5)? == OBJECT_TYPE_SBR;
+        if is_there && behind.bit()? {
+            sampling_frequency(&mut behind)?;
+        }
+        is_there.then_some(())
+    };
+    if pass().is_some() {
+        *reader = behind;
+    }
 }
 
 fn audio_object_type(reader: &mut BitReader<'_>) -> Option<u32> {
@@ -147,6 +167,7 @@ pub(super) fn parse_flv_header(header: u8) -> Option<AudioParameters> {
 }
 
 const OBJECT_TYPE_SBR: u32 = 5;
+const SYNC_EXTENSION: u32 = 0x2b7;
 const OBJECT_TYPE_PS: u32 = 29;
 
 const SAMPLING_FREQUENCIES: [u32; 13] = [

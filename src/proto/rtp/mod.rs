@@ -9,6 +9,7 @@ pub mod depacketizer;
 pub mod dts;
 pub mod format;
 pub mod packet;
+pub mod packetizer;
 pub mod random_access;
 pub mod receiver;
 pub mod reception;
@@ -20,6 +21,7 @@ pub use depacketizer::{DepacketizeError, Depacketized, Depacketizer, LossPolicy}
 pub use dts::DecodingTimes;
 pub use format::{Format, TrackKind};
 pub use packet::{PacketError, RtpHeader, RtpPacket};
+pub use packetizer::{Packet, PacketizeError, Packetizer, PacketizerConfig};
 pub use random_access::RandomAccess;
 pub use receiver::{RtcpNotice, TrackReceiver};
 pub use reception::Reception;

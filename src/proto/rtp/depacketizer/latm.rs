@@ -3,6 +3,9 @@
 //! The configuration comes out of band (`cpresent=0`) or before the first unit and again at will
 //! (`cpresent=1`), and then units begin at any bit and are copied. Left out: several programs or
 //! layers, frame lengths that are not told (1.7.3.1, types 3 to 7), error protection.
+//!
+//! GStreamer 1.22 ends an out-of-band configuration with the AudioSpecificConfig. What is missing is
+//! taken for the usual: each length told, no other data.
 
 use bytes::{Bytes, BytesMut};
 
@@ -42,7 +45,7 @@ impl Latm {
         // In band is the default (RFC 6416, 7.3).
         let in_band = format.parameter("cpresent") != Some("0");
         let config = format.config();
-        let mux = config.and_then(|config| StreamMux::read(&mut BitReader::new(&config)));
+        let mux = config.and_then(|config| StreamMux::read_out_of_band(&config));
         if mux.is_none() && !in_band {
             return None;
         }
@@ -141,6 +144,21 @@ impl Latm {
 
 impl StreamMux {
     fn read(reader: &mut BitReader<'_>) -> Option<Self> {
+        let (mut mux, version) = Self::read_config(reader)?;
+        mux.read_lengths(reader, version)?;
+        Some(mux)
+    }
+
+    fn read_out_of_band(bytes: &[u8]) -> Option<Self> {
+        let mut reader = BitReader::new(bytes);
+        let (mux, version) = Self::read_config(&mut reader)?;
+        let mut with_lengths = mux.clone();
+        let is_whole = with_lengths.read_lengths(&mut reader, version).is_some();
+        Some(if is_whole { with_lengths } else { mux })
+    }
+
+    /// Reads up to the end of the AudioSpecificConfig; also whether the version is 1.
+    fn read_config(reader: &mut BitReader<'_>) -> Option<(Self, bool)> {
         let version = reader.bit()?;
         if version && reader.bit()? {
             return None;
@@ -156,7 +174,11 @@ impl StreamMux {
         }
         let config = if version { config_of_told_len(reader)? } else { config(reader)? };
         AacFrameTime::from_config(&config)?;
-        let frame_len = match reader.bits(3)? {
+        Some((Self { config, frame_count, frame_len: None, other_bits: 0 }, version))
+    }
+
+    fn read_lengths(&mut self, reader: &mut BitReader<'_>, version: bool) -> Option<()> {
+        self.frame_len = match reader.bits(3)? {
             0 => {
                 reader.skip(8)?;
                 None
@@ -164,7 +186,7 @@ impl StreamMux {
             1 => Some(reader.bits(9)? as usize + 20),
             _ => return None,
         };
-        let other_bits = match reader.bit()? {
+        self.other_bits = match reader.bit()? {
             false => 0,
             true if version => latm_value(reader)?,
             true => other_bits(reader)?,
@@ -172,7 +194,7 @@ impl StreamMux {
         if reader.bit()? {
             reader.skip(8)?;
         }
-        Some(Self { config, frame_count, frame_len, other_bits })
+        Some(())
     }
 }
 
@@ -286,6 +308,18 @@ mod tests {
         // Two elements, one of 300 bytes.
         let long = [b"\xff\x2d".as_slice(), &[7; 300], b"\x01a"].concat();
         assert_eq!(bench.feed(9, true, &long), [frame(9, &[7; 300]), frame(1033, b"a")]);
+    }
+
+    #[test]
+    fn configuration_of_gstreamer_ends_early() {
+        // With the announcement that ffmpeg's encoder adds, and without.
+        for (hex, config) in [("40002410adca00", "120856e500"), ("40002320", "1190")] {
+            let mut bench = bench(&format!("cpresent=0;config={hex}"));
+            let [Item::Config(record)] = &bench.items()[..] else { panic!("{hex}") };
+            let told: String = record.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(told, config);
+            assert_eq!(bench.feed(1, true, b"\x01a"), [frame(1, b"a")]);
+        }
     }
 
     #[test]
