@@ -176,3 +176,25 @@ pub const AUDIO_FRAME_LEN_MAX: usize = 64 * 1024;
 /// Bytes of an RTP packet that we make, with its header: an Ethernet frame of 1,500 bytes without
 /// the headers of IPv6 (40) and UDP (8), and room for a tunnel's.
 pub const RTP_PACKET_LEN_OUT: usize = 1400;
+
+/// Bytes of an RTSP head: line and headers. Digest credentials and long signed addresses included,
+/// under 4 KiB are in use.
+pub const RTSP_HEAD_LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of an RTSP body: a session description, under 4 KiB in use.
+pub const RTSP_BODY_LEN_MAX: usize = 64 * 1024;
+
+/// Alternatives of a `Transport` header; GStreamer sends three.
+pub const TRANSPORTS_MAX: usize = 8;
+
+/// Bytes of an RTSP session's name: RFC 2326, 3.4 asks for 8 at least; ZLMediaKit's has 12.
+pub const SESSION_ID_LEN_MAX: usize = 256;
+
+/// Lines of a session description.
+pub const SDP_LINES_MAX: usize = 1024;
+
+/// Media sections of a session description. A camera has three or four.
+pub const SDP_MEDIA_MAX: usize = 16;
+
+/// Challenges of one 401 that are looked at; servers send two or three.
+pub const CHALLENGES_MAX: usize = 8;

@@ -1,0 +1,18 @@
+//! RTSP 1.0 as we serve and speak it: publishers and players of ours, pulls from servers and cameras.
+//!
+//! Left out: RTSP 2.0, TLS, tunnels through HTTP, multicast, seeking and recorded media.
+
+pub mod auth;
+pub mod error;
+pub mod message;
+pub mod rtp_info;
+pub mod sdp;
+pub mod session_id;
+pub mod transport;
+
+pub use auth::{AuthScheme, Credentials};
+pub use error::MessageError;
+pub use message::{Interleaved, Item, MessageReader, Method, Request, Response};
+pub use rtp_info::TrackStart;
+pub use sdp::{MediaDescription, SessionDescription};
+pub use transport::{LowerTransport, Transport};
