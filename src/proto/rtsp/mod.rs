@@ -16,3 +16,6 @@ pub use message::{Interleaved, Item, MessageReader, Method, Request, Response};
 pub use rtp_info::TrackStart;
 pub use sdp::{MediaDescription, SessionDescription};
 pub use transport::{LowerTransport, Transport};
+
+#[cfg(test)]
+mod capture_tests;
