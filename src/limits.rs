@@ -198,3 +198,12 @@ pub const SDP_MEDIA_MAX: usize = 16;
 
 /// Challenges of one 401 that are looked at; servers send two or three.
 pub const CHALLENGES_MAX: usize = 8;
+
+/// Tracks of a stream that is published or played by RTSP. Encoders have two, cameras up to four; the
+/// channels of eight are 0 to 15.
+pub const RTSP_TRACKS_MAX: usize = 8;
+
+/// Wrong credentials that one connection may try.
+pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
+
+const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);

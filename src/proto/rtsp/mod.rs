@@ -7,7 +7,9 @@ pub mod error;
 pub mod message;
 pub mod rtp_info;
 pub mod sdp;
+pub mod server;
 pub mod session_id;
+pub mod stream_url;
 pub mod transport;
 
 pub use auth::{AuthScheme, Credentials};
@@ -15,6 +17,8 @@ pub use error::MessageError;
 pub use message::{Interleaved, Item, MessageReader, Method, Request, Response};
 pub use rtp_info::TrackStart;
 pub use sdp::{MediaDescription, SessionDescription};
+pub use server::{ServerConfig, ServerError, ServerEvent, ServerSession};
+pub use stream_url::StreamRequest;
 pub use transport::{LowerTransport, Transport};
 
 #[cfg(test)]

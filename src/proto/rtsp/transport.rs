@@ -50,6 +50,20 @@ pub enum Mode {
     Record,
 }
 
+/// What a track's packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketKind {
+    Rtp,
+    Rtcp,
+}
+
+/// How a track's packets travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    Interleaved(Channels),
+    Udp { client_port: Ports, server_port: Ports },
+}
+
 impl Transport {
     /// Over TCP, in these channels.
     pub fn interleaved(channels: Channels) -> Self {
