@@ -190,3 +190,65 @@ pub const LOAD_CALLS_AT_ONCE_MAX: usize = 512;
 /// Chunks that a thread keeps for its next ones: 8 MiB, what 1,000 streams of 2 Mbit/s use up and
 /// free in 30 ms.
 pub const SPARE_CHUNKS_MAX: usize = 256;
+// RTP and RTSP.
+
+/// Sequence numbers that may be under way while a missing packet is waited for: at 20 Mbit/s in
+/// packets of 1,200 bytes, 2,000 a second, that is a quarter of a second.
+pub const REORDER_PACKETS_MAX: usize = 512;
+
+/// Report blocks and sources of one RTCP packet: its count has five bits (RFC 3550, 6.4.1).
+pub const RTCP_BLOCKS_MAX: usize = 31;
+
+/// Bytes of an RTCP canonical name (RFC 3550, 6.5): its length has eight bits.
+pub const CNAME_LEN_MAX: usize = 255;
+
+/// Parameter sets of one kind that a track may have at once. Encoders use one, switching ones a few.
+pub const PARAMETER_SETS_MAX: usize = 16;
+
+/// Bytes of a parameter set: the longest in use, with scaling lists, are under 300.
+pub const PARAMETER_SET_LEN_MAX: usize = 2048;
+
+/// Bytes of a frame that is put together from packets: with its FLV head it is still a message.
+pub const FRAME_LEN_MAX: usize = MESSAGE_LEN_MAX - 64;
+
+/// Pieces of such a frame: one a packet, and a length for each NAL unit. 8 MiB in packets of 1,200
+/// bytes are 7,000; at 40 bytes each that is 640 KiB.
+pub const FRAME_PIECES_MAX: usize = 16_384;
+
+/// Bytes of an AAC frame with what surrounds it: six channels of 768 bytes are under 5 KiB.
+pub const AUDIO_FRAME_LEN_MAX: usize = 64 * 1024;
+
+/// Bytes of an RTP packet that we make, with its header: an Ethernet frame of 1,500 bytes without
+/// the headers of IPv6 (40) and UDP (8), and room for a tunnel's.
+pub const RTP_PACKET_LEN_OUT: usize = 1400;
+
+/// Bytes of an RTSP head: line and headers. Digest credentials and long signed addresses included,
+/// under 4 KiB are in use.
+pub const RTSP_HEAD_LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of an RTSP body: a session description, under 4 KiB in use.
+pub const RTSP_BODY_LEN_MAX: usize = 64 * 1024;
+
+/// Alternatives of a `Transport` header; GStreamer sends three.
+pub const TRANSPORTS_MAX: usize = 8;
+
+/// Bytes of an RTSP session's name: RFC 2326, 3.4 asks for 8 at least; ZLMediaKit's has 12.
+pub const SESSION_ID_LEN_MAX: usize = 256;
+
+/// Lines of a session description.
+pub const SDP_LINES_MAX: usize = 1024;
+
+/// Media sections of a session description. A camera has three or four.
+pub const SDP_MEDIA_MAX: usize = 16;
+
+/// Challenges of one 401 that are looked at; servers send two or three.
+pub const CHALLENGES_MAX: usize = 8;
+
+/// Tracks of a stream that is published or played by RTSP. Encoders have two, cameras up to four; the
+/// channels of eight are 0 to 15.
+pub const RTSP_TRACKS_MAX: usize = 8;
+
+/// Wrong credentials that one connection may try.
+pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
+
+const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::thread::{sleep, spawn};
-use std::time::{Duration, Instant};
+use std::thread::spawn;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rillcast::clock;
 use serde_json::Value;
 
 use kit::process::Process;
@@ -65,9 +66,9 @@ fn serve(mut socket: TcpStream) -> std::io::Result<()> {
         return socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     }
     socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\n")?;
-    sleep(Duration::from_millis(200));
+    kit::pause(Duration::from_millis(200));
     socket.write_all(b"FLV\x01\x01\0\0\0\x09\0\0\0\0")?;
-    let start = Instant::now();
+    let start = clock::now();
     let mut held = Duration::ZERO;
     for index in 0u64.. {
         let due = Duration::from_millis(index * FRAME_MS);
@@ -78,7 +79,7 @@ fn serve(mut socket: TcpStream) -> std::io::Result<()> {
             ("/close.flv", 75) => return Ok(()),
             _ => held,
         };
-        sleep((start + due.max(held)).saturating_duration_since(Instant::now()));
+        kit::pause((start + due.max(held)).saturating_duration_since(clock::now()));
         match (path.as_str(), index) {
             ("/missing.flv", 75) => {}
             ("/broken.flv", 75) => socket.write_all(&frame(index, 1))?,
@@ -109,7 +110,7 @@ fn frame(index: u64, size_error: u32) -> Vec<u8> {
     tag.extend_from_slice(&len.to_be_bytes()[1..]);
     tag.extend_from_slice(&at_ms.to_be_bytes()[1..]);
     tag.extend_from_slice(&[at_ms.to_be_bytes()[0], 0, 0, 0]);
-    tag.extend_from_slice(&[if index % 25 == 0 { 0x17 } else { 0x27 }, 1, 0, 0, 0]);
+    tag.extend_from_slice(&[if index.is_multiple_of(25) { 0x17 } else { 0x27 }, 1, 0, 0, 0]);
     tag.resize(11 + len as usize, 7);
     tag.extend_from_slice(&(11 + len + size_error).to_be_bytes());
     tag

@@ -5,9 +5,12 @@
 
 mod audio;
 mod av1;
-mod bits;
+pub(crate) mod bits;
 mod h264;
 mod h265;
+mod parameter_sets;
+
+pub use parameter_sets::ParameterSets;
 
 /// A codec, as far as we tell them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,6 +115,31 @@ pub struct AudioParameters {
     pub sample_rate: u32,
     pub channels: u8,
     pub sample_bits: u8,
+}
+
+/// How long an AAC frame lasts: `samples` at `sample_rate` in Hz.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AacFrameTime {
+    pub sample_rate: u32,
+    pub samples: u32,
+}
+
+impl AacFrameTime {
+    /// Reads an AudioSpecificConfig.
+    pub fn from_config(record: &[u8]) -> Option<Self> {
+        audio::parse_aac_frame_time(record)
+    }
+
+    /// In ticks of a clock.
+    pub fn ticks(self, clock_rate: u32) -> u32 {
+        let ticks = u64::from(self.samples) * u64::from(clock_rate) / u64::from(self.sample_rate);
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    }
+}
+
+/// Passes an AudioSpecificConfig within other bits (LATM); `None` for what can't be passed.
+pub(crate) fn pass_audio_specific_config(reader: &mut bits::BitReader<'_>) -> Option<()> {
+    audio::pass_audio_specific_config(reader)
 }
 
 impl VideoParameters {
@@ -240,6 +268,22 @@ mod tests {
         for (name, codec, hex, parameters) in audio_table() {
             let record = bytes(hex);
             assert_eq!(AudioParameters::from_config(codec, &record), Some(parameters), "{name}");
+        }
+    }
+
+    #[test]
+    fn aac_frame_lasts_as_long_as_its_core_says() {
+        for (hex, clock_rate, ticks) in [
+            ("1190", 48_000, Some(1024)),
+            ("1190", 90_000, Some(1920)),
+            ("1194", 48_000, Some(960)),
+            // HE-AAC: 2,048 samples of twice the rate.
+            ("2b920800", 44_100, Some(2048)),
+            ("eb8a0800", 44_100, Some(2048)),
+            ("11", 48_000, None),
+        ] {
+            let time = AacFrameTime::from_config(&bytes(hex));
+            assert_eq!(time.map(|time| time.ticks(clock_rate)), ticks, "{hex}");
         }
     }
 

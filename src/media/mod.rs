@@ -1,15 +1,19 @@
 //! What all protocols agree on. Plain data.
 
 pub mod codec;
+pub mod frame;
 pub mod ids;
 pub mod key;
 pub mod part;
+pub mod payload;
 pub mod state;
 pub mod timeline;
 pub mod url;
 
 pub use codec::Codec;
+pub use frame::Frame;
 pub use ids::{AttemptId, ConnectionId, ShardId};
 pub use key::StreamKey;
 pub use part::{MediaPart, TagKind};
+pub use payload::Payload;
 pub use url::SourceUrl;

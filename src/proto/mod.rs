@@ -23,12 +23,16 @@
 //! | [`flv`] | Adobe Flash Video File Format 10.1, Annex E; Enhanced RTMP v2 (Veovera) |
 //! | [`http`] | RFC 9110, RFC 9112 (HTTP/1.1), RFC 6455 (WebSocket), WHATWG Fetch 3.2 (CORS) |
 //! | [`rtmp`] | Adobe RTMP 1.0 (2012); Enhanced RTMP v2 (Veovera); the digest handshake is unpublished |
+//! | [`rtp`] | RFC 3550 and 3551 (RTP, RTCP), 5761 (telling them apart), 6184 (H.264), 7798 (H.265), 3640 and 6416 (AAC), 7587 (Opus) |
+//! | [`rtsp`] | RFC 2326 (RTSP 1.0), RFC 8866 (SDP), RFC 7617 (Basic), RFC 7616 and 2617 (Digest) |
 
 pub mod amf0;
 pub mod flv;
 pub mod http;
 pub mod reader;
 pub mod rtmp;
+pub mod rtp;
+pub mod rtsp;
 
 use bytes::Bytes;
 

@@ -1,8 +1,8 @@
 //! Sample rate and channels from AudioSpecificConfig (ISO/IEC 14496-3, 1.6.2.1), OpusHead
 //! (RFC 7845, 5.1), FLAC STREAMINFO (RFC 9639, 8.2) and the FLV audio header (FLV 10.1, E.4.2.1).
 
-use super::AudioParameters;
 use super::bits::BitReader;
+use super::{AacFrameTime, AudioParameters};
 
 pub(super) fn parse_audio_specific_config(record: &[u8]) -> Option<AudioParameters> {
     let mut reader = BitReader::new(record);
@@ -26,6 +26,63 @@ pub(super) fn parse_audio_specific_config(record: &[u8]) -> Option<AudioParamete
         _ => return None,
     };
     Some(AudioParameters { sample_rate, channels, sample_bits: 16 })
+}
+
+/// The time that an AAC frame lasts, by the core codec: spectral band replication changes the rate
+/// and the samples alike.
+pub(super) fn parse_aac_frame_time(record: &[u8]) -> Option<AacFrameTime> {
+    let mut reader = BitReader::new(record);
+    let object_type = audio_object_type(&mut reader)?;
+    let sample_rate = sampling_frequency(&mut reader).filter(|rate| *rate > 0)?;
+    reader.skip(4)?;
+    if matches!(object_type, OBJECT_TYPE_SBR | OBJECT_TYPE_PS) {
+        sampling_frequency(&mut reader)?;
+        audio_object_type(&mut reader)?;
+    }
+    // `frameLengthFlag` of GASpecificConfig (4.4.1).
+    let samples = if reader.bit()? { 960 } else { 1024 };
+    Some(AacFrameTime { sample_rate, samples })
+}
+
+/// Passes an AudioSpecificConfig that nothing tells the length of; `None` for what can't be passed.
+pub(super) fn pass_audio_specific_config(reader: &mut BitReader<'_>) -> Option<()> {
+    let mut object_type = audio_object_type(reader)?;
+    sampling_frequency(reader)?;
+    let channel_configuration = reader.bits(4)?;
+    if matches!(object_type, OBJECT_TYPE_SBR | OBJECT_TYPE_PS) {
+        sampling_frequency(reader)?;
+        object_type = audio_object_type(reader)?;
+    }
+    // AAC without error resilience, whose channels are one of the usual ones.
+    if !matches!(object_type, 1..=4) || channel_configuration == 0 {
+        return None;
+    }
+    reader.bit()?;
+    if reader.bit()? {
+        reader.skip(14)?;
+    }
+    if reader.bit()? {
+        return None;
+    }
+    pass_sync_extension(reader);
+    Some(())
+}
+
+/// Passes the announcement of spectral band replication behind a configuration (1.6.5), if it is
+/// there. In LATM it is not specified, and GStreamer writes it; what would stand there instead can't
+/// begin with the same bits.
+fn pass_sync_extension(reader: &mut BitReader<'_>) {
+    let mut behind = reader.clone();
+    let mut pass = || {
+        let is_there = behind.bits(11)? == SYNC_EXTENSION && behind.bits(5)? == OBJECT_TYPE_SBR;
+        if is_there && behind.bit()? {
+            sampling_frequency(&mut behind)?;
+        }
+        is_there.then_some(())
+    };
+    if pass().is_some() {
+        *reader = behind;
+    }
 }
 
 fn audio_object_type(reader: &mut BitReader<'_>) -> Option<u32> {
@@ -110,6 +167,7 @@ pub(super) fn parse_flv_header(header: u8) -> Option<AudioParameters> {
 }
 
 const OBJECT_TYPE_SBR: u32 = 5;
+const SYNC_EXTENSION: u32 = 0x2b7;
 const OBJECT_TYPE_PS: u32 = 29;
 
 const SAMPLING_FREQUENCIES: [u32; 13] = [

@@ -2,17 +2,35 @@
 //! bytes (7.4.1). `None` is the end of the bits, or a code too long to be one.
 
 #[derive(Debug, Clone)]
-pub(super) struct BitReader<'a> {
+pub(crate) struct BitReader<'a> {
     bytes: &'a [u8],
     position: usize,
 }
 
 impl<'a> BitReader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, position: 0 }
     }
 
-    pub(super) fn bit(&mut self) -> Option<bool> {
+    /// Bits read so far.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The next `count` bytes, wherever in a byte they begin: a copy.
+    pub(crate) fn bytes(&mut self, count: usize) -> Option<Vec<u8>> {
+        let start = self.position;
+        self.skip(count.checked_mul(8)?)?;
+        let shift = start % 8;
+        let covered = &self.bytes[start / 8..(start + count * 8).div_ceil(8)];
+        if shift == 0 {
+            return Some(covered.to_vec());
+        }
+        let pairs = covered.windows(2);
+        Some(pairs.map(|pair| pair[0] << shift | pair[1] >> (8 - shift)).collect())
+    }
+
+    pub(crate) fn bit(&mut self) -> Option<bool> {
         let byte = self.bytes.get(self.position / 8)?;
         let bit = byte >> (7 - self.position % 8) & 1;
         self.position += 1;
@@ -20,12 +38,12 @@ impl<'a> BitReader<'a> {
     }
 
     /// The next `count` bits, 32 at most.
-    pub(super) fn bits(&mut self, count: u32) -> Option<u32> {
+    pub(crate) fn bits(&mut self, count: u32) -> Option<u32> {
         debug_assert!(count <= 32, "more bits than the result holds");
         (0..count).try_fold(0, |value, _| Some(value << 1 | u32::from(self.bit()?)))
     }
 
-    pub(super) fn skip(&mut self, count: usize) -> Option<()> {
+    pub(crate) fn skip(&mut self, count: usize) -> Option<()> {
         let position = self.position.checked_add(count)?;
         if position > self.bytes.len() * 8 {
             return None;
@@ -35,7 +53,7 @@ impl<'a> BitReader<'a> {
     }
 
     /// `ue(v)`
-    pub(super) fn unsigned(&mut self) -> Option<u32> {
+    pub(crate) fn unsigned(&mut self) -> Option<u32> {
         let mut zero_count = 0;
         while !self.bit()? {
             zero_count += 1;
@@ -47,7 +65,7 @@ impl<'a> BitReader<'a> {
     }
 
     /// `se(v)`
-    pub(super) fn signed(&mut self) -> Option<i32> {
+    pub(crate) fn signed(&mut self) -> Option<i32> {
         let code = self.unsigned()?;
         let magnitude = code.div_ceil(2).cast_signed();
         Some(if code % 2 == 1 { magnitude } else { -magnitude })
@@ -55,7 +73,7 @@ impl<'a> BitReader<'a> {
 }
 
 /// The payload of a NAL unit without its emulation prevention bytes.
-pub(super) fn unescape(nal: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(nal: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(nal.len());
     let mut zero_count = 0;
     for &byte in nal {
@@ -102,6 +120,18 @@ mod tests {
         assert_eq!(reader.skip(2), None);
         assert_eq!(reader.skip(1), Some(()));
         assert_eq!(reader.bit(), None);
+    }
+
+    #[test]
+    fn bytes_are_read_from_any_bit() {
+        let bytes = [0b1010_1010, 0b1100_1100, 0b1111_0000];
+        let mut reader = BitReader::new(&bytes);
+        assert_eq!(reader.clone().bytes(3).unwrap(), bytes);
+        assert_eq!(reader.clone().bytes(4), None);
+        reader.bit();
+        assert_eq!(reader.clone().bytes(3), None);
+        assert_eq!(reader.bytes(2).unwrap(), [0b0101_0101, 0b1001_1001]);
+        assert_eq!((reader.position(), reader.bytes(0)), (17, Some(vec![])));
     }
 
     #[test]

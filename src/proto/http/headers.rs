@@ -29,6 +29,28 @@ impl Headers {
         Self { fields }
     }
 
+    /// Appends a field as it is; for RTSP, whose heads are read elsewhere.
+    pub(crate) fn push(&mut self, name: &str, value: &str) {
+        self.fields.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Appends to the value of the last field (folded lines, RFC 2616, 2.2).
+    pub(crate) fn extend_last(&mut self, more: &str) {
+        if let Some((_, value)) = self.fields.last_mut() {
+            value.push(' ');
+            value.push_str(more);
+        }
+    }
+
+    /// Fields, counted with repetitions.
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
     /// The value of the first field of this name.
     pub fn find(&self, name: &str) -> Option<&str> {
         self.find_all(name).next()

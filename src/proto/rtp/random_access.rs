@@ -1,0 +1,133 @@
+//! Where in a run of packets a player can start, told from each packet alone.
+//!
+//! For those who keep packets and not frames: an index of keyframes needs no depacketizer. A start is
+//! the first packet of a picture's that carries a parameter set or the beginning of a keyframe, so
+//! that parameter sets in band go before their picture.
+
+use crate::media::Codec;
+use crate::proto::rtp::packet::RtpPacket;
+
+/// Finds the starts in one track's packets, in order.
+#[derive(Debug)]
+pub struct RandomAccess {
+    codec: Codec,
+    /// Of the picture whose start was told last.
+    told: Option<u32>,
+}
+
+impl RandomAccess {
+    pub fn new(codec: Codec) -> Self {
+        Self { codec, told: None }
+    }
+
+    /// Whether a player can start at this packet: true once for each keyframe. Any packet of audio
+    /// is a start; of video codecs other than H.264 and H.265 it is not known.
+    pub fn is_start(&mut self, packet: &RtpPacket) -> bool {
+        if !self.codec.is_video() {
+            return true;
+        }
+        let timestamp = packet.header().timestamp;
+        if self.told == Some(timestamp) || !begins_keyframe(self.codec, &packet.payload()) {
+            return false;
+        }
+        self.told = Some(timestamp);
+        true
+    }
+}
+
+fn begins_keyframe(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => h264_begins_keyframe(payload),
+        Codec::H265 => h265_begins_keyframe(payload),
+        _ => false,
+    }
+}
+
+/// RFC 6184, 5.4: an IDR slice, its first fragment, a parameter set, or one of those in a STAP-A.
+fn h264_begins_keyframe(payload: &[u8]) -> bool {
+    let is_key = |header: u8| matches!(header & 0x1f, 5 | 7 | 8);
+    match *payload {
+        [header, fragment, ..] if header & 0x1f == 28 => fragment & 0x80 != 0 && is_key(fragment),
+        [header, ref rest @ ..] if header & 0x1f == 24 => {
+            aggregated(rest).any(|nal| is_key(nal[0]))
+        }
+        [header, ..] => is_key(header),
+        [] => false,
+    }
+}
+
+/// RFC 7798, 4.4: the same with random access pictures and three kinds of sets.
+fn h265_begins_keyframe(payload: &[u8]) -> bool {
+    let is_key = |kind: u8| matches!(kind, 16..=23 | 32..=34);
+    match *payload {
+        [header, _, fragment, ..] if header >> 1 & 0x3f == 49 => {
+            fragment & 0x80 != 0 && is_key(fragment & 0x3f)
+        }
+        [header, _, ref rest @ ..] if header >> 1 & 0x3f == 48 => {
+            aggregated(rest).any(|nal| is_key(nal[0] >> 1 & 0x3f))
+        }
+        [header, ..] => is_key(header >> 1 & 0x3f),
+        [] => false,
+    }
+}
+
+/// NAL units behind 16-bit lengths, as far as they are whole; none is empty.
+fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (len, behind) = rest.split_first_chunk::<2>()?;
+        let (nal, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        rest = behind;
+        Some(nal)
+    })
+    .filter(|nal| !nal.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn starts(codec: Codec, packets: &[(u8, &[u8])]) -> Vec<bool> {
+        let mut access = RandomAccess::new(codec);
+        let starts = packets.iter().map(|&(timestamp, payload)| {
+            let head = [0x80, 96, 0, 0, 0, 0, 0, timestamp, 0, 0, 0, 0];
+            let packet = RtpPacket::parse([&head, payload].concat().into()).unwrap();
+            access.is_start(&packet)
+        });
+        starts.collect()
+    }
+
+    #[test]
+    fn first_packet_of_a_keyframe_is_told_once() {
+        let h264: [(u8, &[u8]); 9] = [
+            (0, b"\x41\x9a"),
+            (1, b"\x09\xf0"),
+            (1, b"\x67\x42"),
+            (1, b"\x68\xce"),
+            (1, b"\x7c\x85a"),
+            (2, b"\x7c\x05a"),
+            (3, b"\x7c\x85a"),
+            (4, b"\x78\0\x02\x09\xf0\0\x02\x67\x42"),
+            (5, b"\x78\0\0\0\x09"),
+        ];
+        let expected = [false, false, true, false, false, false, true, true, false];
+        assert_eq!(starts(Codec::H264, &h264), expected);
+        let h265: [(u8, &[u8]); 7] = [
+            (0, b"\x02\x01\x80"),
+            (1, b"\x40\x01"),
+            (1, b"\x26\x01\x80"),
+            (2, b"\x62\x01\x93"),
+            (3, b"\x62\x01\x13"),
+            (4, b"\x60\x01\0\x02\x42\x01"),
+            (5, b"\x60"),
+        ];
+        let expected = [false, true, false, true, false, true, false];
+        assert_eq!(starts(Codec::H265, &h265), expected);
+    }
+
+    #[test]
+    fn audio_starts_anywhere_and_the_unknown_nowhere() {
+        assert_eq!(starts(Codec::Opus, &[(0, b"a"), (0, b"b")]), [true, true]);
+        assert_eq!(starts(Codec::OtherVideo, &[(0, b"\x67"), (1, b"")]), [false, false]);
+        assert_eq!(starts(Codec::H264, &[(0, b"")]), [false]);
+    }
+}

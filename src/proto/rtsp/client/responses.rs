@@ -1,0 +1,327 @@
+//! What the client session makes of responses, and what it asks for next.
+
+use std::time::Instant;
+
+use url::Url;
+
+use super::{
+    Asked, ClientError, ClientEvent, ClientSession, ClientStage, ClientStart, ClientTrack, Pending,
+    Purpose, REASON_LEN_MAX,
+};
+use crate::limits::RTSP_TRACKS_MAX;
+use crate::proto::rtp::format::TrackKind;
+use crate::proto::rtsp::auth::ClientAuth;
+use crate::proto::rtsp::message::{Method, Response};
+use crate::proto::rtsp::rtp_info::TrackStart;
+use crate::proto::rtsp::sdp::{SessionDescription, control_url};
+use crate::proto::rtsp::session_id::SessionId;
+use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Ports, Transport};
+
+impl ClientSession {
+    pub(super) fn on_response(
+        &mut self,
+        now: Instant,
+        response: &Response,
+    ) -> Result<(), ClientError> {
+        // Interim.
+        if response.status < 200 {
+            return Ok(());
+        }
+        let Some(pending) = self.take_pending(response) else { return Ok(()) };
+        if response.status == 401 && self.can_authorize(&pending, response) {
+            self.send(Pending { retries: pending.retries + 1, ..pending });
+            return Ok(());
+        }
+        let location = response.headers.find("location");
+        if let (300..400, Some(location)) = (response.status, location)
+            && pending.purpose != Purpose::KeepAlive
+        {
+            self.redirect(location);
+            return Ok(());
+        }
+        match pending.purpose {
+            Purpose::Options => self.on_options(now, response),
+            Purpose::Describe => return self.on_described(now, response),
+            Purpose::Setup { track, asked } => {
+                return self.on_setup(now, response, track, asked, pending.request.uri);
+            }
+            Purpose::Play { has_range } => self.on_play(now, response, has_range),
+            Purpose::PlayTrack => self.on_play_track(now, response),
+            Purpose::KeepAlive => self.on_kept_alive(response),
+            Purpose::Teardown => {}
+        }
+        Ok(())
+    }
+
+    /// The request that a response answers: that of its CSeq, the oldest where it has none. A CSeq of
+    /// no request is that of one to keep the session alive that was given up; before there are any,
+    /// the server can't count.
+    fn take_pending(&mut self, response: &Response) -> Option<Pending> {
+        let cseq = response.headers.find("cseq").and_then(|cseq| cseq.parse::<u32>().ok());
+        let at = match cseq {
+            Some(cseq) => self.pending.iter().position(|pending| pending.cseq == cseq),
+            None => Some(0),
+        };
+        let at = at.or_else(|| self.keep_alive_at.is_none().then_some(0))?;
+        (at < self.pending.len()).then(|| self.pending.remove(at))
+    }
+
+    /// Whether it makes sense to send a request again with credentials for this 401.
+    fn can_authorize(&mut self, pending: &Pending, response: &Response) -> bool {
+        if self.config.credentials.is_none() || pending.retries >= RETRIES_MAX {
+            return false;
+        }
+        let challenges = response.headers.find_all("www-authenticate");
+        let Some(auth) = ClientAuth::from_challenges(challenges) else { return false };
+        // A second refusal of the same credentials is about them, unless the nonce was too old.
+        let may_retry = pending.retries == 0 || auth.is_stale;
+        self.auth = Some(auth);
+        may_retry
+    }
+
+    fn on_options(&mut self, now: Instant, response: &Response) {
+        // Another try could lock us out.
+        if response.status == 401 && self.auth.as_ref().is_some_and(|auth| !auth.is_stale) {
+            return self.refuse(response.status, &response.reason);
+        }
+        // Servers that do not know it, or want credentials for it, may well describe.
+        self.offers_get_parameter = response.headers.has_token("public", "GET_PARAMETER");
+        self.enter(ClientStage::Describing, now);
+        let url = self.config.url.clone();
+        let accept = [("Accept", "application/sdp")];
+        self.request(Purpose::Describe, Method::Describe, url, &accept);
+    }
+
+    fn on_described(&mut self, now: Instant, response: &Response) -> Result<(), ClientError> {
+        if !response.is_success() {
+            self.refuse(response.status, &response.reason);
+            return Ok(());
+        }
+        self.description = SessionDescription::parse(&response.body)?;
+        let bases = ["content-base", "content-location"];
+        let mut bases = bases.iter().filter_map(|name| response.headers.find(name));
+        if let Some(base) = bases.find(|base| base.contains("://")) {
+            self.base = base.to_owned();
+        }
+        let media = self.description.media.iter().enumerate();
+        let wanted = media.filter(|(_, media)| {
+            media.is_rtp && matches!(media.format.kind, TrackKind::Audio | TrackKind::Video)
+        });
+        self.planned = wanted.map(|(track, _)| track).take(RTSP_TRACKS_MAX).collect();
+        self.planned.reverse();
+        if self.planned.is_empty() {
+            return Err(ClientError::NoTrack);
+        }
+        self.event(ClientEvent::Described(self.description.clone()));
+        self.set_up_next(now);
+        Ok(())
+    }
+
+    /// Sets up the next track, or plays when all are.
+    fn set_up_next(&mut self, now: Instant) {
+        let Some(&track) = self.planned.last() else { return self.play(now) };
+        self.enter(ClientStage::SettingUp, now);
+        match self.config.transports.get(self.transport) {
+            Some(LowerTransport::Udp) => self.event(ClientEvent::UdpWanted { track }),
+            _ => {
+                let rtp = 2 * self.tracks.len() as u8;
+                self.send_setup(now, Asked::Tcp(Channels { rtp, rtcp: rtp + 1 }));
+            }
+        }
+    }
+
+    pub(super) fn send_setup(&mut self, now: Instant, asked: Asked) {
+        let Some(&track) = self.planned.last() else { return };
+        self.enter(ClientStage::SettingUp, now);
+        let url = control_url(&self.base, self.description.media[track].control.as_deref());
+        let transport = match asked {
+            Asked::Tcp(channels) => Transport::interleaved(channels),
+            Asked::Udp(client_port) => Transport::udp(client_port),
+        };
+        let fields = [("Transport", transport.to_string())];
+        let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+        self.request(Purpose::Setup { track, asked }, Method::Setup, url, &fields);
+    }
+
+    fn on_setup(
+        &mut self,
+        now: Instant,
+        response: &Response,
+        track: usize,
+        asked: Asked,
+        url: String,
+    ) -> Result<(), ClientError> {
+        if !response.is_success() {
+            let refusal = (response.status, response.reason.clone());
+            if response.status == 461 {
+                self.on_transport_refused(now, refusal);
+            } else {
+                self.leave_out(now, refusal);
+            }
+            return Ok(());
+        }
+        if let Some(session) = response.headers.find("session").and_then(SessionId::parse) {
+            self.session = Some(session);
+        }
+        let transport = response.headers.find("transport").unwrap_or_default();
+        let transport = Transport::parse_list(transport).into_iter().next();
+        let delivery = delivery(asked, transport.as_ref()).ok_or(ClientError::Transport)?;
+        let (ssrc, source) =
+            transport.map_or((None, None), |transport| (transport.ssrc, transport.source));
+        let setup = ClientTrack { track, delivery, ssrc, source, url };
+        self.tracks.push(setup.clone());
+        self.planned.pop();
+        self.event(ClientEvent::Setup(setup));
+        self.set_up_next(now);
+        Ok(())
+    }
+
+    /// The first track tells what the server can; tracks are not carried in different ways.
+    pub(super) fn on_transport_refused(&mut self, now: Instant, refusal: (u16, String)) {
+        if self.tracks.is_empty() && self.transport + 1 < self.config.transports.len() {
+            self.transport += 1;
+            self.set_up_next(now);
+        } else {
+            self.leave_out(now, refusal);
+        }
+    }
+
+    /// Goes on without a track; without any there is nothing to pull.
+    fn leave_out(&mut self, now: Instant, refusal: (u16, String)) {
+        self.planned.pop();
+        self.refusal = Some(refusal);
+        if self.planned.is_empty() && self.tracks.is_empty() {
+            let (status, reason) = self.refusal.take().expect("it was just set");
+            return self.refuse(status, &reason);
+        }
+        self.set_up_next(now);
+    }
+
+    fn play(&mut self, now: Instant) {
+        self.enter(ClientStage::AwaitingPlay, now);
+        let url = self.aggregate_url();
+        let range = [("Range", "npt=0.000-")];
+        self.request(Purpose::Play { has_range: true }, Method::Play, url, &range);
+    }
+
+    fn on_play(&mut self, now: Instant, response: &Response, has_range: bool) {
+        match response.status {
+            200..300 => {
+                self.note_starts(response);
+                self.begin_playing(now);
+            }
+            457 if has_range => {
+                let url = self.aggregate_url();
+                self.request(Purpose::Play { has_range: false }, Method::Play, url, &[]);
+            }
+            // Aggregate operations are not allowed.
+            459 => {
+                self.unplayed = (0..self.tracks.len()).rev().collect();
+                self.play_next_track(now);
+            }
+            status => self.refuse(status, &response.reason),
+        }
+    }
+
+    fn play_next_track(&mut self, now: Instant) {
+        let Some(index) = self.unplayed.pop() else { return self.begin_playing(now) };
+        let url = self.tracks[index].url.clone();
+        self.enter(ClientStage::AwaitingPlay, now);
+        self.request(Purpose::PlayTrack, Method::Play, url, &[("Range", "npt=0.000-")]);
+    }
+
+    fn on_play_track(&mut self, now: Instant, response: &Response) {
+        if response.is_success() {
+            self.note_starts(response);
+            self.play_next_track(now);
+        } else {
+            self.refuse(response.status, &response.reason);
+        }
+    }
+
+    /// Finds the tracks that `RTP-Info` tells of: by their address, by its end, by their number.
+    fn note_starts(&mut self, response: &Response) {
+        let value = response.headers.find("rtp-info").unwrap_or_default();
+        let starts = TrackStart::parse_list(value);
+        let by_number = starts.len() == self.tracks.len();
+        for (index, start) in starts.iter().enumerate() {
+            let control = |track: &ClientTrack| {
+                self.description.media[track.track].control.as_deref().unwrap_or_default()
+            };
+            let named = self.tracks.iter().find(|track| {
+                track.url == start.url
+                    || (!control(track).is_empty() && start.url.ends_with(control(track)))
+            });
+            let numbered = || self.tracks.get(index).filter(|_| by_number);
+            let Some(setup) = named.or_else(numbered) else { continue };
+            let TrackStart { sequence, timestamp, .. } = *start;
+            self.starts.push(ClientStart { track: setup.track, sequence, timestamp });
+        }
+        self.starts.truncate(RTSP_TRACKS_MAX);
+    }
+
+    /// The answer to PLAY is there, or media in its place.
+    pub(super) fn begin_playing(&mut self, now: Instant) {
+        let starts = std::mem::take(&mut self.starts);
+        self.event(ClientEvent::Playing(starts));
+        self.enter(ClientStage::AwaitingMedia, now);
+        self.keep_alive_at = Some(now + self.keep_alive_interval());
+        if self.has_media {
+            self.note_media();
+        }
+    }
+
+    fn on_kept_alive(&mut self, response: &Response) {
+        // Some offer GET_PARAMETER and refuse it.
+        if !response.is_success() && response.status != 401 {
+            self.offers_get_parameter = false;
+        }
+    }
+
+    pub(super) fn redirect(&mut self, location: &str) {
+        let base = Url::parse(&self.config.url).ok();
+        match base.and_then(|base| base.join(location).ok()) {
+            Some(target) => self.event(ClientEvent::Redirect(target.into())),
+            None => self.refuse(302, "Location is no address"),
+        }
+        self.over();
+    }
+
+    fn refuse(&mut self, status: u16, reason: &str) {
+        let mut len = reason.len().min(REASON_LEN_MAX);
+        while !reason.is_char_boundary(len) {
+            len -= 1;
+        }
+        self.event(ClientEvent::Refused { status, reason: reason[..len].to_owned() });
+        self.over();
+    }
+
+    /// The address of all tracks together.
+    pub(super) fn aggregate_url(&self) -> String {
+        control_url(&self.base, self.description.control.as_deref())
+    }
+}
+
+/// What was asked for, as the server changed it. `None` where it made something else of it.
+fn delivery(asked: Asked, answer: Option<&Transport>) -> Option<Delivery> {
+    match (asked, answer) {
+        (Asked::Tcp(channels), None) => Some(Delivery::Interleaved(channels)),
+        (Asked::Tcp(channels), Some(answer)) => {
+            let told = answer.interleaved;
+            // Some leave out that it is TCP and tell the channels.
+            let is_tcp = answer.lower == LowerTransport::Tcp || told.is_some();
+            is_tcp.then(|| Delivery::Interleaved(told.unwrap_or(channels)))
+        }
+        (Asked::Udp(client_port), answer) => {
+            let is_udp = answer.is_none_or(|answer| {
+                answer.lower == LowerTransport::Udp && answer.interleaved.is_none()
+            });
+            let told = answer.and_then(|answer| answer.server_port);
+            let server_port = told.unwrap_or(Ports { rtp: 0, rtcp: 0 });
+            is_udp.then_some(Delivery::Udp { client_port, server_port })
+        }
+    }
+}
+
+/// With credentials, and once more with a new nonce.
+const RETRIES_MAX: u32 = 2;

@@ -1,0 +1,71 @@
+//! What the server session tells its driver, and what it is told.
+
+#[cfg(doc)]
+use super::ServerSession;
+use crate::proto::rtsp::message::Interleaved;
+use crate::proto::rtsp::sdp::SessionDescription;
+use crate::proto::rtsp::stream_url::StreamRequest;
+use crate::proto::rtsp::transport::{Delivery, Mode, PacketKind, Ports};
+
+/// What the driver must act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// Answer with [`ServerSession::accept_describe`] or [`ServerSession::refuse`].
+    Describe(StreamRequest),
+    /// Answer with [`ServerSession::accept_announce`] or [`ServerSession::refuse`].
+    Announce { request: StreamRequest, description: SessionDescription },
+    /// Answer with [`ServerSession::accept_udp`] or [`ServerSession::refuse`].
+    SetupUdp { track: usize, mode: Mode, client_port: Ports },
+    /// Answer with [`ServerSession::accept_play`] or [`ServerSession::refuse`].
+    Play(Vec<TrackSetup>),
+    /// Answer with [`ServerSession::accept_record`] or [`ServerSession::refuse`].
+    Record(Vec<TrackSetup>),
+    /// The player wants nothing until the next [`Self::Play`].
+    Pause,
+    /// A packet of a publisher, or a report of a player.
+    Packet { track: usize, kind: PacketKind, packet: Interleaved },
+    /// The peer wants no more, or publishes no more; also before it began.
+    Teardown,
+}
+
+/// A track that is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackSetup {
+    /// Its place in the description.
+    pub track: usize,
+    pub delivery: Delivery,
+    /// As in the SETUP.
+    pub(super) url: String,
+}
+
+/// The first packet that a player is sent of a track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstPacket {
+    pub track: usize,
+    pub sequence: u16,
+    pub timestamp: u32,
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    NotFound,
+    Denied,
+    /// The stream is published already.
+    InUse,
+    /// A transport that can't be had now.
+    Transport,
+    /// We can't take or serve it now.
+    Unavailable,
+}
+
+impl Refusal {
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Self::NotFound => 404,
+            Self::Denied | Self::InUse => 403,
+            Self::Transport => 461,
+            Self::Unavailable => 503,
+        }
+    }
+}
