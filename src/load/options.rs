@@ -187,9 +187,9 @@ pub struct PublishOptions {
     #[arg(long, value_name = "N", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(128..=8_388_608))]
     pub(super) chunk_size: u32,
-    /// CPU for the publishing thread.
-    #[arg(long, value_name = "CPU")]
-    pub(super) cpu: Option<usize>,
+    /// CPUs to publish from, a thread each; one thread, not pinned, unless given.
+    #[arg(long, alias = "cpu", value_name = "LIST", value_parser = parse_cpus)]
+    pub(super) cpus: Option<CpuList>,
     #[command(flatten)]
     pub(super) output: OutputOptions,
 }

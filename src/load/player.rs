@@ -389,3 +389,156 @@ const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Oldest stamp that is believed: bytes that lay unread for longer were not looked at by us.
 const STAMP_AGE_NS_MAX: u64 = 60_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::target;
+    use super::*;
+    use crate::media::TagKind;
+    use crate::proto::amf0::Value;
+    use crate::proto::flv::{FILE_HEADER, TagHeader};
+    use crate::proto::http::websocket::{accept_of, encode_header};
+    use crate::proto::rtmp::chunk_encoding::encode_message;
+    use crate::proto::rtmp::command::{Status, command};
+    use crate::proto::rtmp::message::Message;
+
+    /// Ten frames with a keyframe at first, 40 ms apart.
+    fn frames() -> Vec<(u32, Vec<u8>)> {
+        let frame = |index: u32| {
+            let mut payload = vec![if index == 0 { 0x17 } else { 0x27 }, 1, 0, 0, 0];
+            payload.resize(30 + index as usize, 7);
+            (index * 40, payload)
+        };
+        (0..10).map(frame).collect()
+    }
+
+    fn flv() -> Vec<u8> {
+        let mut bytes = FILE_HEADER.to_vec();
+        for (timestamp_ms, payload) in frames() {
+            let len = payload.len() as u32;
+            bytes.extend_from_slice(&TagHeader::new(TagKind::Video, timestamp_ms, len).encode());
+            bytes.extend_from_slice(&payload);
+            bytes.extend_from_slice(&(len + 11).to_be_bytes());
+        }
+        bytes
+    }
+
+    fn chunked(body: &[u8]) -> Vec<u8> {
+        let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for piece in body.chunks(100) {
+            bytes.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            bytes.extend_from_slice(piece);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes
+    }
+
+    fn websocket(body: &[u8], request: &str) -> Vec<u8> {
+        let (_, key) = request.split_once("Sec-WebSocket-Key: ").expect("a key");
+        let accept = accept_of(key.trim_end());
+        let head = format!("HTTP/1.1 101 S\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+        let mut bytes = head.into_bytes();
+        for piece in body.chunks(100) {
+            let (header, header_len) = encode_header(piece.len() as u64);
+            bytes.extend_from_slice(&header[..header_len]);
+            bytes.extend_from_slice(piece);
+        }
+        bytes
+    }
+
+    fn rtmp() -> Vec<u8> {
+        let mut bytes = [&[3][..], &[0; 2 * 1536]].concat();
+        let start = Status { is_error: false, code: "NetStream.Play.Start", description: "" };
+        let mut messages = vec![
+            command(0, "_result", 1.0, &[Value::Null, Value::Null]),
+            command(0, "_result", 2.0, &[Value::Null, Value::Number(1.0)]),
+            start.to_message(1),
+        ];
+        messages.extend(frames().into_iter().map(|(timestamp_ms, payload)| Message {
+            kind: 9,
+            timestamp_ms,
+            stream_id: 1,
+            payload: payload.into(),
+        }));
+        messages.iter().for_each(|message| encode_message(6, message, 128, &mut bytes));
+        bytes
+    }
+
+    /// To a peer that reads, and says nothing.
+    fn connection() -> Connection {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept()?;
+            io::copy(&mut peer, &mut io::sink())
+        });
+        Connection::start(address).expect("it listens")
+    }
+
+    /// What is seen of `bytes` cut at `at`.
+    fn play(url: &str, connection: &mut Connection, bytes: &[u8], at: usize) -> (u64, Times) {
+        let target = &target::expand(url, 0, 1).expect("a URL")[0];
+        let (mut session, mut watch) = (Session::new(target, 7), Watch::default());
+        let (mut times, mut figures) = (Times::default(), Figures::default());
+        session.begin(connection).expect("an open connection");
+        for (arrived_ns, piece) in [(1, &bytes[..at]), (2, &bytes[at..])] {
+            let (watch, times, figures) = (&mut watch, &mut times, &mut figures);
+            let mut sink = Sink { watch, times, figures, arrived_ns };
+            let piece = Bytes::copy_from_slice(piece);
+            session.handle_input(piece, connection, &mut sink).expect("what a server may send");
+        }
+        while !connection.is_flushed() {
+            connection.flush().expect("it is read");
+        }
+        assert_eq!((watch.counts.missing, watch.counts.misplaced), (0, 0));
+        (watch.counts.frames, times)
+    }
+
+    #[test]
+    fn frames_are_the_same_at_every_split() {
+        let mut connection = connection();
+        let ws = "ws://127.0.0.1/a.flv";
+        let mut session = Session::new(&target::expand(ws, 0, 1).expect("a URL")[0], 7);
+        let Session::Ws { ws: client, .. } = &mut session else { panic!("no WebSocket") };
+        let Some(Output::Send(request)) = client.poll_output() else { panic!("no request") };
+        let request = String::from_utf8_lossy(&request).into_owned();
+        let plain = [b"HTTP/1.1 200 OK\r\n\r\n", &flv()[..]].concat();
+        for (url, bytes) in [
+            ("http://127.0.0.1/a.flv", plain),
+            ("http://127.0.0.1/a.flv", chunked(&flv())),
+            (ws, websocket(&flv(), &request)),
+            ("rtmp://127.0.0.1/live/a", rtmp()),
+        ] {
+            for at in 0..=bytes.len() {
+                let (count, times) = play(url, &mut connection, &bytes, at);
+                assert_eq!(count, 10, "{url} at {at}");
+                assert!(times.first_byte_ns <= times.keyframe_ns, "{url} at {at}");
+            }
+            // The first byte of media is not the first of the answer.
+            let (_, times) = play(url, &mut connection, &bytes, 19);
+            assert_eq!((times.first_byte_ns, times.keyframe_ns), (Some(2), Some(2)), "{url}");
+        }
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        let mut connection = connection();
+        let mut end = |bytes: &[u8]| {
+            let target = &target::expand("http://127.0.0.1/a.flv", 0, 1).expect("a URL")[0];
+            let (mut session, mut watch) = (Session::new(target, 7), Watch::default());
+            let (mut times, mut figures) = (Times::default(), Figures::default());
+            session.begin(&mut connection).expect("an open connection");
+            let (watch, times, figures) = (&mut watch, &mut times, &mut figures);
+            let mut sink = Sink { watch, times, figures, arrived_ns: 1 };
+            let bytes = Bytes::copy_from_slice(bytes);
+            session.handle_input(bytes, &mut connection, &mut sink).expect_err("an end")
+        };
+        assert!(matches!(end(b"HTTP/1.1 403 No\r\n\r\n"), End::Refused(_)));
+        assert!(matches!(end(b"HTTP/1.1 302 F\r\nLocation: /b\r\n\r\n"), End::Refused(_)));
+        assert!(matches!(end(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), End::Closed));
+        assert!(end(b"HTTP/1.1 200 OK\r\n\r\nno FLV at all").is_broken());
+        assert!(end(b"220 smtp\r\n\r\n").is_broken());
+    }
+}

@@ -48,12 +48,14 @@ impl Progress {
         times[thread] = (figures.lateness.clone(), figures.delay.clone());
     }
 
-    /// Of one thread that publishes.
-    pub(super) fn set_publishing(&self, sent: &Sent) {
-        self.joined.store(sent.started, Relaxed);
-        self.failed.store(sent.failed_count(), Relaxed);
-        self.bytes.store(sent.bytes, Relaxed);
-        self.frames.store(sent.frames, Relaxed);
+    /// Of a thread that publishes: what it has sent, of which `told` was told before.
+    pub(super) fn add_publishing(&self, sent: &Sent, told: &mut Told) {
+        let numbers = [sent.started, sent.failed_count(), sent.bytes, sent.frames];
+        let counters = [&self.joined, &self.failed, &self.bytes, &self.frames];
+        for ((counter, number), before) in counters.into_iter().zip(numbers).zip(told.0) {
+            counter.fetch_add(number - before, Relaxed);
+        }
+        told.0 = numbers;
     }
 
     /// `late 0.20/6.40 ms`: median and 99th percentile, of lateness and of delay where there are any.
@@ -72,6 +74,10 @@ impl Progress {
         text("late", &lateness) + &text("delay", &delay)
     }
 }
+
+/// What a thread has added to a progress.
+#[derive(Debug, Default)]
+pub(super) struct Told([u64; 4]);
 
 /// The line that tells how it goes: on a terminal one that is drawn over itself, else a new one
 /// every five seconds.

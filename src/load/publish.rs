@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -29,24 +29,37 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
     let end_ns = options.duration.map_or(u64::MAX, |seconds| start_ns + seconds_ns(seconds));
     let progress = Progress::default();
     let mut shown = Shown::new(start_ns, end_ns);
-    let cpu = options.cpu;
-    let mut publishers = Publishers::new(Arc::clone(&clip), options.chunk_size, starts)?;
+    let threads: Vec<_> = parts(options, starts)
+        .into_iter()
+        .map(|(cpu, starts)| {
+            Ok((cpu, Publishers::new(Arc::clone(&clip), options.chunk_size, starts)?))
+        })
+        .collect::<Result<_, Failure>>()?;
     let sent = thread::scope(|scope| -> Result<Sent, Failure> {
-        let thread = scope.spawn(|| -> Result<Sent, Failure> {
+        let progress = &progress;
+        let publish = move |cpu: Option<usize>, mut publishers: Publishers| {
             cpu.map(soak::pin).transpose()?;
-            publishers.run(&progress)?;
-            Ok(publishers.sent)
-        });
-        while !thread.is_finished() {
+            publishers.run(progress)?;
+            Ok::<Sent, Failure>(publishers.sent)
+        };
+        let threads: Vec<_> = threads
+            .into_iter()
+            .map(|(cpu, publishers)| scope.spawn(move || publish(cpu, publishers)))
+            .collect();
+        while !threads.iter().all(ScopedJoinHandle::is_finished) {
             let left_ns = end_ns.saturating_sub(clock::monotonic_ns());
             if left_ns == 0 || wait(Duration::from_nanos(left_ns.min(SHOW_NS))) {
                 break;
             }
-            shown.show("publishing", &progress);
+            shown.show("publishing", progress);
         }
         progress.stop();
         shown.clear();
-        thread.join().expect("a panic of the thread is one of ours")
+        let mut sent = Sent::default();
+        for thread in threads {
+            sent.add(thread.join().expect("a panic of a thread is one of ours")?);
+        }
+        Ok(sent)
     })?;
     let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
     let report = PublishReport::new(options, &clip, &sent, seconds);
@@ -54,14 +67,12 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Streams and when they connect.
+type Starts = VecDeque<(u64, Target)>;
+
 /// When each stream connects. Spread over a round of the file, their keyframes do not come all at
 /// once, as those of independent publishers would not.
-fn starts(
-    options: &PublishOptions,
-    targets: Vec<Target>,
-    period_ms: u32,
-    start_ns: u64,
-) -> VecDeque<(u64, Target)> {
+fn starts(options: &PublishOptions, targets: Vec<Target>, period_ms: u32, start_ns: u64) -> Starts {
     let count = targets.len() as u64;
     let ramp_ns = match options.ramp {
         Some(seconds) => seconds_ns(seconds),
@@ -70,6 +81,21 @@ fn starts(
     };
     let starts = targets.into_iter().zip(0..);
     starts.map(|(target, number)| (start_ns + ramp_ns * number / count, target)).collect()
+}
+
+/// The streams of each thread, in turns, and the CPU that it runs on.
+fn parts(options: &PublishOptions, starts: Starts) -> Vec<(Option<usize>, Starts)> {
+    let cpus = options.cpus.as_ref().map_or(&[][..], |list| list.cpus());
+    let mut parts: Vec<(Option<usize>, Starts)> =
+        cpus.iter().map(|cpu| (Some(*cpu), Starts::new())).collect();
+    if parts.is_empty() {
+        return vec![(None, starts)];
+    }
+    let count = parts.len();
+    for (number, start) in starts.into_iter().enumerate() {
+        parts[number % count].1.push_back(start);
+    }
+    parts
 }
 
 /// What came of publishing.

@@ -15,7 +15,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::clip::{Clip, ClipTag};
 use super::connection::{Connection, Received};
 use super::figures::Spread;
-use super::progress::Progress;
+use super::progress::{Progress, Told};
 use super::stamp::Stamp;
 use super::target::Target;
 use crate::clock;
@@ -34,6 +34,8 @@ pub(super) struct Publishers {
     /// What each live stream has to send next, by the time at which it is due.
     due: BinaryHeap<Reverse<(u64, usize)>>,
     scratch: Vec<u8>,
+    /// Numbers of the progress that are ours.
+    told: Told,
     pub(super) sent: Sent,
 }
 
@@ -81,6 +83,7 @@ impl Publishers {
             starts,
             due: BinaryHeap::new(),
             scratch: Vec::new(),
+            told: Told::default(),
         })
     }
 
@@ -92,7 +95,7 @@ impl Publishers {
             self.start_due(now_ns);
             self.send_due();
             self.poll(&mut buffer)?;
-            progress.set_publishing(&self.sent);
+            progress.add_publishing(&self.sent, &mut self.told);
             self.sleep();
         }
         for stream in self.streams.iter_mut().filter(|stream| !stream.is_over) {
@@ -137,10 +140,12 @@ impl Publishers {
         Ok(())
     }
 
-    /// Sends all that is due, the longest overdue first.
+    /// Sends what is due, the longest overdue first, until it is time to look at the sockets.
     fn send_due(&mut self) {
+        let until_ns = clock::monotonic_ns() + LOOK_NS;
         while let Some(&Reverse((due_ns, index))) = self.due.peek() {
-            if due_ns > clock::monotonic_ns() {
+            let now_ns = clock::monotonic_ns();
+            if due_ns > now_ns || now_ns > until_ns {
                 return;
             }
             self.due.pop();
@@ -148,14 +153,11 @@ impl Publishers {
             if stream.is_over {
                 continue;
             }
-            let (tag, _) = self.clip.tag(stream.next);
-            let sequence = self.clip.sequence(stream.next);
-            match stream.send(&self.clip, tag, sequence, due_ns, &mut self.scratch) {
-                Ok(()) => {
+            match stream.send_due(&self.clip, now_ns, &mut self.scratch) {
+                Ok(frames) => {
                     self.sent.bytes += self.scratch.len() as u64;
-                    self.sent.frames += u64::from(tag.is_frame);
+                    self.sent.frames += frames;
                     stream.note_taken(&mut self.sent.lateness);
-                    stream.next += 1;
                     self.due.push(Reverse((stream.due_ns(&self.clip), index)));
                 }
                 Err(error) => {
@@ -270,27 +272,41 @@ impl Stream {
         Ok(())
     }
 
-    fn send(
+    /// Sends the tags that are due by `now_ns`, in one piece; how many of them are video frames.
+    /// More than one is due only when we are late.
+    fn send_due(
         &mut self,
         clip: &Clip,
-        tag: &ClipTag,
-        sequence: u32,
-        due_ns: u64,
+        now_ns: u64,
         scratch: &mut Vec<u8>,
-    ) -> std::io::Result<()> {
-        let (_, at_ms) = clip.tag(self.next);
-        let timestamp_ms = at_ms as u32;
+    ) -> std::io::Result<u64> {
         scratch.clear();
-        self.session.encode_tag(tag.kind, timestamp_ms, &tag.payload, scratch);
-        if let Some(at) = tag.stamp_at {
-            // Within the first chunk: none is shorter than what a stamp ends in.
-            let at = at + if timestamp_ms < 0x00ff_ffff { 12 } else { 16 };
-            let stamp = Stamp { sequence, due_ns }.encode();
-            scratch[at..at + stamp.len()].copy_from_slice(&stamp);
+        let mut frames = 0;
+        while scratch.len() < LATE_LEN_MAX {
+            let due_ns = self.due_ns(clip);
+            if due_ns > now_ns {
+                break;
+            }
+            let (tag, at_ms) = clip.tag(self.next);
+            let sequence = clip.sequence(self.next);
+            self.append(tag, at_ms as u32, Stamp { sequence, due_ns }, scratch);
+            self.held.push_back((self.given + scratch.len() as u64, due_ns));
+            frames += u64::from(tag.is_frame);
+            self.next += 1;
         }
         self.give(scratch)?;
-        self.held.push_back((self.given, due_ns));
-        Ok(())
+        Ok(frames)
+    }
+
+    fn append(&self, tag: &ClipTag, timestamp_ms: u32, stamp: Stamp, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.session.encode_tag(tag.kind, timestamp_ms, &tag.payload, out);
+        if let Some(at) = tag.stamp_at {
+            // Within the first chunk: none is shorter than what a stamp ends in.
+            let at = start + at + if timestamp_ms < 0x00ff_ffff { 12 } else { 16 };
+            let stamp = stamp.encode();
+            out[at..at + stamp.len()].copy_from_slice(&stamp);
+        }
     }
 
     fn give(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -318,7 +334,23 @@ impl Sent {
     pub(super) fn failed_count(&self) -> u64 {
         self.failed.values().sum()
     }
+
+    /// Takes in what another thread sent.
+    pub(super) fn add(&mut self, other: Self) {
+        self.streams += other.streams;
+        self.started += other.started;
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        for (reason, count) in other.failed {
+            *self.failed.entry(reason).or_default() += count;
+        }
+        self.accept.add(&other.accept);
+        self.lateness.add(&other.lateness);
+    }
 }
 
-/// How often the sockets are looked at when nothing is due.
+/// How often the sockets are looked at.
 const LOOK_NS: u64 = 2_000_000;
+
+/// Bytes of a stream from which on what is late waits for its next turn.
+const LATE_LEN_MAX: usize = 64 * 1024;

@@ -418,3 +418,148 @@ const CPU_RATIO_MAX: f64 = 0.85;
 /// falsifies nothing until it finds two frames of a player at once, or its socket full.
 const SWEEP_LATE_MS_MAX: f64 = 5.0;
 const STAMPED_SWEEP_LATE_MS_MAX: f64 = 20.0;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::super::crowd::Visit;
+    use super::super::options::Leave;
+    use super::super::outcome::Outcome;
+    use super::super::target::Protocol;
+    use super::super::watch::{Counts, Stalls};
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn asked(guests: Guests) -> Asked<'static> {
+        let url = "http://h/{i}.flv";
+        Asked { command: "play", label: None, url, players: 3, streams: 1, guests }
+    }
+
+    /// Three players that saw 100 frames each, and what went wrong.
+    fn performance(change: impl FnOnce(&mut Outcome)) -> Performance {
+        let seen = |bytes, lateness_p99_us| Seen {
+            counts: Counts { frames: 100, stamped: 100, bytes, ..Counts::default() },
+            missing_before: 0,
+            stalls: Stalls::default(),
+            watched_ns: 4000 * MS,
+            lateness_p99_us,
+        };
+        let mut outcome = Outcome {
+            players: vec![seen(1000, 700), seen(3000, 900), seen(2000, 50_000)],
+            ..Outcome::default()
+        };
+        (outcome.steady.asked, outcome.steady.joined) = (3, 3);
+        (0..300).for_each(|_| outcome.figures.lateness.record_ns(2 * MS));
+        outcome.threads = vec![ThreadUse {
+            cpu_ns: 1000 * MS,
+            wall_ns: 4000 * MS,
+            has_kernel_stamps: true,
+            sweep_late_p99_ms: 3.0,
+        }];
+        change(&mut outcome);
+        Performance {
+            protocol: Protocol::HttpFlv,
+            mode: Mode::Sweep,
+            window_s: 4.0,
+            outcome,
+            server: None,
+        }
+    }
+
+    fn report(change: impl FnOnce(&mut Outcome)) -> Report {
+        Report::new(&asked(Guests::None), performance(change))
+    }
+
+    #[test]
+    fn table_and_json_tell_the_same() {
+        let report = report(|_| {});
+        let table = report.render();
+        for text in [
+            "3 players of 1 streams, HTTP-FLV, 4.0 s measured, sweep\n",
+            "joined 3 of 3, lost 0\n",
+            "bytes of each player: min 1000, median 2000, max 3000; 0.000 Gbit/s in all\n",
+            "p99 lateness of each player: min 0.70, median 0.90, worst 50.00 ms\n",
+            "frames 300, missing 0 (before the window 0), misplaced 0, broken tags 0\n",
+            "client CPU 25.0 % (sweeps late 3.00 ms); arrival times by the kernel\n",
+        ] {
+            assert!(table.contains(text), "{text}{table}");
+        }
+        let row = table.lines().find(|line| line.starts_with("lateness")).expect("a row");
+        let row: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(row, ["lateness", "2.00", "2.00", "2.00", "2.00", "2.00", "300"]);
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(json["bytes_per_player"]["median"], 2000.0);
+        assert_eq!(json["player_p99_lateness_ms"]["max"], 50.0);
+        assert_eq!(json["lateness_ms"]["count"], 300);
+        assert_eq!((&json["delay_ms"], &json["faults"]), (&Value::Null, &json!([])));
+    }
+
+    #[test]
+    fn faults_are_named_in_both() {
+        let reasons = |reason: &str| BTreeMap::from([(reason.to_owned(), 2)]);
+        let report = report(|outcome| {
+            outcome.steady.failed = reasons("no connection in time");
+            outcome.steady.lost = reasons("closed by the server");
+            outcome.broken_tags = 5;
+            outcome.threads[0].cpu_ns = 3500 * MS;
+        });
+        let expected = [
+            "2 of 3 players did not join: no connection in time",
+            "2 players were lost: closed by the server",
+            "5 broken tags",
+            "THE CLIENT IS THE BOTTLENECK: it measured itself",
+        ];
+        assert_eq!(report.faults, expected);
+        let table = report.render();
+        assert!(expected.iter().all(|fault| table.contains(&format!("\n! {fault}\n"))), "{table}");
+    }
+
+    #[test]
+    fn late_sweeps_count_by_what_they_falsify() {
+        let is_bottleneck = |has_kernel_stamps, sweep_late_p99_ms| {
+            let change = |outcome: &mut Outcome| {
+                outcome.threads[0].has_kernel_stamps = has_kernel_stamps;
+                outcome.threads[0].sweep_late_p99_ms = sweep_late_p99_ms;
+            };
+            report(change).client.is_bottleneck
+        };
+        assert!(!is_bottleneck(true, 19.0) && is_bottleneck(true, 21.0));
+        assert!(!is_bottleneck(false, 4.9) && is_bottleneck(false, 5.1));
+    }
+
+    #[test]
+    fn run_that_saw_nothing_is_no_success() {
+        let mut nothing = performance(|outcome| outcome.players.clear());
+        assert_eq!(Report::new(&asked(Guests::None), nothing).faults.len(), 1);
+        nothing = performance(|_| {});
+        nothing.window_s = 0.0;
+        assert!(Report::new(&asked(Guests::None), nothing).faults[0].contains("warm-up"));
+    }
+
+    #[test]
+    fn guests_have_a_part_of_their_own() {
+        let visit = Visit { stay_ns: None, leave: Leave::Reset };
+        let visitors = Guests::Visitors { per_second: 50.0, visit };
+        let performed = performance(|outcome| {
+            let joins = &mut outcome.visitors;
+            (joins.asked, joins.joined, joins.left) = (200, 199, 150);
+            joins.failed = BTreeMap::from([("refused: HTTP 503 ".to_owned(), 1)]);
+        });
+        let report = Report::new(&asked(visitors), performed);
+        let text = "visitors, 50 a second: 200 came, 199 joined, 150 left\n";
+        assert!(report.render().contains(text), "{}", report.render());
+        assert_eq!(report.faults, ["1 of 200 visitors did not join: refused: HTTP 503 "]);
+        let slow = Guests::Slow { count: 7, bytes_per_s: 0 };
+        let performed = performance(|outcome| {
+            outcome.slow.joined = 7;
+            outcome.slow.lost = BTreeMap::from([("closed by the server".to_owned(), 6)]);
+        });
+        let table = Report::new(&asked(slow), performed).render();
+        let text = "slow players that stopped reading: 7 joined, 6 closed by the server\n";
+        assert!(table.contains(text), "{table}");
+    }
+}
