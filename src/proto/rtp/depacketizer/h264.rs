@@ -61,6 +61,7 @@ impl H264 {
 
     fn read_nal(&mut self, nal: Bytes) -> Result<(), DepacketizeError> {
         let Some(&header) = nal.first() else { return Ok(()) };
+        check_type(header)?;
         self.assembler.push_nal(kind_of(header, &nal[1..]), nal)
     }
 
@@ -71,6 +72,7 @@ impl H264 {
         let body = payload.slice(2..);
         if fragment & START_BIT != 0 {
             let header = indicator & 0xe0 | fragment & 0x1f;
+            check_type(header)?;
             let mut kind = kind_of(header, &body);
             // Where the message that tells a recovery point lies is not known of a part.
             if kind == NalKind::RecoveryPoint {
@@ -99,6 +101,14 @@ impl H264 {
             self.read_nal(nal.slice(..nal.len() - zeros))?;
         }
         Ok(())
+    }
+}
+
+/// What stands within a packet is a NAL unit, not another packet structure.
+fn check_type(header: u8) -> Result<(), DepacketizeError> {
+    match header & 0x1f {
+        1..=23 => Ok(()),
+        unknown => Err(DepacketizeError::UnknownType(unknown)),
     }
 }
 
@@ -372,6 +382,8 @@ mod tests {
             (b"\x7a", DepacketizeError::Unsupported("interleaved mode")),
             (b"\x7d\x85\0\0a", DepacketizeError::Unsupported("interleaved mode")),
             (b"\x7f", DepacketizeError::UnknownType(31)),
+            (b"\x78\0\x02\x7c\x85", DepacketizeError::UnknownType(28)),
+            (b"\x7c\x98a", DepacketizeError::UnknownType(24)),
             (b"\0ab", DepacketizeError::UnknownType(0)),
         ] {
             assert_eq!(bench.try_feed(Gap::None, 5, false, payload), Err(error));

@@ -68,6 +68,7 @@ impl H265 {
             [] => Ok(()),
             [_] => Err(DepacketizeError::CutOff),
             [first, second, ..] => {
+                check_type(first)?;
                 let kind = kind_of([first, second], &nal[HEADER_LEN..]);
                 self.assembler.push_nal(kind, nal)
             }
@@ -81,6 +82,7 @@ impl H265 {
         let body = payload.slice(HEADER_LEN + 1..);
         if fragment & START_BIT != 0 {
             let header = [first & 0x81 | (fragment & 0x3f) << 1, second];
+            check_type(header[0])?;
             self.assembler.begin_nal(kind_of(header, &body), &header, body)?;
         } else {
             self.assembler.continue_nal(body)?;
@@ -89,6 +91,14 @@ impl H265 {
             self.assembler.close_nal();
         }
         Ok(())
+    }
+}
+
+/// What stands within a packet is a NAL unit, not another packet structure.
+fn check_type(first: u8) -> Result<(), DepacketizeError> {
+    match first >> 1 & 0x3f {
+        0..=47 => Ok(()),
+        unknown => Err(DepacketizeError::UnknownType(unknown)),
     }
 }
 
@@ -210,6 +220,8 @@ mod tests {
             (b"\x62\x01\x01a", DepacketizeError::NoStart),
             (b"\x64\x01\0\0", DepacketizeError::Unsupported("PACI")),
             (b"\x7e\x01", DepacketizeError::UnknownType(63)),
+            (b"\x60\x01\0\x02\x62\x01", DepacketizeError::UnknownType(49)),
+            (b"\x62\x01\xb0a", DepacketizeError::UnknownType(48)),
         ] {
             assert_eq!(bench.try_feed(Gap::None, 5, false, payload), Err(error));
             assert_eq!(bench.feed(6, true, b"\x02\x01\x80").len(), 1, "{error}");
