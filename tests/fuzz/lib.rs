@@ -4,6 +4,9 @@
 //! The bytes that they send may differ only in acknowledgements, so of RTMP the events are
 //! compared and of HTTP all.
 
+pub mod rtp;
+pub mod rtsp;
+
 use std::fmt::Debug;
 use std::time::Instant;
 

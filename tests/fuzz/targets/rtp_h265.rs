@@ -1,0 +1,8 @@
+//! H.265 payloads: NAL units fill their frames, and frames come back from packets of ours.
+#![no_main]
+
+use rillcast::proto::rtp::TrackKind;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    rillcast_fuzz::rtp::depacketize(TrackKind::Video, "H265/90000", &[""], data);
+});
