@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_goes_on_from_its_cursor_and_costs_others_nothing() {
-        for packaging in Packaging::ALL {
+        for packaging in Packaging::OF_FLV {
             let mut scene = Scene::new();
             scene.join(1, packaging);
             scene.join(2, packaging);

@@ -12,5 +12,5 @@ pub use crowd::{
     Crowd, CrowdEvents, CrowdLimits, CrowdTotals, PlayerStats, Removed, Scratch, Turn,
 };
 pub use flush::{Batch, Lists, Shortfall, Socket, Wire};
-pub use player::{Player, PlayerStart};
+pub use player::{Player, PlayerStart, RtpStart, UdpTrack};
 pub use round::Due;

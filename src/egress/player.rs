@@ -25,6 +25,26 @@ pub struct PlayerStart {
     pub packaging: Packaging,
     /// Protocol replies that the socket has not taken yet; they go before the first tag.
     pub unsent: Bytes,
+    /// Of a player of RTP.
+    pub rtp: Option<RtpStart>,
+}
+
+/// What a player of RTP gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RtpStart {
+    /// The places in the description of the tracks that it wants.
+    pub tracks: Vec<u8>,
+    /// Its sockets where the packets go over UDP, one item for each track; none where they are
+    /// interleaved. They are connected to the player's ports.
+    pub udp: Vec<UdpTrack>,
+}
+
+/// A track's sockets of one player.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpTrack {
+    pub track: u8,
+    pub rtp: Socket,
+    pub rtcp: Socket,
 }
 
 /// How far a player is.

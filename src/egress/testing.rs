@@ -84,7 +84,13 @@ impl Scene {
     }
 
     pub(crate) fn join(&mut self, fd: i32, packaging: Packaging) -> CrowdEvents {
-        let start = PlayerStart { id: id(fd), socket: Socket(fd), packaging, unsent: Bytes::new() };
+        let start = PlayerStart {
+            id: id(fd),
+            socket: Socket(fd),
+            packaging,
+            unsent: Bytes::new(),
+            rtp: None,
+        };
         self.turn(|crowd, turn| {
             let index = crowd.join(turn.log, start, turn.now);
             crowd.advance(index, turn);

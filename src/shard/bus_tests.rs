@@ -9,7 +9,7 @@ use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{Batch, Shortfall, Wire};
-use crate::media::{ConnectionId, MediaPart, ShardId, StreamKey, TagKind};
+use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
 use crate::stream::Packaging;
 
 const HERE: ShardId = ShardId(0);
@@ -53,8 +53,13 @@ impl Scene {
 
     fn publish(&mut self, key: &StreamKey) {
         let connection = ConnectionId { serial: 99, shard: HERE };
-        let view =
-            PublisherView { connection, local: NOWHERE, peer: NOWHERE, params: String::new() };
+        let view = PublisherView {
+            connection,
+            form: Form::Flv,
+            local: NOWHERE,
+            peer: NOWHERE,
+            params: String::new(),
+        };
         self.shard.publish(self.now, key, view).unwrap();
     }
 

@@ -23,6 +23,7 @@ mod policy;
 mod pull_tests;
 mod pulls;
 mod replica;
+mod rtp;
 mod sources;
 mod tables;
 mod timers;
@@ -47,7 +48,7 @@ use tables::{Source, Tables};
 use timers::{Timer, Timers};
 
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
-use crate::egress::{CrowdTotals, Removed, Scratch, Socket, Wire};
+use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::stream::Packaging;
@@ -443,4 +444,6 @@ pub struct Admitted {
     pub connection: ConnectionId,
     pub socket: Socket,
     pub unsent: Bytes,
+    /// Of a player over RTSP: which tracks it gets, and how.
+    pub rtp: Option<RtpStart>,
 }

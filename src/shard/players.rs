@@ -48,7 +48,7 @@ impl Shard {
 
     /// The session of an admitted player knows that it plays; from now on its socket is fed.
     pub fn admitted(&mut self, now: Instant, admitted: Admitted, wire: &mut dyn Wire) {
-        let Admitted { connection, socket, unsent } = admitted;
+        let Admitted { connection, socket, unsent, rtp } = admitted;
         let Some(member) = self.members.get_mut(&connection) else { return };
         if member.role != Role::Admitting {
             return;
@@ -57,7 +57,7 @@ impl Shard {
         let (key, packaging) = (member.key.clone(), member.packaging);
         let here = self.locals.get_mut(&key).expect("a member's key is here");
         here.admitting -= 1;
-        let start = PlayerStart { id: connection, socket, packaging, unsent };
+        let start = PlayerStart { id: connection, socket, packaging, unsent, rtp };
         self.with_crowd(&key, now, wire, |crowd, turn| {
             let index = crowd.join(turn.log, start, turn.now);
             crowd.advance(index, turn);

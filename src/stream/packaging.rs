@@ -10,7 +10,7 @@ use std::io::IoSlice;
 
 use super::log::{Entry, Log, MediaKinds, Prelude};
 use crate::limits::CHUNK_SIZE_OUT;
-use crate::media::TagKind;
+use crate::media::{Form, TagKind};
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TagHeader};
 use crate::proto::http::websocket;
 use crate::proto::rtmp::chunk_encoding::{self, FirstChunk};
@@ -21,6 +21,8 @@ pub enum Packaging {
     Flv,
     WsFlv,
     Rtmp,
+    /// RTP packets, interleaved with RTSP or over UDP.
+    Rtsp,
 }
 
 /// A place in the packaged log: a tag, and how many of its packaged bytes are behind it.
@@ -40,12 +42,22 @@ impl Cursor {
 pub const MESSAGE_STREAM_ID: u32 = 1;
 
 impl Packaging {
-    pub const ALL: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
+    pub const ALL: [Self; 4] = [Self::Flv, Self::WsFlv, Self::Rtmp, Self::Rtsp];
+    /// Those of the FLV form.
+    pub const OF_FLV: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
+
+    /// The form that it is made of.
+    pub fn form(self) -> Form {
+        match self {
+            Self::Flv | Self::WsFlv | Self::Rtmp => Form::Flv,
+            Self::Rtsp => Form::Rtp,
+        }
+    }
 
     /// Bytes of a tag in this form.
     pub fn len_of(self, entry: &Entry) -> u64 {
         match self {
-            Self::Flv => u64::from(entry.len),
+            Self::Flv | Self::Rtsp => u64::from(entry.len),
             Self::WsFlv => {
                 let (_, header_len) = websocket::encode_header(u64::from(entry.len));
                 header_len as u64 + u64::from(entry.len)
@@ -89,7 +101,7 @@ impl Packaging {
         }
         match self {
             Self::Flv => flv,
-            Self::Rtmp => out,
+            Self::Rtmp | Self::Rtsp => out,
             Self::WsFlv if flv.is_empty() => out,
             Self::WsFlv => {
                 let (header, len) = websocket::encode_header(flv.len() as u64);
@@ -176,7 +188,7 @@ impl Span {
         self.clear(from);
         for entry in log.range(from.seq..to_seq) {
             match packaging {
-                Packaging::Flv => self.push_tag(entry),
+                Packaging::Flv | Packaging::Rtsp => self.push_tag(entry),
                 Packaging::WsFlv => self.push_frame(entry),
                 Packaging::Rtmp => self.push_message(entry),
             }
@@ -325,7 +337,7 @@ mod tests {
             let size = (TAG_HEADER_LEN + payload.len()) as u32;
             let tag = [&header.encode()[..], &payload[..], &size.to_be_bytes()[..]].concat();
             match packaging {
-                Packaging::Flv => out.extend_from_slice(&tag),
+                Packaging::Flv | Packaging::Rtsp => out.extend_from_slice(&tag),
                 Packaging::WsFlv => {
                     let (header, len) = websocket::encode_header(tag.len() as u64);
                     out.extend_from_slice(&header[..len]);
@@ -364,7 +376,7 @@ mod tests {
 
     /// What every split point must hold, at the given distances from the start.
     fn check_splits(log: &Log, distances: impl Fn(usize) -> Vec<usize>) {
-        for packaging in Packaging::ALL {
+        for packaging in Packaging::OF_FLV {
             let whole = reference(packaging, log);
             let start = Cursor::at(log.first_seq());
             for sent in distances(whole.len()) {
@@ -433,7 +445,7 @@ mod tests {
         }
         writer.keyframe(40, MESSAGE_LEN_MAX);
         writer.log.flush();
-        for packaging in Packaging::ALL {
+        for packaging in Packaging::OF_FLV {
             let mut span = Span::default();
             span.encode(packaging, &writer.log, Cursor::at(0), writer.log.flushed_seq());
             let mut slices = Vec::new();
