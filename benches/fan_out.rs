@@ -82,8 +82,11 @@ struct Flush {
 
 impl Hall {
     fn new(packaging: Packaging, players: u32) -> Self {
-        let limits =
-            CrowdLimits { lag_bytes_max: 8 * 1024 * 1024, lag_evict: Duration::from_secs(10) };
+        let limits = CrowdLimits {
+            lag_bytes_max: 8 * 1024 * 1024,
+            lag_evict: Duration::from_secs(10),
+            gso: true,
+        };
         let mut hall = Self {
             stream: kit::Stream::new(),
             crowd: Crowd::default(),
@@ -100,7 +103,7 @@ impl Hall {
                 socket: Socket(serial as i32),
                 packaging,
                 unsent: Bytes::new(),
-                rtp: None,
+                tracks: TrackSet::ALL,
             };
             hall.crowd.join(&hall.stream.log, start, clock::now());
         }

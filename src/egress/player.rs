@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use super::flush::Socket;
 use crate::limits::DETOUR_LEN_MAX;
 use crate::media::ConnectionId;
-use crate::stream::{Cursor, Log, Packaging, Span, packaging};
+use crate::stream::{Cursor, Log, Packaging, Span, TrackSet, packaging};
 
 /// What a player starts with.
 pub struct PlayerStart {
@@ -25,8 +25,7 @@ pub struct PlayerStart {
     pub packaging: Packaging,
     /// Protocol replies that the socket has not taken yet; they go before the first tag.
     pub unsent: Bytes,
-    /// Of a player of RTP.
-    pub rtp: Option<RtpStart>,
+    pub tracks: TrackSet,
 }
 
 /// What a player of RTP gets.
@@ -65,6 +64,7 @@ pub struct Player {
     pub(super) id: ConnectionId,
     pub(super) socket: Socket,
     pub(super) packaging: Packaging,
+    pub(super) tracks: TrackSet,
     pub(super) state: PlayerState,
     pub(super) cursor: Cursor,
     /// The rest of a tag that was begun before a jump; it must be finished first.
@@ -99,6 +99,7 @@ impl Player {
             id: start.id,
             socket: start.socket,
             packaging: start.packaging,
+            tracks: start.tracks,
             state: PlayerState::AwaitingKeyframe,
             cursor: Cursor::default(),
             leftover: None,
@@ -171,12 +172,20 @@ impl Player {
         match &next {
             Next::Leftover => {
                 let (rest, cursor) = &**self.leftover.as_ref().expect("just seen");
-                span.encode(self.packaging, rest, *cursor, cursor.seq + 1);
+                span.encode_tracks(self.packaging, self.tracks, rest, *cursor, cursor.seq + 1);
             }
             Next::Tag => {
-                span.encode(self.packaging, log, self.cursor, self.cursor.seq + 1);
+                span.encode_tracks(
+                    self.packaging,
+                    self.tracks,
+                    log,
+                    self.cursor,
+                    self.cursor.seq + 1,
+                );
             }
-            Next::Log => span.encode(self.packaging, log, self.cursor, log.flushed_seq()),
+            Next::Log => {
+                span.encode_tracks(self.packaging, self.tracks, log, self.cursor, log.flushed_seq())
+            }
             Next::Detour | Next::Nothing => {}
         }
         next
@@ -225,13 +234,14 @@ impl Player {
             }
             Next::Leftover => {
                 let (rest, cursor) = &mut **self.leftover.as_mut().expect("just sent");
-                *cursor = packaging::advance(self.packaging, rest, *cursor, sent);
+                *cursor = packaging::advance(self.packaging, self.tracks, rest, *cursor, sent);
                 if cursor.seq >= rest.next_seq() {
                     self.leftover = None;
                 }
             }
             Next::Tag | Next::Log => {
-                self.cursor = packaging::advance(self.packaging, log, self.cursor, sent);
+                self.cursor =
+                    packaging::advance(self.packaging, self.tracks, log, self.cursor, sent);
             }
         }
     }

@@ -73,7 +73,7 @@ impl Scene {
     }
 
     fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
-        let local = LocalId { shard: THERE, serial: 1 };
+        let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
         let message = Message::Interest { key: key.clone(), local, players, waiters };
         self.shard.handle_message(self.now, THERE, message);
     }
@@ -170,7 +170,7 @@ fn a_source_that_comes_and_goes_is_told_of_once_while_the_queue_is_full() {
         let flushes = scene.sent();
         if flushes.iter().any(|message| message == "flushed") {
             // As the mesh does.
-            scene.shard.flush_was_dropped(THERE, &key);
+            scene.shard.flush_was_dropped(THERE, &key, Form::Flv);
         }
         sent.extend(flushes);
     }
