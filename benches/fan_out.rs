@@ -15,7 +15,7 @@ use rillcast::egress::{
     Batch, Crowd, CrowdEvents, CrowdLimits, PlayerStart, Scratch, Shortfall, Socket, Turn, Wire,
 };
 use rillcast::media::{ConnectionId, ShardId};
-use rillcast::stream::Packaging;
+use rillcast::stream::{Packaging, TrackSet};
 
 /// A hot stream of an edge has about a thousand players on a core.
 const PLAYERS: [u32; 3] = [1, 100, 1_000];

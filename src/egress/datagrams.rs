@@ -228,3 +228,93 @@ impl Run {
             && self.len + len <= DATAGRAMS_LEN_MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::testing::{FakeWire, id};
+    use crate::media::TagKind;
+    use crate::stream::log::testing::push;
+
+    /// Keyframe, its rest in packets of 100 and 40 bytes, audio between them.
+    fn log() -> Log {
+        let mut log = Log::default();
+        for (channel, len, keyframe) in
+            [(0, 100, true), (0, 100, false), (2, 30, false), (0, 40, false), (0, 100, false)]
+        {
+            let kind = if channel == 0 { TagKind::Video } else { TagKind::Audio };
+            push(&mut log, channel, kind, keyframe, len);
+        }
+        log.flush();
+        log
+    }
+
+    fn lens(runs: &[Run]) -> Vec<(u8, u32, usize)> {
+        runs.iter().map(|run| (run.channel, run.len, run.seqs.len())).collect()
+    }
+
+    #[test]
+    fn equal_packets_and_a_shorter_one_are_a_run() {
+        let log = log();
+        assert_eq!(lens(&runs_of(&log, 0..5, true)), [(0, 240, 3), (2, 30, 1), (0, 100, 1)]);
+        assert_eq!(runs_of(&log, 0..5, false).len(), 5);
+    }
+
+    #[test]
+    fn runs_are_no_longer_than_one_send() {
+        let mut log = Log::default();
+        for _ in 0..200 {
+            push(&mut log, 0, TagKind::Video, false, 1400);
+        }
+        let runs = runs_of(&log, 0..200, true);
+        let most = DATAGRAMS_LEN_MAX / 1400;
+        assert!(
+            runs.iter().all(|run| run.seqs.len() <= most as usize && run.len <= DATAGRAMS_LEN_MAX)
+        );
+        assert_eq!(runs.iter().map(|run| run.seqs.len()).sum::<usize>(), 200);
+    }
+
+    #[test]
+    fn a_player_gets_its_tracks_from_the_keyframe_on() {
+        let (mut log, mut wire, mut lists) = (log(), FakeWire::default(), Lists::default());
+        let mut totals = CrowdTotals::default();
+        let mut crowd = DatagramCrowd::default();
+        let track = UdpTrack { track: 0, rtp: Socket(10), rtcp: Socket(11) };
+        let player = DatagramPlayer::new(id(1), &[track]);
+        let mut outlet =
+            Outlet { gso: true, wire: &mut wire, lists: &mut lists, totals: &mut totals };
+        crowd.join(player, &log, &mut outlet);
+        crowd.flush(&log, 5..5, &mut outlet);
+        push(&mut log, 0, TagKind::Video, false, 100);
+        log.flush();
+        crowd.flush(&log, 5..6, &mut outlet);
+        assert_eq!(wire.got[&10].len(), 440);
+        assert_eq!(wire.got.len(), 1, "no audio");
+        assert_eq!(crowd.remove(id(1)).expect("it was there").sent_bytes, 440);
+    }
+
+    #[test]
+    fn who_joins_late_gets_it_in_pieces_and_a_full_socket_loses() {
+        let mut log = Log::default();
+        push(&mut log, 0, TagKind::Video, true, 1000);
+        for _ in 0..99 {
+            push(&mut log, 0, TagKind::Video, false, 1000);
+        }
+        log.flush();
+        let (mut wire, mut lists) = (FakeWire::default(), Lists::default());
+        let mut totals = CrowdTotals::default();
+        let mut crowd = DatagramCrowd::default();
+        let track = UdpTrack { track: 0, rtp: Socket(10), rtcp: Socket(11) };
+        wire.room.insert(10, 30_000);
+        let mut outlet =
+            Outlet { gso: true, wire: &mut wire, lists: &mut lists, totals: &mut totals };
+        crowd.join(DatagramPlayer::new(id(1), &[track]), &log, &mut outlet);
+        let mut flushes = 0;
+        while crowd.is_behind(&log) || flushes == 0 {
+            crowd.flush(&log, 100..100, &mut outlet);
+            flushes += 1;
+        }
+        assert_eq!(flushes, 100_400_u64.div_ceil(25 * 1004), "25 packets at once");
+        assert!(totals.datagrams_lost > 0);
+    }
+}

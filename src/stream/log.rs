@@ -496,6 +496,18 @@ impl Log {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A packet of so many bytes.
+    pub(crate) fn push(log: &mut Log, channel: u8, kind: TagKind, keyframe: bool, len: usize) {
+        let packet =
+            PacketEntry { channel, kind, timestamp_ms: 0, keyframe, is_report: channel % 2 == 1 };
+        log.push_packet(packet, len, [&vec![channel; len][..]]);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::testing::{VIDEO_CONFIG, Writer, payload_of};
     use super::*;

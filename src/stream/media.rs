@@ -193,3 +193,93 @@ impl Media {
         self.log_mut(form).map(std::mem::take).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::media::TagKind;
+    use crate::proto::rtp::{Gap, RtpHeader, RtpPacket};
+    use crate::proto::rtsp::SessionDescription;
+
+    fn tag(media: &mut Media, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
+        let (lane, len) = (kind as u32, payload.len() as u32);
+        media.handle(MediaPart::Begin { lane, kind, timestamp_ms, len });
+        media.handle(MediaPart::Data { lane, bytes: Bytes::copy_from_slice(payload) });
+    }
+
+    const PCMA: u8 = 0x72;
+
+    #[test]
+    fn tags_are_made_packets_from_where_players_start_and_on() {
+        let mut media = Media::default();
+        for index in 0..60 {
+            tag(
+                &mut media,
+                TagKind::Audio,
+                index * 20,
+                &[&[PCMA][..], &[index as u8; 160]].concat(),
+            );
+        }
+        media.flush();
+        assert!(media.log(Form::Rtp).is_none());
+        media.want_other(7, 1_700_000_000);
+        for index in 60..120 {
+            tag(
+                &mut media,
+                TagKind::Audio,
+                index * 20,
+                &[&[PCMA][..], &[index as u8; 160]].concat(),
+            );
+        }
+        media.flush();
+        let log = media.log(Form::Rtp).expect("it is made");
+        assert_eq!(log.description().expect("told").media.len(), 1);
+        let packets: Vec<RtpPacket> = log
+            .range(log.first_seq()..log.flushed_seq())
+            .filter(|entry| !entry.is_rtcp())
+            .map(|entry| RtpPacket::parse(log.bytes(entry.packet())).expect("sound"))
+            .collect();
+        assert_eq!(packets.len(), 60);
+        assert_eq!(packets[0].payload()[..], [60; 160]);
+        let steps = packets
+            .windows(2)
+            .map(|two| two[1].header().timestamp.wrapping_sub(two[0].header().timestamp));
+        assert!(steps.into_iter().all(|step| step == 160));
+        assert!(media.bridged_bytes() >= 60 * 160);
+        media.drop_other();
+        assert!(media.log(Form::Rtp).is_none() && media.bridged_bytes() > 0);
+    }
+
+    #[test]
+    fn packets_are_made_tags() {
+        let mut media = Media::new(Form::Rtp);
+        let now = (crate::clock::now(), 1_700_000_000);
+        let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\n";
+        let description = SessionDescription::parse(sdp).expect("a description");
+        media.handle_rtp(now, RtpPart::Begin(description.into()));
+        media.want_other(7, 0);
+        for index in 0..10_u16 {
+            let header = RtpHeader {
+                marker: false,
+                payload_type: 8,
+                sequence: index,
+                timestamp: 160 * u32::from(index),
+                ssrc: 5,
+            };
+            let bytes = [&header.encode()[..], &[index as u8; 160]].concat();
+            let packet = RtpPacket::parse(bytes.into()).expect("sound");
+            media.handle_rtp(now, RtpPart::Packet { track: 0, packet, gap: Gap::None });
+        }
+        media.flush();
+        let log = media.log(Form::Flv).expect("it is made");
+        let tags: Vec<u32> = log
+            .range(log.first_seq()..log.flushed_seq())
+            .filter(|entry| entry.kind == TagKind::Audio)
+            .map(|entry| entry.timestamp_ms)
+            .collect();
+        assert_eq!(tags.len(), 10);
+        assert!(tags.windows(2).all(|two| two[1] - two[0] == 20), "{tags:?}");
+    }
+}

@@ -272,3 +272,178 @@ const NS_PER_SECOND: i64 = 1_000_000_000;
 /// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
 const REPORT_INTERVAL_NS: i64 = 5 * NS_PER_SECOND;
 const CNAME: &str = "rillcast";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::proto::rtp::rtcp::{Compound, RtcpPacket};
+    use crate::stream::Entry;
+
+    const SDP: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+        m=audio 0 RTP/AVP 8\r\n";
+
+    struct Scene {
+        ingest: RtpIngest,
+        log: Log,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (ingest, log) = (RtpIngest::default(), Log::default());
+            let mut scene = Self { ingest, log, now: crate::clock::now() };
+            assert_eq!(scene.begin(SDP), RtpProgress::Media(Progress::default()));
+            scene
+        }
+
+        fn begin(&mut self, sdp: &[u8]) -> RtpProgress {
+            let description = SessionDescription::parse(sdp).expect("a description");
+            self.part(RtpPart::Begin(Arc::new(description)))
+        }
+
+        fn part(&mut self, part: RtpPart) -> RtpProgress {
+            self.ingest.handle(&mut self.log, (self.now, 1_700_000_000), part)
+        }
+
+        fn packet(&mut self, track: usize, header: (u32, u16, u32), payload: &[u8]) -> Bytes {
+            let bytes = packet(track, header, payload);
+            let packet = RtpPacket::parse(bytes.clone()).expect("a packet");
+            self.part(RtpPart::Packet { track, packet, gap: Gap::None });
+            bytes
+        }
+
+        fn entries(&self) -> Vec<Entry> {
+            self.log.range(self.log.first_seq()..self.log.next_seq()).copied().collect()
+        }
+
+        /// The packets of a track as players get them, reports left out.
+        fn given(&self, track: usize) -> Vec<Bytes> {
+            let of_track = |of: &&Entry| of.track() == track && !of.is_rtcp();
+            let entries = self.entries();
+            entries.iter().filter(of_track).map(|of| self.log.bytes(of.packet())).collect()
+        }
+    }
+
+    fn packet(track: usize, (ssrc, sequence, timestamp): (u32, u16, u32), payload: &[u8]) -> Bytes {
+        let payload_type = if track == 0 { 96 } else { 8 };
+        let header = RtpHeader { marker: false, payload_type, sequence, timestamp, ssrc };
+        [&header.encode()[..], payload].concat().into()
+    }
+
+    const IDR: &[u8] = &[0x65, 1, 2, 3];
+    const SLICE: &[u8] = &[0x41, 1, 2, 3];
+
+    #[test]
+    fn packets_lie_as_they_came_behind_their_interleaved_headers() {
+        let mut scene = Scene::new();
+        let mut sent = Vec::new();
+        for index in 0..100_u16 {
+            let payload = [SLICE, &vec![7; 1400]].concat();
+            sent.push(scene.packet(
+                0,
+                (9, 65_500_u16.wrapping_add(index), 90 * u32::from(index)),
+                &payload,
+            ));
+        }
+        assert_eq!(scene.given(0), sent);
+        let IngestBytes { received, copied, .. } = scene.ingest.bytes();
+        assert_eq!((copied, received), (received, 100 * 1416));
+        for entry in scene.entries() {
+            let header = scene.log.bytes(entry.position..entry.position + 4);
+            let len = (entry.len as u16 - 4).to_be_bytes();
+            assert_eq!(header, [b'$', entry.channel, len[0], len[1]].as_slice());
+        }
+    }
+
+    #[test]
+    fn each_track_begins_with_a_report_and_all_agree() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 90_000), IDR);
+        scene.now += Duration::from_millis(500);
+        scene.packet(1, (8, 1, 4000), &[1]);
+        let channels: Vec<u8> = scene.entries().iter().map(|of| of.channel).collect();
+        assert_eq!(channels, [1, 0, 3, 2]);
+        let reports: Vec<SenderReport> = scene
+            .entries()
+            .iter()
+            .filter(|of| of.is_rtcp())
+            .map(|of| {
+                let bytes = scene.log.bytes(of.packet());
+                let first = Compound::new(&bytes).next().expect("a packet").expect("a sound one");
+                let RtcpPacket::SenderReport(report, _) = first else { panic!("{first:?}") };
+                report
+            })
+            .collect();
+        let between = reports[1].ntp.as_nanoseconds() - reports[0].ntp.as_nanoseconds();
+        assert!((between - 500_000_000).abs() < 1_000, "{between}");
+        assert_eq!((reports[0].rtp_timestamp, reports[1].rtp_timestamp), (90_000, 4000));
+    }
+
+    #[test]
+    fn another_source_goes_on_at_its_keyframe() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 100, 90_000), IDR);
+        scene.packet(0, (9, 101, 93_600), SLICE);
+        scene.packet(1, (8, 50, 0), &[1]);
+        scene.log.flush();
+        scene.ingest.change_source(&mut scene.log);
+        assert!(scene.log.awaits_keyframe());
+        scene.now += Duration::from_secs(2);
+        scene.begin(SDP);
+        scene.packet(1, (3, 7, 777), &[2]);
+        scene.packet(0, (2, 5000, 5), SLICE);
+        assert_eq!((scene.given(0).len(), scene.given(1).len()), (2, 1), "no keyframe yet");
+        scene.packet(0, (2, 5001, 3605), IDR);
+        scene.packet(0, (2, 5002, 7205), SLICE);
+        scene.packet(1, (3, 8, 1097), &[3]);
+        let headers = |track| -> Vec<(u32, u16, u32)> {
+            let packets =
+                scene.given(track).into_iter().map(|of| RtpPacket::parse(of).expect("sound"));
+            packets.map(|of| of.header()).map(|of| (of.ssrc, of.sequence, of.timestamp)).collect()
+        };
+        let video = headers(0);
+        // 2 s after the newest packet, and a frame behind the source's first.
+        let start = 93_600 + 180_000 + 3600;
+        assert_eq!(video[2..], [(9, 102, start), (9, 103, start + 3600)]);
+        assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
+        let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
+        assert_eq!(keyframes, 2);
+    }
+
+    #[test]
+    fn other_tracks_are_told() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 0), IDR);
+        scene.ingest.change_source(&mut scene.log);
+        let sets_only = [SDP, b"a=fmtp:8 x=1\r\n"].concat();
+        assert_eq!(scene.begin(&sets_only), RtpProgress::Media(Progress::default()));
+        assert_eq!(scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n"), RtpProgress::NewTracks);
+    }
+
+    #[test]
+    fn what_is_of_no_track_is_dropped() {
+        let mut scene = Scene::new();
+        scene.packet(2, (9, 1, 0), IDR);
+        assert_eq!((scene.ingest.dropped(), scene.entries().len()), (1, 0));
+    }
+
+    #[test]
+    fn tracks_are_told_by_the_description_and_counted_by_frames() {
+        let mut scene = Scene::new();
+        for frame in 0..10 {
+            for piece in 0..3 {
+                let payload: &[u8] = if frame % 5 == 0 { IDR } else { SLICE };
+                scene.packet(0, (9, frame * 3 + piece, u32::from(frame) * 3600), payload);
+            }
+        }
+        let tracks = scene.ingest.tracks();
+        let video = tracks.video.as_ref().expect("told");
+        assert_eq!((video.frames, video.keyframes, video.fps_measured), (10, 2, 25.0));
+        let audio = tracks.audio.as_ref().and_then(|track| track.audio).expect("told");
+        assert_eq!((audio.sample_rate, audio.channels), (8000, 1));
+    }
+}
