@@ -252,3 +252,14 @@ pub const RTSP_TRACKS_MAX: usize = 8;
 pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);
+// Bridge.
+
+/// Frames that wait until it is known which tracks a stream has: half a second of 100 pictures and
+/// 100 units of audio a second, five times over.
+pub const BRIDGE_HELD_FRAMES_MAX: usize = 512;
+
+/// Bytes of such frames: the longest keyframe. They are views of what the stream holds anyway.
+pub const BRIDGE_HELD_LEN_MAX: usize = MESSAGE_LEN_MAX;
+
+/// Milliseconds of media of one kind after which the other kind is taken to be absent.
+pub const BRIDGE_WAIT_MS: i64 = 500;
