@@ -263,7 +263,6 @@ pub const DATAGRAMS_LEN_MAX: u32 = 65_535 - 20 - 8;
 /// where nobody set it (212,992 bytes, of which each packet takes twice its length).
 pub const CATCH_UP_LEN: u64 = 24 * 1024;
 
-/// Bytes of a packet that fills a datagram.
 const _: () = assert!(DATAGRAMS_LEN_MAX as usize > RTP_PACKET_LEN_OUT);
 // Bridge.
 

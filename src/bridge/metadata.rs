@@ -129,7 +129,7 @@ mod tests {
         let prefixed = [Value::string("@setDataFrame"), name.clone(), values.clone()];
         assert_eq!(read(&prefixed), announced);
         assert_eq!(read(&[Value::string("onCuePoint"), values]), None);
-        assert_eq!(read(&[name.clone()]), None);
+        assert_eq!(read(std::slice::from_ref(&name)), None);
         assert_eq!(read(&[name, Value::Null]), Some(Announced::default()));
     }
 }

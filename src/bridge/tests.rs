@@ -77,7 +77,7 @@ fn frames(tags: &[FlvTag], kind: TagKind) -> Vec<Told> {
 }
 
 fn pieces(codec: Codec, frame: Vec<u8>) -> Vec<Vec<u8>> {
-    if !codec.is_video() {
+    if !matches!(codec, Codec::H264 | Codec::H265) {
         return vec![frame];
     }
     let mut nals = Vec::new();
@@ -170,7 +170,6 @@ fn assert_round_trip(flv: &[u8], kinds: &[TagKind], shift_ms: u32) {
         let expected = frames(&before, kind);
         let again = frames(&after, kind);
         let expected_count = if kinds.contains(&kind) { expected.len() } else { 0 };
-        // Nothing ends the last picture.
         assert_eq!(again.len(), expected_count, "{kind:?}");
         assert_same(&again, &expected, u32::from(kind == TagKind::Audio));
     }
@@ -185,15 +184,16 @@ fn assert_round_trip(flv: &[u8], kinds: &[TagKind], shift_ms: u32) {
 #[test]
 fn frames_are_the_same_there_and_back() {
     use TagKind::{Audio, Video};
-    for (name, flv, kinds) in [
-        ("H.264 with B-frames, AAC", AV, &[Video, Audio][..]),
-        ("H.264 without B-frames, AAC", DEMO, &[Video, Audio]),
-        ("H.264", VIDEO, &[Video]),
-        ("AAC", AUDIO, &[Audio]),
-        ("H.265, AAC", HEVC_AAC, &[Video, Audio]),
-        ("Opus, and AV1 that is left out", AV1_OPUS, &[Audio]),
+    for (flv, kinds) in [
+        (AV, &[Video, Audio][..]),
+        // Without B-frames.
+        (DEMO, &[Video, Audio]),
+        (VIDEO, &[Video]),
+        (AUDIO, &[Audio]),
+        (HEVC_AAC, &[Video, Audio]),
+        // AV1 is left out.
+        (AV1_OPUS, &[Audio]),
     ] {
-        eprintln!("{name}");
         assert_round_trip(flv, kinds, 0);
         assert_round_trip(flv, kinds, 1_000_000);
     }

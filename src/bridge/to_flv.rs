@@ -87,9 +87,8 @@ impl ToFlv {
             let tracks = self.tracks.iter_mut().flatten();
             tracks.for_each(|track| track.tell_config(time_ms, sink));
         }
-        let place = self
-            .newest_ms
-            .map_or(i64::from(time_ms), |newest| newest + distance(newest as u32, time_ms));
+        let from = |newest: i64| newest.wrapping_add(distance(newest as u32, time_ms));
+        let place = self.newest_ms.map_or_else(|| i64::from(time_ms), from);
         self.newest_ms = Some(place);
         let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
         taken.places.note(packet.header().timestamp, place);

@@ -140,7 +140,7 @@ impl ToRtp {
 
     fn unwrapped(&self, time_ms: u32) -> i64 {
         let from = |newest: i64| newest.wrapping_add(distance(newest as u32, time_ms));
-        self.newest_ms.map_or(i64::from(time_ms), from)
+        self.newest_ms.map_or_else(|| i64::from(time_ms), from)
     }
 
     fn unwrap_time(&mut self, time_ms: u32) -> i64 {
@@ -288,3 +288,139 @@ const AUDIO: usize = 1;
 
 /// Bytes of a configuration record: sixteen parameter sets of each kind at their longest.
 const RECORD_LEN_MAX: usize = 128 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const AVC: &[u8] =
+        b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\
+                         \x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\
+                         \xc8";
+    const KEYFRAME: &[u8] = b"\x17\x01\0\0\0\0\0\0\x02\x65\x88";
+    const PICTURE: &[u8] = b"\x27\x01\0\0\0\0\0\0\x02\x41\x88";
+    const AAC: &[u8] = b"\xaf\0\x11\x90";
+    const SOUND: &[u8] = b"\xaf\x01abc";
+    /// Announces both kinds: 7 and 10.
+    const BOTH: &[u8] =
+        b"\x02\0\x0aonMetaData\x08\0\0\0\x02\0\x0cvideocodecid\0\x40\x1c\0\0\0\0\0\0\
+                          \0\x0caudiocodecid\0\x40\x24\0\0\0\0\0\0\0\0\x09";
+    const VIDEO_ONLY: &[u8] =
+        b"\x02\0\x0aonMetaData\x08\0\0\0\x01\0\x0cvideocodecid\0\x40\x1c\0\0\0\0\
+                                \0\0\0\0\x09";
+
+    struct Bench {
+        converter: ToRtp,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { converter: ToRtp::new(1) }
+        }
+
+        /// Feeds a tag; each packet as track, time and keyframe.
+        fn feed(&mut self, timestamp_ms: u32, payload: &'static [u8]) -> Vec<(usize, u32, bool)> {
+            let kind = match payload[0] {
+                0x02 => TagKind::Script,
+                first if first >> 4 >= 9 && first != 0x90 => TagKind::Audio,
+                0x72 => TagKind::Audio,
+                _ => TagKind::Video,
+            };
+            let mut packets = Vec::new();
+            let payload = Bytes::from_static(payload).into();
+            self.converter.handle_tag(kind, timestamp_ms, payload, &mut |packet| {
+                packets.push((packet.track, packet.time_ms, packet.keyframe));
+            });
+            packets
+        }
+
+        fn tracks(&self) -> Vec<Codec> {
+            let description = self.converter.description().unwrap_or_default();
+            description.media.iter().map(|media| media.format.codec()).collect()
+        }
+    }
+
+    #[test]
+    fn announced_tracks_are_waited_for() {
+        let mut bench = Bench::new();
+        for tag in [BOTH, AVC] {
+            assert_eq!(bench.feed(0, tag), []);
+            assert!(!bench.converter.is_complete());
+        }
+        // Frames of what is known already are held, in the order of tags.
+        assert_eq!((bench.feed(0, KEYFRAME), bench.feed(40, PICTURE)), (vec![], vec![]));
+        assert_eq!(bench.feed(40, AAC), [(0, 0, true), (0, 40, false)]);
+        assert!(bench.converter.is_complete());
+        assert_eq!(bench.tracks(), [Codec::H264, Codec::Aac]);
+        assert_eq!(bench.feed(40, SOUND), [(1, 40, false)]);
+        assert_eq!(bench.feed(80, KEYFRAME), [(0, 80, true)]);
+    }
+
+    #[test]
+    fn one_announced_track_is_enough() {
+        let mut bench = Bench::new();
+        bench.feed(0, VIDEO_ONLY);
+        assert!(!bench.converter.is_complete());
+        bench.feed(0, AVC);
+        assert!(bench.converter.is_complete());
+        assert_eq!(bench.feed(0, KEYFRAME), [(0, 0, true)]);
+        // What comes later is left out.
+        assert_eq!((bench.feed(20, AAC), bench.feed(20, SOUND)), (vec![], vec![]));
+        assert_eq!(bench.tracks(), [Codec::H264]);
+        // So is another codec of the same kind.
+        let hevc = [&b"\x90hvc1"[..], &[1; 40]].concat();
+        bench.feed(40, hevc.leak());
+        assert_eq!(bench.tracks(), [Codec::H264]);
+        assert_eq!(bench.feed(40, b"\x93hvc1\0\0\0\x02\x26\x01"), []);
+    }
+
+    #[test]
+    fn without_an_announcement_the_other_kind_has_half_a_second() {
+        let mut bench = Bench::new();
+        bench.feed(0, AVC);
+        assert_eq!(bench.feed(100, KEYFRAME), []);
+        assert_eq!(bench.feed(599, PICTURE), []);
+        let held = bench.feed(600, PICTURE);
+        assert_eq!(held, [(0, 100, true), (0, 599, false), (0, 600, false)]);
+        assert!(bench.converter.is_complete());
+
+        let mut bench = Bench::new();
+        assert_eq!(bench.feed(0, b"\x72aaa"), []);
+        assert_eq!(bench.feed(0, AVC), [(1, 0, false)]);
+        assert_eq!(bench.tracks(), [Codec::H264, Codec::PcmA]);
+    }
+
+    #[test]
+    fn frames_before_their_configuration_are_left_out() {
+        let mut bench = Bench::new();
+        bench.feed(0, BOTH);
+        assert_eq!((bench.feed(0, SOUND), bench.feed(600, SOUND)), (vec![], vec![]));
+        // There is nothing to send yet.
+        assert!(!bench.converter.is_complete());
+        assert_eq!(bench.feed(700, AAC), []);
+        assert!(bench.converter.is_complete());
+        assert_eq!(bench.tracks(), [Codec::Aac]);
+        assert_eq!(bench.feed(700, SOUND), [(0, 700, false)]);
+    }
+
+    #[test]
+    fn what_is_held_is_bounded() {
+        let mut bench = Bench::new();
+        bench.feed(0, AVC);
+        for _ in 1..BRIDGE_HELD_FRAMES_MAX {
+            assert_eq!(bench.feed(0, PICTURE), []);
+        }
+        assert_eq!(bench.feed(0, PICTURE).len(), BRIDGE_HELD_FRAMES_MAX);
+        assert!(bench.converter.is_complete());
+    }
+
+    #[test]
+    fn seeds_differ() {
+        let lanes = |seed| ToRtp::new(seed).lanes.map(|lane| lane.numbering);
+        assert_eq!(lanes(1), lanes(1));
+        assert_ne!(lanes(1), lanes(2));
+        assert_ne!(lanes(1)[0].ssrc, lanes(1)[1].ssrc);
+    }
+}
