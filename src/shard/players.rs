@@ -320,9 +320,8 @@ impl Shard {
         let mut dues: Vec<Due<'_>> = Vec::with_capacity(crowds.len());
         for (key, form, crowd) in &mut crowds {
             let here = self.locals.get(key, *form).expect("just taken from");
-            if let Some(log) = here.log.get(*form, &self.tables) {
-                dues.push(Due { crowd, log, events: CrowdEvents::default() });
-            }
+            let log = here.log.get(*form, &self.tables).expect("it was looked for");
+            dues.push(Due { crowd, log, events: CrowdEvents::default() });
         }
         round::flush(&mut dues, now, &self.policy.crowd, wire, &mut self.scratch);
         let events: Vec<CrowdEvents> = dues.into_iter().map(|due| due.events).collect();
@@ -339,12 +338,13 @@ impl Shard {
         }
     }
 
-    /// The crowds of all dirty presences, to be put back.
+    /// The crowds of all dirty presences that have a log, to be put back.
     fn take_dirty_crowds(&mut self) -> Vec<(StreamKey, Form, Crowd)> {
         let mut crowds = Vec::with_capacity(self.dirty_locals.len());
         for (key, form) in self.dirty_locals.drain(..) {
             if let Some(here) = self.locals.get_mut(&key, form)
                 && std::mem::take(&mut here.dirty)
+                && here.log.get(form, &self.tables).is_some()
             {
                 crowds.push((key, form, std::mem::take(&mut here.crowd)));
             }
