@@ -161,7 +161,7 @@ impl RtpIngest {
         packet: &RtpPacket,
         gap: Gap,
     ) -> Progress {
-        let len = packet.as_bytes().len();
+        let len = packet.len();
         self.bytes.received += len as u64;
         let lane = self.lanes.get_mut(track).filter(|_| u16::try_from(len).is_ok());
         let (Some(lane), Some(clock)) = (lane, &mut self.clock) else {
@@ -204,7 +204,7 @@ impl RtpIngest {
         header: RtpHeader,
         (place_ns, keyframe): (i64, bool),
     ) -> Progress {
-        let bytes = packet.as_bytes();
+        let [bytes, tail] = packet.pieces();
         let lane = &mut self.lanes[track];
         // The first byte tells of sources, extension and padding, which stay.
         let mut head = header.encode();
@@ -216,8 +216,8 @@ impl RtpIngest {
             keyframe,
             is_report: false,
         };
-        let entry = log.push_packet(entry, bytes.len(), [&head[..], &bytes[HEADER_LEN..]]);
-        self.bytes.copied += bytes.len() as u64;
+        let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
+        self.bytes.copied += (packet.len() + packet.copied_len()) as u64;
         lane.count(&entry, packet, &mut self.tracks);
         let video = lane.is_urgent;
         Progress { committed: true, frame: true, video }

@@ -122,15 +122,14 @@ impl Lane {
 
     /// Counts a packet that was given out, and reads what it tells of the track.
     pub(super) fn count(&mut self, entry: &Entry, packet: &RtpPacket, tracks: &mut Tracks) {
-        let payload = packet.payload();
         self.packets = self.packets.wrapping_add(1);
-        self.octets = self.octets.wrapping_add(payload.len() as u32);
+        self.octets = self.octets.wrapping_add(packet.payload_len() as u32);
         if self.format.kind == TrackKind::Other {
             return;
         }
         if let Some(sets) = self.sets.as_mut().filter(|_| entry.keyframe) {
             let mut changed = false;
-            for_each_nal(self.codec, &payload, |nal| changed |= sets.insert(nal));
+            for_each_nal(self.codec, &packet.payload(), |nal| changed |= sets.insert(nal));
             if let Some(record) = sets.to_record().filter(|_| changed) {
                 tracks.configure(TagKind::Video, &record);
             }

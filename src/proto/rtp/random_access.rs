@@ -27,12 +27,25 @@ impl RandomAccess {
             return true;
         }
         let timestamp = packet.header().timestamp;
-        if self.told == Some(timestamp) || !begins_keyframe(self.codec, &packet.payload()) {
+        let head = packet.payload_head();
+        let begins = match head.len() == packet.payload_len() || !is_aggregate(self.codec, head) {
+            true => begins_keyframe(self.codec, head),
+            false => begins_keyframe(self.codec, &packet.payload()),
+        };
+        if self.told == Some(timestamp) || !begins {
             return false;
         }
         self.told = Some(timestamp);
         true
     }
+}
+
+/// A payload of several NAL units: STAP-A, AP.
+fn is_aggregate(codec: Codec, payload: &[u8]) -> bool {
+    payload.first().is_some_and(|first| match codec {
+        Codec::H264 => first & 0x1f == 24,
+        _ => first >> 1 & 0x3f == 48,
+    })
 }
 
 fn begins_keyframe(codec: Codec, payload: &[u8]) -> bool {
