@@ -337,6 +337,8 @@ fn captured_publishers_are_those_of_their_files() {
     assert_capture(ffmpeg, &[(Video, AV, 0), (Audio, AV, 1)]);
     let hevc = include_bytes!("../../tests/captures/ffmpeg-9.0.2-hevc-opus");
     assert_capture(hevc, &[(Video, HEVC_AAC, 0), (Audio, AV1_OPUS, 1)]);
+    let latm = include_bytes!("../../tests/captures/ffmpeg-5.1.9-latm-pcma");
+    assert_capture(latm, &[(Audio, AUDIO, 1)]);
     // The first two audio frames of GStreamer have one timestamp, so they can't rise.
     let gstreamer = include_bytes!("../../tests/captures/gstreamer-1.22-h264-latm");
     assert_capture(gstreamer, &[(Video, AV, 0)]);

@@ -246,3 +246,110 @@ impl Places {
         place_ms + (ticks * 1000 + rate / 2).div_euclid(rate)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::rtp::RtpHeader;
+
+    const SPS: &[u8] =
+        b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a";
+    const PPS: &[u8] = b"\x68\xce\x0f\xc8";
+    const OTHER_PPS: &[u8] = b"\x68\xce\x0f\xc9";
+
+    struct Bench {
+        converter: ToFlv,
+        sequence: u16,
+    }
+
+    impl Bench {
+        fn new(text: &str) -> Self {
+            let description = SessionDescription::parse(text.as_bytes()).unwrap();
+            Self { converter: ToFlv::new(&description).unwrap(), sequence: 0 }
+        }
+
+        /// Feeds a packet; each tag as kind, time, and payload.
+        fn feed(
+            &mut self,
+            track: usize,
+            time_ms: u32,
+            timestamp: u32,
+            payload: &[u8],
+        ) -> Vec<(TagKind, u32, Vec<u8>)> {
+            let sequence = self.sequence;
+            self.sequence += 1;
+            let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 1 };
+            let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into()).unwrap();
+            let mut tags = Vec::new();
+            self.converter.handle_packet(track, &packet, Gap::None, time_ms, &mut |tag| {
+                tags.push((tag.kind, tag.timestamp_ms, tag.payload.to_vec()));
+            });
+            tags
+        }
+    }
+
+    fn aggregated(nals: &[&[u8]]) -> Vec<u8> {
+        let mut payload = vec![0x78];
+        for nal in nals {
+            payload.extend_from_slice(&(nal.len() as u16).to_be_bytes());
+            payload.extend_from_slice(nal);
+        }
+        payload
+    }
+
+    #[test]
+    fn video_begins_at_a_keyframe_and_tells_changes() {
+        let mut bench = Bench::new("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n");
+        let metadata = bench.feed(0, 0, 0, b"\x41\x88");
+        assert!(matches!(metadata[..], [(TagKind::Script, 0, _)]));
+        // Configured, and no keyframe.
+        assert_eq!(bench.feed(0, 40, 3600, &aggregated(&[SPS, PPS, b"\x41\x88"])), []);
+        let tags = bench.feed(0, 80, 7200, b"\x65\x88");
+        let kinds: Vec<_> = tags.iter().map(|(kind, time_ms, _)| (*kind, *time_ms)).collect();
+        // The size is known by now.
+        assert_eq!(kinds, [(TagKind::Script, 80), (TagKind::Video, 80), (TagKind::Video, 80)]);
+        assert_eq!(tags[1].2[..6], *b"\x17\0\0\0\0\x01");
+        assert_eq!(tags[2].2, b"\x17\x01\0\0\0\0\0\0\x02\x65\x88");
+        let picture = b"\x27\x01\0\0\0\0\0\0\x02\x41\x88".to_vec();
+        assert_eq!(bench.feed(0, 120, 10_800, b"\x41\x88"), [(TagKind::Video, 120, picture)]);
+        // The same again is no news, another one is.
+        assert_eq!(bench.feed(0, 160, 14_400, &aggregated(&[SPS, PPS, b"\x65\x88"])).len(), 1);
+        let tags = bench.feed(0, 200, 18_000, &aggregated(&[SPS, OTHER_PPS, b"\x65\x88"]));
+        assert_eq!(tags.len(), 2);
+        assert!(tags[0].2.ends_with(OTHER_PPS) && tags[0].2[1] == 0 && tags[0].1 == 200);
+    }
+
+    #[test]
+    fn each_unit_of_a_packet_has_its_own_time() {
+        let mut bench = Bench::new(
+            "m=audio 0 RTP/AVP 96\na=rtpmap:96 mpeg4-generic/44100/2\n\
+             a=fmtp:96 mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3;config=1210\n",
+        );
+        // Over the wrap of the timestamp.
+        let first = 0_u32.wrapping_sub(1024);
+        let four = b"\0\x40\0\x08\0\x08\0\x08\0\x08abcd";
+        let tags = bench.feed(0, 100, first, four);
+        assert!(matches!(tags[..2], [(TagKind::Script, 100, _), (TagKind::Audio, 100, _)]));
+        assert_eq!(tags[1].2, b"\xaf\0\x12\x10");
+        let times: Vec<u32> = tags[2..].iter().map(|(_, time_ms, _)| *time_ms).collect();
+        assert_eq!(times, [100, 123, 146, 170]);
+        // What was rounded there is not carried on.
+        let tags = bench.feed(0, 193, first.wrapping_add(4096), b"\0\x10\0\x08e");
+        assert_eq!(tags, [(TagKind::Audio, 193, b"\xaf\x01e".to_vec())]);
+    }
+
+    #[test]
+    fn first_track_of_each_kind_that_flv_carries_is_taken() {
+        let mut bench = Bench::new(
+            "m=application 0 RTP/AVP 0\nm=audio 0 RTP/AVP 97\na=rtpmap:97 PCMA/16000\n\
+             m=audio 0 RTP/AVP 8\nm=audio 0 RTP/AVP 0\nm=video 0 RTP/AVP 26\n",
+        );
+        for left_out in [0, 1, 3, 4, 5] {
+            assert_eq!(bench.feed(left_out, 0, 0, b"a"), []);
+        }
+        let tags = bench.feed(2, 7, 0, b"a");
+        assert_eq!(tags[1], (TagKind::Audio, 7, b"\x72a".to_vec()));
+        let none = SessionDescription::parse(b"m=video 0 RTP/AVP 26\n").unwrap();
+        assert!(ToFlv::new(&none).is_none());
+    }
+}
