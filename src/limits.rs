@@ -252,3 +252,24 @@ pub const RTSP_TRACKS_MAX: usize = 8;
 pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);
+
+// RTP over UDP.
+
+/// Bytes that the kernel may hold of a track that we receive: 400 ms of 20 Mbit/s. The kernel cuts it to
+/// `net.core.rmem_max`.
+pub const UDP_RECEIVE_BUFFER_LEN: usize = 1024 * 1024;
+
+/// Bytes that the kernel may hold of a track that we send: a burst of the largest keyframes in use, 500 KB.
+/// The kernel cuts it to `net.core.wmem_max`.
+pub const UDP_SEND_BUFFER_LEN: usize = 512 * 1024;
+
+/// Bytes of the buffers of a track's reports, which are under 200 bytes and come every few seconds.
+pub const UDP_REPORT_BUFFER_LEN: usize = 16 * 1024;
+
+/// Pairs of ports that are tried for one track before there is none. Other processes rarely have ports in
+/// our range; two system calls each.
+pub const UDP_PORT_TRIES_MAX: usize = 64;
+
+/// A datagram that fills a receive buffer may have been cut off: it is dropped. None that is in use is half
+/// as long.
+pub const DATAGRAM_LEN_MAX: usize = RECEIVE_BUFFER_LEN as usize - 1;

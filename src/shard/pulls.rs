@@ -123,6 +123,7 @@ impl Shard {
             self.timers.cancel(Some(timer));
         }
         let (url, deadline) = (pull.target().clone(), pull.deadline(now));
+        let rtp_transport = pull.options.rtp_transport;
         let timer = Some(self.timers.set(deadline, Timer::Attempt(attempt)));
         if pull.redirect.is_none() {
             pull.attempts += 1;
@@ -137,7 +138,8 @@ impl Shard {
         };
         let timeout = deadline.saturating_duration_since(now);
         self.attempts.insert(attempt, handle);
-        self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
+        let stream = handle;
+        self.actions.push_back(Action::Dial { attempt, stream, key, url, rtp_transport, timeout });
     }
 
     /// An attempt has come further; `awaiting` is what the peer was asked.
