@@ -13,6 +13,7 @@ use rillcast::clock;
 use rillcast::config::Config;
 use rillcast::egress::{Batch, Shortfall, Wire};
 use rillcast::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey};
+use rillcast::proto::rtsp::LowerTransport;
 use rillcast::shard::{Action, Policy, Shard, Stage};
 
 const HERE: ShardId = ShardId(0);
@@ -80,6 +81,7 @@ impl Node {
             no_wait: false,
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(10),
+            rtp_transport: LowerTransport::Tcp,
         };
         self.ask(Ask::AddPull { key: key(stream), url, options });
     }

@@ -64,7 +64,6 @@ struct ServeOptions {
     http: Option<SocketAddr>,
     #[arg(long, value_name = "ADDR")]
     rtmp: Option<SocketAddr>,
-    /// Not served yet.
     #[arg(long, value_name = "ADDR")]
     rtsp: Option<SocketAddr>,
     /// Shards, one CPU each; 0 for all CPUs that the process may use.
@@ -88,6 +87,8 @@ pub(crate) struct DemoOptions {
     pub(crate) http: SocketAddr,
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1935")]
     pub(crate) rtmp: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8554")]
+    pub(crate) rtsp: SocketAddr,
     /// Stop by itself after so many seconds.
     #[arg(long, value_name = "S")]
     pub(crate) seconds: Option<u64>,
@@ -157,8 +158,8 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
-    warn!(address = %config.rtsp.listen, "RTSP is not served yet");
-    println!("ready http={} rtmp={} shards={}", node.http, node.rtmp, node.shard_count());
+    let Node { http, rtmp, rtsp, .. } = node;
+    println!("ready http={http} rtmp={rtmp} rtsp={rtsp} shards={}", node.shard_count());
     notify("READY=1");
     signals.wait(None)?;
     let ledger = shut_down(node, &signals)?;

@@ -264,6 +264,7 @@ pub const DATAGRAMS_LEN_MAX: u32 = 65_535 - 20 - 8;
 pub const CATCH_UP_LEN: u64 = 24 * 1024;
 
 const _: () = assert!(DATAGRAMS_LEN_MAX as usize > RTP_PACKET_LEN_OUT);
+
 // Bridge.
 
 /// Frames that wait until it is known which tracks a stream has: half a second of 100 pictures and
@@ -275,3 +276,24 @@ pub const BRIDGE_HELD_LEN_MAX: usize = MESSAGE_LEN_MAX;
 
 /// Milliseconds of media of one kind after which the other kind is taken to be absent.
 pub const BRIDGE_WAIT_MS: i64 = 500;
+
+// RTP over UDP.
+
+/// Bytes that the kernel may hold of a track that we receive: 400 ms of 20 Mbit/s. The kernel cuts it to
+/// `net.core.rmem_max`.
+pub const UDP_RECEIVE_BUFFER_LEN: usize = 1024 * 1024;
+
+/// Bytes that the kernel may hold of a track that we send: a burst of the largest keyframes in use, 500 KB.
+/// The kernel cuts it to `net.core.wmem_max`.
+pub const UDP_SEND_BUFFER_LEN: usize = 512 * 1024;
+
+/// Bytes of the buffers of a track's reports, which are under 200 bytes and come every few seconds.
+pub const UDP_REPORT_BUFFER_LEN: usize = 16 * 1024;
+
+/// Pairs of ports that are tried for one track before there is none. Other processes rarely have ports in
+/// our range; two system calls each.
+pub const UDP_PORT_TRIES_MAX: usize = 64;
+
+/// A datagram that fills a receive buffer may have been cut off: it is dropped. None that is in use is half
+/// as long.
+pub const DATAGRAM_LEN_MAX: usize = RECEIVE_BUFFER_LEN as usize - 1;

@@ -22,6 +22,7 @@ use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use crate::proto::rtsp::LowerTransport;
 use crate::stream::Snapshot;
 use crate::stream::log::Delta;
 
@@ -114,6 +115,8 @@ pub struct PullOptions {
     pub timeout: Duration,
     /// Silence after which a connected source is given up.
     pub media_timeout: Duration,
+    /// What is to carry the media of an RTSP origin, if the origin can.
+    pub rtp_transport: LowerTransport,
 }
 
 /// What the API asks of a shard.

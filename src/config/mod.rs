@@ -4,6 +4,7 @@
 
 mod cpu_list;
 mod ip_ranges;
+mod port_range;
 mod zlm;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
+pub use port_range::{PortRange, PortRangeError};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;
@@ -69,10 +71,30 @@ pub struct RtmpSection {
     pub keep_alive_ms: u64,
 }
 
+/// Publishers and players over RTSP, and the ports of pulls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RtspSection {
     pub listen: SocketAddr,
+    pub handshake_ms: u64,
+    pub session_timeout_ms: u64,
+    pub rtp_transport: RtpTransport,
+    pub udp_ports: PortRange,
+    pub reorder_ms: u64,
+    /// Without one nobody is asked for credentials.
+    pub auth_user: String,
+    pub auth_password: String,
+    pub auth_basic: bool,
+}
+
+/// What may carry the RTP of peers that connect to us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RtpTransport {
+    #[default]
+    Both,
+    Tcp,
+    Udp,
 }
 
 /// Streams that we fetch from origins.
@@ -223,7 +245,13 @@ impl Config {
         if self.pull.retry_base_ms > self.pull.retry_max_ms {
             return fault("pull.retry_base_ms", "is above pull.retry_max_ms".to_owned());
         }
-        for (key, text) in [("server.id", &self.server.id), ("api.secret", &self.api.secret)] {
+        let texts = [
+            ("server.id", &self.server.id),
+            ("rtsp.auth_user", &self.rtsp.auth_user),
+            ("rtsp.auth_password", &self.rtsp.auth_password),
+            ("api.secret", &self.api.secret),
+        ];
+        for (key, text) in texts {
             if text.chars().any(char::is_control) {
                 return fault(key, "has control characters".to_owned());
             }
@@ -281,14 +309,17 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
-        let Self { http, rtmp, pull, stream, egress, .. } = self;
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 29] {
+        let Self { http, rtmp, rtsp, pull, stream, egress, .. } = self;
         [
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
             ("rtmp.handshake_ms", rtmp.handshake_ms, 100..=TIME_MS_MAX),
             ("rtmp.keep_alive_ms", rtmp.keep_alive_ms, 100..=TIME_MS_MAX),
+            ("rtsp.handshake_ms", rtsp.handshake_ms, 100..=TIME_MS_MAX),
+            ("rtsp.session_timeout_ms", rtsp.session_timeout_ms, 1000..=TIME_MS_MAX),
+            ("rtsp.reorder_ms", rtsp.reorder_ms, 0..=1000),
             ("pull.timeout_ms", pull.timeout_ms, 100..=TIME_MS_MAX),
             ("pull.media_timeout_ms", pull.media_timeout_ms, 100..=TIME_MS_MAX),
             ("pull.retry_base_ms", pull.retry_base_ms, 10..=TIME_MS_MAX),
@@ -348,7 +379,17 @@ impl Default for RtmpSection {
 
 impl Default for RtspSection {
     fn default() -> Self {
-        Self { listen: any_address(8554) }
+        Self {
+            listen: any_address(8554),
+            handshake_ms: 15_000,
+            session_timeout_ms: 60_000,
+            rtp_transport: RtpTransport::Both,
+            udp_ports: PortRange::new(30_000, 34_999).expect("it has pairs"),
+            reorder_ms: 100,
+            auth_user: String::new(),
+            auth_password: String::new(),
+            auth_basic: false,
+        }
     }
 }
 
@@ -524,6 +565,9 @@ mod tests {
             ("[server]\ncpus = \"0\"\nshards = 2\n", 3, 10, "server.shards: more shards"),
             ("[server]\nid = \"\"\n", 2, 6, "server.id: is empty"),
             ("[http]\nallow_ip_range = \"x\"\n", 2, 18, "not an IP address"),
+            ("[rtsp]\nudp_ports = \"5\"\n", 2, 13, "a port range is two numbers"),
+            ("[rtsp]\nrtp_transport = \"x\"\n", 2, 17, "unknown variant `x`"),
+            ("[rtsp]\nauth_user = \"\\n\"\n", 2, 13, "rtsp.auth_user: has control"),
             ("[pull]\nretry_max_ms = 99\n", 1, 1, "pull.retry_base_ms: is above"),
             ("# é\n[api]\nsecret = \"\\u0000\"", 3, 10, "api.secret: has control"),
             (

@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::driver::{Driver, LISTENER_BIT, Listener, Protocol};
 use super::link::{Link, Role, Session};
+use super::rtsp::RtspPeer;
 use crate::clock;
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::ConnectionId;
@@ -107,6 +108,10 @@ impl Driver {
                     wall_clock: WallClock { at: self.now, unix_seconds: clock::unix_seconds() },
                 };
                 Session::Http(Box::new(HttpSession::new(self.now, config)))
+            }
+            Protocol::Rtsp => {
+                let seed = fastrand::u64(..);
+                Session::Rtsp(Box::new(RtspPeer::new(self.now, seed, &self.config.rtsp)))
             }
         }
     }

@@ -12,6 +12,7 @@ use super::link::{Links, Phase, Role};
 use super::pace::Pace;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
+use super::udp::{PortPool, UDP_BIT, UdpPairs};
 use super::wire::RingWire;
 use super::{Handler, NodeHandle};
 use crate::bus::message::{Answer, Ask, Message, NodeAsk};
@@ -20,6 +21,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
+use crate::proto::rtp::SourceCounts;
 use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
@@ -42,6 +44,7 @@ pub(super) struct Driver {
     pub(super) handle: Option<NodeHandle>,
     pub(super) links: Links,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
+    pub(super) udp: UdpPairs,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) asks: HashMap<u64, (OneshotSender<Answer>, Instant)>,
     pub(super) next_ask: u64,
@@ -74,6 +77,15 @@ pub(super) struct Counters {
     pub(super) session_errors: u64,
     pub(super) handed_over: u64,
     pub(super) ticks: u64,
+    /// Of sources that are over.
+    pub(super) rtp: SourceCounts,
+    /// Interleaved packets that nothing was agreed for, of connections that are closed.
+    pub(super) stray_interleaved: u64,
+    pub(super) datagrams_too_long: u64,
+    /// Before the session took media, or of no use to it.
+    pub(super) datagrams_unwanted: u64,
+    /// Tracks that got no UDP ports.
+    pub(super) udp_refused: u64,
 }
 
 /// What a listening port speaks.
@@ -81,6 +93,7 @@ pub(super) struct Counters {
 pub enum Protocol {
     Rtmp,
     Http,
+    Rtsp,
 }
 
 pub(super) struct Listener {
@@ -114,6 +127,8 @@ impl Driver {
     pub(super) fn new(parts: Parts) -> Rc<RefCell<Self>> {
         let now = clock::now();
         let waker = parts.ring.waker();
+        let (shard, shards) = (parts.shard.id().index(), parts.shard.shards());
+        let udp = UdpPairs::new(PortPool::new(&parts.config.rtsp.udp_ports, shard, shards));
         let (resolved_in, resolved_out) = mpsc::channel();
         let driver = Rc::new(RefCell::new(Self {
             shard: parts.shard,
@@ -129,6 +144,7 @@ impl Driver {
             handle: None,
             links: Links::default(),
             by_connection: HashMap::new(),
+            udp,
             attempts: HashMap::new(),
             asks: HashMap::new(),
             next_ask: 0,
@@ -213,7 +229,7 @@ impl Driver {
     pub(super) fn ledger(&self) -> Ledger {
         let listeners = self.listeners.iter().filter(|listener| listener.accepting).count();
         let mut ledger = self.shard.ledger();
-        ledger.sockets = (self.links.len() + listeners) as u64;
+        ledger.sockets = (self.links.len() + self.udp.sockets() + listeners) as u64;
         ledger
     }
 
@@ -314,6 +330,10 @@ impl Driver {
             self.complete_accept(index, outcome);
             return;
         }
+        if token.value() & UDP_BIT != 0 {
+            self.complete_udp(token, outcome);
+            return;
+        }
         match outcome {
             Outcome::Received(bytes) => self.received(token, bytes),
             Outcome::ReceiveEnded(ended) => self.receive_ended(token, ended),
@@ -346,7 +366,9 @@ impl Driver {
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
                 Action::End { connection, reason, player } => self.end(connection, reason, player),
-                Action::Dial { attempt, key, url, .. } => self.dial(attempt, key, url),
+                Action::Dial { attempt, key, url, rtp_transport, .. } => {
+                    self.dial(attempt, key, url, rtp_transport);
+                }
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::Tell(news) => self.tell(&news),
                 Action::PollWritable { connection } => {
@@ -413,7 +435,8 @@ impl Driver {
             NodeAsk::Sessions => Answer::Sessions(super::report::sessions(&self.links)),
             NodeAsk::Metrics => Answer::Metrics(super::report::metrics(self)),
             NodeAsk::Load => {
-                let fd_count = (self.links.len() + self.listeners.len()) as u32;
+                let fd_count =
+                    (self.links.len() + self.udp.sockets() + self.listeners.len()) as u32;
                 Answer::Load(self.load.view(fd_count))
             }
             NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),

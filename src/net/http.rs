@@ -14,7 +14,9 @@ impl Driver {
     pub(super) fn http_event(&mut self, token: Token, event: HttpEvent) {
         match event {
             HttpEvent::Request(request) => self.http_request(token, request),
-            HttpEvent::WebSocketClosed(_) => self.leave_role(token, false),
+            HttpEvent::WebSocketClosed(_) => {
+                self.leave_role(token, false);
+            }
             HttpEvent::Close => self.finish(token),
         }
     }

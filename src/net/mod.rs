@@ -11,8 +11,11 @@ mod pull;
 mod report;
 pub mod resolver;
 mod rtmp;
+mod rtsp;
+mod rtsp_origin;
 mod serve;
 mod sockets;
+mod udp;
 mod wire;
 
 use std::cell::RefCell;
@@ -160,6 +163,7 @@ struct Listeners {
     by_shard: Vec<Vec<(OwnedFd, Protocol)>>,
     http: SocketAddr,
     rtmp: SocketAddr,
+    rtsp: SocketAddr,
 }
 
 impl Listeners {
@@ -195,7 +199,8 @@ impl Listeners {
         };
         let http = bind("http", config.http.listen, Protocol::Http)?;
         let rtmp = bind("rtmp", config.rtmp.listen, Protocol::Rtmp)?;
-        Ok(Self { by_shard, http, rtmp })
+        let rtsp = bind("rtsp", config.rtsp.listen, Protocol::Rtsp)?;
+        Ok(Self { by_shard, http, rtmp, rtsp })
     }
 }
 
@@ -222,6 +227,7 @@ pub struct Node {
     control: Arc<Control>,
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
+    pub rtsp: SocketAddr,
 }
 
 impl Node {
@@ -236,9 +242,9 @@ impl Node {
     ) -> Result<Self, NodeError> {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
-        let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus)?;
+        let Listeners { by_shard, http, rtmp, rtsp } = Listeners::bind(config, cpus)?;
         let mut config = Config::clone(config);
-        (config.http.listen, config.rtmp.listen) = (http, rtmp);
+        (config.http.listen, config.rtmp.listen, config.rtsp.listen) = (http, rtmp, rtsp);
         let config = Arc::new(config);
         let resolver = Arc::new(Resolver::start().map_err(NodeError::Resolver)?);
         let mut mesh = Mesh::new(cpus.len());
@@ -284,7 +290,7 @@ impl Node {
         for give in give_wakers {
             give.send(wakers.clone()).expect("each shard waits for them");
         }
-        Ok(Self { shards, wakers, control, http, rtmp })
+        Ok(Self { shards, wakers, control, http, rtmp, rtsp })
     }
 
     pub fn shard_count(&self) -> usize {
@@ -428,12 +434,13 @@ mod tests {
         config.server.steer_by_cpu = steer_by_cpu;
         config.http.listen = ([127, 0, 0, 1], 0).into();
         config.rtmp.listen = ([127, 0, 0, 1], 0).into();
+        config.rtsp.listen = ([127, 0, 0, 1], 0).into();
         let listeners = Listeners::bind(&config, &[100_000, cpu]).expect("free ports");
         let mut only = CpuSet::new();
         only.set(cpu).expect("in range");
         sched_setaffinity(this_thread, &only).expect("allowed");
         let _connections: Vec<_> = (0..32)
-            .flat_map(|_| [listeners.http, listeners.rtmp])
+            .flat_map(|_| [listeners.http, listeners.rtmp, listeners.rtsp])
             .map(|address| TcpStream::connect(address).expect("a listener"))
             .collect();
         let waiting = |listeners: Vec<(OwnedFd, Protocol)>| {
@@ -445,9 +452,9 @@ mod tests {
 
     #[test]
     fn connections_go_to_the_shard_of_their_cpu_only_where_it_is_asked_for() {
-        assert_eq!(connections_by_shard(true), [0, 64]);
+        assert_eq!(connections_by_shard(true), [0, 96]);
         let spread = connections_by_shard(false);
-        assert_eq!(spread.iter().sum::<usize>(), 64);
+        assert_eq!(spread.iter().sum::<usize>(), 96);
         assert!(spread[0] > 0, "{spread:?}");
     }
 }

@@ -13,6 +13,7 @@ use url::Url;
 use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
 use super::resolver::{self, ResolveError};
+use super::rtsp_origin::{RtspOrigin, RtspWanted};
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::SourceProtocol;
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
@@ -23,6 +24,8 @@ use crate::proto::http::client::{ClientConfig as HttpConfig, ClientEvent as Http
 use crate::proto::rtmp::{
     ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession, ClientStage,
 };
+use crate::proto::rtp::SourceCounts;
+use crate::proto::rtsp::{LowerTransport, PacketKind};
 use crate::ring::{Token, socket};
 use crate::shard::{PullNews, Stage};
 
@@ -30,13 +33,15 @@ use crate::shard::{PullNews, Stage};
 pub(super) struct Attempt {
     key: StreamKey,
     url: Arc<SourceUrl>,
+    rtp_transport: LowerTransport,
     state: AttemptState,
     /// Addresses that were not tried yet.
     addresses: Vec<SocketAddr>,
     /// The shard was told that it failed, or has given it up.
-    over: bool,
+    pub(super) over: bool,
+    /// Connections; datagram sockets go before theirs.
     sockets_open: u32,
-    sockets_closed: u32,
+    pub(super) sockets_closed: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -51,13 +56,16 @@ enum AttemptState {
 pub(super) enum OriginSession {
     Rtmp(RtmpSession),
     Http(HttpSession, TagReader),
+    Rtsp(Box<RtspOrigin>),
 }
 
 /// What an origin's session wants done.
-enum Wanted {
+pub(super) enum Wanted {
     Send(Bytes),
     Stage(Stage, &'static str),
     Media(MediaPart),
+    /// Of RTSP alone.
+    Rtsp(RtspWanted),
     Redirect(String),
     Fail(Fault),
 }
@@ -69,11 +77,19 @@ pub(super) struct Resolved {
 }
 
 /// Sessions do not judge an origin's silence: the shard's timers do, by the pull's options.
-const NO_TIMEOUT: Duration = Duration::from_secs(3600);
+pub(super) const NO_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl OriginSession {
-    fn new(now: Instant, url: &SourceUrl) -> Self {
+    fn new(
+        now: Instant,
+        url: &SourceUrl,
+        rtp_transport: LowerTransport,
+        reorder: Duration,
+    ) -> Self {
         match url.protocol {
+            SourceProtocol::Rtsp => {
+                Self::Rtsp(Box::new(RtspOrigin::new(now, url, rtp_transport, reorder)))
+            }
             SourceProtocol::Rtmp => {
                 let (app, stream) = url.rtmp_names();
                 let tc_url = format!("rtmp://{}/{app}", url.authority());
@@ -101,6 +117,7 @@ impl OriginSession {
         match self {
             Self::Rtmp(session) => session.handle_input(now, bytes).err().map(protocol_fault),
             Self::Http(session, _) => session.handle_input(now, bytes).err().map(protocol_fault),
+            Self::Rtsp(origin) => origin.handle_input(now, bytes),
         }
     }
 
@@ -110,6 +127,7 @@ impl OriginSession {
         match self {
             Self::Rtmp(session) => session.handle_timeout(now).err().map(|error| silent(&error)),
             Self::Http(session, _) => session.handle_timeout(now).err().map(|error| silent(&error)),
+            Self::Rtsp(origin) => origin.handle_timeout(now),
         }
     }
 
@@ -117,6 +135,45 @@ impl OriginSession {
         match self {
             Self::Rtmp(session) => session.poll_timeout(),
             Self::Http(session, _) => session.poll_timeout(),
+            Self::Rtsp(origin) => origin.poll_timeout(),
+        }
+    }
+
+    /// A datagram of one of its tracks; whether it was of use.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        track: usize,
+        kind: PacketKind,
+        bytes: Bytes,
+    ) -> bool {
+        match self {
+            Self::Rtsp(origin) => origin.handle_datagram(now, track, kind, bytes),
+            Self::Rtmp(_) | Self::Http(..) => false,
+        }
+    }
+
+    /// Our last words.
+    pub(super) fn goodbye(&mut self) -> Vec<Bytes> {
+        match self {
+            Self::Rtsp(origin) => origin.goodbye(),
+            Self::Rtmp(_) | Self::Http(..) => Vec::new(),
+        }
+    }
+
+    /// That of an RTSP origin.
+    pub(super) fn rtsp(&mut self) -> Option<&mut RtspOrigin> {
+        match self {
+            Self::Rtsp(origin) => Some(origin),
+            Self::Rtmp(_) | Self::Http(..) => None,
+        }
+    }
+
+    /// As [`RtspOrigin::counts`].
+    pub(super) fn rtp_counts(&self) -> (SourceCounts, u64) {
+        match self {
+            Self::Rtsp(origin) => origin.counts(),
+            Self::Rtmp(_) | Self::Http(..) => Default::default(),
         }
     }
 
@@ -142,6 +199,7 @@ impl OriginSession {
                     Output::Event(event) => http_wants(event, tags),
                 })
             }
+            Self::Rtsp(origin) => origin.poll(),
         }
     }
 }
@@ -189,7 +247,7 @@ fn http_wants(event: HttpEvent, tags: &mut TagReader) -> Wanted {
     }
 }
 
-fn protocol_fault(error: impl std::fmt::Display) -> Fault {
+pub(super) fn protocol_fault(error: impl std::fmt::Display) -> Fault {
     Fault::new(ErrorClass::Protocol, error.to_string())
 }
 
@@ -207,11 +265,18 @@ fn connect_fault(errno: Errno) -> Fault {
 }
 
 impl Driver {
-    pub(super) fn dial(&mut self, id: AttemptId, key: StreamKey, url: Arc<SourceUrl>) {
+    pub(super) fn dial(
+        &mut self,
+        id: AttemptId,
+        key: StreamKey,
+        url: Arc<SourceUrl>,
+        rtp_transport: LowerTransport,
+    ) {
         debug!(attempt = id.0, %key, url = %url.authority(), "dials");
         let attempt = Attempt {
             key,
             url: url.clone(),
+            rtp_transport,
             state: AttemptState::Resolving,
             addresses: Vec::new(),
             over: false,
@@ -266,7 +331,7 @@ impl Driver {
             self.attempt_failed(id, last);
             return;
         };
-        let url = attempt.url.clone();
+        let (url, rtp_transport) = (attempt.url.clone(), attempt.rtp_transport);
         let fd = match socket::stream(peer) {
             Ok(fd) => fd,
             Err(error) => {
@@ -276,7 +341,9 @@ impl Driver {
             }
         };
         let raw = fd.as_raw_fd();
-        let session = Session::Origin(Box::new(OriginSession::new(self.now, &url)));
+        let reorder = Duration::from_millis(self.config.rtsp.reorder_ms);
+        let session = OriginSession::new(self.now, &url, rtp_transport, reorder);
+        let session = Session::Origin(Box::new(session));
         let connection = self.new_connection_id();
         let mut link =
             Link::new(connection, fd, (peer, peer), session, Role::Attempt(id), self.now);
@@ -342,13 +409,17 @@ impl Driver {
             }
             Some(Wanted::Redirect(url)) => self.redirected(id, &url),
             Some(Wanted::Fail(fault)) => self.attempt_failed(id, fault),
+            Some(Wanted::Rtsp(wanted)) => self.rtsp_origin_wants(token, id, wanted),
         }
         true
     }
 
     fn redirected(&mut self, id: AttemptId, url: &str) {
         let target = match SourceUrl::parse(url, true) {
-            Ok(target) => target,
+            Ok(target) => match self.attempts.get(&id) {
+                Some(attempt) => target.with_login_of(&attempt.url),
+                None => return,
+            },
             Err(error) => {
                 let text = format!("redirected to {url}: {error}");
                 self.attempt_failed(id, Fault::new(ErrorClass::Rejected, text));
@@ -387,7 +458,7 @@ impl Driver {
     }
 
     /// Tells the shard once, and closes what is left.
-    fn attempt_failed(&mut self, id: AttemptId, fault: Fault) {
+    pub(super) fn attempt_failed(&mut self, id: AttemptId, fault: Fault) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if std::mem::replace(&mut attempt.over, true) {
             return;

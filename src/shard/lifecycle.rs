@@ -288,6 +288,7 @@ impl Pull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::rtsp::LowerTransport;
 
     const POLICY: RetryPolicy = RetryPolicy {
         base: Duration::from_secs(2),
@@ -304,6 +305,7 @@ mod tests {
             no_wait: false,
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(5),
+            rtp_transport: LowerTransport::Tcp,
         };
         let mut pull = Pull::new(Arc::new(url), options);
         start(&mut pull);

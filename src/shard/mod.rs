@@ -51,6 +51,7 @@ use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
 /// What the shard wants done.
@@ -72,6 +73,7 @@ pub enum Action {
         stream: StreamHandle,
         key: StreamKey,
         url: Arc<SourceUrl>,
+        rtp_transport: LowerTransport,
         timeout: Duration,
     },
     /// Give the attempt up.

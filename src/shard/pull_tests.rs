@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+use crate::proto::rtsp::LowerTransport;
 
 const HERE: ShardId = ShardId(0);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ impl Scene {
             no_wait: true,
             timeout: TIMEOUT,
             media_timeout: TIMEOUT,
+            rtp_transport: LowerTransport::Tcp,
         };
         let url = Arc::new(SourceUrl::parse(url, false).unwrap());
         self.ask(Ask::AddPull { key: key(stream), url, options });

@@ -123,7 +123,10 @@ impl Shard {
 
     pub(super) fn dial(&mut self, now: Instant, handle: StreamHandle) {
         let attempt = AttemptId(self.next_serial());
-        let stream = self.tables.get_mut(handle).expect("callers look");
+        let stream = self.tables.get(handle).expect("callers look");
+        let form = stream.pull().expect("only pulls are dialed").target().form();
+        self.take_form(handle, form);
+        let stream = self.tables.get_mut(handle).expect("it stays");
         stream.open_attempts.insert(attempt);
         let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls are dialed");
@@ -131,6 +134,7 @@ impl Shard {
             self.timers.cancel(Some(timer));
         }
         let (url, deadline) = (pull.target().clone(), pull.deadline(now));
+        let rtp_transport = pull.options.rtp_transport;
         let timer = Some(self.timers.set(deadline, Timer::Attempt(attempt)));
         if pull.redirect.is_none() {
             pull.attempts += 1;
@@ -145,7 +149,8 @@ impl Shard {
         };
         let timeout = deadline.saturating_duration_since(now);
         self.attempts.insert(attempt, handle);
-        self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
+        let stream = handle;
+        self.actions.push_back(Action::Dial { attempt, stream, key, url, rtp_transport, timeout });
     }
 
     /// An attempt has come further; `awaiting` is what the peer was asked.

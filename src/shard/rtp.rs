@@ -7,6 +7,7 @@ use super::Shard;
 use super::replica::Role;
 use super::tables::{Source, StreamHandle};
 use crate::media::state::EndReason;
+use crate::egress::Removed;
 use crate::media::{AttemptId, ConnectionId, Form};
 use crate::proto::rtp::{RtpPacket, RtpPart};
 use crate::proto::rtsp::SessionDescription;
@@ -73,17 +74,18 @@ impl Shard {
         first
     }
 
-    /// The player wants nothing until the next [`Self::admitted`].
-    pub fn pause(&mut self, connection: ConnectionId) {
-        let Some(member) = self.members.get_mut(&connection) else { return };
+    /// The player wants nothing until the next [`Self::admitted`]. What it has got is in the answer;
+    /// where that ends within a packet, its connection can't go on.
+    pub fn pause(&mut self, connection: ConnectionId) -> Option<Removed> {
+        let member = self.members.get_mut(&connection)?;
         if member.role != Role::Player {
-            return;
+            return None;
         }
         member.role = Role::Admitting;
         let (key, form) = (member.key.clone(), member.form());
         let here = self.locals.get_mut(&key, form).expect("a member's key is here");
         here.admitting += 1;
-        here.crowd.remove(connection);
+        here.crowd.remove(connection)
     }
 
     /// The log that a player of RTP reads, or is about to.

@@ -29,6 +29,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+use crate::proto::rtsp::LowerTransport;
 use crate::shard::{PlayRequest, Policy, Shard, Stage};
 use crate::stream::Packaging;
 
@@ -46,6 +47,7 @@ pub(in crate::api) struct Dial {
     pub(in crate::api) shard: ShardId,
     pub(in crate::api) attempt: AttemptId,
     pub(in crate::api) url: Arc<SourceUrl>,
+    pub(in crate::api) rtp_transport: LowerTransport,
     pub(in crate::api) timeout: Duration,
 }
 

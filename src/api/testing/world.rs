@@ -112,8 +112,8 @@ impl World {
                     shard.released(connection);
                 }
             }
-            Action::Dial { attempt, url, timeout, .. } => {
-                self.dials.push(Dial { shard: id, attempt, url, timeout });
+            Action::Dial { attempt, url, rtp_transport, timeout, .. } => {
+                self.dials.push(Dial { shard: id, attempt, url, rtp_transport, timeout });
             }
             Action::HangUp { attempt } => {
                 if !self.stuck {

@@ -16,6 +16,7 @@ pub mod receiver;
 pub mod reception;
 pub mod reorder;
 pub mod rtcp;
+pub mod source;
 
 pub use clock::StreamClock;
 pub use depacketizer::{DepacketizeError, Depacketized, Depacketizer, LossPolicy};
@@ -28,3 +29,4 @@ pub use random_access::RandomAccess;
 pub use receiver::{RtcpNotice, TrackReceiver};
 pub use reception::Reception;
 pub use reorder::{Gap, Ordered, Reorder};
+pub use source::{SourceCounts, SourceOutput, SourceReceiver};
