@@ -389,8 +389,12 @@ impl Driver {
     fn rtsp_pause(&mut self, token: Token) {
         let Some(link) = self.links.get_mut(token) else { return };
         if matches!(link.role, Role::Player | Role::PlayerOverUdp) {
-            self.shard.pause(link.id);
+            let is_cut = self.shard.pause(link.id).is_some_and(|player| !player.between_tags);
             link.role = Role::Described;
+            if is_cut {
+                // Our answer would stand within a packet.
+                self.close(token);
+            }
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Response {
 }
 
 /// An interleaved packet with its four-byte header: what a player of the same channels is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Interleaved {
     /// Header, and as much of the packet as came with it.
     frame: Bytes,
@@ -106,6 +106,15 @@ pub fn interleaved_header(channel: u8, len: u16) -> [u8; INTERLEAVED_HEADER_LEN]
     let [high, low] = len.to_be_bytes();
     [b'$', channel, high, low]
 }
+
+/// The same packet, however many pieces it came in.
+impl PartialEq for Interleaved {
+    fn eq(&self, other: &Self) -> bool {
+        self.frame.iter().chain(&self.tail).eq(other.frame.iter().chain(&other.tail))
+    }
+}
+
+impl Eq for Interleaved {}
 
 impl Interleaved {
     pub fn channel(&self) -> u8 {
