@@ -71,8 +71,9 @@ fn h265_begins_keyframe(payload: &[u8]) -> bool {
     }
 }
 
-/// NAL units behind 16-bit lengths, as far as they are whole; none is empty.
-fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The NAL units of an aggregation packet behind its header: each behind 16 bits of length, as far
+/// as they are whole; none is empty.
+pub fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (len, behind) = rest.split_first_chunk::<2>()?;
         let (nal, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
