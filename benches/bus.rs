@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rillcast::bus::mesh::{Mesh, MeshPort, Put};
 use rillcast::bus::message::{Answer, LocalId, Message, Ticket};
-use rillcast::media::{ShardId, StreamKey};
+use rillcast::media::{Form, ShardId, StreamKey};
 
 const HERE: ShardId = ShardId(0);
 const THERE: ShardId = ShardId(1);
@@ -32,7 +32,7 @@ fn cross(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let mut stream = kit::Stream::new();
     let key = StreamKey::in_default_vhost("live", "a").expect("a valid key");
-    let local = LocalId { shard: THERE, serial: 1 };
+    let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
     group.bench_function("one flush", |bencher| {
         let next_frame = || {
             let from = stream.log.next_seq();

@@ -15,7 +15,7 @@ use rillcast::egress::{
     Batch, Crowd, CrowdEvents, CrowdLimits, PlayerStart, Scratch, Shortfall, Socket, Turn, Wire,
 };
 use rillcast::media::{ConnectionId, ShardId};
-use rillcast::stream::Packaging;
+use rillcast::stream::{Packaging, TrackSet};
 
 /// A hot stream of an edge has about a thousand players on a core.
 const PLAYERS: [u32; 3] = [1, 100, 1_000];
@@ -35,7 +35,7 @@ fn main() {
 
 fn flush(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan_out");
-    for packaging in Packaging::ALL {
+    for packaging in Packaging::OF_FLV {
         for players in PLAYERS {
             group.throughput(Throughput::Elements(players.into()));
             let id = BenchmarkId::new(format!("{packaging:?}"), players);
@@ -50,7 +50,7 @@ fn flush(criterion: &mut Criterion) {
 
 fn report_allocations() {
     const TURNS: u64 = 500;
-    for packaging in Packaging::ALL {
+    for packaging in Packaging::OF_FLV {
         for players in PLAYERS {
             let mut hall = Hall::new(packaging, players);
             let counts: Vec<u64> = (0..TURNS).map(|_| hall.flush().allocations).collect();
@@ -82,8 +82,11 @@ struct Flush {
 
 impl Hall {
     fn new(packaging: Packaging, players: u32) -> Self {
-        let limits =
-            CrowdLimits { lag_bytes_max: 8 * 1024 * 1024, lag_evict: Duration::from_secs(10) };
+        let limits = CrowdLimits {
+            lag_bytes_max: 8 * 1024 * 1024,
+            lag_evict: Duration::from_secs(10),
+            gso: true,
+        };
         let mut hall = Self {
             stream: kit::Stream::new(),
             crowd: Crowd::default(),
@@ -100,6 +103,7 @@ impl Hall {
                 socket: Socket(serial as i32),
                 packaging,
                 unsent: Bytes::new(),
+                tracks: TrackSet::ALL,
             };
             hall.crowd.join(&hall.stream.log, start, clock::now());
         }

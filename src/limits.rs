@@ -256,3 +256,26 @@ pub const RTSP_TRACKS_MAX: usize = 8;
 pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);
+
+/// Datagrams that the kernel cuts out of one send: `UDP_MAX_SEGMENTS` of older kernels.
+pub const DATAGRAMS_PER_SEND_MAX: usize = 64;
+
+/// Bytes of one such send: what an IPv4 packet carries behind its header and UDP's.
+pub const DATAGRAMS_LEN_MAX: u32 = 65_535 - 20 - 8;
+
+/// Bytes of RTP that a player over UDP who is behind gets at once: a fifth of a socket's receive buffer
+/// where nobody set it (212,992 bytes, of which each packet takes twice its length).
+pub const CATCH_UP_LEN: u64 = 24 * 1024;
+
+const _: () = assert!(DATAGRAMS_LEN_MAX as usize > RTP_PACKET_LEN_OUT);
+// Bridge.
+
+/// Frames that wait until it is known which tracks a stream has: half a second of 100 pictures and
+/// 100 units of audio a second, five times over.
+pub const BRIDGE_HELD_FRAMES_MAX: usize = 512;
+
+/// Bytes of such frames: the longest keyframe. They are views of what the stream holds anyway.
+pub const BRIDGE_HELD_LEN_MAX: usize = MESSAGE_LEN_MAX;
+
+/// Milliseconds of media of one kind after which the other kind is taken to be absent.
+pub const BRIDGE_WAIT_MS: i64 = 500;

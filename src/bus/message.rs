@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
-use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::stream::Snapshot;
 use crate::stream::log::Delta;
 
@@ -30,6 +30,8 @@ use crate::stream::log::Delta;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LocalId {
     pub shard: ShardId,
+    /// In which the players there want it.
+    pub form: Form,
     pub serial: u64,
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::media::state::{Fault, Generation, StreamState};
-use crate::media::{ConnectionId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, SourceUrl, StreamKey};
 use crate::stream::{Packaging, Tracks};
 
 /// A stream, pending or registered.
@@ -41,6 +41,8 @@ pub enum SourceView {
 #[derive(Debug, Clone)]
 pub struct PublisherView {
     pub connection: ConnectionId,
+    /// What it brings.
+    pub form: Form,
     pub local: SocketAddr,
     pub peer: SocketAddr,
     pub params: String,
@@ -87,6 +89,7 @@ pub struct SessionView {
 pub enum SessionProtocol {
     Rtmp,
     Http,
+    Rtsp,
 }
 
 /// How busy a shard is.

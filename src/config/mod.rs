@@ -108,6 +108,7 @@ pub struct EgressSection {
     pub lag_bytes_max: u64,
     pub lag_evict_ms: u64,
     pub send_notsent_lowat_bytes: u32,
+    pub udp_gso: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -385,6 +386,7 @@ impl Default for EgressSection {
             lag_bytes_max: 2 * MIB,
             lag_evict_ms: 15_000,
             send_notsent_lowat_bytes: 131_072,
+            udp_gso: true,
         }
     }
 }

@@ -360,7 +360,7 @@ impl Driver {
 
     fn put(&mut self, to: ShardId, message: Message) {
         let flushed = match &message {
-            Message::Flushed { key, .. } => Some(key.clone()),
+            Message::Flushed { key, local, .. } => Some((key.clone(), local.form)),
             _ => None,
         };
         let put = self.port.put(to, message);
@@ -370,8 +370,8 @@ impl Driver {
                 self.shard.set_backed_up(to, true);
             }
             mesh::Put::Dropped => {
-                if let Some(key) = flushed {
-                    self.shard.flush_was_dropped(to, &key);
+                if let Some((key, form)) = flushed {
+                    self.shard.flush_was_dropped(to, &key, form);
                 }
             }
         }

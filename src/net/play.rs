@@ -73,7 +73,11 @@ impl Driver {
         }
         let unsent = link.take_unsent();
         let socket = Socket(link.raw_fd());
-        self.shard.admitted(now, Admitted { connection, socket, unsent }, &mut self.wire);
+        self.shard.admitted(
+            now,
+            Admitted { connection, socket, unsent, rtp: None },
+            &mut self.wire,
+        );
         self.set_deadline(token);
     }
 

@@ -12,7 +12,7 @@ use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
 use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
-use crate::media::{ConnectionId, StreamKey};
+use crate::media::{ConnectionId, Form, StreamKey};
 use crate::proto::rtmp::{
     PlayRefusal, PublishRefusal as RtmpRefusal, ServerEvent as RtmpEvent,
     ServerSession as RtmpSession, StreamRequest,
@@ -82,7 +82,7 @@ impl Driver {
     pub(super) fn publish_here(&mut self, token: Token, key: &StreamKey, params: String) {
         let Some(link) = self.links.get(token) else { return };
         let (connection, local, peer) = (link.id, link.local, link.peer);
-        let view = PublisherView { connection, local, peer, params };
+        let view = PublisherView { connection, form: Form::Flv, local, peer, params };
         match self.shard.publish(self.now, key, view) {
             Ok(handle) => {
                 info!(%connection, %peer, %key, "publishes");

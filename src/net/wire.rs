@@ -23,7 +23,11 @@ impl Wire for RingWire {
         let mut sends = self.ring.batch();
         self.spans.clear();
         for span in &batch.spans {
-            self.spans.push(sends.add_span(&batch.slices[span.clone()]));
+            let slices = &batch.slices[span.slices.clone()];
+            self.spans.push(match span.segment_len {
+                0 => sends.add_span(slices),
+                len => sends.add_datagrams(slices, len as u16),
+            });
         }
         for (index, send) in batch.sends.iter().enumerate() {
             let span = self.spans[send.span as usize];

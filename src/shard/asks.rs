@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use super::closing::AskedFor;
-use super::replica::LocalLog;
 use super::tables::{Source, StreamHandle};
 use super::{Policy, Shard};
 use crate::bus::message::{Answer, Ask, CloseOutcome, Ticket};
 use crate::bus::view::{PlayerView, PullView, SourceView, StreamView};
-use crate::media::StreamKey;
 use crate::media::state::{EndReason, Generation};
+use crate::media::{Form, StreamKey};
 
 impl Shard {
     /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
@@ -111,31 +110,33 @@ impl Shard {
             players: stream.players(),
             waiters: stream.waiters(),
             bytes_per_second: stream.rate.per_second(now),
-            bytes_total: stream.ingest.bytes().received,
-            timestamp_ms: stream.ingest.timestamp_ms().unwrap_or(0),
-            tracks: stream.ingest.tracks().clone(),
+            bytes_total: stream.media.bytes().received,
+            timestamp_ms: stream.media.timestamp_ms().unwrap_or(0),
+            tracks: stream.media.tracks().clone(),
         })
     }
 
     fn player_views(&self, key: &StreamKey) -> Option<Vec<PlayerView>> {
-        let here = self.locals.get(key)?;
-        let log = match &here.log {
-            LocalLog::None => return Some(Vec::new()),
-            LocalLog::Replica(log) => &**log,
-            LocalLog::Owner(handle) => &self.tables.get(*handle)?.log,
-        };
-        let views = here.crowd.stats(log).filter_map(|stats| {
-            let member = self.members.get(&stats.id)?;
-            Some(PlayerView {
-                connection: stats.id,
-                packaging: stats.packaging,
-                local: member.local,
-                peer: member.peer,
-                sent_bytes: stats.sent_bytes,
-                lag_bytes: stats.lag_bytes,
-                jumps: stats.jumps,
-            })
-        });
-        Some(views.collect())
+        let present = Form::ALL.map(|form| self.locals.get(key, form));
+        if present.iter().all(Option::is_none) {
+            return None;
+        }
+        let mut views = Vec::new();
+        for here in present.into_iter().flatten() {
+            let Some(log) = here.log.get(here.id.form, &self.tables) else { continue };
+            views.extend(here.crowd.stats(log).filter_map(|stats| {
+                let member = self.members.get(&stats.id)?;
+                Some(PlayerView {
+                    connection: stats.id,
+                    packaging: stats.packaging,
+                    local: member.local,
+                    peer: member.peer,
+                    sent_bytes: stats.sent_bytes,
+                    lag_bytes: stats.lag_bytes,
+                    jumps: stats.jumps,
+                })
+            }));
+        }
+        Some(views)
     }
 }

@@ -9,7 +9,7 @@ use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{Batch, Shortfall, Wire};
-use crate::media::{ConnectionId, MediaPart, ShardId, StreamKey, TagKind};
+use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
 use crate::stream::Packaging;
 
 const HERE: ShardId = ShardId(0);
@@ -53,8 +53,13 @@ impl Scene {
 
     fn publish(&mut self, key: &StreamKey) {
         let connection = ConnectionId { serial: 99, shard: HERE };
-        let view =
-            PublisherView { connection, local: NOWHERE, peer: NOWHERE, params: String::new() };
+        let view = PublisherView {
+            connection,
+            form: Form::Flv,
+            local: NOWHERE,
+            peer: NOWHERE,
+            params: String::new(),
+        };
         self.shard.publish(self.now, key, view).unwrap();
     }
 
@@ -68,7 +73,7 @@ impl Scene {
     }
 
     fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
-        let local = LocalId { shard: THERE, serial: 1 };
+        let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
         let message = Message::Interest { key: key.clone(), local, players, waiters };
         self.shard.handle_message(self.now, THERE, message);
     }
@@ -165,7 +170,7 @@ fn a_source_that_comes_and_goes_is_told_of_once_while_the_queue_is_full() {
         let flushes = scene.sent();
         if flushes.iter().any(|message| message == "flushed") {
             // As the mesh does.
-            scene.shard.flush_was_dropped(THERE, &key);
+            scene.shard.flush_was_dropped(THERE, &key, Form::Flv);
         }
         sent.extend(flushes);
     }

@@ -15,13 +15,21 @@ use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 impl Shard {
     /// Media of an attempt.
     pub fn attempt_media(&mut self, now: Instant, attempt: AttemptId, part: MediaPart) -> bool {
-        let Some(&handle) = self.attempts.get(&attempt) else { return false };
+        match self.stream_of_attempt(attempt) {
+            Some(handle) => self.media(now, handle, part),
+            None => false,
+        }
+    }
+
+    /// The stream that an attempt brings media to; none any more where another one took its place.
+    pub(super) fn stream_of_attempt(&mut self, attempt: AttemptId) -> Option<StreamHandle> {
+        let handle = *self.attempts.get(&attempt)?;
         let current = self.tables.get(handle).and_then(|stream| stream.pull()?.attempt());
         if current != Some(attempt) {
             self.totals.late_messages += 1;
-            return false;
+            return None;
         }
-        self.media(now, handle, part)
+        Some(handle)
     }
 
     /// Enters a pull. Whoever asked is answered at once or by the first result.
@@ -191,7 +199,7 @@ impl Shard {
         self.timers.cancel(silence);
         if let AfterFailure::Retry(_) = self.go_on_after(now, handle, fault) {
             let stream = self.tables.get_mut(handle).expect("it goes on");
-            stream.ingest.change_source(&mut stream.log);
+            stream.media.change_source();
             if was_registered {
                 self.totals.losses += 1;
                 let grace = self.policy.reconnect_grace;

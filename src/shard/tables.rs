@@ -12,8 +12,8 @@ use crate::bus::message::{LocalId, Ticket};
 use crate::bus::view::PublisherView;
 use crate::limits::{SLOTS_PER_PAGE, STREAMS_PER_PAGE};
 use crate::media::state::Generation;
-use crate::media::{AttemptId, ConnectionId, ShardId, StreamKey};
-use crate::stream::{Ingest, Log};
+use crate::media::{AttemptId, ConnectionId, Form, ShardId, StreamKey};
+use crate::stream::Media;
 
 /// A stream by its place; found without hashing, and known to be late by its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,9 +27,8 @@ pub(super) struct Stream {
     pub(super) key: StreamKey,
     pub(super) generation: Generation,
     pub(super) source: Source,
-    pub(super) subscribers: BTreeMap<ShardId, Subscriber>,
-    pub(super) log: Log,
-    pub(super) ingest: Ingest,
+    pub(super) subscribers: BTreeMap<(ShardId, Form), Subscriber>,
+    pub(super) media: Media,
     pub(super) registered: bool,
     pub(super) since: Instant,
     pub(super) since_unix: u64,
@@ -63,7 +62,7 @@ pub(super) enum Source {
     Pull(Box<Pull>),
 }
 
-/// A shard with players or waiters of a stream.
+/// A shard with players or waiters of a stream in one form.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscriber {
     pub(super) local: LocalId,
@@ -133,8 +132,7 @@ impl Tables {
             generation,
             source,
             subscribers: BTreeMap::new(),
-            log: Log::default(),
-            ingest: Ingest::default(),
+            media: Media::default(),
             registered: false,
             since: now.0,
             since_unix: now.1,

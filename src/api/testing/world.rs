@@ -102,7 +102,8 @@ impl World {
                 self.answers.insert(ticket.serial, answer);
             }
             Action::Admit { connection } => {
-                let admitted = Admitted { connection, socket: Socket(1), unsent: Bytes::new() };
+                let admitted =
+                    Admitted { connection, socket: Socket(1), unsent: Bytes::new(), rtp: None };
                 shard.admitted(now, admitted, &mut Sink);
             }
             Action::Refuse { connection, reason } | Action::End { connection, reason, .. } => {

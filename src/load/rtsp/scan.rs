@@ -12,7 +12,7 @@ use super::super::stamp::Stamp;
 use super::super::watch::Picture;
 use crate::media::Codec;
 use crate::media::timeline::distance;
-use crate::proto::rtp::random_access::aggregated;
+use crate::proto::rtp::random_access::for_each_nal;
 use crate::proto::rtp::reorder::Gap;
 use crate::proto::rtp::{DecodingTimes, Format, RandomAccess, RtpPacket, TrackReceiver};
 
@@ -140,17 +140,14 @@ impl VideoScan {
     }
 
     fn stamp(&self, payload: &[u8]) -> Option<Stamp> {
-        match payload {
-            _ if self.codec != Codec::H264 => None,
-            [unit, units @ ..] if unit & 0x1f == STAP_A => {
-                aggregated(units).find_map(Stamp::decode)
-            }
-            unit => Stamp::decode(unit),
+        let mut stamp = None;
+        if self.codec == Codec::H264 {
+            for_each_nal(self.codec, payload, |nal| stamp = stamp.or_else(|| Stamp::decode(nal)));
         }
+        stamp
     }
 }
 
-const STAP_A: u8 = 24;
 const FU_A: u8 = 28;
 const FRAGMENTATION_UNIT: u8 = 49;
 const START_BIT: u8 = 0x80;

@@ -71,9 +71,26 @@ fn h265_begins_keyframe(payload: &[u8]) -> bool {
     }
 }
 
-/// The NAL units of an aggregation packet behind its header: each behind 16 bits of length, as far
-/// as they are whole; none is empty.
-pub fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The whole NAL units in a payload of H.264 or H.265: itself, or those that it aggregates; none of a
+/// fragment.
+pub fn for_each_nal(codec: Codec, payload: &[u8], mut each: impl FnMut(&[u8])) {
+    let Some(&first) = payload.first() else { return };
+    let (kind, header_len) = match codec {
+        Codec::H264 => (first & 0x1f, 1),
+        Codec::H265 => (first >> 1 & 0x3f, 2),
+        _ => return,
+    };
+    match (codec, kind) {
+        (Codec::H264, 24) | (Codec::H265, 48) => {
+            aggregated(payload.get(header_len..).unwrap_or_default()).for_each(each);
+        }
+        (Codec::H264, 25..) | (Codec::H265, 49..) => {}
+        _ => each(payload),
+    }
+}
+
+/// NAL units behind 16-bit lengths, as far as they are whole; none is empty.
+fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (len, behind) = rest.split_first_chunk::<2>()?;
         let (nal, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;

@@ -29,6 +29,6 @@ pub use stream_url::StreamRequest;
 pub use transport::{Channels, Delivery, LowerTransport, PacketKind, Ports, Transport};
 
 #[cfg(test)]
-mod capture_tests;
+pub(crate) mod capture_tests;
 #[cfg(test)]
 mod pair_tests;
