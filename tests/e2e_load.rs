@@ -263,10 +263,14 @@ struct Streams {
 
 impl Streams {
     fn start(url: &str, count: u32) -> Self {
+        Self::start_with(url, count, &[])
+    }
+
+    fn start_with(url: &str, count: u32, more: &[&str]) -> Self {
         let dir = TempDir::new("publish");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rillcast"));
         command.args(["load", "publish", "--url", url, "--streams", &count.to_string()]);
-        command.args(["--ramp", "0.1", "--json", "-"]);
+        command.args(["--ramp", "0.1", "--json", "-"]).args(more);
         command.stdout(File::create(dir.file("report.json")).expect("a file"));
         let process = Process::start("load publish", &mut command, dir.file("stderr.log"));
         Self { process, dir }
@@ -315,6 +319,36 @@ fn relay_is_played_over_all_protocols() {
     let report = streams.stop();
     assert_eq!((&report["started"], &report["failed"]), (&2.into(), &serde_json::json!({})));
     assert!(number(&report, "/lateness_ms/count") > 100.0, "{report:#}");
+    relay.stop();
+}
+
+#[test]
+fn relay_carries_rtsp_over_both_transports() {
+    let relay = Relay::start(1);
+    for (transport, name) in [("tcp", "t{i}"), ("udp", "u{i}")] {
+        let url = relay.rtsp_url(name);
+        let over = ["--rtsp-transport", transport];
+        let streams = Streams::start_with(&url, 2, &over);
+        relay.wait_online(&name.replace("{i}", "0"));
+        relay.wait_online(&name.replace("{i}", "1"));
+        for played_over in ["tcp", "udp"] {
+            let report = assert_plays(&url, &["--rtsp-transport", played_over]);
+            assert_packets(&report);
+        }
+        // The other forms of the same stream, with its stamps.
+        assert_plays(&relay.flv_url(name), &[]);
+        let report = streams.stop();
+        assert_eq!((&report["started"], &report["failed"]), (&2.into(), &serde_json::json!({})));
+        assert_eq!(report["unsent_packets"], 0, "{report:#}");
+    }
+    let streams = Streams::start(&relay.rtmp_url("r{i}"), 2);
+    relay.wait_online("r0");
+    relay.wait_online("r1");
+    for played_over in ["tcp", "udp"] {
+        let url = relay.rtsp_url("r{i}");
+        assert_packets(&assert_plays(&url, &["--rtsp-transport", played_over]));
+    }
+    streams.stop();
     relay.stop();
 }
 
