@@ -175,6 +175,10 @@ pub const LOAD_RECEIVE_LEN: usize = 256 * 1024;
 /// Bytes of a player's request that the bare sender of `load limit` reads; ours has 200.
 pub const LOAD_REQUEST_LEN_MAX: usize = 4096;
 
+/// Bytes that a UDP socket of the load generator's players may hold: a GOP of 10 s at 2 Mbit/s comes
+/// as 1,800 datagrams at once, for each of which the kernel counts 2.3 KB. It doubles what it is told.
+pub const LOAD_UDP_BUFFER_LEN: usize = 4 * 1024 * 1024;
+
 /// Bytes of one answer of a server's API to the load generator: 20,000 pulls at 1 KB each, thrice.
 pub const LOAD_REPLY_LEN_MAX: usize = 64 * 1024 * 1024;
 
