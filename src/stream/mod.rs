@@ -2,6 +2,7 @@
 
 pub mod arena;
 mod bridged;
+mod entry;
 pub mod ingest;
 pub mod log;
 pub mod media;
