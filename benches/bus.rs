@@ -38,7 +38,7 @@ fn cross(criterion: &mut Criterion) {
             let from = stream.log.next_seq();
             stream.flush_frame();
             let delta = stream.log.delta(from);
-            Message::Flushed { key: key.clone(), local, delta }
+            Message::Flushed { key: key.clone(), local, delta, video_since: None }
         };
         let cross = |message| carry(&mut here, &mut there, [message]);
         bencher.iter_batched(next_frame, cross, BatchSize::SmallInput);

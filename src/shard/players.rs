@@ -207,10 +207,16 @@ impl Shard {
             }
         }
         self.admit_waiters(key);
-        self.mark_local_dirty(key);
+        self.mark_local_dirty(key, None);
     }
 
-    pub(super) fn flushed(&mut self, key: &StreamKey, local: LocalId, delta: Delta) {
+    pub(super) fn flushed(
+        &mut self,
+        key: &StreamKey,
+        local: LocalId,
+        delta: Delta,
+        video_since: Option<Instant>,
+    ) {
         let Some(here) = self.locals.get_mut(key).filter(|here| here.id == local) else {
             self.totals.late_messages += 1;
             return;
@@ -219,7 +225,7 @@ impl Shard {
             && log.follow(delta)
         {
             self.totals.config_bytes_copied += log.take_config_bytes_copied();
-            self.mark_local_dirty(key);
+            self.mark_local_dirty(key, video_since);
         }
     }
 
@@ -253,11 +259,12 @@ impl Shard {
         self.interest_changed(key);
     }
 
-    pub(super) fn mark_local_dirty(&mut self, key: &StreamKey) {
-        if let Some(here) = self.locals.get_mut(key)
-            && !here.dirty
-        {
-            here.dirty = true;
+    /// Has the players here get what is new in the next tick. `video_since` is when the oldest
+    /// video frame of it came in.
+    pub(super) fn mark_local_dirty(&mut self, key: &StreamKey, video_since: Option<Instant>) {
+        let Some(here) = self.locals.get_mut(key) else { return };
+        here.video_since = here.video_since.or(video_since);
+        if !std::mem::replace(&mut here.dirty, true) {
             self.dirty_locals.push(key.clone());
         }
     }
@@ -310,9 +317,14 @@ impl Shard {
         round::flush(&mut dues, now, &self.policy.crowd, wire, &mut self.scratch);
         let events: Vec<CrowdEvents> = dues.into_iter().map(|due| due.events).collect();
         let mut keys = Vec::with_capacity(crowds.len());
+        self.sent_video.clear();
         for (key, mut crowd) in crowds {
-            self.count_egress(crowd.take_totals());
-            self.locals.get_mut(&key).expect("just seen").crowd = crowd;
+            let totals = crowd.take_totals();
+            self.count_egress(totals);
+            let here = self.locals.get_mut(&key).expect("just seen");
+            here.crowd = crowd;
+            let video_since = here.video_since.take();
+            self.sent_video.extend(video_since.filter(|_| totals.sends > 0));
             keys.push(key);
         }
         for events in events {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::tables::{StreamHandle, Tables};
 use super::timers::TimerId;
@@ -28,6 +29,8 @@ pub(super) struct Local {
     /// The owner was told of it.
     pub(super) reported: bool,
     pub(super) dirty: bool,
+    /// When the oldest video frame that its players are to get came in.
+    pub(super) video_since: Option<Instant>,
 }
 
 /// Whose log the players read.
@@ -97,6 +100,7 @@ impl Local {
             interest_changed: true,
             reported: false,
             dirty: false,
+            video_since: None,
         }
     }
 

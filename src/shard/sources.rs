@@ -116,6 +116,9 @@ impl Shard {
             return true;
         }
         stream.unflushed = true;
+        if progress.frame && progress.video {
+            stream.video_since.get_or_insert(now);
+        }
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
@@ -368,6 +371,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("just flushed");
         let key = stream.key.clone();
         let flushed_seq = stream.log.flushed_seq();
+        let video_since = stream.video_since.take();
         let mut others = Vec::new();
         let mut behind = Vec::new();
         let mut is_here = false;
@@ -382,14 +386,14 @@ impl Shard {
             }
         }
         for (shard, local, delta) in others {
-            self.send(shard, Message::Flushed { key: key.clone(), local, delta });
+            self.send(shard, Message::Flushed { key: key.clone(), local, delta, video_since });
         }
         for shard in behind {
             self.totals.resyncs += u64::from(!self.backed_up[shard.index()]);
             self.attach(handle, shard);
         }
         if is_here {
-            self.mark_local_dirty(&key);
+            self.mark_local_dirty(&key, video_since);
         } else {
             let gop_bytes_max = self.policy.gop_bytes_max;
             let stream = self.tables.get_mut(handle).expect("just flushed");
