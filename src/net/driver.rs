@@ -185,6 +185,12 @@ impl Driver {
 
     /// Sends what this turn brought, and counts how long it was here.
     fn flush(&mut self) {
+        if self.port.shards() > 1 {
+            // The other shards serve their players while this one does.
+            self.shard.flush_streams();
+            self.act();
+            self.again |= self.port.flush();
+        }
         // Joins and sockets that take bytes again have been served before.
         self.wire.take_first_send();
         self.shard.tick(self.now, &mut self.wire);

@@ -343,8 +343,9 @@ impl Shard {
         }
     }
 
-    /// Flushes the owned streams whose time has come.
-    pub(super) fn flush_streams(&mut self) {
+    /// Flushes the owned streams whose time has come; what other shards are to have of it is among
+    /// the actions. [`Shard::tick`] does it too.
+    pub fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
             if let Some(stream) = self.tables.get_mut(handle) {
                 stream.dirty = false;
