@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use kit::allocations;
 use rillcast::bus::mesh::{Mesh, MeshPort, Put};
 use rillcast::bus::message::{Answer, LocalId, Message, Ticket};
 use rillcast::media::{Form, ShardId, StreamKey};
@@ -38,12 +39,20 @@ fn cross(criterion: &mut Criterion) {
             let from = stream.log.next_seq();
             stream.flush_frame();
             let delta = stream.log.delta(from);
-            Message::Flushed { key: key.clone(), local, delta }
+            Message::Flushed { key: key.clone(), local, delta, video_since: None }
         };
         let cross = |message| carry(&mut here, &mut there, [message]);
         bencher.iter_batched(next_frame, cross, BatchSize::SmallInput);
     });
     group.finish();
+    allocations::report("one answer", || carry(&mut here, &mut there, [answer(1)]));
+    allocations::report("one flush, with its making", || {
+        let from = stream.log.next_seq();
+        stream.flush_frame();
+        let delta = stream.log.delta(from);
+        let message = Message::Flushed { key: key.clone(), local, delta, video_since: None };
+        carry(&mut here, &mut there, [message]);
+    });
 }
 
 fn carry(from: &mut MeshPort, to: &mut MeshPort, messages: impl IntoIterator<Item = Message>) {

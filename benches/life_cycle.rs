@@ -7,7 +7,8 @@ mod kit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kit::allocations;
 use rillcast::bus::message::{Answer, Ask, Message, PullOptions, Ticket};
 use rillcast::clock;
 use rillcast::config::Config;
@@ -20,6 +21,7 @@ const HERE: ShardId = ShardId(0);
 
 fn live(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("life_cycle");
+    group.throughput(Throughput::Elements(1));
     for (name, pending_count) in [("alone", 0), ("beside 10,000 pending", 10_000)] {
         let mut node = Node::new();
         for index in 0..pending_count {
@@ -27,6 +29,7 @@ fn live(criterion: &mut Criterion) {
         }
         let held = node.shard.ledger();
         group.bench_function(name, |bencher| bencher.iter(|| node.live_and_die()));
+        allocations::report(name, || node.live_and_die());
         assert_eq!(node.shard.ledger(), held, "nothing is left of the pulls that were deleted");
         node.shard.check_invariants();
     }

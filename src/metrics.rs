@@ -14,6 +14,10 @@ use crate::media::state::ErrorClass;
 use crate::shard::Shard;
 use crate::shard::ledger::Ledger;
 
+mod residence;
+
+pub use residence::{RESIDENCE, Residence};
+
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a shard holds; label `kind`.
@@ -113,6 +117,10 @@ impl Page {
         }
         for (name, family) in &self.families {
             push_head(&mut text, name, family.kind);
+            if family.kind == MetricKind::Histogram {
+                push_histogram(&mut text, name, family);
+                continue;
+            }
             for (&label, &value) in &family.samples {
                 push_sample(&mut text, name, label, value);
             }
@@ -132,6 +140,7 @@ fn push_head(text: &mut String, name: &str, kind: MetricKind) {
     let kind = match kind {
         MetricKind::Counter => "counter",
         MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "histogram",
     };
     let known = HELP.iter().find(|(known, _)| *known == name);
     match known {
@@ -149,6 +158,18 @@ fn push_sample(text: &mut String, name: &str, label: Option<(&str, &str)>, value
             push_line(text, format_args!("rillcast_{name}{{{label}=\"{of}\"}} {value}"));
         }
     }
+}
+
+/// Each bucket with those below it, as the format has them; the shards' are without.
+fn push_histogram(text: &mut String, name: &str, family: &Family) {
+    let sample = |label| family.samples.get(&label).copied().unwrap_or(0);
+    let mut count = 0;
+    for le in residence::labels() {
+        count += sample(Some(("le", le)));
+        push_sample(text, &format!("{name}_bucket"), Some(("le", le)), count);
+    }
+    push_sample(text, &format!("{name}_sum"), None, sample(None) as f64 / 1e9);
+    push_sample(text, &format!("{name}_count"), None, count);
 }
 
 fn push_line(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -198,11 +219,13 @@ const HELP: &[(&str, &str)] = &[
     ("origins_dialed", "Origins with connects under way or queued."),
     ("receive_buffers_out", "Receive buffers that are not with the kernel."),
     ("ring_operations", "Operations that the kernel has."),
+    (RESIDENCE, "From the last byte of a flush's oldest video frame in to the first byte out."),
     ("resyncs_total", "Replicas that got a new snapshot because a flush was dropped."),
 ];
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;
@@ -236,6 +259,27 @@ mod tests {
              rillcast_x_total{kind=\"b\"} 6\n"
         );
         assert!(text.contains("rillcast_build_info{version=\"0."), "{text}");
+    }
+
+    #[test]
+    fn a_histogram_adds_up_over_buckets_and_shards() {
+        let mut page = Page::default();
+        for us in [30, 2_900, 900_000] {
+            let mut residence = Residence::default();
+            residence.observe(Duration::from_micros(us));
+            page.add_shard(&residence.metrics().collect::<Vec<_>>());
+        }
+        let text = page.render();
+        let (_, histogram) = text.split_once("# TYPE rillcast_residence_seconds ").unwrap();
+        let lines: Vec<&str> = histogram.lines().collect();
+        let bucket =
+            |le: &str, count| format!("rillcast_residence_seconds_bucket{{le=\"{le}\"}} {count}");
+        assert_eq!(lines[..3], ["histogram", &bucket("0.000025", 0), &bucket("0.00005", 1)]);
+        assert_eq!(lines[14..17], [bucket("0.002", 1), bucket("0.003", 2), bucket("0.005", 2)]);
+        assert_eq!(lines[22..24], [bucket("0.5", 2), bucket("+Inf", 3)]);
+        let totals =
+            ["rillcast_residence_seconds_sum 0.90293", "rillcast_residence_seconds_count 3"];
+        assert_eq!(lines[24..], totals);
     }
 
     #[test]

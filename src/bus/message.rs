@@ -16,7 +16,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
 use crate::config::Config;
@@ -71,6 +71,8 @@ pub enum Message {
         key: StreamKey,
         local: LocalId,
         delta: Delta,
+        /// When the last byte of its oldest video frame came in.
+        video_since: Option<Instant>,
     },
     /// The source is lost; keep the players, park newcomers.
     Suspended {

@@ -116,4 +116,6 @@ pub struct Metric {
 pub enum MetricKind {
     Counter,
     Gauge,
+    /// A bucket without those below it, labelled by its bound, or the sum in nanoseconds.
+    Histogram,
 }

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
+use crate::metrics::Residence;
 use crate::proto::rtp::SourceCounts;
 use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::{LocalTask, OneshotSender};
@@ -64,6 +65,7 @@ pub(super) struct Driver {
     next_housekeeping: Instant,
     pub(super) load: super::load::LoadMeter,
     pub(super) counters: Counters,
+    pub(super) residence: Residence,
     pub(super) repeats: Repeats,
     pub(super) reserve: Option<socket::ReserveFd>,
 }
@@ -161,6 +163,7 @@ impl Driver {
             next_housekeeping: now + HOUSEKEEPING,
             load: super::load::LoadMeter::default(),
             counters: Counters::default(),
+            residence: Residence::default(),
             repeats: Repeats::default(),
             reserve: socket::ReserveFd::open().ok(),
         }));
@@ -185,7 +188,7 @@ impl Driver {
         self.take_messages();
         self.take_resolved();
         self.run_due();
-        self.shard.tick(self.now, &mut self.wire);
+        self.flush();
         self.act();
         // What is kept for a full queue is tried again soon.
         self.again |= self.port.flush();
@@ -193,6 +196,24 @@ impl Driver {
             let to = ShardId(index as u16);
             // What the shard held back for want of room goes out in the next turn.
             self.again |= self.shard.set_backed_up(to, self.port.is_backed_up(to));
+        }
+    }
+
+    /// Sends what this turn brought, and counts how long it was here.
+    fn flush(&mut self) {
+        if self.port.shards() > 1 {
+            // The other shards serve their players while this one does.
+            self.shard.flush_streams();
+            self.act();
+            self.again |= self.port.flush();
+        }
+        // Joins and sockets that take bytes again have been served before.
+        self.wire.take_first_send();
+        self.shard.tick(self.now, &mut self.wire);
+        if let Some(at) = self.wire.take_first_send() {
+            for &since in self.shard.sent_video() {
+                self.residence.observe(at.duration_since(since));
+            }
         }
     }
 

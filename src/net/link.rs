@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
-use super::pull::OriginSession;
+use super::origin::OriginSession;
 use super::rtsp::RtspPeer;
 use super::udp::PairId;
 use crate::media::state::EndReason;

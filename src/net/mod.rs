@@ -5,6 +5,7 @@ mod driver;
 mod http;
 mod link;
 mod load;
+mod origin;
 mod pace;
 mod play;
 mod pull;

@@ -40,6 +40,7 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
         gauge("ring_operations", driver.ring.ops_in_flight() as u64),
     ]);
+    metrics.extend(driver.residence.metrics());
     metrics
 }
 

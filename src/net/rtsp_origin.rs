@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::driver::Driver;
 use super::link::Session;
-use super::pull::{NO_TIMEOUT, Wanted, protocol_fault};
+use super::origin::{NO_TIMEOUT, Wanted, protocol_fault};
 use crate::media::AttemptId;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrl};

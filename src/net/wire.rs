@@ -1,5 +1,8 @@
 //! The egress ring as what sends batches.
 
+use std::time::Instant;
+
+use crate::clock;
 use crate::egress::{Batch, Shortfall, Wire};
 use crate::ring::{EgressRing, SendFailure, SpanId};
 
@@ -7,11 +10,18 @@ use crate::ring::{EgressRing, SendFailure, SpanId};
 pub(super) struct RingWire {
     ring: EgressRing,
     spans: Vec<SpanId>,
+    /// When it first sent since this was taken.
+    first_send: Option<Instant>,
 }
 
 impl RingWire {
     pub(super) fn new(ring: EgressRing) -> Self {
-        Self { ring, spans: Vec::new() }
+        Self { ring, spans: Vec::new(), first_send: None }
+    }
+
+    /// When it first sent something since the last call.
+    pub(super) fn take_first_send(&mut self) -> Option<Instant> {
+        self.first_send.take()
     }
 }
 
@@ -33,6 +43,7 @@ impl Wire for RingWire {
             let span = self.spans[send.span as usize];
             sends.push(send.socket.0, index as u32, span);
         }
+        self.first_send.get_or_insert_with(clock::now);
         sends.submit(|index, failure| {
             let ticket = batch.sends[index as usize].ticket;
             let (sent, errno) = match failure {

@@ -155,6 +155,7 @@ pub struct Shard {
     /// By shard: messages to it wait for room in its queue.
     backed_up: Vec<bool>,
     scratch: Scratch,
+    sent_video: Vec<Instant>,
     totals: Totals,
     now_unix: u64,
     shutting_down: bool,
@@ -193,6 +194,7 @@ impl Shard {
             changed_interest: Vec::new(),
             backed_up: vec![false; shards],
             scratch: Scratch::default(),
+            sent_video: Vec::new(),
             totals: Totals::default(),
             now_unix: 0,
             shutting_down: false,
@@ -270,7 +272,9 @@ impl Shard {
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);
             }
-            Message::Flushed { key, local, delta } => self.flushed(&key, local, delta),
+            Message::Flushed { key, local, delta, video_since } => {
+                self.flushed(&key, local, delta, video_since);
+            }
             Message::Suspended { key, local } => self.suspended(&key, local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
@@ -309,6 +313,12 @@ impl Shard {
             self.end_local(end);
         }
         self.report_interest();
+    }
+
+    /// Of each stream of which the last tick sent video: when the oldest frame of that had come in
+    /// with its last byte, as `now` was told then.
+    pub fn sent_video(&self) -> &[Instant] {
+        &self.sent_video
     }
 
     /// Once a second: slow players of streams that stand still.

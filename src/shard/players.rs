@@ -224,10 +224,16 @@ impl Shard {
             }
         }
         self.admit_waiters(key, local.form);
-        self.mark_local_dirty(key, local.form);
+        self.mark_local_dirty(key, local.form, None);
     }
 
-    pub(super) fn flushed(&mut self, key: &StreamKey, local: LocalId, delta: Delta) {
+    pub(super) fn flushed(
+        &mut self,
+        key: &StreamKey,
+        local: LocalId,
+        delta: Delta,
+        video_since: Option<Instant>,
+    ) {
         let Some(here) = self.locals.of_mut(key, local) else {
             self.totals.late_messages += 1;
             return;
@@ -236,7 +242,7 @@ impl Shard {
             && log.follow(delta)
         {
             self.totals.config_bytes_copied += log.take_config_bytes_copied();
-            self.mark_local_dirty(key, local.form);
+            self.mark_local_dirty(key, local.form, video_since);
         }
     }
 
@@ -270,11 +276,17 @@ impl Shard {
         self.interest_changed(key, form);
     }
 
-    pub(super) fn mark_local_dirty(&mut self, key: &StreamKey, form: Form) {
-        if let Some(here) = self.locals.get_mut(key, form)
-            && !here.dirty
-        {
-            here.dirty = true;
+    /// Has the players here get what is new in the next tick. `video_since` is when the oldest
+    /// video frame of it came in.
+    pub(super) fn mark_local_dirty(
+        &mut self,
+        key: &StreamKey,
+        form: Form,
+        video_since: Option<Instant>,
+    ) {
+        let Some(here) = self.locals.get_mut(key, form) else { return };
+        here.video_since = here.video_since.or(video_since);
+        if !std::mem::replace(&mut here.dirty, true) {
             self.dirty_locals.push((key.clone(), form));
         }
     }
@@ -326,10 +338,14 @@ impl Shard {
         round::flush(&mut dues, now, &self.policy.crowd, wire, &mut self.scratch);
         let events: Vec<CrowdEvents> = dues.into_iter().map(|due| due.events).collect();
         let mut keys = Vec::with_capacity(crowds.len());
+        self.sent_video.clear();
         for ((key, form, mut crowd), events) in crowds.into_iter().zip(events) {
-            self.count_egress(crowd.take_totals());
+            let totals = crowd.take_totals();
+            self.count_egress(totals);
             let here = self.locals.get_mut(&key, form).expect("just seen");
             here.crowd = crowd;
+            let video_since = here.video_since.take();
+            self.sent_video.extend(video_since.filter(|_| totals.sends > 0));
             self.handle_crowd_events(&key, form, events, now);
             keys.push((key, form));
         }
@@ -356,7 +372,7 @@ impl Shard {
     pub(super) fn catch_up(&mut self) {
         self.behind_due = None;
         for (key, form) in std::mem::take(&mut self.behind) {
-            self.mark_local_dirty(&key, form);
+            self.mark_local_dirty(&key, form, None);
         }
     }
 

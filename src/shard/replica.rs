@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::tables::{StreamHandle, Tables};
 use super::timers::TimerId;
@@ -70,6 +71,8 @@ pub(super) struct Local {
     /// The owner was told of it.
     pub(super) reported: bool,
     pub(super) dirty: bool,
+    /// When the oldest video frame that its players are to get came in.
+    pub(super) video_since: Option<Instant>,
 }
 
 /// Whose log the players read.
@@ -149,6 +152,7 @@ impl Local {
             interest_changed: true,
             reported: false,
             dirty: false,
+            video_since: None,
         }
     }
 

@@ -132,6 +132,9 @@ impl Shard {
             return;
         }
         stream.unflushed = true;
+        if progress.frame && progress.video {
+            stream.video_since.get_or_insert(now);
+        }
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
@@ -386,8 +389,9 @@ impl Shard {
         }
     }
 
-    /// Flushes the owned streams whose time has come.
-    pub(super) fn flush_streams(&mut self) {
+    /// Flushes the owned streams whose time has come; what other shards are to have of it is among
+    /// the actions. [`Shard::tick`] does it too.
+    pub fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
             if let Some(stream) = self.tables.get_mut(handle) {
                 stream.dirty = false;
@@ -405,14 +409,15 @@ impl Shard {
         }
         if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.media.flush();
+            let video_since = stream.video_since.take();
             for form in Form::ALL {
-                self.send_flush(handle, form);
+                self.send_flush(handle, form, video_since);
             }
         }
     }
 
     /// Tells who has players of a form what was flushed.
-    fn send_flush(&mut self, handle: StreamHandle, form: Form) {
+    fn send_flush(&mut self, handle: StreamHandle, form: Form, video_since: Option<Instant>) {
         let own = self.id;
         let stream = self.tables.get_mut(handle).expect("just flushed");
         let Some(log) = stream.media.log(form) else {
@@ -435,14 +440,14 @@ impl Shard {
             }
         }
         for (shard, local, delta) in others {
-            self.send(shard, Message::Flushed { key: key.clone(), local, delta });
+            self.send(shard, Message::Flushed { key: key.clone(), local, delta, video_since });
         }
         for shard in behind {
             self.totals.resyncs += u64::from(!self.backed_up[shard.index()]);
             self.attach(handle, shard, form);
         }
         if is_here {
-            self.mark_local_dirty(&key, form);
+            self.mark_local_dirty(&key, form, video_since);
         } else {
             let gop_bytes_max = self.policy.gop_bytes_max;
             let stream = self.tables.get_mut(handle).expect("just flushed");

@@ -38,6 +38,8 @@ pub(super) struct Stream {
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
     pub(super) unflushed: bool,
+    /// When the oldest video frame of those came in.
+    pub(super) video_since: Option<Instant>,
     /// Its place in the queue of flushes to come.
     pub(super) flush_due: Option<Instant>,
     /// It is among the streams that the next tick flushes.
@@ -141,6 +143,7 @@ impl Tables {
             grace: None,
             silence: None,
             unflushed: false,
+            video_since: None,
             flush_due: None,
             dirty: false,
             rate: Rate::new(now.0),

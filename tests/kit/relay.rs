@@ -153,7 +153,7 @@ impl Relay {
 
     /// Labels and value of each sample of a metric.
     #[track_caller]
-    fn samples(&self, name: &str) -> Vec<(String, u64)> {
+    pub fn samples(&self, name: &str) -> Vec<(String, u64)> {
         let reply = self.api.get("/metrics");
         assert_eq!(reply.status, 200, "/metrics");
         let text = reply.text();
