@@ -131,6 +131,8 @@ pub enum Ask {
     Close {
         key: StreamKey,
         generation: Option<Generation>,
+        /// Where it is registered, only if it can be played in this form.
+        form: Option<Form>,
         /// Also where players are.
         force: bool,
         /// Also where it is pending.

@@ -21,7 +21,8 @@ pub struct StreamView {
     pub alive_ms: u64,
     /// When it was registered, else when it was asked for; Unix seconds.
     pub created_unix: u64,
-    pub players: u32,
+    /// In the order of [`Form::ALL`].
+    pub forms: [FormView; Form::ALL.len()],
     pub waiters: u32,
     pub bytes_per_second: u64,
     pub bytes_total: u64,
@@ -29,12 +30,33 @@ pub struct StreamView {
     pub tracks: Tracks,
 }
 
+impl StreamView {
+    pub fn form(&self, form: Form) -> &FormView {
+        self.forms.iter().find(|view| view.form == form).expect("all forms are there")
+    }
+
+    /// Players in all forms.
+    pub fn players(&self) -> u32 {
+        self.forms.iter().map(|view| view.players).sum()
+    }
+}
+
+/// A stream in one form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormView {
+    pub form: Form,
+    /// It can be played in this form, as far as its tracks are known; of a pending stream, this is
+    /// the form of its source.
+    pub playable: bool,
+    pub players: u32,
+}
+
 /// Where a stream's media comes from.
 #[derive(Debug, Clone)]
 pub enum SourceView {
     /// Players wait, nobody brings it.
     None,
-    Publisher(Option<PublisherView>),
+    Publisher(Box<PublisherView>),
     Pull(PullView),
 }
 

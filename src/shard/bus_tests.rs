@@ -212,7 +212,8 @@ fn a_flush_knows_when_its_oldest_video_came() {
                     scene.shard.handle_message(scene.now, HERE, message);
                 }
                 Action::Admit { .. } => {
-                    let admitted = Admitted { connection, socket: Socket(1), unsent: Bytes::new() };
+                    let admitted =
+                        Admitted { connection, socket: Socket(1), unsent: Bytes::new(), rtp: None };
                     scene.shard.admitted(scene.now, admitted, &mut NoPlayers);
                 }
                 _ => {}

@@ -264,6 +264,16 @@ impl Stream {
         self.subscribers.values().map(|subscriber| subscriber.players).sum()
     }
 
+    pub(super) fn players_of(&self, form: Form) -> u32 {
+        let of_form = self.subscribers.iter().filter(|((_, of), _)| *of == form);
+        of_form.map(|(_, subscriber)| subscriber.players).sum()
+    }
+
+    /// A registered stream can be played in this form; of a pending one, this is its source's.
+    pub(super) fn is_playable(&self, form: Form) -> bool {
+        if self.registered { self.media.can_be(form) } else { form == self.media.form() }
+    }
+
     pub(super) fn waiters(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
     }

@@ -93,6 +93,7 @@ impl World {
         let ask = Ask::Close {
             key: self.keys[key].clone(),
             generation: seen.filter(|_| self.rng.bool()),
+            form: None,
             force: self.rng.bool(),
             pending_too: self.rng.bool(),
         };
@@ -241,6 +242,7 @@ impl World {
             let ask = Ask::Close {
                 key: self.keys[key].clone(),
                 generation: None,
+                form: None,
                 force: true,
                 pending_too: true,
             };

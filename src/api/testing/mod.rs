@@ -195,14 +195,24 @@ impl FakeNode {
 
     /// An attempt is connected and delivers its first picture.
     pub(in crate::api) fn deliver(&self, dial: &Dial) {
+        self.deliver_tags(dial, 4000, &[(TagKind::Video, KEYFRAME), (TagKind::Audio, AUDIO)]);
+    }
+
+    /// An attempt is connected and delivers these.
+    pub(in crate::api) fn deliver_tags(
+        &self,
+        dial: &Dial,
+        timestamp_ms: u32,
+        tags: &[(TagKind, &'static [u8])],
+    ) {
         self.on_shard(dial.shard, |shard, now| {
             let ends =
                 ("127.0.0.1:40000".parse().unwrap(), "[::ffff:10.0.0.1]:1935".parse().unwrap());
             shard.attempt_stage(now, dial.attempt, Stage::AwaitingMedia, "media");
             shard.attempt_connected(dial.attempt, ends);
-            for (kind, payload) in [(TagKind::Video, KEYFRAME), (TagKind::Audio, AUDIO)] {
+            for &(kind, payload) in tags {
                 let (lane, len) = (0, payload.len() as u32);
-                let begin = MediaPart::Begin { lane, kind, timestamp_ms: 4000, len };
+                let begin = MediaPart::Begin { lane, kind, timestamp_ms, len };
                 assert!(shard.attempt_media(now, dial.attempt, begin));
                 let data = MediaPart::Data { lane, bytes: Bytes::from_static(payload) };
                 assert!(shard.attempt_media(now, dial.attempt, data));
