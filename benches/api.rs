@@ -21,7 +21,7 @@ use rillcast::bus::message::{Answer, Ask, Message, Ticket};
 use rillcast::bus::view::PublisherView;
 use rillcast::clock;
 use rillcast::config::Config;
-use rillcast::media::{ConnectionId, ShardId, StreamKey, TagKind};
+use rillcast::media::{ConnectionId, Form, ShardId, StreamKey, TagKind};
 use rillcast::proto::http::{Headers, Method, Request, Response};
 use rillcast::shard::{Action, Policy, Shard};
 
@@ -94,7 +94,13 @@ impl Node {
         for serial in 0..STREAMS {
             let key = StreamKey::in_default_vhost("live", &format!("camera-{serial}"));
             let connection = ConnectionId { serial, shard: HERE };
-            let view = PublisherView { connection, local: PEER, peer: PEER, params: String::new() };
+            let view = PublisherView {
+                connection,
+                form: Form::Flv,
+                local: PEER,
+                peer: PEER,
+                params: String::new(),
+            };
             let handle = shard.publish(clock::now(), &key.expect("a valid key"), view);
             let handle = handle.expect("the name is free");
             for part in tags.iter().flat_map(|tag| kit::parts(tag, 4096)) {
