@@ -23,10 +23,11 @@ use crate::clock;
 use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
+use crate::journal::Journal;
 use crate::limits::DESCRIPTORS_AT_START_MAX;
 use crate::load;
 use crate::logging;
-use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
+use crate::net::{Call, Handler, Kept, MakeHandler, Node, NodeHandle};
 use crate::shard::ledger::Ledger;
 
 #[derive(Parser)]
@@ -73,6 +74,9 @@ struct ServeOptions {
     /// CPUs that shards may use, such as 0-3,8.
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
+    /// Folder in which pulls that the API added survive a restart. Without one nothing is kept.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Secret of the API. Without one it is generated and printed once.
     #[arg(long, value_name = "S")]
     secret: Option<String>,
@@ -143,6 +147,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
         shards: options.shards,
         cpus,
         id: None,
+        data_dir: options.data_dir,
         http_listen: options.http,
         rtmp_listen: options.rtmp,
         rtsp_listen: options.rtsp,
@@ -153,7 +158,8 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     logging::init(&config.log.filter)?;
     let generated = ensure_secret(&mut config)?;
     let signals = Signals::block()?;
-    let node = start(config.clone())?;
+    let kept = open_journal(&config.server.data_dir)?;
+    let node = start(config.clone(), kept.as_ref().map(|(_, kept)| kept))?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
@@ -172,11 +178,24 @@ pub(crate) fn ensure_secret(config: &mut Config) -> Result<bool, Failure> {
     Ok(config.ensure_secret(random))
 }
 
+/// Opens the journal, where there is to be one. It is written until it is dropped.
+fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
+    if dir.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let (journal, replay) = Journal::open(dir)?;
+    if replay.unknown_count > 0 {
+        warn!(count = replay.unknown_count, "the journal has records of a newer version");
+    }
+    let kept = Kept { journal: journal.handle(), pulls: Arc::new(replay.pulls) };
+    Ok(Some((journal, kept)))
+}
+
 /// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config) -> Result<Node, Failure> {
+pub(crate) fn start(config: Config, kept: Option<&Kept>) -> Result<Node, Failure> {
     raise_file_limit();
     let cpus = cpus_of(&config)?;
-    Ok(Node::start(&Arc::new(config), &cpus, &make_handler())?)
+    Ok(Node::start(&Arc::new(config), &cpus, &make_handler(), kept)?)
 }
 
 /// The API, as what answers requests on each shard.

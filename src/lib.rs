@@ -5,7 +5,8 @@
 //! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
 //!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
-//! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
+//! 3. [`proto`], [`journal`]: sans-IO protocol sessions, bytes in, events and bytes out; what
+//!    survives a restart.
 //! 4. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
 //! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
 //! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
@@ -22,6 +23,7 @@ pub mod config;
 mod demo;
 mod doctor;
 pub mod egress;
+pub mod journal;
 pub mod limits;
 pub mod load;
 pub mod logging;

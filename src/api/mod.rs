@@ -46,6 +46,12 @@ pub trait Node: Clone + 'static {
     /// Stores it; the API then asks every shard to use it.
     fn set_config(&self, config: Config);
 
+    /// Waits until all that was acknowledged so far survives a crash; `false` when it does not.
+    fn persisted(&self, bound: Duration) -> impl Future<Output = bool>;
+
+    /// Whether so much waits for that that nothing is to be added.
+    fn journal_is_behind(&self) -> bool;
+
     /// All listeners are up and nothing is being shut down.
     fn ready(&self) -> bool;
 }

@@ -30,6 +30,14 @@ impl Node for NodeHandle {
         Self::set_config(self, config);
     }
 
+    fn persisted(&self, bound: Duration) -> impl Future<Output = bool> {
+        Self::persisted(self, bound)
+    }
+
+    fn journal_is_behind(&self) -> bool {
+        Self::journal_is_behind(self)
+    }
+
     fn ready(&self) -> bool {
         self.is_ready()
     }

@@ -25,6 +25,9 @@ pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure
     let key = call.key().map_err(|error| Failure::new(Code::InvalidArgs, error.to_string()))?;
     let url = source_url(call)?;
     let options = options(call);
+    if call.node.journal_is_behind() {
+        return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
+    }
     // Its turn in the origin's connect budget may take one timeout, its attempt another.
     let bound = options.timeout * 2 + call.bound();
     let ask = Ask::AddPull { key: key.clone(), url: Arc::new(url), options };

@@ -58,6 +58,16 @@ enum Endpoint {
     Version,
 }
 
+impl Endpoint {
+    /// Whether what it says must be true after a crash.
+    fn is_kept(self) -> bool {
+        matches!(
+            self,
+            Self::AddStreamProxy | Self::CloseStream | Self::CloseStreams | Self::DelStreamProxy
+        )
+    }
+}
+
 /// Whether a path is of the API, served or not.
 pub(super) fn is_api(path: &str) -> bool {
     name_of(path).is_some()
@@ -78,7 +88,7 @@ pub(super) async fn handle<N: Node>(node: &N, caller: &Caller, request: &Request
     let params = Params::of(request);
     let call = Call { node, caller, params, config };
     let result = match admit(&call, route) {
-        Ok(()) => dispatch(&call, route.endpoint).await,
+        Ok(()) => answer(&call, route.endpoint).await,
         Err(failure) => Err(failure),
     };
     result.unwrap_or_else(|failure| failure.response(200))
@@ -92,6 +102,15 @@ fn admit<N: Node>(call: &Call<'_, N>, route: &Route) -> Result<(), Failure> {
     let quoted: Vec<String> = route.required.iter().map(|name| format!("\"{name}\"")).collect();
     let msg = format!("Required parameter missed: {}", quoted.join(","));
     Err(Failure::new(Code::InvalidArgs, msg))
+}
+
+/// An answer that is true when it is given, and after a crash.
+async fn answer<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Response, Failure> {
+    let response = dispatch(call, endpoint).await?;
+    if endpoint.is_kept() && !call.node.persisted(call.bound()).await {
+        return Err(Failure::new(Code::Exception, NOT_KEPT));
+    }
+    Ok(response)
 }
 
 async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Response, Failure> {
@@ -135,6 +154,9 @@ fn name_of(path: &str) -> Option<&str> {
     let (root, name) = path.split_at_checked(API_ROOT.len())?;
     (root.eq_ignore_ascii_case(API_ROOT) && !name.is_empty()).then_some(name)
 }
+
+/// It was done all the same, and is written when the disk takes it.
+const NOT_KEPT: &str = "done, but the journal is not written yet: a crash would undo it";
 
 const ROOT: &str = "/index/";
 const API_ROOT: &str = "/index/api/";
@@ -276,6 +298,28 @@ mod tests {
             let reply = node.exchange(&head, body).finish().json();
             assert_eq!(reply["code"], code, "{head} {body}");
         }
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_that_a_crash_would_undo() {
+        let node = FakeNode::new();
+        node.set_persisted(false);
+        let params = [
+            ("schema", "rtmp"),
+            ("vhost", "v"),
+            ("app", "live"),
+            ("stream", "a"),
+            ("url", "rtmp://h/live/a"),
+            ("key", "v/live/a"),
+            ("async", "1"),
+            ("force", "1"),
+        ];
+        for name in ["addStreamProxy", "close_stream", "close_streams", "delStreamProxy"] {
+            let reply = node.call(name, &params);
+            assert_eq!(reply, json!({"code": -400, "msg": NOT_KEPT}), "{name}");
+            node.call("addStreamProxy", &params);
+        }
+        assert_eq!(node.call("getMediaList", &params)["code"], 0);
     }
 
     #[test]

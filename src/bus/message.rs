@@ -189,6 +189,8 @@ pub enum Answer {
     Load(LoadView),
     /// Whether there was such a connection.
     Kicked(bool),
+    /// Whether all that was acknowledged before is in the journal; it never crosses a core.
+    Persisted(bool),
     Done,
 }
 

@@ -48,6 +48,7 @@ pub struct ServerSection {
     pub cpus: CpuList,
     pub steer_by_cpu: bool,
     pub id: String,
+    pub data_dir: PathBuf,
 }
 
 /// HTTP-FLV, WebSocket-FLV and the API.
@@ -151,6 +152,7 @@ pub struct Overrides {
     pub shards: Option<u16>,
     pub cpus: Option<CpuList>,
     pub id: Option<String>,
+    pub data_dir: Option<PathBuf>,
     pub http_listen: Option<SocketAddr>,
     pub rtmp_listen: Option<SocketAddr>,
     pub rtsp_listen: Option<SocketAddr>,
@@ -253,6 +255,7 @@ impl Config {
             shards,
             cpus,
             id,
+            data_dir,
             http_listen,
             rtmp_listen,
             rtsp_listen,
@@ -262,6 +265,7 @@ impl Config {
         set(&mut self.server.shards, shards);
         set(&mut self.server.cpus, cpus);
         set(&mut self.server.id, id);
+        set(&mut self.server.data_dir, data_dir);
         set(&mut self.http.listen, http_listen);
         set(&mut self.rtmp.listen, rtmp_listen);
         set(&mut self.rtsp.listen, rtsp_listen);
@@ -323,7 +327,13 @@ impl Config {
 
 impl Default for ServerSection {
     fn default() -> Self {
-        Self { shards: 0, cpus: CpuList::default(), steer_by_cpu: false, id: "rillcast".to_owned() }
+        Self {
+            shards: 0,
+            cpus: CpuList::default(),
+            steer_by_cpu: false,
+            id: "rillcast".to_owned(),
+            data_dir: PathBuf::new(),
+        }
     }
 }
 

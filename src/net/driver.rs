@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::keeping::Keeper;
 use super::link::{Links, Phase, Role};
 use super::pace::Pace;
 use super::pull::{Attempt, Resolved};
@@ -37,6 +38,7 @@ pub(super) struct Driver {
     /// What lookup threads have found; each shard has its own queue.
     pub(super) resolved_in: mpsc::Sender<Resolved>,
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
+    pub(super) keeper: Option<Keeper>,
     pub(super) handler: Handler,
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
@@ -107,6 +109,7 @@ pub(super) struct Parts {
     pub(super) port: MeshPort,
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) keeper: Option<Keeper>,
     pub(super) handler: Handler,
 }
 
@@ -125,6 +128,7 @@ impl Driver {
             resolver: parts.resolver,
             resolved_in,
             resolved_out,
+            keeper: parts.keeper,
             handler: parts.handler,
             handle: None,
             links: Links::default(),
@@ -168,6 +172,7 @@ impl Driver {
         self.completions = completions;
         self.take_messages();
         self.take_resolved();
+        self.take_synced();
         self.run_due();
         self.shard.tick(self.now, &mut self.wire);
         self.act();
@@ -349,6 +354,7 @@ impl Driver {
                 Action::Dial { attempt, key, url, .. } => self.dial(attempt, key, url),
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::Tell(news) => self.tell(&news),
+                Action::Keep(record) => self.keep(record),
                 Action::PollWritable { connection } => {
                     if let Some(&token) = self.by_connection.get(&connection) {
                         self.poll_writable(token);
@@ -375,6 +381,14 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Enters who waits for an answer, and until when.
+    pub(super) fn await_answer(&mut self, sender: OneshotSender<Answer>, deadline: Instant) -> u64 {
+        self.next_ask += 1;
+        self.asks.insert(self.next_ask, (sender, deadline));
+        self.ask_deadlines.insert((deadline, self.next_ask));
+        self.next_ask
     }
 
     pub(super) fn give_answer(&mut self, serial: u64, answer: Answer) {

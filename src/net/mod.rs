@@ -3,6 +3,7 @@
 mod accept;
 mod driver;
 mod http;
+mod keeping;
 mod link;
 mod load;
 mod pace;
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 pub use driver::Protocol;
 use driver::{Driver, Parts};
+use keeping::Keeper;
+pub use keeping::Kept;
 use resolver::Resolver;
 use wire::RingWire;
 
@@ -97,11 +100,8 @@ impl NodeHandle {
         let deadline = clock::now() + bound;
         {
             let mut driver = self.driver.borrow_mut();
-            driver.next_ask += 1;
-            let serial = driver.next_ask;
+            let serial = driver.await_answer(sender, deadline);
             let ticket = Ticket { shard: driver.shard.id(), serial };
-            driver.asks.insert(serial, (sender, deadline));
-            driver.ask_deadlines.insert((deadline, serial));
             driver.port.put(to, Message::Ask { ticket, ask });
             // The own turn takes it, or flushes it to the other shard.
             driver.again = true;
@@ -225,7 +225,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Binds the addresses and starts a shard on each of `cpus`. Returns when all listen.
+    /// Binds the addresses and starts a shard on each of `cpus`, which has what was kept before it
+    /// listens. Returns when all listen.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -233,6 +234,7 @@ impl Node {
         config: &Arc<Config>,
         cpus: &[usize],
         make_handler: &MakeHandler,
+        kept: Option<&Kept>,
     ) -> Result<Self, NodeError> {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
@@ -263,6 +265,7 @@ impl Node {
                 listeners,
                 resolver: resolver.clone(),
                 make_handler: make_handler.clone(),
+                kept: kept.cloned(),
                 control: control.clone(),
                 ready: ready.clone(),
                 wakers,
@@ -331,6 +334,7 @@ struct ShardStart {
     listeners: Vec<(OwnedFd, Protocol)>,
     resolver: Arc<Resolver>,
     make_handler: MakeHandler,
+    kept: Option<Kept>,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
     /// Those of all shards, when all have started.
@@ -362,7 +366,12 @@ impl ShardStart {
         let handler = (self.make_handler)();
         let resolver = self.resolver;
         let wire = RingWire::new(egress);
-        let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, handler });
+        let keeper = self.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone()));
+        let parts = Parts { shard, ring, wire, port, config, resolver, keeper, handler };
+        let driver = Driver::new(parts);
+        if let Some(kept) = self.kept {
+            driver.borrow_mut().restore(&kept.pulls);
+        }
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);
         }

@@ -42,6 +42,7 @@ impl Shard {
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
         self.totals.config_bytes_copied += bytes.config_copied;
+        self.forget_pull(&stream, reason);
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }

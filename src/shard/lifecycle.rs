@@ -64,6 +64,8 @@ pub(super) struct Pull {
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// It is in the journal.
+    pub(super) kept: bool,
     /// Where the current try was sent; the next one asks the pull's own URL again.
     pub(super) redirect: Option<Redirect>,
 }
@@ -168,6 +170,7 @@ impl Pull {
             row: FailureRow::default(),
             adds: Vec::new(),
             ends: None,
+            kept: false,
             redirect: None,
         }
     }

@@ -81,6 +81,14 @@ impl Node for FakeNode {
         self.world.borrow_mut().config = Arc::new(config);
     }
 
+    async fn persisted(&self, _bound: Duration) -> bool {
+        self.world.borrow().persisted
+    }
+
+    fn journal_is_behind(&self) -> bool {
+        false
+    }
+
     fn ready(&self) -> bool {
         self.world.borrow().ready
     }
@@ -105,6 +113,7 @@ impl FakeNode {
             now: clock::now(),
             config: Arc::new(config),
             ready: true,
+            persisted: true,
             frozen: HashSet::new(),
             stuck: false,
             messages: VecDeque::new(),
@@ -138,6 +147,11 @@ impl FakeNode {
     pub(in crate::api) fn exchange(&self, head: &str, body: &str) -> Exchange {
         let (session, request) = ask_session(head, body);
         Exchange::begin(session, Box::pin(handle(self.clone(), caller(), request)))
+    }
+
+    /// Whether the journal takes what it is given.
+    pub(in crate::api) fn set_persisted(&self, persisted: bool) {
+        self.world.borrow_mut().persisted = persisted;
     }
 
     pub(in crate::api) fn set_ready(&self, ready: bool) {
