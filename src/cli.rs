@@ -20,14 +20,14 @@ use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{Config, CpuList, Overrides};
+use crate::config::{Config, ConfigSource, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
 use crate::journal::Journal;
 use crate::limits::DESCRIPTORS_AT_START_MAX;
 use crate::load;
 use crate::logging;
-use crate::net::{Call, Handler, Kept, MakeHandler, Node, NodeHandle};
+use crate::net::{Call, Handler, Kept, MakeHandler, Node, NodeHandle, Setup};
 use crate::shard::ledger::Ledger;
 
 #[derive(Parser)]
@@ -143,7 +143,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
         ),
         None => None,
     };
-    config.apply(Overrides {
+    let overrides = Overrides {
         shards: options.shards,
         cpus,
         id: None,
@@ -153,20 +153,29 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
         rtsp_listen: options.rtsp,
         secret: options.secret,
         log_filter: options.log,
-    });
+    };
+    config.apply(overrides.clone());
     config.validate()?;
     logging::init(&config.log.filter)?;
+    let source = ConfigSource::new(options.config, overrides, config.clone());
     let generated = ensure_secret(&mut config)?;
-    let signals = Signals::block()?;
-    let kept = open_journal(&config.server.data_dir)?;
-    let node = start(config.clone(), kept.as_ref().map(|(_, kept)| kept))?;
+    let signals = Signals::block_with_hangup()?;
+    let (_journal, kept) = open_journal(&config.server.data_dir)?.unzip();
+    let setup = Setup { kept, config_source: Some(Arc::new(source)), ..setup() };
+    let node = start(config.clone(), &setup)?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
     warn!(address = %config.rtsp.listen, "RTSP is not served yet");
     println!("ready http={} rtmp={} shards={}", node.http, node.rtmp, node.shard_count());
     notify("READY=1");
-    signals.wait(None)?;
+    loop {
+        match signals.next(None)? {
+            Some(Signal::SIGHUP) => node.reload(),
+            Some(_) => break,
+            None => {}
+        }
+    }
     let ledger = shut_down(node, &signals)?;
     Ok(report(&ledger))
 }
@@ -192,22 +201,23 @@ fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
 }
 
 /// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config, kept: Option<&Kept>) -> Result<Node, Failure> {
+pub(crate) fn start(config: Config, setup: &Setup) -> Result<Node, Failure> {
     raise_file_limit();
     let cpus = cpus_of(&config)?;
-    Ok(Node::start(&Arc::new(config), &cpus, &make_handler(), kept)?)
+    Ok(Node::start(&Arc::new(config), &cpus, setup)?)
 }
 
-/// The API, as what answers requests on each shard.
-fn make_handler() -> MakeHandler {
-    Arc::new(|| {
+/// A node that keeps nothing, with the API as what answers requests on each shard.
+pub(crate) fn setup() -> Setup {
+    let make_handler: MakeHandler = Arc::new(|| {
         let handler: Handler = Rc::new(|node: NodeHandle, call: Call| {
             let Call { peer, local, connection, request } = call;
             let caller = api::Caller { peer, local, connection };
             Box::pin(api::handle(node, caller, request))
         });
         handler
-    })
+    });
+    Setup { make_handler, kept: None, config_source: None }
 }
 
 fn cpus_of(config: &Config) -> Result<Vec<usize>, Failure> {
@@ -280,24 +290,34 @@ pub(crate) fn report(ledger: &Ledger) -> ExitCode {
 
 const SHUT_DOWN_MAX: Duration = Duration::from_secs(4);
 
-/// SIGTERM and SIGINT, taken by the main thread alone.
+/// SIGTERM and SIGINT, and SIGHUP where it is asked for, taken by the main thread alone.
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks them for this thread and all that it starts from now on.
     pub(crate) fn block() -> Result<Self, Failure> {
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGTERM);
-        set.add(Signal::SIGINT);
-        set.thread_block()?;
-        // Not for us yet, and by default the end of a process without a goodbye.
+        // By default the end of a process without a goodbye.
         SigSet::from(Signal::SIGHUP).thread_block()?;
+        Self::take(&[Signal::SIGTERM, Signal::SIGINT])
+    }
+
+    fn block_with_hangup() -> Result<Self, Failure> {
+        Self::take(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
+    }
+
+    fn take(signals: &[Signal]) -> Result<Self, Failure> {
+        let set: SigSet = signals.iter().copied().collect();
+        set.thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Waits for a signal, at most so long. `true` when one came.
+    /// Waits for a signal to end, at most so long. `true` when one came.
     pub(crate) fn wait(&self, at_most: Option<Duration>) -> Result<bool, Failure> {
+        Ok(self.next(at_most)?.is_some_and(|signal| signal != Signal::SIGHUP))
+    }
+
+    fn next(&self, at_most: Option<Duration>) -> Result<Option<Signal>, Failure> {
         use std::os::fd::AsFd;
         let timeout = match at_most {
             None => PollTimeout::NONE,
@@ -305,7 +325,8 @@ impl Signals {
         };
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         nix::poll::poll(&mut fds, timeout)?;
-        Ok(self.0.read_signal()?.is_some())
+        let signal = self.0.read_signal()?;
+        Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok()))
     }
 }
 

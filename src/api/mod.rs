@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bus::message::{Answer, Ask, NodeAsk};
-use crate::config::Config;
+use crate::config::{Config, ReloadError, Reloaded};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::metrics;
 use crate::proto::http::{Request, Response};
@@ -45,6 +45,9 @@ pub trait Node: Clone + 'static {
 
     /// Stores it; the API then asks every shard to use it.
     fn set_config(&self, config: Config);
+
+    /// Reads the config file again and uses what changed in it.
+    fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>>;
 
     /// Waits until all that was acknowledged so far survives a crash; `false` when it does not.
     fn persisted(&self, bound: Duration) -> impl Future<Output = bool>;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bus::message::{Answer, Ask};
-use crate::config::Config;
+use crate::config::{Config, ReloadError, Reloaded};
 use crate::media::{ShardId, StreamKey};
 use crate::net::NodeHandle;
 
@@ -28,6 +28,10 @@ impl Node for NodeHandle {
 
     fn set_config(&self, config: Config) {
         Self::set_config(self, config);
+    }
+
+    fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>> {
+        Self::reload(self)
     }
 
     fn persisted(&self, bound: Duration) -> impl Future<Output = bool> {

@@ -54,6 +54,7 @@ enum Endpoint {
     KickSession,
     KickSessions,
     ListStreamProxy,
+    ReloadConfig,
     SetServerConfig,
     Version,
 }
@@ -130,6 +131,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::KickSessions => session::kick_all(call).await,
         Endpoint::GetApiList => Ok(server::list_api().await),
         Endpoint::GetServerConfig => Ok(server::show_config(call)),
+        Endpoint::ReloadConfig => server::reload_config(call).await,
         Endpoint::SetServerConfig => server::set_config(call).await,
         Endpoint::GetStatistic => server::show_statistic(call).await,
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
@@ -183,6 +185,7 @@ const ROUTES: &[Route] = &[
     route("kick_session", &["id"], Endpoint::KickSession),
     route("kick_sessions", &[], Endpoint::KickSessions),
     route("listStreamProxy", &[], Endpoint::ListStreamProxy),
+    route("reloadConfig", &[], Endpoint::ReloadConfig),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
     route("version", &[], Endpoint::Version),
 ];
@@ -244,7 +247,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 21);
+        assert_eq!(paths.len(), 22);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {
@@ -344,6 +347,7 @@ mod tests {
                 "getServerConfig",
                 "getThreadsLoad",
                 "getWorkThreadsLoad",
+                "reloadConfig",
                 "version",
             ];
             if needs_no_shard.contains(&route.name) {

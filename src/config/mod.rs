@@ -4,6 +4,7 @@
 
 mod cpu_list;
 mod ip_ranges;
+mod reload;
 mod zlm;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
+pub use reload::{ConfigSource, ReloadError, Reloaded};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;

@@ -31,7 +31,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
     let looping = LoopingOrigin::start()?;
     let silent = SilentOrigin::start()?;
     let secret = config.api.secret.clone();
-    let node = cli::start(config, None)?;
+    let node = cli::start(config, &cli::setup())?;
     let api = ApiClient::new(node.http, &secret)?;
     let (http, rtmp) = (node.http, node.rtmp);
 

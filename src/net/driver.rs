@@ -14,7 +14,7 @@ use super::pace::Pace;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::wire::RingWire;
-use super::{Handler, NodeHandle};
+use super::{Handler, NodeHandle, Setup};
 use crate::bus::message::{Answer, Ask, Message, NodeAsk};
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
@@ -39,6 +39,7 @@ pub(super) struct Driver {
     pub(super) resolved_in: mpsc::Sender<Resolved>,
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) setup: Setup,
     pub(super) handler: Handler,
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
@@ -109,8 +110,7 @@ pub(super) struct Parts {
     pub(super) port: MeshPort,
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
-    pub(super) keeper: Option<Keeper>,
-    pub(super) handler: Handler,
+    pub(super) setup: Setup,
 }
 
 impl Driver {
@@ -128,8 +128,9 @@ impl Driver {
             resolver: parts.resolver,
             resolved_in,
             resolved_out,
-            keeper: parts.keeper,
-            handler: parts.handler,
+            keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),
+            handler: (parts.setup.make_handler)(),
+            setup: parts.setup,
             handle: None,
             links: Links::default(),
             by_connection: HashMap::new(),

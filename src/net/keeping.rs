@@ -83,8 +83,9 @@ impl Driver {
     }
 
     /// Enters the pulls of the journal that are this shard's.
-    pub(super) fn restore(&mut self, pulls: &[PullRecord]) {
-        let (count, refused) = self.shard.restore(self.now, pulls);
+    pub(super) fn restore(&mut self) {
+        let Some(Kept { pulls, .. }) = self.setup.kept.clone() else { return };
+        let (count, refused) = self.shard.restore(self.now, &pulls);
         for (PullRecord { key, url, .. }, error) in refused {
             warn!(key, url, %error, "a pull of the journal is not restored");
         }

@@ -9,6 +9,7 @@ mod load;
 mod pace;
 mod play;
 mod pull;
+mod reload;
 mod report;
 pub mod resolver;
 mod rtmp;
@@ -29,7 +30,6 @@ use std::time::Duration;
 
 pub use driver::Protocol;
 use driver::{Driver, Parts};
-use keeping::Keeper;
 pub use keeping::Kept;
 use resolver::Resolver;
 use wire::RingWire;
@@ -38,7 +38,7 @@ use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
 use crate::bus::{Mesh, MeshPort};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigSource};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
@@ -60,6 +60,15 @@ pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Re
 
 /// Makes a shard's handler on its thread.
 pub type MakeHandler = Arc<dyn Fn() -> Handler + Send + Sync>;
+
+/// What a node works with beside its config.
+#[derive(Clone)]
+pub struct Setup {
+    pub make_handler: MakeHandler,
+    pub kept: Option<Kept>,
+    /// What is read again.
+    pub config_source: Option<Arc<ConfigSource>>,
+}
 
 /// The node, as seen from one of its shards.
 #[derive(Clone)]
@@ -207,6 +216,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 /// What the main thread and the shards tell each other.
 struct Control {
     phase: AtomicU8,
+    /// The config file is to be read again.
+    reload: AtomicBool,
     /// The shard shuts down and holds nothing any more.
     empty: Vec<AtomicBool>,
 }
@@ -230,12 +241,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`].
-    pub fn start(
-        config: &Arc<Config>,
-        cpus: &[usize],
-        make_handler: &MakeHandler,
-        kept: Option<&Kept>,
-    ) -> Result<Self, NodeError> {
+    pub fn start(config: &Arc<Config>, cpus: &[usize], setup: &Setup) -> Result<Self, NodeError> {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
         let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus)?;
@@ -246,6 +252,7 @@ impl Node {
         let mut mesh = Mesh::new(cpus.len());
         let control = Arc::new(Control {
             phase: AtomicU8::new(RUN),
+            reload: AtomicBool::new(false),
             empty: cpus.iter().map(|_| AtomicBool::new(false)).collect(),
         });
         let hash_seed = fastrand::u64(..);
@@ -264,8 +271,7 @@ impl Node {
                 port: mesh.take_port(id),
                 listeners,
                 resolver: resolver.clone(),
-                make_handler: make_handler.clone(),
-                kept: kept.cloned(),
+                setup: setup.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
                 wakers,
@@ -292,6 +298,14 @@ impl Node {
 
     pub fn shard_count(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Has the config file read again; what comes of it is in the log.
+    pub fn reload(&self) {
+        self.control.reload.store(true, Ordering::Release);
+        if let Some(waker) = self.wakers.first() {
+            waker.wake();
+        }
     }
 
     /// Begins to shut down: nothing is accepted any more, every session is ended.
@@ -333,8 +347,7 @@ struct ShardStart {
     port: MeshPort,
     listeners: Vec<(OwnedFd, Protocol)>,
     resolver: Arc<Resolver>,
-    make_handler: MakeHandler,
-    kept: Option<Kept>,
+    setup: Setup,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
     /// Those of all shards, when all have started.
@@ -363,15 +376,10 @@ impl ShardStart {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
         let shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
-        let handler = (self.make_handler)();
-        let resolver = self.resolver;
+        let (resolver, setup) = (self.resolver, self.setup);
         let wire = RingWire::new(egress);
-        let keeper = self.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone()));
-        let parts = Parts { shard, ring, wire, port, config, resolver, keeper, handler };
-        let driver = Driver::new(parts);
-        if let Some(kept) = self.kept {
-            driver.borrow_mut().restore(&kept.pulls);
-        }
+        let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, setup });
+        driver.borrow_mut().restore();
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);
         }
@@ -400,6 +408,10 @@ fn drive(driver: &Rc<RefCell<Driver>>, control: &Control) -> Ledger {
     loop {
         driver.borrow_mut().turn();
         match control.phase.load(Ordering::Acquire) {
+            RUN if id.index() == 0 && control.reload.load(Ordering::Acquire) => {
+                control.reload.store(false, Ordering::Release);
+                driver.borrow_mut().start_reload();
+            }
             RUN => {}
             SHUT_DOWN => {
                 let mut driver = driver.borrow_mut();

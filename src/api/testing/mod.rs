@@ -26,7 +26,7 @@ use super::{Caller, Node, handle};
 use crate::bus::message::{Answer, Ask};
 use crate::bus::view::{SessionProtocol, SessionView};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ReloadError, Reloaded};
 use crate::media::state::{EndReason, Fault};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
 use crate::shard::{PlayRequest, Policy, Shard, Stage};
@@ -79,6 +79,13 @@ impl Node for FakeNode {
 
     fn set_config(&self, config: Config) {
         self.world.borrow_mut().config = Arc::new(config);
+    }
+
+    async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let config = (*self.config()).clone();
+        let names = |name: &str| vec![name.to_owned()];
+        let (changed, needs_restart) = (names("pull.timeout_ms"), names("http.listen"));
+        Ok(Reloaded { config, changed, needs_restart })
     }
 
     async fn persisted(&self, _bound: Duration) -> bool {

@@ -205,6 +205,13 @@ pub(super) struct Changed {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReloadedRow {
+    pub(super) changed: Vec<String>,
+    pub(super) needs_restart: Vec<String>,
+}
+
+#[derive(Serialize)]
 pub(super) struct Hit {
     pub(super) count_hit: u64,
 }
