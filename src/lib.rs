@@ -5,8 +5,8 @@
 //! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
 //!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
-//! 3. [`proto`], [`journal`]: sans-IO protocol sessions, bytes in, events and bytes out; what
-//!    survives a restart.
+//! 3. [`proto`], [`access`], [`journal`]: sans-IO protocol sessions, bytes in, events and bytes out;
+//!    who may do what; what survives a restart.
 //! 4. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
 //! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
 //! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
@@ -15,6 +15,7 @@
 //! 9. [`load`]: the load generator.
 //! 10. [`cli`], `demo`, `doctor`: the command line.
 
+pub mod access;
 pub mod api;
 pub mod bus;
 pub mod cli;

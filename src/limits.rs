@@ -273,3 +273,7 @@ pub const JOURNAL_QUEUE_MAX: usize = 65_536;
 pub const RESTORES_PER_SECOND: u32 = 2_000;
 
 const _: () = assert!(2 * (KEY_LEN_MAX + 2048) + 512 < JOURNAL_RECORD_LEN_MAX);
+// Access.
+
+/// Addresses whose connections and joins a shard counts: 64 B each, 4 MiB.
+pub const ADDRESSES_MAX: usize = 65_536;

@@ -2,8 +2,10 @@
 //!
 //! `docs/rillcast.example.toml` documents every key. What ZLMediaKit calls our keys is in [`zlm`].
 
+mod access;
 mod cpu_list;
 mod ip_ranges;
+mod networks;
 mod reload;
 mod zlm;
 
@@ -15,8 +17,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+pub use access::AccessSection;
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
+pub use networks::{Networks, NetworksError};
 pub use reload::{ConfigSource, ReloadError, Reloaded};
 pub use zlm::ZlmSet;
 
@@ -34,6 +38,7 @@ pub struct Config {
     pub stream: StreamSection,
     pub egress: EgressSection,
     pub limits: LimitsSection,
+    pub access: AccessSection,
     pub api: ApiSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
@@ -117,6 +122,9 @@ pub struct EgressSection {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     pub connections_per_shard_max: u32,
+    pub connections_per_address_max: u32,
+    pub joins_per_second_max: u32,
+    pub joins_per_second_per_address_max: u32,
     pub pending_per_shard_max: u32,
 }
 
@@ -231,6 +239,7 @@ impl Config {
                 return fault(key, "has control characters".to_owned());
             }
         }
+        self.access.validate()?;
         if self.server.id.is_empty() {
             return fault("server.id", "is empty".to_owned());
         }
@@ -286,8 +295,8 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
-        let Self { http, rtmp, pull, stream, egress, .. } = self;
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 29] {
+        let Self { http, rtmp, pull, stream, egress, limits, .. } = self;
         [
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
@@ -315,6 +324,17 @@ impl Config {
                 "limits.connections_per_shard_max",
                 self.limits.connections_per_shard_max.into(),
                 1..=1_000_000,
+            ),
+            (
+                "limits.connections_per_address_max",
+                limits.connections_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            ("limits.joins_per_second_max", limits.joins_per_second_max.into(), 0..=1_000_000),
+            (
+                "limits.joins_per_second_per_address_max",
+                limits.joins_per_second_per_address_max.into(),
+                0..=1_000_000,
             ),
             (
                 "limits.pending_per_shard_max",
@@ -403,7 +423,13 @@ impl Default for EgressSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { connections_per_shard_max: 20_000, pending_per_shard_max: 20_000 }
+        Self {
+            connections_per_shard_max: 20_000,
+            connections_per_address_max: 0,
+            joins_per_second_max: 0,
+            joins_per_second_per_address_max: 0,
+            pending_per_shard_max: 20_000,
+        }
     }
 }
 
@@ -532,6 +558,8 @@ mod tests {
             ("[log]\nfilter = \"a=b=c\"\n", 2, 10, "log.filter: "),
             ("[server]\ncpus = \"3-1\"\n", 2, 8, "CPU range"),
             ("[server]\ncpus = \"0\"\nshards = 2\n", 3, 10, "server.shards: more shards"),
+            ("[access]\nplay_keys = { a = \"\" }\n", 2, 13, "access.play_keys: has an empty"),
+            ("[access]\npull_deny = \"nowhere\"\n", 2, 13, "nor a network"),
             ("[server]\nid = \"\"\n", 2, 6, "server.id: is empty"),
             ("[http]\nallow_ip_range = \"x\"\n", 2, 18, "not an IP address"),
             ("[pull]\nretry_max_ms = 99\n", 1, 1, "pull.retry_base_ms: is above"),

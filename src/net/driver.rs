@@ -15,6 +15,7 @@ use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::wire::RingWire;
 use super::{Handler, NodeHandle, Setup};
+use crate::access::Guests;
 use crate::bus::message::{Answer, Ask, Message, NodeAsk};
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
@@ -44,6 +45,7 @@ pub(super) struct Driver {
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
     pub(super) links: Links,
+    pub(super) guests: Guests,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) asks: HashMap<u64, (OneshotSender<Answer>, Instant)>,
@@ -73,6 +75,8 @@ pub(super) struct Driver {
 pub(super) struct Counters {
     pub(super) accepted: u64,
     pub(super) refused: u64,
+    /// Plays and publishes that a rule or limit was against.
+    pub(super) denied: u64,
     pub(super) shed: u64,
     pub(super) session_errors: u64,
     pub(super) handed_over: u64,
@@ -133,6 +137,7 @@ impl Driver {
             setup: parts.setup,
             handle: None,
             links: Links::default(),
+            guests: Guests::default(),
             by_connection: HashMap::new(),
             attempts: HashMap::new(),
             asks: HashMap::new(),

@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) receiving: bool,
     pub(super) polling: bool,
     pub(super) connecting: bool,
+    /// It is among the shard's guests.
+    pub(super) counted: bool,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
     /// What the socket has not taken yet.
@@ -116,6 +118,7 @@ impl Link {
             receiving: false,
             polling: false,
             connecting: false,
+            counted: false,
             receive_cancelled: false,
             out: VecDeque::new(),
             out_bytes: 0,

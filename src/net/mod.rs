@@ -1,6 +1,7 @@
 //! The only accepting sockets, and what drives the sessions on them: one driver for each shard.
 
 mod accept;
+mod admission;
 mod driver;
 mod http;
 mod keeping;

@@ -40,7 +40,9 @@ impl RetryPolicy {
     pub fn delay(&self, class: ErrorClass, failures: u32, rng: &mut fastrand::Rng) -> Duration {
         let plain = (self.step * failures.min(10_000)).min(self.max).max(self.base);
         let by_class = match class {
-            ErrorClass::NotFound | ErrorClass::Rejected => (plain * 2).min(self.max),
+            ErrorClass::NotFound | ErrorClass::Rejected | ErrorClass::Denied => {
+                (plain * 2).min(self.max)
+            }
             _ => plain,
         };
         let spread = f64::from(self.jitter_percent) / 100.0;
