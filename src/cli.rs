@@ -20,15 +20,20 @@ use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{Config, ConfigSource, CpuList, Overrides};
+use crate::config::{AccessSection, Config, ConfigSource, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
 use crate::journal::Journal;
-use crate::limits::DESCRIPTORS_AT_START_MAX;
+use crate::limits::{DESCRIPTORS_AT_START_MAX, PROBE_TIMEOUT_MS_MAX};
 use crate::load;
 use crate::logging;
-use crate::net::{Call, Handler, Kept, MakeHandler, Node, NodeHandle, Setup};
+use crate::media::SourceUrl;
+use crate::media::codec::VideoParameters;
+use crate::media::state::Fault;
+use crate::net::resolver::Resolver;
+use crate::net::{self, Call, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Setup};
 use crate::shard::ledger::Ledger;
+use crate::stream::tracks::Track;
 
 #[derive(Parser)]
 #[command(name = "rillcast", version, about, max_term_width = 100)]
@@ -46,6 +51,15 @@ enum Command {
     /// Load a live server, ours or another one, and measure what it does.
     #[command(subcommand)]
     Load(load::Command),
+    /// Look at an origin as a pull would: each step with its time, or what failed.
+    ///
+    /// Exit code: 0 when it delivers, 1 when it does not.
+    Probe {
+        url: String,
+        /// Seconds for all of it.
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        timeout: u64,
+    },
     /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
     /// Look at this host: what is fine, what costs performance, and what to do about it.
@@ -103,6 +117,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve(options),
         Command::Demo(options) => demo::run(&options),
         Command::Load(command) => run_load(&command),
+        Command::Probe { url, timeout } => probe(&url, timeout),
         Command::CheckConfig { file } => check_config(&file),
         Command::Doctor(options) => Ok(doctor::run(&options)),
     };
@@ -122,6 +137,48 @@ fn check_config(file: &Path) -> Result<ExitCode, Failure> {
     Config::load(file)?;
     println!("{}: ok", file.display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn probe(url: &str, timeout_sec: u64) -> Result<ExitCode, Failure> {
+    let url = SourceUrl::parse(url, true).map_err(|error| format!("{url}: {error}"))?;
+    let timeout = Duration::from_millis(timeout_sec.saturating_mul(1000).min(PROBE_TIMEOUT_MS_MAX));
+    let request = ProbeRequest { url, timeout, access: AccessSection::default() };
+    let view = net::probe(&Resolver::start()?, request);
+    let steps = [
+        ("resolved", view.resolved_ms),
+        ("connected", view.connected_ms),
+        ("handshake", view.handshake_ms),
+        ("first media", view.first_media_ms),
+        ("tracks", view.tracks_ms),
+        ("first keyframe", view.first_keyframe_ms),
+    ];
+    for (what, ms) in steps {
+        if let Some(ms) = ms {
+            println!("{what:<15} {ms:>6} ms");
+        }
+    }
+    if let Some(address) = view.address {
+        println!("{:<15} {address}", "address");
+    }
+    let tracks = &view.tracks;
+    for track in tracks.video.iter().chain(&tracks.audio) {
+        println!("{:<15} {}", "track", describe(track));
+    }
+    let Some(Fault { class, text }) = &view.fault else { return Ok(ExitCode::SUCCESS) };
+    println!("{:<15} {}: {text}", "failed", class.as_str());
+    Ok(ExitCode::FAILURE)
+}
+
+fn describe(track: &Track) -> String {
+    let codec = format!("{:?}", track.codec);
+    match (track.video, track.audio) {
+        (Some(VideoParameters { width, height, fps }), _) => {
+            let fps = fps.unwrap_or(track.fps_measured);
+            format!("{codec} {width}x{height} {fps:.2} fps")
+        }
+        (_, Some(audio)) => format!("{codec} {} Hz {} channels", audio.sample_rate, audio.channels),
+        _ => codec,
+    }
 }
 
 fn run_load(command: &load::Command) -> Result<ExitCode, Failure> {

@@ -277,3 +277,11 @@ const _: () = assert!(2 * (KEY_LEN_MAX + 2048) + 512 < JOURNAL_RECORD_LEN_MAX);
 
 /// Addresses whose connections and joins a shard counts: 64 B each, 4 MiB.
 pub const ADDRESSES_MAX: usize = 65_536;
+
+// Probes.
+
+/// Looks at origins that are under way at once: a thread and a GOP of 16 MiB at most each.
+pub const PROBES_MAX: usize = 8;
+
+/// Time that a look may be given.
+pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;

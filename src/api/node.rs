@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bus::message::{Answer, Ask};
+use crate::bus::view::ProbeView;
 use crate::config::{Config, ReloadError, Reloaded};
-use crate::media::{ShardId, StreamKey};
+use crate::media::{ShardId, SourceUrl, StreamKey};
 use crate::net::NodeHandle;
 
 impl Node for NodeHandle {
@@ -28,6 +29,10 @@ impl Node for NodeHandle {
 
     fn set_config(&self, config: Config) {
         Self::set_config(self, config);
+    }
+
+    fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>> {
+        Self::probe(self, url, timeout)
     }
 
     fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>> {

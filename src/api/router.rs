@@ -54,6 +54,7 @@ enum Endpoint {
     KickSession,
     KickSessions,
     ListStreamProxy,
+    ProbeStream,
     ReloadConfig,
     SetServerConfig,
     Version,
@@ -131,6 +132,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::KickSessions => session::kick_all(call).await,
         Endpoint::GetApiList => Ok(server::list_api().await),
         Endpoint::GetServerConfig => Ok(server::show_config(call)),
+        Endpoint::ProbeStream => proxy::probe(call).await,
         Endpoint::ReloadConfig => server::reload_config(call).await,
         Endpoint::SetServerConfig => server::set_config(call).await,
         Endpoint::GetStatistic => server::show_statistic(call).await,
@@ -185,6 +187,7 @@ const ROUTES: &[Route] = &[
     route("kick_session", &["id"], Endpoint::KickSession),
     route("kick_sessions", &[], Endpoint::KickSessions),
     route("listStreamProxy", &[], Endpoint::ListStreamProxy),
+    route("probeStream", &["url"], Endpoint::ProbeStream),
     route("reloadConfig", &[], Endpoint::ReloadConfig),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
     route("version", &[], Endpoint::Version),
@@ -247,7 +250,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 22);
+        assert_eq!(paths.len(), 23);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {
@@ -347,6 +350,7 @@ mod tests {
                 "getServerConfig",
                 "getThreadsLoad",
                 "getWorkThreadsLoad",
+                "probeStream",
                 "reloadConfig",
                 "version",
             ];

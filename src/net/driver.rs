@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use super::keeping::Keeper;
 use super::link::{Links, Phase, Role};
 use super::pace::Pace;
+use super::probe::Prober;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::wire::RingWire;
 use super::{Handler, NodeHandle, Setup};
 use crate::access::Guests;
 use crate::bus::message::{Answer, Ask, Message, NodeAsk};
+use crate::bus::view::ProbeView;
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
 use crate::config::Config;
@@ -40,6 +42,9 @@ pub(super) struct Driver {
     pub(super) resolved_in: mpsc::Sender<Resolved>,
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
     pub(super) keeper: Option<Keeper>,
+    pub(super) prober: Prober,
+    pub(super) probed_in: mpsc::Sender<(u64, ProbeView)>,
+    pub(super) probed_out: mpsc::Receiver<(u64, ProbeView)>,
     pub(super) setup: Setup,
     pub(super) handler: Handler,
     /// Itself, for the tasks that it starts.
@@ -114,6 +119,7 @@ pub(super) struct Parts {
     pub(super) port: MeshPort,
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) prober: Prober,
     pub(super) setup: Setup,
 }
 
@@ -122,6 +128,7 @@ impl Driver {
         let now = clock::now();
         let waker = parts.ring.waker();
         let (resolved_in, resolved_out) = mpsc::channel();
+        let (probed_in, probed_out) = mpsc::channel();
         let driver = Rc::new(RefCell::new(Self {
             shard: parts.shard,
             ring: parts.ring,
@@ -132,6 +139,9 @@ impl Driver {
             resolver: parts.resolver,
             resolved_in,
             resolved_out,
+            prober: parts.prober,
+            probed_in,
+            probed_out,
             keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),
             handler: (parts.setup.make_handler)(),
             setup: parts.setup,
@@ -179,6 +189,7 @@ impl Driver {
         self.take_messages();
         self.take_resolved();
         self.take_synced();
+        self.take_probed();
         self.run_due();
         self.shard.tick(self.now, &mut self.wire);
         self.act();

@@ -9,6 +9,7 @@ mod link;
 mod load;
 mod pace;
 mod play;
+mod probe;
 mod pull;
 mod reload;
 mod report;
@@ -32,6 +33,8 @@ use std::time::Duration;
 pub use driver::Protocol;
 use driver::{Driver, Parts};
 pub use keeping::Kept;
+use probe::Prober;
+pub use probe::{ProbeRequest, probe};
 use resolver::Resolver;
 use wire::RingWire;
 
@@ -161,7 +164,7 @@ pub enum NodeError {
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("shard {shard} has no io_uring: {cause}")]
     Ring { shard: usize, cause: String },
-    #[error("no thread for name lookups: {0}")]
+    #[error("no thread for lookups: {0}")]
     Resolver(io::Error),
 }
 
@@ -250,6 +253,7 @@ impl Node {
         (config.http.listen, config.rtmp.listen) = (http, rtmp);
         let config = Arc::new(config);
         let resolver = Arc::new(Resolver::start().map_err(NodeError::Resolver)?);
+        let prober = Prober::start(resolver.clone()).map_err(NodeError::Resolver)?;
         let mut mesh = Mesh::new(cpus.len());
         let control = Arc::new(Control {
             phase: AtomicU8::new(RUN),
@@ -272,6 +276,7 @@ impl Node {
                 port: mesh.take_port(id),
                 listeners,
                 resolver: resolver.clone(),
+                prober: prober.clone(),
                 setup: setup.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
@@ -348,6 +353,7 @@ struct ShardStart {
     port: MeshPort,
     listeners: Vec<(OwnedFd, Protocol)>,
     resolver: Arc<Resolver>,
+    prober: Prober,
     setup: Setup,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
@@ -377,9 +383,10 @@ impl ShardStart {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
         let shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
-        let (resolver, setup) = (self.resolver, self.setup);
+        let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
         let wire = RingWire::new(egress);
-        let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, setup });
+        let driver =
+            Driver::new(Parts { shard, ring, wire, port, config, resolver, prober, setup });
         driver.borrow_mut().restore();
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);

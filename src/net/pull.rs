@@ -54,7 +54,7 @@ pub(super) enum OriginSession {
 }
 
 /// What an origin's session wants done.
-enum Wanted {
+pub(super) enum Wanted {
     Send(Bytes),
     Stage(Stage, &'static str),
     Media(MediaPart),
@@ -72,7 +72,7 @@ pub(super) struct Resolved {
 const NO_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl OriginSession {
-    fn new(now: Instant, url: &SourceUrl) -> Self {
+    pub(super) fn new(now: Instant, url: &SourceUrl) -> Self {
         match url.protocol {
             SourceProtocol::Rtmp => {
                 let (app, stream) = url.rtmp_names();
@@ -127,7 +127,7 @@ impl OriginSession {
         }
     }
 
-    fn poll(&mut self) -> Option<Wanted> {
+    pub(super) fn poll(&mut self) -> Option<Wanted> {
         match self {
             Self::Rtmp(session) => Some(match session.poll_output()? {
                 Output::Send(bytes) => Wanted::Send(bytes),

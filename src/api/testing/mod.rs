@@ -24,6 +24,7 @@ use world::World;
 
 use super::{Caller, Node, handle};
 use crate::bus::message::{Answer, Ask};
+use crate::bus::view::ProbeView;
 use crate::bus::view::{SessionProtocol, SessionView};
 use crate::clock;
 use crate::config::{Config, ReloadError, Reloaded};
@@ -79,6 +80,10 @@ impl Node for FakeNode {
 
     fn set_config(&self, config: Config) {
         self.world.borrow_mut().config = Arc::new(config);
+    }
+
+    async fn probe(&self, _url: SourceUrl, _timeout: Duration) -> Option<ProbeView> {
+        Some(ProbeView { resolved_ms: Some(1), ..ProbeView::default() })
     }
 
     async fn reload(&self) -> Result<Reloaded, ReloadError> {
