@@ -105,7 +105,7 @@ impl Node {
                 Action::Answer { answer, .. } => self.answer = Some(answer),
                 Action::Dial { attempt, .. } => self.dialed = Some(attempt),
                 Action::HangUp { attempt } => self.shard.attempt_closed(attempt, 1),
-                Action::Tell(_) => {}
+                Action::Tell(_) | Action::Keep(_) => {}
                 _ => unreachable!("there are no players"),
             }
         }

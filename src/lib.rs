@@ -5,7 +5,8 @@
 //! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
 //!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
-//! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
+//! 3. [`proto`], [`access`], [`journal`]: sans-IO protocol sessions, bytes in, events and bytes out;
+//!    who may do what; what survives a restart.
 //! 4. [`bridge`]: frames of FLV tags as RTP packets, and the other way.
 //! 5. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
 //! 6. [`egress`], [`bus`]: bytes to many players; what crosses a core.
@@ -15,6 +16,7 @@
 //! 10. [`load`]: the load generator.
 //! 11. [`cli`], `demo`, `doctor`: the command line.
 
+pub mod access;
 pub mod api;
 pub mod bridge;
 pub mod bus;
@@ -24,6 +26,7 @@ pub mod config;
 mod demo;
 mod doctor;
 pub mod egress;
+pub mod journal;
 pub mod limits;
 pub mod load;
 pub mod logging;

@@ -301,3 +301,36 @@ pub const UDP_PORT_TRIES_MAX: usize = 64;
 /// A datagram that fills a receive buffer may have been cut off: it is dropped. None that is in use is half
 /// as long.
 pub const DATAGRAM_LEN_MAX: usize = RECEIVE_BUFFER_LEN as usize - 1;
+// Journal.
+
+/// Bytes of a record's content: a key and a URL, each byte of them escaped, and the options are
+/// under 6 KiB.
+pub const JOURNAL_RECORD_LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of a journal that are of no use any longer before it is written anew, if it is short: 5,000
+/// adds and removes, read in 10 ms at a start.
+pub const JOURNAL_WASTE_LEN_MAX: usize = 1024 * 1024;
+
+/// Records that are written with one sync. Under 6 KiB each: 6 MiB at most.
+pub const JOURNAL_BATCH_MAX: usize = 1024;
+
+/// Records that wait to be written before adds are refused: one each of 1,000 added a second for a
+/// minute in which the disk stands still.
+pub const JOURNAL_QUEUE_MAX: usize = 65_536;
+
+/// Pulls that a shard begins in a second after a restart, as far as their origins' budgets let it.
+pub const RESTORES_PER_SECOND: u32 = 2_000;
+
+const _: () = assert!(2 * (KEY_LEN_MAX + 2048) + 512 < JOURNAL_RECORD_LEN_MAX);
+// Access.
+
+/// Addresses whose connections and joins a shard counts: 64 B each, 4 MiB.
+pub const ADDRESSES_MAX: usize = 65_536;
+
+// Probes.
+
+/// Looks at origins that are under way at once: a thread and a GOP of 16 MiB at most each.
+pub const PROBES_MAX: usize = 8;
+
+/// Time that a look may be given.
+pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;

@@ -1,5 +1,5 @@
 //! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, delStreamProxy, listStreamProxy,
-//! getProxyInfo.
+//! getProxyInfo, probeStream.
 //!
 //! Of the keys that ZLMediaKit passes to its puller or muxer, `rtp_type`, `rtsp_user` and `rtsp_pwd` have an
 //! effect; the others (`enable_hls`, ...) are accepted and have none.
@@ -10,11 +10,11 @@ use std::time::Duration;
 use super::Node;
 use super::router::Call;
 use super::wire::{
-    self, AddedRow, Code, Data, DeletedRow, Failure, ProxyRow, ReleasedRow, TakenRow,
+    self, AddedRow, Code, Data, DeletedRow, Failure, ProbeRow, ProxyRow, ReleasedRow, TakenRow,
 };
 use crate::bus::message::{Answer, Ask, PullOptions};
 use crate::bus::view::{SourceView, StreamView};
-use crate::limits::PULL_TIMEOUT_MS_MAX;
+use crate::limits::{PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX};
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
@@ -26,6 +26,9 @@ pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure
     let key = call.key().map_err(|error| Failure::new(Code::InvalidArgs, error.to_string()))?;
     let url = source_url(call)?;
     let options = options(call);
+    if call.node.journal_is_behind() {
+        return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
+    }
     // Its turn in the origin's connect budget may take one timeout, its attempt another.
     let bound = options.timeout * 2 + call.bound();
     let ask = Ask::AddPull { key: key.clone(), url: Arc::new(url), options };
@@ -87,6 +90,20 @@ pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failur
     let row = pull.as_ref().and_then(ProxyRow::of).map(ProxyRow::without_key);
     let row = row.ok_or_else(|| Failure::new(Code::NotFound, "can not find the proxy"))?;
     Ok(wire::success(Data { data: row }))
+}
+
+/// `probeStream`: looks at an origin as a pull would, and registers nothing.
+pub(super) async fn probe<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let url = source_url(call)?;
+    let timeout = options(call).timeout.min(Duration::from_millis(PROBE_TIMEOUT_MS_MAX));
+    let view = call.node.probe(url, timeout).await;
+    let busy = || Failure::new(Code::OtherFailed, "too many probes under way");
+    let view = view.ok_or_else(busy)?;
+    let data = Data { data: ProbeRow::of(&view) };
+    Ok(match &view.fault {
+        None => wire::success(data),
+        Some(fault) => wire::reply(Code::OtherFailed, Some(&fault.text), data),
+    })
 }
 
 async fn find_pull<N: Node>(call: &Call<'_, N>, key: &str) -> Result<Option<StreamView>, Failure> {

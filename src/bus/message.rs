@@ -18,7 +18,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
+use super::view::{LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
@@ -198,6 +198,10 @@ pub enum Answer {
     Load(LoadView),
     /// Whether there was such a connection.
     Kicked(bool),
+    /// Whether all that was acknowledged before is in the journal; it never crosses a core.
+    Persisted(bool),
+    /// What a look at an origin found; it never crosses a core.
+    Probed(Box<ProbeView>),
     Done,
 }
 

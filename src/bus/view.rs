@@ -141,3 +141,21 @@ pub enum MetricKind {
     /// A bucket without those below it, labelled by its bound, or the sum in nanoseconds.
     Histogram,
 }
+
+/// What a look at an origin found. Times are in milliseconds since the look began.
+#[derive(Debug, Clone, Default)]
+pub struct ProbeView {
+    /// Where it connected to last.
+    pub address: Option<SocketAddr>,
+    pub resolved_ms: Option<u64>,
+    pub connected_ms: Option<u64>,
+    /// The origin said yes to what it was asked for.
+    pub handshake_ms: Option<u64>,
+    pub first_media_ms: Option<u64>,
+    /// Every track that came so far had its configuration.
+    pub tracks_ms: Option<u64>,
+    pub first_keyframe_ms: Option<u64>,
+    pub tracks: Tracks,
+    /// `None` where all of it was found.
+    pub fault: Option<Fault>,
+}

@@ -2,9 +2,12 @@
 //!
 //! `docs/rillcast.example.toml` documents every key. What ZLMediaKit calls our keys is in [`zlm`].
 
+mod access;
 mod cpu_list;
 mod ip_ranges;
+mod networks;
 mod port_range;
+mod reload;
 mod zlm;
 
 use std::collections::BTreeMap;
@@ -15,9 +18,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+pub use access::AccessSection;
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
+pub use networks::{Networks, NetworksError};
 pub use port_range::{PortRange, PortRangeError};
+pub use reload::{ConfigSource, ReloadError, Reloaded};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;
@@ -34,6 +40,7 @@ pub struct Config {
     pub stream: StreamSection,
     pub egress: EgressSection,
     pub limits: LimitsSection,
+    pub access: AccessSection,
     pub api: ApiSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
@@ -50,6 +57,7 @@ pub struct ServerSection {
     pub cpus: CpuList,
     pub steer_by_cpu: bool,
     pub id: String,
+    pub data_dir: PathBuf,
 }
 
 /// HTTP-FLV, WebSocket-FLV and the API.
@@ -137,6 +145,9 @@ pub struct EgressSection {
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     pub connections_per_shard_max: u32,
+    pub connections_per_address_max: u32,
+    pub joins_per_second_max: u32,
+    pub joins_per_second_per_address_max: u32,
     pub pending_per_shard_max: u32,
 }
 
@@ -174,6 +185,7 @@ pub struct Overrides {
     pub shards: Option<u16>,
     pub cpus: Option<CpuList>,
     pub id: Option<String>,
+    pub data_dir: Option<PathBuf>,
     pub http_listen: Option<SocketAddr>,
     pub rtmp_listen: Option<SocketAddr>,
     pub rtsp_listen: Option<SocketAddr>,
@@ -256,6 +268,7 @@ impl Config {
                 return fault(key, "has control characters".to_owned());
             }
         }
+        self.access.validate()?;
         if self.server.id.is_empty() {
             return fault("server.id", "is empty".to_owned());
         }
@@ -282,6 +295,7 @@ impl Config {
             shards,
             cpus,
             id,
+            data_dir,
             http_listen,
             rtmp_listen,
             rtsp_listen,
@@ -291,6 +305,7 @@ impl Config {
         set(&mut self.server.shards, shards);
         set(&mut self.server.cpus, cpus);
         set(&mut self.server.id, id);
+        set(&mut self.server.data_dir, data_dir);
         set(&mut self.http.listen, http_listen);
         set(&mut self.rtmp.listen, rtmp_listen);
         set(&mut self.rtsp.listen, rtsp_listen);
@@ -309,9 +324,9 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 29] {
-        let Self { http, rtmp, rtsp, pull, stream, egress, .. } = self;
-        [
+    fn ranges(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
+        let Self { http, rtmp, rtsp, pull, stream, egress, limits, .. } = self;
+        vec![
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
@@ -343,6 +358,17 @@ impl Config {
                 1..=1_000_000,
             ),
             (
+                "limits.connections_per_address_max",
+                limits.connections_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            ("limits.joins_per_second_max", limits.joins_per_second_max.into(), 0..=1_000_000),
+            (
+                "limits.joins_per_second_per_address_max",
+                limits.joins_per_second_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            (
                 "limits.pending_per_shard_max",
                 self.limits.pending_per_shard_max.into(),
                 1..=1_000_000,
@@ -355,7 +381,13 @@ impl Config {
 
 impl Default for ServerSection {
     fn default() -> Self {
-        Self { shards: 0, cpus: CpuList::default(), steer_by_cpu: false, id: "rillcast".to_owned() }
+        Self {
+            shards: 0,
+            cpus: CpuList::default(),
+            steer_by_cpu: false,
+            id: "rillcast".to_owned(),
+            data_dir: PathBuf::new(),
+        }
     }
 }
 
@@ -434,7 +466,13 @@ impl Default for EgressSection {
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { connections_per_shard_max: 20_000, pending_per_shard_max: 20_000 }
+        Self {
+            connections_per_shard_max: 20_000,
+            connections_per_address_max: 0,
+            joins_per_second_max: 0,
+            joins_per_second_per_address_max: 0,
+            pending_per_shard_max: 20_000,
+        }
     }
 }
 
@@ -563,6 +601,8 @@ mod tests {
             ("[log]\nfilter = \"a=b=c\"\n", 2, 10, "log.filter: "),
             ("[server]\ncpus = \"3-1\"\n", 2, 8, "CPU range"),
             ("[server]\ncpus = \"0\"\nshards = 2\n", 3, 10, "server.shards: more shards"),
+            ("[access]\nplay_keys = { a = \"\" }\n", 2, 13, "access.play_keys: has an empty"),
+            ("[access]\npull_deny = \"nowhere\"\n", 2, 13, "nor a network"),
             ("[server]\nid = \"\"\n", 2, 6, "server.id: is empty"),
             ("[http]\nallow_ip_range = \"x\"\n", 2, 18, "not an IP address"),
             ("[rtsp]\nudp_ports = \"5\"\n", 2, 13, "a port range is two numbers"),

@@ -32,7 +32,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
     let looping = LoopingOrigin::start()?;
     let silent = SilentOrigin::start()?;
     let secret = config.api.secret.clone();
-    let node = cli::start(config)?;
+    let node = cli::start(config, &cli::setup())?;
     let api = ApiClient::new(node.http, &secret)?;
     let (http, rtmp, rtsp) = (node.http, node.rtmp, node.rtsp);
 

@@ -8,14 +8,18 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::keeping::Keeper;
 use super::link::{Links, Phase, Role};
 use super::pace::Pace;
+use super::probe::Prober;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::udp::{PortPool, UDP_BIT, UdpPairs};
 use super::wire::RingWire;
-use super::{Handler, NodeHandle};
+use super::{Handler, NodeHandle, Setup};
+use crate::access::Guests;
 use crate::bus::message::{Answer, Ask, Message, NodeAsk};
+use crate::bus::view::ProbeView;
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
 use crate::config::Config;
@@ -40,10 +44,16 @@ pub(super) struct Driver {
     /// What lookup threads have found; each shard has its own queue.
     pub(super) resolved_in: mpsc::Sender<Resolved>,
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
+    pub(super) keeper: Option<Keeper>,
+    pub(super) prober: Prober,
+    pub(super) probed_in: mpsc::Sender<(u64, ProbeView)>,
+    pub(super) probed_out: mpsc::Receiver<(u64, ProbeView)>,
+    pub(super) setup: Setup,
     pub(super) handler: Handler,
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
     pub(super) links: Links,
+    pub(super) guests: Guests,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
     pub(super) udp: UdpPairs,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
@@ -75,6 +85,8 @@ pub(super) struct Driver {
 pub(super) struct Counters {
     pub(super) accepted: u64,
     pub(super) refused: u64,
+    /// Plays and publishes that a rule or limit was against.
+    pub(super) denied: u64,
     pub(super) shed: u64,
     pub(super) session_errors: u64,
     pub(super) handed_over: u64,
@@ -122,7 +134,8 @@ pub(super) struct Parts {
     pub(super) port: MeshPort,
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
-    pub(super) handler: Handler,
+    pub(super) prober: Prober,
+    pub(super) setup: Setup,
 }
 
 impl Driver {
@@ -132,6 +145,7 @@ impl Driver {
         let (shard, shards) = (parts.shard.id().index(), parts.shard.shards());
         let udp = UdpPairs::new(PortPool::new(&parts.config.rtsp.udp_ports, shard, shards));
         let (resolved_in, resolved_out) = mpsc::channel();
+        let (probed_in, probed_out) = mpsc::channel();
         let driver = Rc::new(RefCell::new(Self {
             shard: parts.shard,
             ring: parts.ring,
@@ -142,9 +156,15 @@ impl Driver {
             resolver: parts.resolver,
             resolved_in,
             resolved_out,
-            handler: parts.handler,
+            prober: parts.prober,
+            probed_in,
+            probed_out,
+            keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),
+            handler: (parts.setup.make_handler)(),
+            setup: parts.setup,
             handle: None,
             links: Links::default(),
+            guests: Guests::default(),
             by_connection: HashMap::new(),
             udp,
             attempts: HashMap::new(),
@@ -187,6 +207,8 @@ impl Driver {
         self.completions = completions;
         self.take_messages();
         self.take_resolved();
+        self.take_synced();
+        self.take_probed();
         self.run_due();
         self.flush();
         self.act();
@@ -392,6 +414,7 @@ impl Driver {
                 }
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::Tell(news) => self.tell(&news),
+                Action::Keep(record) => self.keep(record),
                 Action::PollWritable { connection } => {
                     if let Some(&token) = self.by_connection.get(&connection) {
                         self.poll_writable(token);
@@ -418,6 +441,14 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Enters who waits for an answer, and until when.
+    pub(super) fn await_answer(&mut self, sender: OneshotSender<Answer>, deadline: Instant) -> u64 {
+        self.next_ask += 1;
+        self.asks.insert(self.next_ask, (sender, deadline));
+        self.ask_deadlines.insert((deadline, self.next_ask));
+        self.next_ask
     }
 
     pub(super) fn give_answer(&mut self, serial: u64, answer: Answer) {

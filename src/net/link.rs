@@ -37,6 +37,8 @@ pub(super) struct Link {
     pub(super) receiving: bool,
     pub(super) polling: bool,
     pub(super) connecting: bool,
+    /// It is among the shard's guests.
+    pub(super) counted: bool,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
     /// Its datagram sockets, which go before it.
@@ -125,6 +127,7 @@ impl Link {
             receiving: false,
             polling: false,
             connecting: false,
+            counted: false,
             receive_cancelled: false,
             udp: Vec::new(),
             out: VecDeque::new(),

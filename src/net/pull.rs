@@ -114,6 +114,12 @@ impl Driver {
     }
 
     fn connect_to(&mut self, id: AttemptId, mut addresses: Vec<SocketAddr>) {
+        let denied = self.drop_denied(&mut addresses);
+        if let Some(address) = denied.filter(|_| addresses.is_empty()) {
+            let text = format!("{address} is in access.pull_deny");
+            self.attempt_failed(id, Fault::new(ErrorClass::Denied, text));
+            return;
+        }
         addresses.reverse();
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         attempt.addresses = addresses;

@@ -33,6 +33,7 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("connections_accepted_total", counters.accepted),
         counter("connections_refused_total", counters.refused),
         counter("connections_shed_total", counters.shed),
+        counter("joins_denied_total", counters.denied),
         counter("connections_handed_over_total", counters.handed_over),
         counter("session_errors_total", counters.session_errors),
         counter("ticks_total", counters.ticks),

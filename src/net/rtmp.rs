@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tracing::info;
 
+use super::admission::Refused;
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
 use crate::bus::message::Message;
@@ -70,6 +71,14 @@ impl Driver {
     pub(super) fn publish(&mut self, token: Token, key: StreamKey, params: String) {
         if self.shutting_down {
             self.refuse_publish(token, RtmpRefusal::Unavailable, "");
+            return;
+        }
+        if let Err(refused) = self.may_publish(token, &key, &params) {
+            let (refusal, text) = match refused {
+                Refused::Denied => (RtmpRefusal::Denied, ""),
+                Refused::TooMany => (RtmpRefusal::Unavailable, "Too many at once."),
+            };
+            self.refuse_publish(token, refusal, text);
             return;
         }
         if self.shard.owner_of(&key) == self.shard.id() {
@@ -148,6 +157,7 @@ impl Driver {
         if let Some(at) = link.deadline {
             self.forget_deadline(at, token);
         }
+        self.uncount_guest(&link);
         let unsent = link.take_unsent();
         let Link { id, fd, local, peer, session, role, opened, received_bytes, .. } = *link;
         let Role::Leaving { key, params, held } = role else { return };
@@ -175,6 +185,8 @@ impl Driver {
         let ends = (moved.local, moved.peer);
         let mut link = Link::new(moved.id, moved.fd, ends, moved.session, Role::None, moved.opened);
         link.received_bytes = moved.received_bytes;
+        // The shard that accepted it has asked for the limits.
+        link.counted = self.count_adopted(link.peer.ip());
         link.queue(moved.unsent);
         let token = self.enter(link);
         self.publish_here(token, &moved.key, moved.params);
@@ -184,16 +196,24 @@ impl Driver {
     }
 
     pub(super) fn rtmp_play(&mut self, token: Token, request: StreamRequest) {
-        match StreamKey::in_default_vhost(&request.app, &request.stream) {
-            Ok(key) => self.play(token, key, Packaging::Rtmp),
-            Err(_) => {
-                let Some(link) = self.links.get_mut(token) else { return };
-                if let Session::Rtmp(session) = &mut link.session {
-                    session.refuse_play(PlayRefusal::StreamNotFound, "It has no usable name.");
-                }
-                self.drain(token);
-                self.finish(token);
-            }
+        let Ok(key) = StreamKey::in_default_vhost(&request.app, &request.stream) else {
+            let text = "It has no usable name.";
+            self.refuse_rtmp_play(token, PlayRefusal::StreamNotFound, text);
+            return;
+        };
+        match self.may_play(token, &key, &request.params) {
+            Ok(()) => self.play(token, key, Packaging::Rtmp),
+            Err(Refused::Denied) => self.refuse_rtmp_play(token, PlayRefusal::Denied, ""),
+            Err(Refused::TooMany) => self.refuse_rtmp_play(token, PlayRefusal::Unavailable, ""),
         }
+    }
+
+    fn refuse_rtmp_play(&mut self, token: Token, refusal: PlayRefusal, text: &str) {
+        let Some(link) = self.links.get_mut(token) else { return };
+        if let Session::Rtmp(session) = &mut link.session {
+            session.refuse_play(refusal, text);
+        }
+        self.drain(token);
+        self.finish(token);
     }
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tracing::info;
 
+use super::admission::Refused;
 use super::driver::{Counters, Driver};
 use super::link::{Phase, Role, Session};
 use crate::config::{RtpTransport, RtspSection};
@@ -255,7 +256,11 @@ impl Driver {
         // Asked again, for something else perhaps.
         self.leave_role(token, false);
         match StreamKey::in_default_vhost(&request.app, &request.stream) {
-            Ok(key) => self.play(token, key, Packaging::Rtsp),
+            Ok(key) => match self.may_play(token, &key, &request.params) {
+                Ok(()) => self.play(token, key, Packaging::Rtsp),
+                Err(Refused::Denied) => self.refuse_rtsp(token, Refusal::Denied),
+                Err(Refused::TooMany) => self.refuse_rtsp(token, Refusal::Unavailable),
+            },
             Err(_) => self.refuse_rtsp(token, Refusal::NotFound),
         }
     }

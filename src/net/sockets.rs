@@ -169,6 +169,7 @@ impl Driver {
     }
 
     pub(super) fn forget(&mut self, link: Box<Link>) {
+        self.uncount_guest(&link);
         let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
         let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
         if let Some(at) = deadline {

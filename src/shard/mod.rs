@@ -8,6 +8,7 @@
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
+//! - `keeping.rs`: what survives a restart, and how it comes back.
 
 mod asks;
 mod budget;
@@ -15,6 +16,7 @@ mod budget;
 mod bus_tests;
 mod closing;
 mod ending;
+mod keeping;
 pub mod ledger;
 pub mod lifecycle;
 mod players;
@@ -38,6 +40,7 @@ use budget::Budget;
 use bytes::Bytes;
 use closing::Closing;
 use ending::EndOfLocal;
+pub use keeping::RestoreError;
 use ledger::Ledger;
 pub use lifecycle::{PullNews, Stage};
 pub use policy::Policy;
@@ -49,6 +52,7 @@ use timers::{Timer, Timers};
 
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
+use crate::journal::Record;
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
@@ -82,6 +86,8 @@ pub enum Action {
     PollWritable { connection: ConnectionId },
     /// Write this to the log.
     Tell(PullNews),
+    /// Put this into the journal before what comes after it is done.
+    Keep(Record),
 }
 
 /// A player that asks for a stream.

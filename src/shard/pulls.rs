@@ -70,6 +70,9 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("just made or found");
         stream.source = Source::Pull(Box::new(pull));
         stream.since = now;
+        if options.force || options.no_wait {
+            self.keep_pull(handle);
+        }
         self.start_attempt(now, handle);
         if options.no_wait {
             let state = self.state_of(handle);
@@ -94,6 +97,7 @@ impl Shard {
             match state {
                 StreamState::Registered => {}
                 _ if options.no_wait => {
+                    self.keep_pull(handle);
                     self.answer(ticket, Answer::Added { state, generation: handle.generation });
                     return;
                 }

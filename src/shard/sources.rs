@@ -220,6 +220,7 @@ impl Shard {
             }
         }
         self.timers.cancel(grace);
+        self.keep_pull(handle);
         for ticket in adds {
             let state = StreamState::Registered;
             self.answer(ticket, Answer::Added { state, generation: handle.generation });

@@ -363,6 +363,7 @@ impl World {
                 }
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
+                Action::Keep(_) => {}
                 Action::Tell(news) => {
                     self.note(|_| format!("  {news:?}"));
                     match news {

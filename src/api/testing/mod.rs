@@ -24,9 +24,10 @@ use world::World;
 
 use super::{Caller, Node, handle};
 use crate::bus::message::{Answer, Ask};
+use crate::bus::view::ProbeView;
 use crate::bus::view::{SessionProtocol, SessionView};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ReloadError, Reloaded};
 use crate::media::state::{EndReason, Fault};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
 use crate::proto::rtsp::LowerTransport;
@@ -83,6 +84,25 @@ impl Node for FakeNode {
         self.world.borrow_mut().config = Arc::new(config);
     }
 
+    async fn probe(&self, _url: SourceUrl, _timeout: Duration) -> Option<ProbeView> {
+        Some(ProbeView { resolved_ms: Some(1), ..ProbeView::default() })
+    }
+
+    async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let config = (*self.config()).clone();
+        let names = |name: &str| vec![name.to_owned()];
+        let (changed, needs_restart) = (names("pull.timeout_ms"), names("http.listen"));
+        Ok(Reloaded { config, changed, needs_restart })
+    }
+
+    async fn persisted(&self, _bound: Duration) -> bool {
+        self.world.borrow().persisted
+    }
+
+    fn journal_is_behind(&self) -> bool {
+        false
+    }
+
     fn ready(&self) -> bool {
         self.world.borrow().ready
     }
@@ -107,6 +127,7 @@ impl FakeNode {
             now: clock::now(),
             config: Arc::new(config),
             ready: true,
+            persisted: true,
             frozen: HashSet::new(),
             stuck: false,
             messages: VecDeque::new(),
@@ -140,6 +161,11 @@ impl FakeNode {
     pub(in crate::api) fn exchange(&self, head: &str, body: &str) -> Exchange {
         let (session, request) = ask_session(head, body);
         Exchange::begin(session, Box::pin(handle(self.clone(), caller(), request)))
+    }
+
+    /// Whether the journal takes what it is given.
+    pub(in crate::api) fn set_persisted(&self, persisted: bool) {
+        self.world.borrow_mut().persisted = persisted;
     }
 
     pub(in crate::api) fn set_ready(&self, ready: bool) {

@@ -23,6 +23,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     pub(super) config: Arc<Config>,
     pub(super) ready: bool,
+    pub(super) persisted: bool,
     /// Shards that answer nothing.
     pub(super) frozen: HashSet<ShardId>,
     /// Sockets of attempts and connections do not close.
@@ -120,7 +121,7 @@ impl World {
                     shard.attempt_closed(attempt, 1);
                 }
             }
-            Action::PollWritable { .. } | Action::Tell(_) => {}
+            Action::PollWritable { .. } | Action::Tell(_) | Action::Keep(_) => {}
         }
     }
 }

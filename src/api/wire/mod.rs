@@ -5,6 +5,7 @@
 //! and those of a player.
 
 mod node;
+mod probe;
 mod stream;
 mod track;
 
@@ -13,6 +14,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 pub(super) use node::{LoadRow, PlayerRow, SessionRow, Statistic, VersionRow, ip_text};
+pub(super) use probe::ProbeRow;
 pub(super) use stream::{MediaRow, ProxyRow};
 
 use super::gather::give_way;
@@ -212,6 +214,13 @@ pub(super) struct MediaInfo<'a> {
 #[derive(Serialize)]
 pub(super) struct Changed {
     pub(super) changed: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReloadedRow {
+    pub(super) changed: Vec<String>,
+    pub(super) needs_restart: Vec<String>,
 }
 
 #[derive(Serialize)]
