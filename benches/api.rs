@@ -18,10 +18,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kit::allocations;
 use rillcast::api::{self, Caller};
 use rillcast::bus::message::{Answer, Ask, Message, Ticket};
-use rillcast::bus::view::PublisherView;
+use rillcast::bus::view::{ProbeView, PublisherView};
 use rillcast::clock;
-use rillcast::config::Config;
-use rillcast::media::{ConnectionId, Form, ShardId, StreamKey, TagKind};
+use rillcast::config::{Config, ReloadError, Reloaded};
+use rillcast::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey, TagKind};
 use rillcast::proto::http::{Headers, Method, Request, Response};
 use rillcast::shard::{Action, Policy, Shard};
 
@@ -73,6 +73,22 @@ impl api::Node for Node {
     }
 
     fn set_config(&self, _: Config) {}
+
+    async fn probe(&self, _: SourceUrl, _: Duration) -> Option<ProbeView> {
+        None
+    }
+
+    async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        unreachable!("nobody asks for it")
+    }
+
+    async fn persisted(&self, _: Duration) -> bool {
+        true
+    }
+
+    fn journal_is_behind(&self) -> bool {
+        false
+    }
 
     fn ready(&self) -> bool {
         true
