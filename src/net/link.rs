@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::origin::OriginSession;
-use super::rtsp::RtspPeer;
+use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};

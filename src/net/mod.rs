@@ -18,6 +18,7 @@ pub mod resolver;
 mod rtmp;
 mod rtsp;
 mod rtsp_origin;
+mod rtsp_peer;
 mod serve;
 mod sockets;
 mod udp;
