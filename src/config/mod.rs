@@ -2,8 +2,12 @@
 //!
 //! `docs/rillcast.example.toml` documents every key. What ZLMediaKit calls our keys is in [`zlm`].
 
+mod access;
 mod cpu_list;
 mod ip_ranges;
+mod networks;
+mod port_range;
+mod reload;
 mod zlm;
 
 use std::collections::BTreeMap;
@@ -14,8 +18,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+pub use access::AccessSection;
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use ip_ranges::{IpRanges, IpRangesError};
+pub use networks::{Networks, NetworksError};
+pub use port_range::{PortRange, PortRangeError};
+pub use reload::{ConfigSource, ReloadError, Reloaded};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;
@@ -32,6 +40,7 @@ pub struct Config {
     pub stream: StreamSection,
     pub egress: EgressSection,
     pub limits: LimitsSection,
+    pub access: AccessSection,
     pub api: ApiSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
@@ -48,6 +57,7 @@ pub struct ServerSection {
     pub cpus: CpuList,
     pub steer_by_cpu: bool,
     pub id: String,
+    pub data_dir: PathBuf,
 }
 
 /// HTTP-FLV, WebSocket-FLV and the API.
@@ -69,10 +79,30 @@ pub struct RtmpSection {
     pub keep_alive_ms: u64,
 }
 
+/// Publishers and players over RTSP, and the ports of pulls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RtspSection {
     pub listen: SocketAddr,
+    pub handshake_ms: u64,
+    pub session_timeout_ms: u64,
+    pub rtp_transport: RtpTransport,
+    pub udp_ports: PortRange,
+    pub reorder_ms: u64,
+    /// Without one nobody is asked for credentials.
+    pub auth_user: String,
+    pub auth_password: String,
+    pub auth_basic: bool,
+}
+
+/// What may carry the RTP of peers that connect to us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RtpTransport {
+    #[default]
+    Both,
+    Tcp,
+    Udp,
 }
 
 /// Streams that we fetch from origins.
@@ -108,12 +138,16 @@ pub struct EgressSection {
     pub lag_bytes_max: u64,
     pub lag_evict_ms: u64,
     pub send_notsent_lowat_bytes: u32,
+    pub udp_gso: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     pub connections_per_shard_max: u32,
+    pub connections_per_address_max: u32,
+    pub joins_per_second_max: u32,
+    pub joins_per_second_per_address_max: u32,
     pub pending_per_shard_max: u32,
 }
 
@@ -151,6 +185,7 @@ pub struct Overrides {
     pub shards: Option<u16>,
     pub cpus: Option<CpuList>,
     pub id: Option<String>,
+    pub data_dir: Option<PathBuf>,
     pub http_listen: Option<SocketAddr>,
     pub rtmp_listen: Option<SocketAddr>,
     pub rtsp_listen: Option<SocketAddr>,
@@ -222,11 +257,18 @@ impl Config {
         if self.pull.retry_base_ms > self.pull.retry_max_ms {
             return fault("pull.retry_base_ms", "is above pull.retry_max_ms".to_owned());
         }
-        for (key, text) in [("server.id", &self.server.id), ("api.secret", &self.api.secret)] {
+        let texts = [
+            ("server.id", &self.server.id),
+            ("rtsp.auth_user", &self.rtsp.auth_user),
+            ("rtsp.auth_password", &self.rtsp.auth_password),
+            ("api.secret", &self.api.secret),
+        ];
+        for (key, text) in texts {
             if text.chars().any(char::is_control) {
                 return fault(key, "has control characters".to_owned());
             }
         }
+        self.access.validate()?;
         if self.server.id.is_empty() {
             return fault("server.id", "is empty".to_owned());
         }
@@ -253,6 +295,7 @@ impl Config {
             shards,
             cpus,
             id,
+            data_dir,
             http_listen,
             rtmp_listen,
             rtsp_listen,
@@ -262,6 +305,7 @@ impl Config {
         set(&mut self.server.shards, shards);
         set(&mut self.server.cpus, cpus);
         set(&mut self.server.id, id);
+        set(&mut self.server.data_dir, data_dir);
         set(&mut self.http.listen, http_listen);
         set(&mut self.rtmp.listen, rtmp_listen);
         set(&mut self.rtsp.listen, rtsp_listen);
@@ -280,14 +324,17 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
-        let Self { http, rtmp, pull, stream, egress, .. } = self;
-        [
+    fn ranges(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
+        let Self { http, rtmp, rtsp, pull, stream, egress, limits, .. } = self;
+        vec![
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
             ("rtmp.handshake_ms", rtmp.handshake_ms, 100..=TIME_MS_MAX),
             ("rtmp.keep_alive_ms", rtmp.keep_alive_ms, 100..=TIME_MS_MAX),
+            ("rtsp.handshake_ms", rtsp.handshake_ms, 100..=TIME_MS_MAX),
+            ("rtsp.session_timeout_ms", rtsp.session_timeout_ms, 1000..=TIME_MS_MAX),
+            ("rtsp.reorder_ms", rtsp.reorder_ms, 0..=1000),
             ("pull.timeout_ms", pull.timeout_ms, 100..=TIME_MS_MAX),
             ("pull.media_timeout_ms", pull.media_timeout_ms, 100..=TIME_MS_MAX),
             ("pull.retry_base_ms", pull.retry_base_ms, 10..=TIME_MS_MAX),
@@ -311,6 +358,17 @@ impl Config {
                 1..=1_000_000,
             ),
             (
+                "limits.connections_per_address_max",
+                limits.connections_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            ("limits.joins_per_second_max", limits.joins_per_second_max.into(), 0..=1_000_000),
+            (
+                "limits.joins_per_second_per_address_max",
+                limits.joins_per_second_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            (
                 "limits.pending_per_shard_max",
                 self.limits.pending_per_shard_max.into(),
                 1..=1_000_000,
@@ -323,7 +381,13 @@ impl Config {
 
 impl Default for ServerSection {
     fn default() -> Self {
-        Self { shards: 0, cpus: CpuList::default(), steer_by_cpu: false, id: "rillcast".to_owned() }
+        Self {
+            shards: 0,
+            cpus: CpuList::default(),
+            steer_by_cpu: false,
+            id: "rillcast".to_owned(),
+            data_dir: PathBuf::new(),
+        }
     }
 }
 
@@ -347,7 +411,17 @@ impl Default for RtmpSection {
 
 impl Default for RtspSection {
     fn default() -> Self {
-        Self { listen: any_address(8554) }
+        Self {
+            listen: any_address(8554),
+            handshake_ms: 15_000,
+            session_timeout_ms: 60_000,
+            rtp_transport: RtpTransport::Both,
+            udp_ports: PortRange::new(30_000, 34_999).expect("it has pairs"),
+            reorder_ms: 100,
+            auth_user: String::new(),
+            auth_password: String::new(),
+            auth_basic: false,
+        }
     }
 }
 
@@ -385,13 +459,20 @@ impl Default for EgressSection {
             lag_bytes_max: 2 * MIB,
             lag_evict_ms: 15_000,
             send_notsent_lowat_bytes: 131_072,
+            udp_gso: true,
         }
     }
 }
 
 impl Default for LimitsSection {
     fn default() -> Self {
-        Self { connections_per_shard_max: 20_000, pending_per_shard_max: 20_000 }
+        Self {
+            connections_per_shard_max: 20_000,
+            connections_per_address_max: 0,
+            joins_per_second_max: 0,
+            joins_per_second_per_address_max: 0,
+            pending_per_shard_max: 20_000,
+        }
     }
 }
 
@@ -520,8 +601,13 @@ mod tests {
             ("[log]\nfilter = \"a=b=c\"\n", 2, 10, "log.filter: "),
             ("[server]\ncpus = \"3-1\"\n", 2, 8, "CPU range"),
             ("[server]\ncpus = \"0\"\nshards = 2\n", 3, 10, "server.shards: more shards"),
+            ("[access]\nplay_keys = { a = \"\" }\n", 2, 13, "access.play_keys: has an empty"),
+            ("[access]\npull_deny = \"nowhere\"\n", 2, 13, "nor a network"),
             ("[server]\nid = \"\"\n", 2, 6, "server.id: is empty"),
             ("[http]\nallow_ip_range = \"x\"\n", 2, 18, "not an IP address"),
+            ("[rtsp]\nudp_ports = \"5\"\n", 2, 13, "a port range is two numbers"),
+            ("[rtsp]\nrtp_transport = \"x\"\n", 2, 17, "unknown variant `x`"),
+            ("[rtsp]\nauth_user = \"\\n\"\n", 2, 13, "rtsp.auth_user: has control"),
             ("[pull]\nretry_max_ms = 99\n", 1, 1, "pull.retry_base_ms: is above"),
             ("# é\n[api]\nsecret = \"\\u0000\"", 3, 10, "api.secret: has control"),
             (

@@ -1,6 +1,6 @@
 //! What a shard's connections and counters look like from outside.
 
-use super::driver::Driver;
+use super::driver::{Counters, Driver};
 use super::link::{Links, Session};
 use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
 use crate::metrics;
@@ -12,6 +12,7 @@ pub(super) fn sessions(links: &Links) -> Vec<SessionView> {
             let protocol = match link.session {
                 Session::Rtmp(_) => SessionProtocol::Rtmp,
                 Session::Http(_) => SessionProtocol::Http,
+                Session::Rtsp(_) => SessionProtocol::Rtsp,
                 Session::Origin(_) => return None,
             };
             Some(SessionView { connection: link.id, protocol, local: link.local, peer: link.peer })
@@ -24,6 +25,7 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
     let counter = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
     let gauge = |name, value| Metric { name, label: None, kind: MetricKind::Gauge, value };
     let mut metrics = metrics::of_shard(&driver.shard, &driver.ledger());
+    metrics.extend(rtp_metrics(driver));
     metrics.extend([
         counter("bus_messages_dropped_total", driver.port.dropped()),
         counter("bus_messages_kept_total", driver.port.kept()),
@@ -31,6 +33,7 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("connections_accepted_total", counters.accepted),
         counter("connections_refused_total", counters.refused),
         counter("connections_shed_total", counters.shed),
+        counter("joins_denied_total", counters.denied),
         counter("connections_handed_over_total", counters.handed_over),
         counter("session_errors_total", counters.session_errors),
         counter("ticks_total", counters.ticks),
@@ -38,5 +41,38 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
         gauge("ring_operations", driver.ring.ops_in_flight() as u64),
     ]);
+    metrics.extend(driver.residence.metrics());
     metrics
+}
+
+/// What came of RTP and was no use, sources that are still up included.
+fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
+    let mut counters = driver.counters;
+    driver.links.iter().for_each(|link| counters.count_rtp(&link.session));
+    let Counters { rtp, stray_interleaved, datagrams_too_long, datagrams_unwanted, .. } = counters;
+    let reasons = [
+        ("malformed", rtp.malformed),
+        ("foreign_type", rtp.foreign_type),
+        ("foreign_source", rtp.foreign_source),
+        ("duplicate", rtp.duplicate),
+        ("late", rtp.late),
+        ("stray", rtp.stray),
+        ("stray_interleaved", stray_interleaved),
+        ("too_long", datagrams_too_long),
+        ("unwanted", datagrams_unwanted),
+        ("malformed_rtcp", rtp.malformed_rtcp),
+    ];
+    let dropped = reasons.map(|(reason, value)| Metric {
+        name: "rtp_packets_dropped_total",
+        label: Some(("reason", reason)),
+        kind: MetricKind::Counter,
+        value,
+    });
+    let plain = [
+        ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
+        ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
+        ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),
+    ];
+    let plain = plain.map(|(name, kind, value)| Metric { name, label: None, kind, value });
+    dropped.into_iter().chain(plain).collect()
 }
