@@ -17,7 +17,7 @@ use kit::flv::{Kind, Role, Tag, encode, header, read};
 use kit::player::End;
 use kit::rtp_media::{Media, Plan};
 use kit::rtsp::Lower;
-use kit::rtsp_peers::FilePlayer;
+use kit::rtsp_peers::{Clip, FilePlayer, Sound};
 use kit::rtsp_player::RtspPlayer;
 use kit::tape::{assert_gapless, assert_well_formed};
 use kit::units::{Unit, WithinMs, assert_part_of, assert_same};
@@ -318,7 +318,7 @@ fn rtsp_players_of_the_kit_agree_on_a_camera() {
             FilePlayer::gstreamer(&url, lower),
         ];
         let own = RtspPlayer::start(camera.address, &url, lower);
-        own.wait_packets(Kind::Audio, 100);
+        own.wait_units(Kind::Audio, 100);
         let dir = TempDir::new("tape");
         let tape = dir.file("tape.pcap");
         own.write_tape(&tape);
@@ -369,4 +369,18 @@ fn comparison_of_units_finds_what_differs() {
     assert_eq!(lost, 0);
     let without: Vec<Unit> = got.iter().filter(|unit| unit.pts_ms != 1200.0).cloned().collect();
     assert_eq!(assert_part_of("a", &sent, &without, Kind::Video), 1);
+}
+
+#[test]
+fn clips_have_the_sound_that_is_asked_for() {
+    for (sound, is_pcm) in
+        [(Sound::Same, false), (Sound::Opus, false), (Sound::PcmA, true), (Sound::PcmU, true)]
+    {
+        let clip = Clip::with_sound("av.flv", sound);
+        let of = |kind: Kind| clip.units.iter().filter(move |unit| unit.kind == kind);
+        assert_eq!(of(Kind::Video).count(), 300, "{sound:?}");
+        assert!(of(Kind::Audio).all(|unit| unit.is_pcm == is_pcm), "{sound:?}");
+        let last_ms = of(Kind::Audio).next_back().map_or(0.0, |unit| unit.pts_ms);
+        assert!(last_ms > 11_000.0, "{sound:?}: {last_ms}");
+    }
 }

@@ -108,6 +108,8 @@ pub enum Codec {
     H264,
     H265,
     Aac,
+    /// AAC in LATM, without configuration in band.
+    Latm,
     Opus,
     PcmA,
     PcmU,
@@ -123,6 +125,7 @@ impl Codec {
             "H264" => Self::H264,
             "H265" => Self::H265,
             "MPEG4-GENERIC" => Self::Aac,
+            "MP4A-LATM" => Self::Latm,
             "OPUS" => Self::Opus,
             "PCMA" => Self::PcmA,
             "PCMU" => Self::PcmU,
@@ -135,18 +138,20 @@ impl Codec {
             Self::H264 => "H264",
             Self::H265 => "H265",
             Self::Aac => "mpeg4-generic",
+            Self::Latm => "MP4A-LATM",
             Self::Opus => "opus",
             Self::PcmA => "PCMA",
             Self::PcmU => "PCMU",
         }
     }
 
-    /// Whether a NAL unit is no part of the picture: parameter sets, delimiters, filler.
+    /// Whether a NAL unit is no part of the picture: parameter sets, delimiters, filler, and SEI, with
+    /// which a player over RTSP does not begin.
     pub fn is_beside_picture(self, nal: &[u8]) -> bool {
         let first = nal.first().copied().unwrap_or(0);
         match self {
-            Self::H264 => matches!(first & 0x1f, 7 | 8 | 9 | 12),
-            _ => matches!(first >> 1 & 0x3f, 32..=35 | 38),
+            Self::H264 => matches!(first & 0x1f, 6..=9 | 12),
+            _ => matches!(first >> 1 & 0x3f, 32..=35 | 38..=40),
         }
     }
 

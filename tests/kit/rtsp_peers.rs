@@ -27,6 +27,7 @@ pub struct Clip {
 pub enum Sound {
     /// As in the file.
     Same,
+    Opus,
     PcmA,
     PcmU,
 }
@@ -43,12 +44,17 @@ impl Clip {
         let dir = TempDir::new("clip");
         let mut command = Command::new(Modern::Yes.program());
         command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-stream_loop", "1", "-i"]);
-        command.arg(super::media(file)).args(["-map", "0", "-c", "copy"]);
+        command.arg(super::media(file));
+        let pcm = |name| ["-map", "0", "-c:v", "copy", "-c:a", name, "-ar", "8000", "-ac", "1"];
         match sound {
-            Sound::Same => {}
-            Sound::PcmA => drop(command.args(["-c:a", "pcm_alaw", "-ar", "8000", "-ac", "1"])),
-            Sound::PcmU => drop(command.args(["-c:a", "pcm_mulaw", "-ar", "8000", "-ac", "1"])),
-        }
+            Sound::Same => command.args(["-map", "0", "-c", "copy"]),
+            Sound::Opus => command
+                .args(["-stream_loop", "1", "-i"])
+                .arg(super::media("av1_opus.flv"))
+                .args(["-map", "0:v", "-map", "1:a", "-c", "copy"]),
+            Sound::PcmA => command.args(pcm("pcm_alaw")),
+            Sound::PcmU => command.args(pcm("pcm_mulaw")),
+        };
         command.args(["-f", "flv", "-y"]).arg(dir.file("clip.flv"));
         let output = command.output().expect("ffmpeg");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -117,16 +123,26 @@ impl FilePlayer {
     /// pictures whose decoding times RTP does not tell is more than it can write.)
     #[track_caller]
     pub fn ffmpeg(modern: Modern, url: &str, lower: Lower) -> Self {
+        Self::ffmpeg_of(modern, url, lower, &[Kind::Video, Kind::Audio])
+    }
+
+    /// As [`Self::ffmpeg`], of a stream that has no other tracks.
+    #[track_caller]
+    pub fn ffmpeg_of(modern: Modern, url: &str, lower: Lower, kinds: &[Kind]) -> Self {
         let dir = TempDir::new("ffmpeg-player");
         let mut command = Command::new(modern.program());
         command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-copyts"]);
         command.args(["-rtsp_transport", lower.name(), "-i", url]);
-        for (map, name) in [("0:v?", "got.video"), ("0:a?", "got.audio")] {
+        for kind in kinds {
+            let is_video = *kind == Kind::Video;
+            let (map, name) = if is_video { ("0:v", "got.video") } else { ("0:a", "got.audio") };
             command.args(["-map", map, "-c", "copy", "-copyts", "-flush_packets", "1"]);
+            // Of AAC in LATM no frame is a keyframe for version 9.
+            command.arg("-copyinkf:a");
             // Times are in the list; what has none in order would be refused here.
             command.args(["-bsf", "setts=ts=N", "-f", "data", "-y"]).arg(dir.file(name));
         }
-        command.args(["-map", "0:v?", "-map", "0:a?", "-c", "copy", "-copyts"]);
+        command.args(["-map", "0:v?", "-map", "0:a?", "-c", "copy", "-copyts", "-copyinkf:a"]);
         command.args(["-flush_packets", "1", "-f", "framecrc", "-y"]).arg(dir.file("got.list"));
         command.stdout(Stdio::null());
         let what = format!("ffmpeg from {url} over {}", lower.name());

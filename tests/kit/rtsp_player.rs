@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::flv::Kind;
 use super::player::{End, is_wait};
-use super::rtp::{Format, Packet, SenderReport, parse_description, sender_reports};
+use super::rtp::{Codec, Format, Packet, SenderReport, parse_description, sender_reports};
 use super::rtsp::{Client, Item, Lower, Message, Reader, first_of_pair, transport_parameter};
 use super::tape::{Tape, Way};
 use super::units::{self, Unit};
@@ -48,6 +48,21 @@ impl TrackRecording {
         report.ntp_ms() + f64::from(ticks) * 1000.0 / f64::from(self.format.clock_rate)
     }
 
+    /// How many units are whole: pictures by their marks, sounds as packets tell them.
+    pub fn unit_count(&self) -> usize {
+        let marked = self.packets.iter().filter(|packet| packet.marker).count();
+        let sounds = |packet: &Packet| match (self.format.codec, packet.payload.get(1)) {
+            // Bits of their headers, 16 each.
+            (Codec::Aac, Some(bits)) => usize::from(*bits) / 16,
+            _ => 1,
+        };
+        if self.format.codec.kind() == Kind::Video {
+            marked
+        } else {
+            self.packets.iter().map(sounds).sum()
+        }
+    }
+
     /// The track's units by the sender's clock.
     #[track_caller]
     pub fn units(&self) -> Vec<Unit> {
@@ -59,24 +74,28 @@ impl TrackRecording {
 }
 
 impl Recording {
+    /// Whether `RTP-Info` named all tracks.
+    pub fn is_all_told(&self) -> bool {
+        self.tracks.iter().all(|track| track.start.is_some())
+    }
+
     /// The units of all tracks by the sender's clock.
     #[track_caller]
     pub fn units(&self) -> Vec<Unit> {
         self.tracks.iter().flat_map(TrackRecording::units).collect()
     }
 
-    /// `RTP-Info` names the first packet of every track, each track had its sender report with its
-    /// first packets, and every packet and report has the SSRC that SETUP told.
+    /// `RTP-Info` names the first packet of every track that had any by then;
+    /// each had its sender report with its first packets, and every packet and report has the SSRC
+    /// that SETUP told.
     #[track_caller]
     pub fn assert_announced(&self, what: &str) {
         for track in &self.tracks {
             let codec = track.format.codec;
             let first = track.packets.first().unwrap_or_else(|| panic!("{what}: no {codec:?}"));
-            let begins = Some((first.sequence, first.timestamp));
-            assert_eq!(
-                track.start, begins,
-                "{what}: {codec:?} begins otherwise than RTP-Info says"
-            );
+            let begins = (first.sequence, first.timestamp);
+            let told = track.start.unwrap_or(begins);
+            assert_eq!(told, begins, "{what}: {codec:?} begins otherwise than RTP-Info says");
             let before = track.reports.first().map(|(before, _)| *before);
             let soon = before.is_some_and(|before| before <= REPORT_AFTER_MAX);
             assert!(soon, "{what}: {codec:?} has its first sender report after {before:?} packets");
@@ -203,13 +222,13 @@ impl RtspPlayer {
         look(&seen)
     }
 
-    /// Waits for so many packets in each track of this kind.
+    /// Waits for so many pictures or sounds in each track of this kind.
     #[track_caller]
-    pub fn wait_packets(&self, kind: Kind, count: usize) {
-        wait_until(LIVENESS, &format!("{}: {count} {kind:?} packets", self.what), || {
+    pub fn wait_units(&self, kind: Kind, count: usize) {
+        wait_until(LIVENESS, &format!("{}: {count} {kind:?} units", self.what), || {
             self.look(|seen| {
                 let of_kind = seen.tracks.iter().filter(|t| t.format.codec.kind() == kind);
-                let have = of_kind.map(|track| track.packets.len()).min().unwrap_or(0);
+                let have = of_kind.map(TrackRecording::unit_count).min().unwrap_or(0);
                 let is_open = seen.end.is_none() || have >= count;
                 assert!(is_open, "{}: ended ({:?}) with {have}", self.what, seen.end);
                 have >= count
@@ -389,5 +408,6 @@ fn end(seen: &Mutex<Recording>, end: End) {
 /// How long a thread sleeps at most.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Packets of a track before its first sender report: over UDP another thread reads those.
-const REPORT_AFTER_MAX: usize = 20;
+/// Packets of a track before its first sender report: over UDP another thread reads those, while a
+/// GOP comes at once.
+const REPORT_AFTER_MAX: usize = 60;

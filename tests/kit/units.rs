@@ -1,7 +1,7 @@
 //! Coded pictures and sounds, whatever carries them: what FLV and RTP recordings are compared by.
 //!
-//! A picture is its NAL units behind lengths of four bytes, without parameter sets, delimiters and
-//! filler, which each carrier keeps elsewhere. A sound is the codec's own bytes.
+//! A picture is its NAL units behind lengths of four bytes, without parameter sets, delimiters,
+//! filler and SEI, which carriers keep elsewhere or leave out. A sound is the codec's own bytes.
 
 use std::collections::HashMap;
 
@@ -106,6 +106,10 @@ pub fn of_packets(format: &Format, packets: &[Packet], ms_of: impl Fn(u32) -> f6
         });
         return pictures.filter(|unit| !unit.bytes.is_empty()).collect();
     }
+    if codec == Codec::Latm {
+        let whole = |packet: &Packet| unit(packet.timestamp, true, latm(&packet.payload));
+        return packets.iter().map(whole).collect();
+    }
     if codec != Codec::Aac {
         return packets.iter().map(|p| unit(p.timestamp, true, p.payload.clone())).collect();
     }
@@ -117,6 +121,15 @@ pub fn of_packets(format: &Format, packets: &[Packet], ms_of: impl Fn(u32) -> f6
         })
     });
     frames.collect()
+}
+
+/// One frame behind its length, in bytes of 255 and one that is less (ISO/IEC 14496-3, 1.7.3).
+#[track_caller]
+fn latm(payload: &[u8]) -> Vec<u8> {
+    let full = payload.iter().take_while(|byte| **byte == 255).count();
+    let len = 255 * full + usize::from(payload[full]);
+    assert_eq!(payload.len(), full + 1 + len, "LATM in one packet");
+    payload[full + 1..].to_vec()
 }
 
 /// `mode=AAC-hbr`: sizes of 13 bits behind the length of them all (RFC 3640, 3.3.6).
