@@ -1,4 +1,4 @@
-//! UDP: how much a socket may ask to hold. RTP over UDP is not served yet, so that nothing is lost.
+//! UDP: how much a socket may ask to hold. Of RTP over TCP nothing is lost.
 
 use super::finding::{Finding, Outcome};
 use super::{Check, Exam};
@@ -22,7 +22,7 @@ fn buffer_max(exam: &Exam<'_>, key: &str, way: &str) -> Outcome {
     if most >= BUFFER_WANTED {
         return Ok(Finding::fine(most.to_string()));
     }
-    let why = format!("too little for a keyframe {way} in one burst, once RTP over UDP is served");
+    let why = format!("too little for a large keyframe {way} in one burst of RTP over UDP");
     Ok(Finding::note(most.to_string(), why))
 }
 

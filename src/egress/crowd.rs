@@ -117,9 +117,9 @@ impl Crowd {
     /// Adds a player over UDP at the log's start point. It gets reports at once, and media with this
     /// flush and the next ones.
     pub fn join_datagrams(&mut self, id: ConnectionId, tracks: &[UdpTrack], turn: &mut Turn<'_>) {
-        let Turn { log, limits, wire, scratch, .. } = turn;
+        let Turn { log, now, limits, wire, scratch, .. } = turn;
         let (lists, totals) = (&mut scratch.lists, &mut self.totals);
-        let mut outlet = Outlet { gso: limits.gso, wire: *wire, lists, totals };
+        let mut outlet = Outlet { now: *now, gso: limits.gso, wire: *wire, lists, totals };
         self.datagrams.join(DatagramPlayer::new(id, tracks), log, &mut outlet);
         let end = log.flushed_seq();
         self.flush_datagrams(end..end, turn);
@@ -235,9 +235,9 @@ impl Crowd {
         if self.datagrams.players.is_empty() {
             return;
         }
-        let Turn { log, limits, wire, scratch, events, .. } = turn;
+        let Turn { log, now, limits, wire, scratch, events } = turn;
         let (lists, totals) = (&mut scratch.lists, &mut self.totals);
-        let mut outlet = Outlet { gso: limits.gso, wire: *wire, lists, totals };
+        let mut outlet = Outlet { now: *now, gso: limits.gso, wire: *wire, lists, totals };
         self.datagrams.flush(log, staged, &mut outlet);
         events.is_behind |= self.datagrams.is_behind(log);
     }
@@ -393,7 +393,8 @@ pub(super) fn place(player: &mut Player, log: &Log, seq: u64) {
     if !player.greeted || player.prelude_version != prelude.version {
         let timestamp_ms = log.timestamp_at(seq);
         let greeting = (!player.greeted).then(|| log.kinds());
-        let bytes = player.packaging.encode_prelude(&prelude, timestamp_ms, greeting);
+        let bytes =
+            player.packaging.encode_prelude(&prelude, timestamp_ms, greeting, player.tracks);
         player.insert_prelude(bytes.into());
         player.greeted = true;
         player.prelude_version = prelude.version;

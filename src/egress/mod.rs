@@ -1,7 +1,7 @@
 //! Getting bytes out, many players at a time.
 
 pub mod crowd;
-mod datagrams;
+pub(crate) mod datagrams;
 pub mod flush;
 mod lag;
 pub mod player;

@@ -194,7 +194,12 @@ impl Driver {
             .filter(is_udp)
             .filter_map(|setup| self.udp_track(token, setup.track))
             .collect();
-        let over_udp = setups.iter().any(|setup| is_udp(&setup));
+        if udp.len() < setups.iter().filter(is_udp).count() {
+            // It set a track up again and got no ports for it.
+            self.close(token);
+            return;
+        }
+        let over_udp = !udp.is_empty();
         let first = self.shard.first_packets(connection);
         let after = match self.begin_play(token, &first) {
             Ok(after) => after,
@@ -224,7 +229,9 @@ impl Driver {
     fn rtsp_pause(&mut self, token: Token) {
         let Some(link) = self.links.get_mut(token) else { return };
         if matches!(link.role, Role::Player | Role::PlayerOverUdp) {
-            let is_cut = self.shard.pause(link.id).is_some_and(|player| !player.between_tags);
+            let player = self.shard.pause(link.id);
+            link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
+            let is_cut = player.is_some_and(|player| !player.between_tags);
             link.role = Role::Described;
             if is_cut {
                 // Our answer would stand within a packet.

@@ -277,11 +277,20 @@ impl Driver {
             return;
         }
         match ended {
-            // An empty datagram is no end, and neither is what the peer's host answered to one of ours.
+            // An empty datagram is no end, and neither is what a host or router answered to one of ours.
             Ended::NoBuffers
             | Ended::Rearm
             | Ended::Eof
-            | Ended::Error(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH) => {
+            | Ended::Error(
+                Errno::ECONNREFUSED
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+                | Errno::EHOSTDOWN
+                | Errno::EMSGSIZE
+                | Errno::EPROTO
+                | Errno::ENOPROTOOPT
+                | Errno::EACCES,
+            ) => {
                 side.receiving = true;
                 self.ring.recv_multishot(side.fd.as_raw_fd(), token(id, kind));
             }

@@ -1,6 +1,6 @@
 //! Players and waiters, and the presence of a stream on this shard.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -9,6 +9,7 @@ use super::tables::{Source, Subscriber};
 use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
 use crate::bus::message::{LocalId, Message};
+use crate::egress::datagrams::CATCH_UP_INTERVAL;
 use crate::egress::{Crowd, CrowdEvents, Due, PlayerStart, Removed, RtpStart, Turn, Wire, round};
 use crate::media::state::{EndReason, Generation};
 use crate::media::{ConnectionId, Form, ShardId, StreamKey};
@@ -478,6 +479,3 @@ impl Shard {
         true
     }
 }
-
-/// Between two pieces of what a player over UDP lacks: 49 Mbit/s with `CATCH_UP_LEN`.
-const CATCH_UP_INTERVAL: Duration = Duration::from_millis(4);

@@ -278,8 +278,9 @@ impl Shard {
         self.end_attached(handle, |_| true, EndReason::SourceLost);
         let stream = self.tables.get_mut(handle).expect("it stays");
         stream.media.start_over();
-        let bytes = stream.media.bytes();
+        let (bytes, bridged) = (stream.media.bytes(), stream.media.bridged_bytes());
         stream.media = Media::new(form);
+        self.totals.bridge_bytes_copied += bridged;
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
         self.totals.config_bytes_copied += bytes.config_copied;
@@ -334,6 +335,7 @@ impl Shard {
             all.into_iter().partition(|((_, form), subscriber)| of(*form) && subscriber.attached);
         stream.subscribers = kept;
         let ended: BTreeMap<(ShardId, Form), Subscriber> = ended;
+        let wants_other = stream.subscribers.keys().any(|(_, of)| *of != stream.media.form());
         stream.ended_locals.extend(ended.values().map(|subscriber| subscriber.local));
         let key = stream.key.clone();
         for ((shard, _), Subscriber { local, .. }) in ended {
@@ -346,6 +348,9 @@ impl Shard {
             } else {
                 self.send(shard, Message::End { key: key.clone(), local, generation, reason });
             }
+        }
+        if !wants_other && let Some(stream) = self.tables.get_mut(handle) {
+            stream.media.drop_other();
         }
     }
 

@@ -127,6 +127,7 @@ impl Bridged {
             tags.converter = description.and_then(|description| ToFlv::new(description));
             tags.due = vec![None; description.map_or(0, |description| description.media.len())];
             tags.ingest.change_source(&mut self.log);
+            self.log.forget_tracks();
         }
     }
 
@@ -238,6 +239,10 @@ impl Packets {
 /// Returns the bytes that were copied.
 fn write(log: &mut Log, made: &OutPacket) -> u64 {
     let OutPacket { track, kind, time_ms, keyframe, packet } = made;
+    if u16::try_from(packet.len()).is_err() {
+        // Of a codec whose frames are not cut; no encoder makes such a frame.
+        return 0;
+    }
     let entry = PacketEntry {
         channel: 2 * *track as u8,
         kind: *kind,

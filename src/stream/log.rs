@@ -219,6 +219,16 @@ impl Log {
         self.description.as_ref()
     }
 
+    /// The tracks to come are others: nobody waits for a keyframe of video that may not come, and what
+    /// was to be told of the old ones is void.
+    pub(super) fn forget_tracks(&mut self) {
+        (self.has_video, self.has_audio) = (false, false);
+        self.gop_seq = None;
+        let version = self.next_prelude.version + 1;
+        self.next_prelude = Arc::new(Prelude { version, ..Prelude::default() });
+        self.gop_prelude = self.next_prelude.clone();
+    }
+
     pub(super) fn set_description(&mut self, description: Arc<SessionDescription>) {
         self.description = Some(description);
     }

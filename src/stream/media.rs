@@ -253,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_no_packet_can_carry_is_left_out() {
+        let mut media = Media::default();
+        let opus = |len: usize| [&b"\x91Opus"[..], &vec![7; len]].concat();
+        tag(&mut media, TagKind::Audio, 0, &opus(100));
+        media.flush();
+        media.want_other(7, 0);
+        for (index, len) in [100, 70_000, 100].into_iter().enumerate() {
+            tag(&mut media, TagKind::Audio, 20 + 600 * index as u32, &opus(len));
+        }
+        media.flush();
+        let log = media.log(Form::Rtp).expect("it is made");
+        let entries = log.range(log.first_seq()..log.flushed_seq());
+        assert_eq!(entries.filter(|entry| !entry.is_rtcp()).count(), 2);
+    }
+
+    #[test]
     fn packets_are_made_tags() {
         let mut media = Media::new(Form::Rtp);
         let now = (crate::clock::now(), 1_700_000_000);

@@ -45,7 +45,11 @@ impl TrackSet {
 
     /// Whether an entry is of these tracks.
     pub fn has(self, entry: &Entry) -> bool {
-        self == Self::ALL || self.0 >> entry.track().min(31) & 1 == 1
+        self.has_channel(entry.channel)
+    }
+
+    fn has_channel(self, channel: u8) -> bool {
+        self == Self::ALL || self.0 >> (channel / 2).min(31) & 1 == 1
     }
 }
 
@@ -102,9 +106,11 @@ impl Packaging {
         prelude: &Prelude,
         timestamp_ms: u32,
         greeting: Option<MediaKinds>,
+        tracks: TrackSet,
     ) -> Vec<u8> {
         if self == Self::Rtsp {
-            return prelude.reports.iter().flat_map(|(_, report)| report.to_vec()).collect();
+            let wanted = prelude.reports.iter().filter(|(channel, _)| tracks.has_channel(*channel));
+            return wanted.flat_map(|(_, report)| report.to_vec()).collect();
         }
         let mut out = Vec::new();
         let mut flv = Vec::new();
@@ -518,14 +524,16 @@ mod tests {
         writer.log.flush();
         let prelude = writer.log.prelude();
         let greeting = Some(writer.log.kinds());
-        let flv = Packaging::Flv.encode_prelude(prelude, 7000, greeting);
+        let flv = Packaging::Flv.encode_prelude(prelude, 7000, greeting, TrackSet::ALL);
         let (header, tags) = flv.split_at(FILE_HEADER.len());
         assert_eq!(header, FILE_HEADER);
         assert_eq!(flv_stamps(tags), [0, 7000, 7000], "the first metadata at 0");
-        let again = Packaging::Flv.encode_prelude(prelude, 7000, None);
+        let again = Packaging::Flv.encode_prelude(prelude, 7000, None, TrackSet::ALL);
         assert_eq!(flv_stamps(&again), [7000; 3]);
-        let frame = Packaging::WsFlv.encode_prelude(prelude, 7000, greeting);
+        let frame = Packaging::WsFlv.encode_prelude(prelude, 7000, greeting, TrackSet::ALL);
         assert!(frame.ends_with(&flv), "one frame holds it all");
-        assert!(Packaging::WsFlv.encode_prelude(&Prelude::default(), 0, None).is_empty());
+        assert!(
+            Packaging::WsFlv.encode_prelude(&Prelude::default(), 0, None, TrackSet::ALL).is_empty()
+        );
     }
 }

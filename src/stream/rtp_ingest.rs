@@ -146,7 +146,11 @@ impl RtpIngest {
             lane.describe(&mut self.tracks);
         }
         log.set_description(description);
-        if had_tracks { RtpProgress::NewTracks } else { RtpProgress::Media(Progress::default()) }
+        if !had_tracks {
+            return RtpProgress::Media(Progress::default());
+        }
+        log.forget_tracks();
+        RtpProgress::NewTracks
     }
 
     fn has_video(&self) -> bool {
@@ -250,12 +254,17 @@ impl RtpIngest {
     }
 }
 
-/// Whether packets of one description can go on under the other: the parameter sets may differ.
+/// Whether packets of one description can go on under the other.
 fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool {
     let tracks = |of: &SessionDescription| -> Vec<_> {
         let formats = of.media.iter().map(|media| &media.format);
         formats
-            .map(|of| (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels))
+            .map(|of| {
+                let layout = ["sizelength", "indexlength", "mode", "cpresent"]
+                    .map(|name| of.parameter(name).map(str::to_owned));
+                let form = (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels);
+                (form, layout, of.config(), of.parameter_sets())
+            })
             .collect()
     };
     tracks(one) == tracks(other)
@@ -422,6 +431,39 @@ mod tests {
         let sets_only = [SDP, b"a=fmtp:8 x=1\r\n"].concat();
         assert_eq!(scene.begin(&sets_only), RtpProgress::Media(Progress::default()));
         assert_eq!(scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n"), RtpProgress::NewTracks);
+    }
+
+    #[test]
+    fn without_video_nobody_waits_for_a_keyframe_any_more() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 0), IDR);
+        scene.packet(1, (8, 1, 0), &[1]);
+        scene.log.flush();
+        assert_eq!(scene.log.prelude().reports.len(), 2);
+        scene.ingest.change_source(&mut scene.log);
+        scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n");
+        scene.packet(0, (7, 1, 0), &[1]);
+        scene.log.flush();
+        assert!(!scene.log.awaits_keyframe());
+        let channels: Vec<u8> = scene.log.prelude().reports.iter().map(|(of, _)| *of).collect();
+        assert_eq!(channels, [1]);
+    }
+
+    #[test]
+    fn other_parameter_sets_are_other_tracks() {
+        let with = |sets: &str| -> Vec<u8> {
+            let fmtp = format!("a=fmtp:96 sprop-parameter-sets={sets}\r\n");
+            let video = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+            [video, &fmtp].concat().into_bytes()
+        };
+        let one = with("Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA");
+        let mut scene = Scene::new();
+        scene.begin(&one);
+        scene.packet(0, (9, 1, 0), IDR);
+        scene.ingest.change_source(&mut scene.log);
+        assert_eq!(scene.begin(&one), RtpProgress::Media(Progress::default()));
+        scene.ingest.change_source(&mut scene.log);
+        assert_eq!(scene.begin(&with("aOvjyyLA")), RtpProgress::NewTracks);
     }
 
     #[test]

@@ -72,14 +72,15 @@ impl RtpPacket {
         Self::parse_pieces(bytes, Bytes::new())
     }
 
-    /// Reads a packet in two pieces. They are joined where the header is in both.
+    /// Reads a packet in two pieces, of which the first was copied. They are joined where the header is
+    /// in both.
     ///
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_pieces(bytes: Bytes, tail: Bytes) -> Result<Self, PacketError> {
         if !tail.is_empty() && bytes.len() < HEADER_PIECE_LEN_MIN {
             let joined = join(&bytes, &tail);
-            let copied_len = joined.len();
+            let copied_len = bytes.len() + joined.len();
             return Ok(Self { copied_len, ..Self::parse_pieces(joined, Bytes::new())? });
         }
         let whole_len = bytes.len() + tail.len();
@@ -98,7 +99,7 @@ impl RtpPacket {
         let body_len = whole_len.checked_sub(payload_start).ok_or(short)?;
         if payload_start > bytes.len() {
             let joined = join(&bytes, &tail);
-            let copied_len = joined.len();
+            let copied_len = bytes.len() + joined.len();
             return Ok(Self { copied_len, ..Self::parse_pieces(joined, Bytes::new())? });
         }
         let last = if tail.is_empty() { bytes[payload_start..].last() } else { tail.last() };
@@ -113,7 +114,8 @@ impl RtpPacket {
         }
         let payload_end = whole_len - usize::from(padding);
         let header = RtpHeader::decode(head);
-        Ok(Self { bytes, tail, copied_len: 0, header, payload_start, payload_end })
+        let copied_len = if tail.is_empty() { 0 } else { bytes.len() };
+        Ok(Self { bytes, tail, copied_len, header, payload_start, payload_end })
     }
 
     pub fn header(&self) -> RtpHeader {

@@ -127,7 +127,7 @@ impl Interleaved {
         if tail.is_empty() { head } else { [head, tail].concat().into() }
     }
 
-    /// What the header is before, in views; the second one may be empty.
+    /// What the header is before: in one piece, or in two, of which the first was copied.
     pub fn pieces(&self) -> (Bytes, Bytes) {
         (self.frame.slice(INTERLEAVED_HEADER_LEN..), self.tail.clone())
     }
@@ -195,8 +195,8 @@ impl MessageReader {
     }
 
     /// Takes from `input` up to the end of the next item; `None` when the input is used up. A packet
-    /// is a view of the input that it lies in, or of two; one in more and everything else is copied, so
-    /// that the reader keeps no more than one input.
+    /// is a view of the input that it lies in; of one that lies in two the beginning is copied. One in
+    /// more and everything else is copied, so that the reader keeps no input.
     ///
     /// # Errors
     /// [`MessageError`]; the reader is of no use then.
@@ -211,7 +211,10 @@ impl MessageReader {
                             Some(interleaved) => return Ok(Some(Item::Interleaved(interleaved))),
                             None => {
                                 self.part = Part::Interleaved;
-                                self.first = std::mem::take(input);
+                                // A copy: a view would keep a receive buffer from the kernel for
+                                // as long as the peer likes.
+                                self.first = Bytes::copy_from_slice(input);
+                                input.clear();
                                 return Ok(None);
                             }
                         },
