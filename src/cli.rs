@@ -23,10 +23,11 @@ use crate::clock;
 use crate::config::{Config, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
+use crate::events::Keeper;
 use crate::limits::DESCRIPTORS_AT_START_MAX;
 use crate::load;
 use crate::logging;
-use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle};
+use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle, Reply};
 use crate::shard::ledger::Ledger;
 
 #[derive(Parser)]
@@ -153,7 +154,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     logging::init(&config.log.filter)?;
     let generated = ensure_secret(&mut config)?;
     let signals = Signals::block()?;
-    let node = start(config.clone())?;
+    let (node, keeper) = start(config.clone())?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
@@ -161,7 +162,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     println!("ready http={} rtmp={} shards={}", node.http, node.rtmp, node.shard_count());
     notify("READY=1");
     signals.wait(None)?;
-    let ledger = shut_down(node, &signals)?;
+    let ledger = shut_down(node, keeper, &signals)?;
     Ok(report(&ledger))
 }
 
@@ -173,10 +174,14 @@ pub(crate) fn ensure_secret(config: &mut Config) -> Result<bool, Failure> {
 }
 
 /// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config) -> Result<Node, Failure> {
+pub(crate) fn start(config: Config) -> Result<(Node, Keeper), Failure> {
     raise_file_limit();
     let cpus = cpus_of(&config)?;
-    Ok(Node::start(&Arc::new(config), &cpus, &make_handler())?)
+    let config = Arc::new(config);
+    let keeper = Keeper::start(config.clone())
+        .map_err(|error| format!("no thread for the event log: {error}"))?;
+    let node = Node::start(&config, &cpus, &make_handler(), &keeper.port())?;
+    Ok((node, keeper))
 }
 
 /// The API, as what answers requests on each shard.
@@ -185,7 +190,15 @@ fn make_handler() -> MakeHandler {
         let handler: Handler = Rc::new(|node: NodeHandle, call: Call| {
             let Call { peer, local, connection, request } = call;
             let caller = api::Caller { peer, local, connection };
-            Box::pin(api::handle(node, caller, request))
+            Box::pin(async move {
+                if request.path == api::EVENTS_PATH {
+                    return match api::admit_follower(&node, &caller, &request) {
+                        Ok(follow) => Reply::Follow(follow),
+                        Err(response) => response.into(),
+                    };
+                }
+                Reply::Response(api::handle(node, caller, request).await)
+            })
         });
         handler
     })
@@ -239,7 +252,7 @@ fn raise_file_limit() {
 
 /// Ends every session and waits until nothing is held, for as long as the operator was promised. A
 /// second signal ends the process at once.
-pub(crate) fn shut_down(node: Node, signals: &Signals) -> Result<Ledger, Failure> {
+pub(crate) fn shut_down(node: Node, keeper: Keeper, signals: &Signals) -> Result<Ledger, Failure> {
     info!("shutting down");
     notify("STOPPING=1");
     node.shut_down();
@@ -250,7 +263,9 @@ pub(crate) fn shut_down(node: Node, signals: &Signals) -> Result<Ledger, Failure
             std::process::exit(130);
         }
     }
-    Ok(node.stop())
+    let ledger = node.stop();
+    keeper.stop();
+    Ok(ledger)
 }
 
 /// Prints the ledger; an exit code that tells whether it is zero.

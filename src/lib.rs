@@ -11,8 +11,9 @@
 //! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
 //! 7. [`net`]: the sockets, and what drives the sessions on them.
 //! 8. [`api`]: ZLMediaKit's HTTP API, health and metrics.
-//! 9. [`load`]: the load generator.
-//! 10. [`cli`], `demo`, `doctor`: the command line.
+//! 9. [`events`]: the event log: who follows it, the web hooks.
+//! 10. [`load`]: the load generator.
+//! 11. [`cli`], `demo`, `doctor`: the command line.
 
 pub mod api;
 pub mod bus;
@@ -22,6 +23,7 @@ pub mod config;
 mod demo;
 mod doctor;
 pub mod egress;
+pub mod events;
 pub mod limits;
 pub mod load;
 pub mod logging;

@@ -252,3 +252,20 @@ pub const RTSP_TRACKS_MAX: usize = 8;
 pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);
+
+// Events.
+
+/// Events that the shards have told and the keeper has not taken: 3,000 players that leave at once
+/// are 3,000. At some 300 bytes each, 5 MiB.
+pub const EVENTS_UNDER_WAY_MAX: usize = 16_384;
+
+/// Events that the log keeps, for followers that come back: at some 300 bytes each, 5 MiB. With 10 a
+/// second that is half an hour.
+pub const EVENTS_KEPT: usize = 16_384;
+
+/// Bytes that wait for a follower's shard to take them, and as many again for its socket: a replay
+/// of all that is kept is 400 bytes an event, 6.5 MB.
+pub const FOLLOWER_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// Connections that follow the event log at once.
+pub const FOLLOWERS_MAX: usize = 64;

@@ -4,11 +4,13 @@
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
 mod auth;
 #[cfg(test)]
 mod capture;
+mod follow;
 mod gather;
 mod media;
 mod node;
@@ -25,6 +27,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use follow::{EVENTS_PATH, admit_follower};
 
 use crate::bus::message::{Answer, Ask, NodeAsk};
 use crate::config::Config;

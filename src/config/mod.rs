@@ -95,6 +95,7 @@ pub struct StreamSection {
     pub continue_push_ms: u64,
     pub reconnect_grace_ms: u64,
     pub max_stream_wait_ms: u64,
+    pub none_reader_delay_ms: u64,
     pub gop_bytes_max: u64,
     pub waiters_per_key_max: u32,
 }
@@ -280,7 +281,7 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 26] {
+    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 27] {
         let Self { http, rtmp, pull, stream, egress, .. } = self;
         [
             ("server.shards", self.server.shards.into(), 0..=1024),
@@ -298,6 +299,7 @@ impl Config {
             ("stream.continue_push_ms", stream.continue_push_ms, 0..=TIME_MS_MAX),
             ("stream.reconnect_grace_ms", stream.reconnect_grace_ms, 0..=TIME_MS_MAX),
             ("stream.max_stream_wait_ms", stream.max_stream_wait_ms, 0..=TIME_MS_MAX),
+            ("stream.none_reader_delay_ms", stream.none_reader_delay_ms, 0..=TIME_MS_MAX),
             ("stream.gop_bytes_max", stream.gop_bytes_max, MESSAGE_LEN_MAX as u64..=GIB),
             ("stream.waiters_per_key_max", stream.waiters_per_key_max.into(), 1..=1_000_000),
             ("egress.audio_wait_ms", egress.audio_wait_ms, 0..=1000),
@@ -371,6 +373,7 @@ impl Default for StreamSection {
             continue_push_ms: 15_000,
             reconnect_grace_ms: 15_000,
             max_stream_wait_ms: 15_000,
+            none_reader_delay_ms: 20_000,
             gop_bytes_max: 16 * MIB,
             waiters_per_key_max: 10_000,
         }

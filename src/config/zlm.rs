@@ -109,6 +109,11 @@ const SHARED: &[Shared] = &[
         },
     },
     Shared {
+        name: "general.streamNoneReaderDelayMS",
+        read: |config| config.stream.none_reader_delay_ms.to_string(),
+        write: |config, text| text.parse().map(|ms| config.stream.none_reader_delay_ms = ms).ok(),
+    },
+    Shared {
         name: "http.allow_cross_domains",
         read: |config| u8::from(config.http.allow_cross_domains).to_string(),
         write: |config, text| parse_flag(text).map(|on| config.http.allow_cross_domains = on),
@@ -155,7 +160,6 @@ const STORED: &[(&str, &str)] = &[
     ("general.listen_ip", "::"),
     ("general.mergeWriteMS", "0"),
     ("general.resetWhenRePlay", "1"),
-    ("general.streamNoneReaderDelayMS", "20000"),
     ("general.unready_frame_cache", "100"),
     ("general.wait_add_track_ms", "3000"),
     ("general.wait_audio_track_data_ms", "1000"),
@@ -279,6 +283,7 @@ mod tests {
             ("api.secret", "new"),
             ("general.maxStreamWaitMS", "2000"),
             ("general.mediaServerId", "edge-1"),
+            ("general.streamNoneReaderDelayMS", "500"),
             ("http.allow_cross_domains", "0"),
             ("http.allow_ip_range", ""),
             ("http.keepAliveSecond", "1.5"),

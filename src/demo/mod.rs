@@ -31,7 +31,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
     let looping = LoopingOrigin::start()?;
     let silent = SilentOrigin::start()?;
     let secret = config.api.secret.clone();
-    let node = cli::start(config)?;
+    let (node, keeper) = cli::start(config)?;
     let api = ApiClient::new(node.http, &secret)?;
     let (http, rtmp) = (node.http, node.rtmp);
 
@@ -57,6 +57,6 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
         }
     }
     println!();
-    let ledger = cli::shut_down(node, &signals)?;
+    let ledger = cli::shut_down(node, keeper, &signals)?;
     Ok(cli::report(&ledger))
 }

@@ -41,6 +41,8 @@ pub struct CrowdEvents {
     pub broken: Vec<ConnectionId>,
     /// Players over the eviction bound.
     pub evicted: Vec<ConnectionId>,
+    /// Players whose number of jumps, which stands beside them, has doubled.
+    pub jumped: Vec<(ConnectionId, u32)>,
 }
 
 impl CrowdEvents {
@@ -48,6 +50,7 @@ impl CrowdEvents {
         self.blocked.append(&mut later.blocked);
         self.broken.append(&mut later.broken);
         self.evicted.append(&mut later.evicted);
+        self.jumped.append(&mut later.jumped);
     }
 }
 

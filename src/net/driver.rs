@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::events::Events;
 use super::link::{Links, Phase, Role};
 use super::pace::Pace;
 use super::pull::{Attempt, Resolved};
@@ -61,6 +62,7 @@ pub(super) struct Driver {
     next_housekeeping: Instant,
     pub(super) load: super::load::LoadMeter,
     pub(super) counters: Counters,
+    pub(super) events: Events,
     pub(super) repeats: Repeats,
     pub(super) reserve: Option<socket::ReserveFd>,
 }
@@ -108,6 +110,7 @@ pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) handler: Handler,
+    pub(super) events: Events,
 }
 
 impl Driver {
@@ -145,6 +148,7 @@ impl Driver {
             next_housekeeping: now + HOUSEKEEPING,
             load: super::load::LoadMeter::default(),
             counters: Counters::default(),
+            events: parts.events,
             repeats: Repeats::default(),
             reserve: socket::ReserveFd::open().ok(),
         }));
@@ -168,9 +172,13 @@ impl Driver {
         self.completions = completions;
         self.take_messages();
         self.take_resolved();
+        self.take_from_keeper();
         self.run_due();
+        // Before owners hear of new waiters, so that the keeper knows who waits.
+        self.tell_events();
         self.shard.tick(self.now, &mut self.wire);
         self.act();
+        self.tell_events();
         // What is kept for a full queue is tried again soon.
         self.again |= self.port.flush();
         for index in 0..self.port.shards() {
@@ -233,7 +241,9 @@ impl Driver {
         let idle: Vec<Token> = self
             .links
             .iter()
-            .filter(|link| matches!(link.role, Role::None | Role::Leaving { .. }))
+            .filter(|link| {
+                matches!(link.role, Role::None | Role::Leaving { .. } | Role::Follower(_))
+            })
             .map(|link| link.token)
             .collect();
         for token in idle {
@@ -270,6 +280,7 @@ impl Driver {
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.load.sample(now);
+            self.tell_figures();
             self.shard.housekeep(now, &mut self.wire);
             self.act();
             self.accept_again();

@@ -27,6 +27,7 @@ impl Driver {
             return;
         };
         let Some(link) = self.links.get_mut(token) else { return };
+        link.params = request.query;
         let Session::Http(session) = &mut link.session else { return };
         let answered = if !is_get {
             session.begin_stream(self.now, FLV_TYPE, &[NO_STORE]).map(|_| ())
@@ -51,8 +52,8 @@ impl Driver {
         let node = self.handle.clone().expect("set when the driver was made");
         let answer = (self.handler)(node.clone(), call);
         self.tasks.push(Box::pin(async move {
-            let response = answer.await;
-            node.respond(token, response);
+            let reply = answer.await;
+            node.respond(token, reply);
         }));
     }
 

@@ -11,11 +11,13 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
 use super::pull::OriginSession;
+use crate::bus::keeper::Follower;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};
 use crate::proto::{http, rtmp};
@@ -45,6 +47,12 @@ pub(super) struct Link {
     pub(super) opened: Instant,
     /// The stream that it publishes or plays, or did, for the log.
     pub(super) part: Option<Part>,
+    /// It has played or published.
+    pub(super) has_started: bool,
+    /// The query that it came with, raw.
+    pub(super) params: String,
+    /// ZLMediaKit's word for what it plays or publishes over.
+    pub(super) protocol: &'static str,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
 }
@@ -72,6 +80,8 @@ pub(super) enum Role {
     },
     /// A request is answered by the API.
     Asking,
+    /// It is sent the event log.
+    Follower(Arc<Follower>),
     /// To an origin.
     Attempt(AttemptId),
 }
@@ -122,6 +132,9 @@ impl Link {
             deadline: None,
             opened: now,
             part: None,
+            has_started: false,
+            params: String::new(),
+            protocol: "",
             received_bytes: 0,
             sent_bytes: 0,
         }

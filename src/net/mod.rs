@@ -2,6 +2,7 @@
 
 mod accept;
 mod driver;
+mod events;
 mod http;
 mod link;
 mod load;
@@ -28,12 +29,14 @@ use std::time::Duration;
 
 pub use driver::Protocol;
 use driver::{Driver, Parts};
+use events::Events;
 use resolver::Resolver;
 use wire::RingWire;
 
+use crate::bus::keeper::{Follow, ToKeeper};
 use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
-use crate::bus::{Mesh, MeshPort};
+use crate::bus::{KeeperPort, Mesh, MeshPort};
 use crate::clock;
 use crate::config::Config;
 use crate::media::{ConnectionId, ShardId, StreamKey};
@@ -52,8 +55,21 @@ pub struct Call {
     pub request: Request,
 }
 
+/// How a request is answered.
+pub enum Reply {
+    Response(Response),
+    /// With the event log, as long as the peer stays.
+    Follow(Follow),
+}
+
+impl From<Response> for Reply {
+    fn from(response: Response) -> Self {
+        Self::Response(response)
+    }
+}
+
 /// Answers the requests that are not for a live stream. One on each shard.
-pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Response>>>>;
+pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Reply>>>>;
 
 /// Makes a shard's handler on its thread.
 pub type MakeHandler = Arc<dyn Fn() -> Handler + Send + Sync>;
@@ -83,7 +99,10 @@ impl NodeHandle {
 
     /// Uses a configuration on this shard; the others are asked with [`Ask::Configure`].
     pub fn set_config(&self, config: Config) {
-        self.driver.borrow_mut().config = Arc::new(config);
+        let mut driver = self.driver.borrow_mut();
+        driver.config = Arc::new(config);
+        let config = driver.config.clone();
+        driver.events.keeper.tell(ToKeeper::Configure(config));
     }
 
     /// Whether the node takes new work.
@@ -110,10 +129,13 @@ impl NodeHandle {
         receiver.await.ok()
     }
 
-    fn respond(&self, token: Token, response: Response) {
+    fn respond(&self, token: Token, reply: Reply) {
         let mut driver = self.driver.borrow_mut();
         driver.now = clock::now();
-        driver.respond(token, response);
+        match reply {
+            Reply::Response(response) => driver.respond(token, response),
+            Reply::Follow(follow) => driver.follow(token, follow),
+        }
         driver.act();
         driver.again = true;
     }
@@ -233,6 +255,7 @@ impl Node {
         config: &Arc<Config>,
         cpus: &[usize],
         make_handler: &MakeHandler,
+        keeper: &KeeperPort,
     ) -> Result<Self, NodeError> {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
@@ -263,6 +286,7 @@ impl Node {
                 listeners,
                 resolver: resolver.clone(),
                 make_handler: make_handler.clone(),
+                keeper: keeper.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
                 wakers,
@@ -331,6 +355,7 @@ struct ShardStart {
     listeners: Vec<(OwnedFd, Protocol)>,
     resolver: Arc<Resolver>,
     make_handler: MakeHandler,
+    keeper: KeeperPort,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
     /// Those of all shards, when all have started.
@@ -358,11 +383,14 @@ impl ShardStart {
         for (index, waker) in wakers.iter().enumerate() {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
-        let shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        shard.keep_events();
+        let events = Events::connect(id, self.keeper, ring.waker());
         let handler = (self.make_handler)();
         let resolver = self.resolver;
         let wire = RingWire::new(egress);
-        let driver = Driver::new(Parts { shard, ring, wire, port, config, resolver, handler });
+        let driver =
+            Driver::new(Parts { shard, ring, wire, port, config, resolver, handler, events });
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);
         }

@@ -21,10 +21,13 @@ impl Driver {
     pub(super) fn play(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Waiter;
+        link.protocol = protocol_of(packaging);
         link.part = Some(Part { what: "player", key: key.clone(), ended: None });
         let (connection, local, peer) = (link.id, link.local, link.peer);
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
-        self.shard.play(self.now, PlayRequest { connection, key, packaging, local, peer });
+        self.shard
+            .play(self.now, PlayRequest { connection, key: key.clone(), packaging, local, peer });
+        self.tell_waits(token, &key);
         self.act();
     }
 
@@ -71,6 +74,8 @@ impl Driver {
         if let Some(part) = &link.part {
             info!(%connection, peer = %link.peer, key = %part.key, "plays");
         }
+        self.tell_started(token);
+        let Some(link) = self.links.get_mut(token) else { return };
         let unsent = link.take_unsent();
         let socket = Socket(link.raw_fd());
         self.shard.admitted(now, Admitted { connection, socket, unsent }, &mut self.wire);
@@ -90,6 +95,8 @@ impl Driver {
             part.ended = Some(reason);
         }
         debug!(%connection, reason = reason.as_str(), "refused");
+        self.tell_refused(token, reason);
+        let Some(link) = self.links.get_mut(token) else { return };
         let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
@@ -197,6 +204,14 @@ impl Driver {
             self.close(token);
         }
         true
+    }
+}
+
+fn protocol_of(packaging: Packaging) -> &'static str {
+    match packaging {
+        Packaging::Rtmp => "rtmp",
+        Packaging::Flv => "http",
+        Packaging::WsFlv => "ws",
     }
 }
 

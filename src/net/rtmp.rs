@@ -82,12 +82,13 @@ impl Driver {
     pub(super) fn publish_here(&mut self, token: Token, key: &StreamKey, params: String) {
         let Some(link) = self.links.get(token) else { return };
         let (connection, local, peer) = (link.id, link.local, link.peer);
-        let view = PublisherView { connection, local, peer, params };
+        let view = PublisherView { connection, local, peer, params: params.clone() };
         match self.shard.publish(self.now, key, view) {
             Ok(handle) => {
                 info!(%connection, %peer, %key, "publishes");
                 let link = self.links.get_mut(token).expect("just seen");
                 link.role = Role::Publisher(handle);
+                (link.has_started, link.params, link.protocol) = (true, params, "rtmp");
                 link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
                 let Session::Rtmp(session) = &mut link.session else { return };
                 let held = session.accept_publish(self.now);
@@ -169,7 +170,10 @@ impl Driver {
 
     pub(super) fn rtmp_play(&mut self, token: Token, request: StreamRequest) {
         match StreamKey::in_default_vhost(&request.app, &request.stream) {
-            Ok(key) => self.play(token, key, Packaging::Rtmp),
+            Ok(key) => {
+                self.set_params(token, request.params);
+                self.play(token, key, Packaging::Rtmp);
+            }
             Err(_) => {
                 let Some(link) = self.links.get_mut(token) else { return };
                 if let Session::Rtmp(session) = &mut link.session {

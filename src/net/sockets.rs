@@ -141,6 +141,7 @@ impl Driver {
                 link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
             }
             Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
+            Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
             Role::None | Role::Leaving { .. } | Role::Asking => {}
@@ -162,6 +163,7 @@ impl Driver {
     }
 
     pub(super) fn forget(&mut self, link: Box<Link>) {
+        self.tell_left(&link);
         let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
         let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
         if let Some(at) = deadline {

@@ -83,7 +83,7 @@ impl Shard {
         self.end_stream(now, handle, EndReason::Closed, Some((ticket, AskedFor::Close)));
     }
 
-    fn view(&self, now: Instant, handle: StreamHandle) -> Option<StreamView> {
+    pub(super) fn view(&self, now: Instant, handle: StreamHandle) -> Option<StreamView> {
         let stream = self.tables.get(handle)?;
         let source = match &stream.source {
             Source::None { .. } => SourceView::None,

@@ -7,6 +7,7 @@ use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
+use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
@@ -55,6 +56,7 @@ impl Shard {
                 handle
             }
         };
+        let wanted = url.clone();
         let mut pull = Pull::new(url, options);
         if !options.no_wait {
             pull.adds.push(ticket);
@@ -62,6 +64,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("just made or found");
         stream.source = Source::Pull(Box::new(pull));
         stream.since = now;
+        self.tell(handle, |_| What::Pending { by: Asker::Pull, url: Some(wanted) });
         self.start_attempt(now, handle);
         if options.no_wait {
             let state = self.state_of(handle);
@@ -293,6 +296,7 @@ impl Shard {
         let is_news = pull.row.add(fault.class);
         let (failures, attempt) = (pull.row.count, pull.attempts);
         let told = fault.clone();
+        self.tell_failure(handle, &fault, &after);
         self.actions.push_back(Action::Tell(match after {
             AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
             AfterFailure::Retry(next_try) if is_news => {
@@ -300,6 +304,8 @@ impl Shard {
             }
             AfterFailure::Retry(_) => PullNews::FailedAgain,
         }));
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let pull = stream.pull_mut().expect("only pulls fail");
         match after {
             AfterFailure::GiveUp => {
                 pull.state = PullState::New;

@@ -35,6 +35,10 @@ pub(super) struct Stream {
     pub(super) since_unix: u64,
     pub(super) registered_at: Option<(Instant, u64)>,
     pub(super) last_media: Instant,
+    /// It was registered before, so that the next time it is back.
+    pub(super) was_registered: bool,
+    /// Since when it is registered and has no player; `None` too when that was told.
+    pub(super) unwatched_since: Option<Instant>,
     pub(super) grace: Option<TimerId>,
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
@@ -140,6 +144,8 @@ impl Tables {
             since_unix: now.1,
             registered_at: None,
             last_media: now.0,
+            was_registered: false,
+            unwatched_since: None,
             grace: None,
             silence: None,
             unflushed: false,

@@ -24,6 +24,7 @@ pub mod relay;
 pub mod rtmp;
 pub mod rtmp_player;
 pub mod rtmp_publisher;
+pub mod sse;
 pub mod ws_player;
 
 use std::fs;
@@ -38,6 +39,7 @@ pub use nginx::Nginx;
 pub use player::Player;
 pub use relay::Relay;
 pub use rtmp_publisher::Interleaver;
+pub use sse::Follower;
 
 /// How long anything may take that must happen at all, on a busy two-core machine.
 pub const LIVENESS: Duration = Duration::from_secs(20);
