@@ -267,5 +267,24 @@ pub const EVENTS_KEPT: usize = 16_384;
 /// of all that is kept is 400 bytes an event, 6.5 MB.
 pub const FOLLOWER_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
 
-/// Connections that follow the event log at once.
+/// Connections that follow the event log at once, on each shard.
 pub const FOLLOWERS_MAX: usize = 64;
+
+// Web hooks.
+
+/// Hooks that are told something at once: one after the other for a stream, so that this many streams
+/// change side by side. A thread each.
+pub const HOOK_POSTS_MAX: usize = 8;
+
+/// Hooks that are asked something at once, a thread each. A server that thinks for 50 ms answers 640
+/// players a second.
+pub const HOOK_QUESTIONS_MAX: usize = 32;
+
+/// Players and publishers that wait for an answer of a hook; those beyond are treated as without one.
+pub const HOOK_WAITERS_MAX: usize = 20_000;
+
+/// Answers of hooks that are remembered.
+pub const HOOK_VERDICTS_KEPT_MAX: usize = 65_536;
+
+/// Bytes of the reply of a hook. ZLMediaKit's longest has some 30 options.
+pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;

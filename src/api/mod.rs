@@ -14,6 +14,7 @@ mod follow;
 mod gather;
 mod media;
 mod node;
+mod objects;
 mod params;
 mod proxy;
 mod router;
@@ -29,6 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use follow::{EVENTS_PATH, admit_follower};
+pub use objects::{statistic_object, stream_object};
+pub use wire::SCHEMA;
 
 use crate::bus::message::{Answer, Ask, NodeAsk};
 use crate::config::Config;

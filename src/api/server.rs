@@ -105,7 +105,7 @@ pub(super) fn show_version() -> Response {
 }
 
 /// HTTP and RTMP.
-const LISTENERS_PER_SHARD: u64 = 2;
+pub(super) const LISTENERS_PER_SHARD: u64 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,8 @@
 //! ```text
 //!  shards ── Events, Figures ──►┐                  ┌── Feed(bytes) ──► a follower's shard
 //!         ── Follow, Unfollow ─►│ keeper, a thread ├── Ended ────────► a follower's shard
-//!         ── Configure ────────►┘ of its own       └── Ask ──────────► shard 0, for the bus
+//!         ── Configure ────────►│ of its own       ├── Ask ──────────► shard 0, for the bus
+//!         ── Judge ────────────►┘                  └── Judged ───────► who asked
 //! ```
 //!
 //! Nobody waits here: events beyond [`EVENTS_UNDER_WAY_MAX`] are dropped, counted and announced as a
@@ -11,16 +12,16 @@
 //! connection or an operator does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::{Sender, channel};
 
 use bytes::Bytes;
 
-use super::event::Event;
+use super::event::{Event, Peer};
 use super::mesh::Wake;
 use super::message::Ask;
-use crate::config::Config;
+use crate::config::{Config, Hook};
 use crate::limits::{EVENTS_UNDER_WAY_MAX, FOLLOWER_QUEUE_LEN_MAX};
 use crate::media::{ShardId, StreamKey};
 
@@ -53,6 +54,20 @@ pub enum ToKeeper {
     },
     /// The operator has changed the configuration.
     Configure(Arc<Config>),
+    /// All listeners are up, at these addresses.
+    Started(Arc<Config>),
+    /// A player or publisher may not go on before a hook says so.
+    Judge {
+        shard: ShardId,
+        serial: u64,
+        question: Box<Question>,
+    },
+    /// What came of calling a hook; from the threads that do that.
+    Posted {
+        pool: HookPool,
+        id: u64,
+        posted: Posted,
+    },
     /// The node has ended; nothing comes after this.
     Stop,
 }
@@ -63,8 +78,52 @@ pub enum FromKeeper {
     Feed { follower: Arc<Follower>, bytes: Bytes },
     /// It did not read, and gets no more.
     Ended { follower: Arc<Follower> },
+    /// What a hook says, or the policy where it says nothing.
+    Judged { serial: u64, verdict: Verdict },
     /// Put this to the key's owner; nobody waits for the answer.
     Ask { key: StreamKey, ask: Ask },
+}
+
+/// Whether somebody may play or publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    pub hook: Hook,
+    pub key: StreamKey,
+    pub peer: Peer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Allow,
+    /// With the text for the peer.
+    Deny(String),
+}
+
+/// What the threads that call hooks are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookPool {
+    /// Hooks that are told what happened.
+    Tell,
+    /// Hooks that are asked.
+    Ask,
+}
+
+/// Status and body of a hook's reply, or why there is none.
+pub type Posted = Result<(u16, Vec<u8>), String>;
+
+/// What the keeper counts; a shard shows it.
+#[derive(Debug, Default)]
+pub struct HookCounts {
+    pub taken: AtomicU64,
+    /// Calls that were not taken and are tried again.
+    pub failed: AtomicU64,
+    /// Calls that found the queue full.
+    pub dropped: AtomicU64,
+    pub waiting: AtomicU64,
+    pub allowed: AtomicU64,
+    pub denied: AtomicU64,
+    /// Questions that the policy had to answer.
+    pub unanswered: AtomicU64,
 }
 
 /// What a shard holds, for `getStatistic` and its hook.
@@ -131,6 +190,7 @@ impl Follower {
 pub struct KeeperPort {
     sender: Sender<ToKeeper>,
     under_way: Arc<AtomicUsize>,
+    pub hooks: Arc<HookCounts>,
 }
 
 /// The keeper's end.
@@ -143,7 +203,11 @@ pub struct KeeperInbox {
 pub fn keeper_channel() -> (KeeperPort, KeeperInbox) {
     let (sender, receiver) = channel();
     let under_way = Arc::new(AtomicUsize::new(0));
-    (KeeperPort { sender, under_way: under_way.clone() }, KeeperInbox { receiver, under_way })
+    let hooks = Arc::new(HookCounts::default());
+    (
+        KeeperPort { sender, under_way: under_way.clone(), hooks },
+        KeeperInbox { receiver, under_way },
+    )
 }
 
 impl KeeperPort {

@@ -3,6 +3,7 @@
 //! `docs/rillcast.example.toml` documents every key. What ZLMediaKit calls our keys is in [`zlm`].
 
 mod cpu_list;
+mod hook;
 mod ip_ranges;
 mod zlm;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
+pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use zlm::ZlmSet;
 
@@ -33,6 +35,7 @@ pub struct Config {
     pub egress: EgressSection,
     pub limits: LimitsSection,
     pub api: ApiSection,
+    pub hook: HookSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
     /// What a control plane set of ZLMediaKit's keys that have no key of ours.
@@ -242,6 +245,7 @@ impl Config {
                 return fault(key, format!("{address} is taken by {other}"));
             }
         }
+        self.hook.validate()?;
         match EnvFilter::builder().parse(&self.log.filter) {
             Ok(_) => Ok(()),
             Err(error) => fault("log.filter", error.to_string()),
@@ -281,9 +285,9 @@ impl Config {
     }
 
     /// Every number with the range that it may have.
-    fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 27] {
+    fn ranges(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         let Self { http, rtmp, pull, stream, egress, .. } = self;
-        [
+        let mut ranges = vec![
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
@@ -319,7 +323,9 @@ impl Config {
             ),
             ("api.reply_bound_ms", self.api.reply_bound_ms, 10..=TIME_MS_MAX),
             ("media_ring.coalesce_us", self.media_ring.coalesce_us, 0..=100_000),
-        ]
+        ];
+        ranges.extend(self.hook.ranges());
+        ranges
     }
 }
 

@@ -1,9 +1,10 @@
 //! The keeper of the event log: an ordinary thread, so that no shard ever waits for who reads it.
 //!
 //! Shards tell what happens (`bus/event.rs`); the keeper numbers it in the order in which it comes,
-//! keeps the newest, and gives it to who follows (`/events`).
+//! keeps the newest, gives it to who follows (`/events`), and tells hooks of it.
 
 mod follow;
+mod hooks;
 mod line;
 mod log;
 
@@ -20,6 +21,7 @@ use crate::bus::mesh::Wake;
 use crate::clock;
 use crate::config::Config;
 use follow::Followers;
+use hooks::{Hooks, Place};
 use log::Log;
 
 /// The running keeper.
@@ -36,7 +38,8 @@ impl Keeper {
     pub fn start(config: Arc<Config>) -> io::Result<Self> {
         let (port, inbox) = keeper_channel();
         let thread = std::thread::Builder::new().name("events".to_owned());
-        let thread = thread.spawn(move || Desk::new(config).run(&inbox))?;
+        let desk = Desk::new(config, &port);
+        let thread = thread.spawn(move || desk.run(&inbox))?;
         Ok(Self { port, thread })
     }
 
@@ -59,8 +62,7 @@ struct Desk {
     log: Log,
     followers: Followers,
     shards: Shards,
-    #[allow(dead_code, reason = "hooks read it")]
-    config: Arc<Config>,
+    hooks: Hooks,
 }
 
 /// The ways to the shards, by their number.
@@ -74,13 +76,13 @@ struct ShardEnd {
 }
 
 impl Desk {
-    fn new(config: Arc<Config>) -> Self {
+    fn new(config: Arc<Config>, port: &KeeperPort) -> Self {
         let run = clock::unix_seconds();
         Self {
             log: Log::new(run),
             followers: Followers::default(),
             shards: Shards::default(),
-            config,
+            hooks: Hooks::new(config, port),
         }
     }
 
@@ -99,18 +101,39 @@ impl Desk {
                     inbox.took(events.len());
                 }
                 if matches!(message, ToKeeper::Stop) {
+                    self.finish(inbox);
                     return;
                 }
                 self.handle(now, message);
             }
             self.followers.handle_timeout(now, &mut self.shards);
+            self.hooks.handle_timeout(now, &mut self.shards);
             self.shards.wake();
+        }
+    }
+
+    /// The node has ended: what hooks are still to be told is told, for a moment.
+    fn finish(&mut self, inbox: &KeeperInbox) {
+        let until = clock::now() + FINISH_MAX;
+        self.hooks.exited();
+        loop {
+            let now = clock::now();
+            self.hooks.handle_timeout(now, &mut self.shards);
+            if self.hooks.is_done() || now >= until {
+                return;
+            }
+            let due = self.hooks.poll_timeout().map_or(until, |due| due.min(until));
+            let wait = due.saturating_duration_since(now).max(Duration::from_millis(1));
+            if let Ok(message) = inbox.receiver.recv_timeout(wait) {
+                self.handle(clock::now(), message);
+            }
         }
     }
 
     fn next_deadline(&self) -> Instant {
         let idle = clock::now() + IDLE_MAX;
-        self.followers.poll_timeout().into_iter().fold(idle, Instant::min)
+        let deadlines = [self.followers.poll_timeout(), self.hooks.poll_timeout()];
+        deadlines.into_iter().flatten().fold(idle, Instant::min)
     }
 
     fn handle(&mut self, now: Instant, message: ToKeeper) {
@@ -124,20 +147,29 @@ impl Desk {
                     self.followers.feed(&self.log, &mut self.shards);
                 }
                 for event in events {
-                    self.add(time_ms, event);
+                    self.add(now, time_ms, event);
                 }
             }
-            ToKeeper::Figures { .. } => {}
+            ToKeeper::Figures { shard, figures } => self.hooks.set_figures(shard, figures),
             ToKeeper::Follow { shard, follower, follow } => {
                 self.followers.enter(now, &self.log, (shard, follower, follow), &mut self.shards);
             }
             ToKeeper::Unfollow { follower } => self.followers.leave(&follower),
-            ToKeeper::Configure(config) => self.config = config,
+            ToKeeper::Configure(config) => self.hooks.configure(now, config),
+            ToKeeper::Started(config) => self.hooks.started(now, config),
+            ToKeeper::Judge { shard, serial, question } => {
+                self.hooks.judge(now, (shard, serial), question, &mut self.shards);
+            }
+            ToKeeper::Posted { pool, id, posted } => {
+                self.hooks.posted(now, (pool, id), &posted, &mut self.shards);
+            }
             ToKeeper::Stop => {}
         }
     }
 
-    fn add(&mut self, time_ms: u64, event: Event) {
+    fn add(&mut self, now: Instant, time_ms: u64, event: Event) {
+        let place = Place { run: self.log.run, sequence: self.log.newest() + 1, time_ms };
+        self.hooks.event(now, place, &event);
         self.log.add(time_ms, event);
         self.followers.feed(&self.log, &mut self.shards);
     }
@@ -170,4 +202,6 @@ impl Shards {
 
 /// Messages that are looked at before what is due and who waits gets its turn.
 const MESSAGES_PER_TURN_MAX: usize = 1024;
+/// What the end of the process waits for hooks; ZLMediaKit waits as long.
+const FINISH_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(3600);

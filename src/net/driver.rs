@@ -13,6 +13,7 @@ use super::link::{Links, Phase, Role};
 use super::pace::Pace;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
+use super::verdicts::Wanted;
 use super::wire::RingWire;
 use super::{Handler, NodeHandle};
 use crate::bus::message::{Answer, Ask, Message, NodeAsk};
@@ -63,6 +64,9 @@ pub(super) struct Driver {
     pub(super) load: super::load::LoadMeter,
     pub(super) counters: Counters,
     pub(super) events: Events,
+    /// Connections that wait for a hook's verdict, by the question.
+    pub(super) judged: HashMap<u64, (ConnectionId, Wanted)>,
+    pub(super) next_verdict: u64,
     pub(super) repeats: Repeats,
     pub(super) reserve: Option<socket::ReserveFd>,
 }
@@ -149,6 +153,8 @@ impl Driver {
             load: super::load::LoadMeter::default(),
             counters: Counters::default(),
             events: parts.events,
+            judged: HashMap::new(),
+            next_verdict: 0,
             repeats: Repeats::default(),
             reserve: socket::ReserveFd::open().ok(),
         }));
@@ -242,7 +248,10 @@ impl Driver {
             .links
             .iter()
             .filter(|link| {
-                matches!(link.role, Role::None | Role::Leaving { .. } | Role::Follower(_))
+                matches!(
+                    link.role,
+                    Role::None | Role::Leaving { .. } | Role::Follower(_) | Role::Judged
+                )
             })
             .map(|link| link.token)
             .collect();

@@ -80,6 +80,7 @@ impl Driver {
                         self.send_out(token);
                     }
                 }
+                FromKeeper::Judged { serial, verdict } => self.judged(serial, verdict),
                 FromKeeper::Ended { follower } => self.drop_follower(&follower),
                 FromKeeper::Ask { key, ask } => {
                     let ticket = Ticket { shard: self.shard.id(), serial: NOBODY };
@@ -183,7 +184,7 @@ impl Driver {
     }
 }
 
-fn peer_of(link: &Link, is_player: bool) -> Peer {
+pub(super) fn peer_of(link: &Link, is_player: bool) -> Peer {
     Peer {
         connection: link.id,
         address: link.peer,

@@ -78,6 +78,8 @@ pub(super) enum Role {
         params: String,
         held: Vec<Bytes>,
     },
+    /// A hook is asked whether it may play or publish.
+    Judged,
     /// A request is answered by the API.
     Asking,
     /// It is sent the event log.

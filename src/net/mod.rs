@@ -14,6 +14,7 @@ pub mod resolver;
 mod rtmp;
 mod serve;
 mod sockets;
+mod verdicts;
 mod wire;
 
 use std::cell::RefCell;
@@ -308,6 +309,7 @@ impl Node {
         for give in give_wakers {
             give.send(wakers.clone()).expect("each shard waits for them");
         }
+        keeper.tell(ToKeeper::Started(config));
         Ok(Self { shards, wakers, control, http, rtmp })
     }
 

@@ -5,6 +5,7 @@ use tracing::{debug, info};
 
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
+use super::verdicts::Wanted;
 use crate::egress::{Removed, Socket};
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, StreamKey};
@@ -18,10 +19,20 @@ use crate::shard::{Admitted, PlayRequest};
 use crate::stream::Packaging;
 
 impl Driver {
+    /// A connection asks to play; a hook may have to be asked first.
     pub(super) fn play(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
-        link.role = Role::Waiter;
         link.protocol = protocol_of(packaging);
+        if let Some(Wanted::Play { key, packaging }) =
+            self.ask_verdict(token, Wanted::Play { key, packaging })
+        {
+            self.play_allowed(token, key, packaging);
+        }
+    }
+
+    pub(super) fn play_allowed(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
+        let Some(link) = self.links.get_mut(token) else { return };
+        link.role = Role::Waiter;
         link.part = Some(Part { what: "player", key: key.clone(), ended: None });
         let (connection, local, peer) = (link.id, link.local, link.peer);
         debug!(%connection, %peer, %key, ?packaging, "asks to play");

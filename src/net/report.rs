@@ -1,7 +1,10 @@
 //! What a shard's connections and counters look like from outside.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::driver::Driver;
 use super::link::{Links, Session};
+use crate::bus::keeper::HookCounts;
 use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
 use crate::metrics;
 
@@ -41,5 +44,28 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
         gauge("ring_operations", driver.ring.ops_in_flight() as u64),
     ]);
+    if driver.shard.id().0 == 0 {
+        metrics.extend(hooks(&driver.events.keeper.hooks));
+    }
     metrics
+}
+
+/// What the keeper counts, for the whole node.
+fn hooks(counts: &HookCounts) -> [Metric; 7] {
+    let of = |name, label, value: &AtomicU64| {
+        let value = value.load(Ordering::Relaxed);
+        Metric { name, label: Some(label), kind: MetricKind::Counter, value }
+    };
+    let calls = |result, value| of("hook_calls_total", ("result", result), value);
+    let verdicts = |verdict, value| of("hook_verdicts_total", ("verdict", verdict), value);
+    let waiting = counts.waiting.load(Ordering::Relaxed);
+    [
+        calls("taken", &counts.taken),
+        calls("failed", &counts.failed),
+        calls("dropped", &counts.dropped),
+        verdicts("allowed", &counts.allowed),
+        verdicts("denied", &counts.denied),
+        verdicts("unanswered", &counts.unanswered),
+        Metric { name: "hook_calls_waiting", label: None, kind: MetricKind::Gauge, value: waiting },
+    ]
 }

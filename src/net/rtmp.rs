@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
+use super::verdicts::Wanted;
 use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
 use crate::media::{ConnectionId, StreamKey};
@@ -64,12 +65,25 @@ impl Driver {
             self.refuse_publish(token, RtmpRefusal::Unavailable, "");
             return;
         }
+        let params = request.params;
+        let Some(link) = self.links.get_mut(token) else { return };
+        (link.params, link.protocol) = (params.clone(), "rtmp");
+        if let Some(Wanted::RtmpPublish { key, params }) =
+            self.ask_verdict(token, Wanted::RtmpPublish { key, params })
+        {
+            self.publish_allowed(token, key, params);
+        }
+    }
+
+    /// A publisher may publish, as far as hooks are concerned: here, or on the shard that owns the
+    /// key.
+    pub(super) fn publish_allowed(&mut self, token: Token, key: StreamKey, params: String) {
         if self.shard.owner_of(&key) == self.shard.id() {
-            self.publish_here(token, &key, request.params);
+            self.publish_here(token, &key, params);
             return;
         }
         let Some(link) = self.links.get_mut(token) else { return };
-        link.role = Role::Leaving { key, params: request.params, held: Vec::new() };
+        link.role = Role::Leaving { key, params, held: Vec::new() };
         if link.polling {
             self.ring.cancel(token, OpKind::PollWritable);
         }

@@ -144,7 +144,7 @@ impl Driver {
             Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
-            Role::None | Role::Leaving { .. } | Role::Asking => {}
+            Role::None | Role::Leaving { .. } | Role::Asking | Role::Judged => {}
         }
     }
 

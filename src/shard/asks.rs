@@ -20,6 +20,7 @@ impl Shard {
             Ask::Close { key, generation, force, pending_too } => {
                 self.close(now, ticket, &key, generation, (force, pending_too));
             }
+            Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
             Ask::Stream { key } => {
                 let found = self.tables.find(&key);
                 let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);
@@ -52,6 +53,21 @@ impl Shard {
             Some(handle) => {
                 let asked = Some((ticket, AskedFor::Delete));
                 self.end_stream(now, handle, EndReason::Deleted, asked);
+            }
+        }
+    }
+
+    /// A hook says that nobody will bring it. Where somebody does meanwhile, nothing happens.
+    fn send_away_waiters(&mut self, now: Instant, ticket: Ticket, key: &StreamKey) {
+        let found = self.tables.find(key).filter(|&handle| {
+            let stream = self.tables.get(handle);
+            stream.is_some_and(|stream| matches!(stream.source, Source::None { kept: false }))
+        });
+        match found {
+            None => self.answer(ticket, Answer::Close(CloseOutcome::NotFound)),
+            Some(handle) => {
+                let asked = Some((ticket, AskedFor::Close));
+                self.end_stream(now, handle, EndReason::NotFound, asked);
             }
         }
     }

@@ -16,6 +16,7 @@ pub mod config;
 pub mod fault;
 pub mod ffmpeg;
 pub mod flv;
+pub mod hook_server;
 pub mod http;
 pub mod nginx;
 pub mod player;
@@ -34,6 +35,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use ffmpeg::{Modern, Publisher};
+pub use hook_server::{Answer, HookServer};
 pub use http::Api;
 pub use nginx::Nginx;
 pub use player::Player;

@@ -22,7 +22,7 @@ use crate::media::StreamKey;
 use crate::proto::http::Response;
 
 /// The one schema that streams count in: RTMP, HTTP-FLV and WebSocket-FLV players read it.
-pub(super) const SCHEMA: &str = "rtmp";
+pub const SCHEMA: &str = "rtmp";
 
 /// `code` of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
