@@ -288,3 +288,6 @@ pub const HOOK_VERDICTS_KEPT_MAX: usize = 65_536;
 
 /// Bytes of the reply of a hook. ZLMediaKit's longest has some 30 options.
 pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
+
+/// Events of one stream that `why` shows.
+pub const RECENT_EVENTS_MAX: usize = 50;

@@ -110,6 +110,33 @@ fn who_comes_back_gets_what_it_missed_once_and_in_order() {
 }
 
 #[test]
+fn why_names_the_failing_origin_and_shows_what_led_there() {
+    let relay = Relay::start(2);
+    let origin = Origin::start(Mode::Refused);
+    relay.add("a", &origin.rtmp_url("a"), &[("async", "1")]);
+    let why = |stream: &str| relay.api("why", &[("key", &key(stream))])["data"].clone();
+    kit::wait_until(LIVENESS, "a failed try", || why("a")["state"] == "backing_off");
+    let data = why("a");
+    let cause = data["cause"].as_str().expect("a cause");
+    assert!(cause.starts_with("its origin fails") && cause.contains("(refused)"), "{data}");
+    let names: Vec<&str> = data["events"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter_map(|e| e["event"].as_str())
+        .collect();
+    assert_eq!(names, ["pending", "attempt_failed"]);
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("b"));
+    let player = Player::http_flv(relay.http, "/live/b.live.flv");
+    player.wait_frames(Kind::Video, 5);
+    let slowest = &why("b")["slowest"][0];
+    assert!(slowest["rttUs"].as_u64().is_some_and(|us| us > 0), "{slowest}");
+    assert!(slowest["lagBytes"].is_u64(), "{slowest}");
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
 fn nobody_follows_without_the_secret() {
     let relay = Relay::start(1);
     assert_eq!(Follower::start(relay.http, "secret=wrong", None).status(), 401);

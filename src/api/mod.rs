@@ -4,6 +4,7 @@
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `why.rs`: what one stream is doing, and why.
 //! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
@@ -22,6 +23,7 @@ mod server;
 mod session;
 #[cfg(test)]
 mod testing;
+mod why;
 mod wire;
 
 use std::future::Future;
@@ -47,6 +49,9 @@ pub trait Node: Clone + 'static {
 
     /// Asks a shard. `None` when it is shutting down or does not answer within `bound`.
     fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> impl Future<Output = Option<Answer>>;
+
+    /// The last events of a key, each a line of JSON, the oldest first.
+    fn recent_events(&self, key: &StreamKey, bound: Duration) -> impl Future<Output = Vec<String>>;
 
     fn config(&self) -> Arc<Config>;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, auth, media, proxy, server, session};
+use super::{Caller, Node, auth, media, proxy, server, session, why};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -56,6 +56,7 @@ enum Endpoint {
     ListStreamProxy,
     SetServerConfig,
     Version,
+    Why,
 }
 
 /// Whether a path is of the API, served or not.
@@ -116,6 +117,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
         Endpoint::GetWorkThreadsLoad => Ok(server::list_work_load().await),
         Endpoint::Version => Ok(server::show_version()),
+        Endpoint::Why => why::explain(call).await,
     }
 }
 
@@ -163,6 +165,7 @@ const ROUTES: &[Route] = &[
     route("listStreamProxy", &[], Endpoint::ListStreamProxy),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
     route("version", &[], Endpoint::Version),
+    route("why", &[], Endpoint::Why),
 ];
 
 const fn route(name: &'static str, required: &'static [&'static str], endpoint: Endpoint) -> Route {
@@ -222,7 +225,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 21);
+        assert_eq!(paths.len(), 22);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {

@@ -62,6 +62,12 @@ pub enum ToKeeper {
         serial: u64,
         question: Box<Question>,
     },
+    /// Asks for the last events of a key.
+    Recent {
+        shard: ShardId,
+        serial: u64,
+        key: StreamKey,
+    },
     /// What came of calling a hook; from the threads that do that.
     Posted {
         pool: HookPool,
@@ -80,6 +86,8 @@ pub enum FromKeeper {
     Ended { follower: Arc<Follower> },
     /// What a hook says, or the policy where it says nothing.
     Judged { serial: u64, verdict: Verdict },
+    /// The answer to [`ToKeeper::Recent`].
+    Recent { serial: u64, lines: Vec<String> },
     /// Put this to the key's owner; nobody waits for the answer.
     Ask { key: StreamKey, ask: Ask },
 }

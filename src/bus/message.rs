@@ -22,6 +22,7 @@ use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
 use crate::stream::log::Delta;
 
@@ -154,7 +155,13 @@ pub enum NodeAsk {
     Sessions,
     Metrics,
     Load,
-    Kick { connection: ConnectionId },
+    Kick {
+        connection: ConnectionId,
+    },
+    /// What the kernel knows of a connection.
+    Tcp {
+        connection: ConnectionId,
+    },
 }
 
 /// What a shard answers.
@@ -189,6 +196,9 @@ pub enum Answer {
     Sessions(Vec<SessionView>),
     Metrics(Vec<Metric>),
     Load(LoadView),
+    Tcp(Option<TcpFacts>),
+    /// The last events of a key, each a line of JSON, the oldest first; the keeper's.
+    Recent(Vec<String>),
     /// Whether there was such a connection.
     Kicked(bool),
     Done,

@@ -23,6 +23,8 @@ pub struct StreamView {
     pub created_unix: u64,
     pub players: u32,
     pub waiters: u32,
+    /// Since its source last brought media.
+    pub media_age_ms: u64,
     pub bytes_per_second: u64,
     pub bytes_total: u64,
     pub timestamp_ms: u32,

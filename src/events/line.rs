@@ -4,6 +4,8 @@ use serde::Serialize;
 
 use super::log::{Entry, Log, Told};
 use crate::bus::event::{Peer, What};
+use crate::limits::RECENT_EVENTS_MAX;
+use crate::media::StreamKey;
 use crate::media::state::{EndReason, Fault};
 
 /// What every event has, and what its kind adds.
@@ -76,6 +78,19 @@ pub(super) fn json(log: &Log, entry: &Entry) -> String {
     let (sequence, time_ms, event) = (entry.seq, entry.time_ms, name(entry));
     let line = Line { sequence, run: log.run, time_ms, event, key, generation, detail };
     serde_json::to_string(&line).expect("a line is plain data with text keys")
+}
+
+/// The last events of a key, the oldest first.
+pub(super) fn recent(log: &Log, key: &StreamKey) -> Vec<String> {
+    let is_of = |entry: &&Entry| matches!(&entry.told, Told::Event(event) if event.key == *key);
+    let mut lines: Vec<String> = log
+        .backwards()
+        .filter(is_of)
+        .take(RECENT_EVENTS_MAX)
+        .map(|entry| json(log, entry))
+        .collect();
+    lines.reverse();
+    lines
 }
 
 impl<'a> Detail<'a> {
@@ -156,7 +171,7 @@ mod tests {
     use super::*;
     use crate::bus::event::{Event, Traffic};
     use crate::media::state::{ErrorClass, Generation};
-    use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+    use crate::media::{ConnectionId, ShardId, SourceUrl};
 
     fn line_of(what: What) -> Value {
         let mut log = Log::new(7);

@@ -75,6 +75,11 @@ impl Log {
         self.kept.range(skip.min(self.kept.len())..)
     }
 
+    /// The newest first.
+    pub(super) fn backwards(&self) -> impl Iterator<Item = &Entry> {
+        self.kept.iter().rev()
+    }
+
     /// Where a follower goes on whose last id was this, as [`Self::id`] writes it.
     pub(super) fn resume(&self, last_id: &str) -> Resume {
         let parsed = last_id.split_once('-').and_then(|(run, seq)| {

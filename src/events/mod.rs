@@ -160,6 +160,10 @@ impl Desk {
             ToKeeper::Judge { shard, serial, question } => {
                 self.hooks.judge(now, (shard, serial), question, &mut self.shards);
             }
+            ToKeeper::Recent { shard, serial, key } => {
+                let lines = line::recent(&self.log, &key);
+                self.shards.put(shard.index(), FromKeeper::Recent { serial, lines });
+            }
             ToKeeper::Posted { pool, id, posted } => {
                 self.hooks.posted(now, (pool, id), &posted, &mut self.shards);
             }

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
-use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
+use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket, tcp_facts};
 use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Action, Shard};
@@ -435,6 +435,11 @@ impl Driver {
             NodeAsk::Load => {
                 let fd_count = (self.links.len() + self.listeners.len()) as u32;
                 Answer::Load(self.load.view(fd_count))
+            }
+            NodeAsk::Tcp { connection } => {
+                let token = self.by_connection.get(&connection);
+                let link = token.and_then(|&token| self.links.get(token));
+                Answer::Tcp(link.and_then(|link| tcp_facts(&link.fd).ok()))
             }
             NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),
         }

@@ -12,7 +12,7 @@ use super::play::NO_STORE;
 use crate::bus::KeeperPort;
 use crate::bus::event::{Peer, Traffic, What};
 use crate::bus::keeper::{Figures, Follow, Follower, FromKeeper, ToKeeper};
-use crate::bus::message::{Message, Ticket};
+use crate::bus::message::{Answer, Message, Ticket};
 use crate::clock;
 use crate::limits::{FOLLOWER_QUEUE_LEN_MAX, FOLLOWERS_MAX};
 use crate::media::state::EndReason;
@@ -81,6 +81,9 @@ impl Driver {
                     }
                 }
                 FromKeeper::Judged { serial, verdict } => self.judged(serial, verdict),
+                FromKeeper::Recent { serial, lines } => {
+                    self.give_answer(serial, Answer::Recent(lines));
+                }
                 FromKeeper::Ended { follower } => self.drop_follower(&follower),
                 FromKeeper::Ask { key, ask } => {
                     let ticket = Ticket { shard: self.shard.id(), serial: NOBODY };

@@ -44,7 +44,7 @@ use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
 use crate::ring::{self, EgressRing, MediaRing, RingSizes, Token, Waker, socket};
-use crate::rt::{self, StartError, Tasks, oneshot};
+use crate::rt::{self, OneshotReceiver, StartError, Tasks, oneshot};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Policy, Shard};
 
@@ -113,21 +113,39 @@ impl NodeHandle {
 
     /// Asks a shard. `None` when it does not answer within `bound`.
     pub async fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> Option<Answer> {
-        let (sender, receiver) = oneshot();
-        let deadline = clock::now() + bound;
+        let (ticket, receiver) = self.open_ticket(bound);
         {
             let mut driver = self.driver.borrow_mut();
-            driver.next_ask += 1;
-            let serial = driver.next_ask;
-            let ticket = Ticket { shard: driver.shard.id(), serial };
-            driver.asks.insert(serial, (sender, deadline));
-            driver.ask_deadlines.insert((deadline, serial));
             driver.port.put(to, Message::Ask { ticket, ask });
             // The own turn takes it, or flushes it to the other shard.
             driver.again = true;
         }
         // Not answered in time, the sender is dropped.
         receiver.await.ok()
+    }
+
+    /// The last events of a key, each a line of JSON; `None` when the keeper does not answer within
+    /// `bound`.
+    pub async fn recent_events(&self, key: &StreamKey, bound: Duration) -> Option<Vec<String>> {
+        let (Ticket { shard, serial }, receiver) = self.open_ticket(bound);
+        let message = ToKeeper::Recent { shard, serial, key: key.clone() };
+        self.driver.borrow().events.keeper.tell(message);
+        match receiver.await {
+            Ok(Answer::Recent(lines)) => Some(lines),
+            _ => None,
+        }
+    }
+
+    /// Has an answer awaited, for so long.
+    fn open_ticket(&self, bound: Duration) -> (Ticket, OneshotReceiver<Answer>) {
+        let (sender, receiver) = oneshot();
+        let deadline = clock::now() + bound;
+        let mut driver = self.driver.borrow_mut();
+        driver.next_ask += 1;
+        let serial = driver.next_ask;
+        driver.asks.insert(serial, (sender, deadline));
+        driver.ask_deadlines.insert((deadline, serial));
+        (Ticket { shard: driver.shard.id(), serial }, receiver)
     }
 
     fn respond(&self, token: Token, reply: Reply) {

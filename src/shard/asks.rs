@@ -126,6 +126,7 @@ impl Shard {
             created_unix: stream.registered_at.map_or(stream.since_unix, |(_, unix)| unix),
             players: stream.players(),
             waiters: stream.waiters(),
+            media_age_ms: now.duration_since(stream.last_media).as_millis() as u64,
             bytes_per_second: stream.rate.per_second(now),
             bytes_total: stream.ingest.bytes().received,
             timestamp_ms: stream.ingest.timestamp_ms().unwrap_or(0),

@@ -81,6 +81,10 @@ impl Node for FakeNode {
         self.world.borrow_mut().config = Arc::new(config);
     }
 
+    async fn recent_events(&self, _key: &StreamKey, _bound: Duration) -> Vec<String> {
+        Vec::new()
+    }
+
     fn ready(&self) -> bool {
         self.world.borrow().ready
     }
