@@ -46,6 +46,8 @@ enum Command {
     /// Load a live server, ours or another one, and measure what it does.
     #[command(subcommand)]
     Load(load::Command),
+    /// Ask a running relay what a stream is doing and why it is slow or absent.
+    Why(WhyOptions),
     /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
     /// Look at this host: what is fine, what costs performance, and what to do about it.
@@ -83,6 +85,18 @@ struct ServeOptions {
 }
 
 #[derive(Args)]
+struct WhyOptions {
+    /// The stream: vhost/app/stream.
+    key: String,
+    /// Where the relay's API is.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    api: String,
+    /// Secret of the API.
+    #[arg(long, value_name = "S")]
+    secret: String,
+}
+
+#[derive(Args)]
 pub(crate) struct DemoOptions {
     /// Address of HTTP-FLV, WebSocket-FLV and the API.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
@@ -100,6 +114,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve(options),
         Command::Demo(options) => demo::run(&options),
         Command::Load(command) => run_load(&command),
+        Command::Why(options) => why(&options),
         Command::CheckConfig { file } => check_config(&file),
         Command::Doctor(options) => Ok(doctor::run(&options)),
     };
@@ -118,6 +133,19 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 fn check_config(file: &Path) -> Result<ExitCode, Failure> {
     Config::load(file)?;
     println!("{}: ok", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the cause and, below it, the whole answer.
+fn why(options: &WhyOptions) -> Result<ExitCode, Failure> {
+    let api = load::api::Api::new(&options.api, &options.secret, WHY_TIMEOUT)?;
+    let mut reply = api.call("why", &[("key", &options.key)])?;
+    if reply["code"] != 0 {
+        return Err(format!("why: {reply}").into());
+    }
+    let data = reply["data"].take();
+    println!("{}", data["cause"].as_str().unwrap_or_default());
+    println!("{data:#}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -274,6 +302,7 @@ pub(crate) fn report(ledger: &Ledger) -> ExitCode {
     if ledger.is_zero() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+const WHY_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUT_DOWN_MAX: Duration = Duration::from_secs(4);
 
 /// SIGTERM and SIGINT, taken by the main thread alone.

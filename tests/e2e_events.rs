@@ -126,6 +126,10 @@ fn why_names_the_failing_origin_and_shows_what_led_there() {
         .filter_map(|e| e["event"].as_str())
         .collect();
     assert_eq!(names, ["pending", "attempt_failed"]);
+    let api = format!("http://{}", relay.http);
+    let (code, out, log) = kit::relay::run(&["why", &key("a"), "--api", &api, "--secret", SECRET]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(out.starts_with("its origin fails"), "{out}");
     let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("b"));
     let player = Player::http_flv(relay.http, "/live/b.live.flv");
     player.wait_frames(Kind::Video, 5);
