@@ -8,9 +8,10 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use kit::allocations;
 use rillcast::bus::mesh::{Mesh, MeshPort, Put};
 use rillcast::bus::message::{Answer, LocalId, Message, Ticket};
-use rillcast::media::{ShardId, StreamKey};
+use rillcast::media::{Form, ShardId, StreamKey};
 
 const HERE: ShardId = ShardId(0);
 const THERE: ShardId = ShardId(1);
@@ -32,18 +33,26 @@ fn cross(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let mut stream = kit::Stream::new();
     let key = StreamKey::in_default_vhost("live", "a").expect("a valid key");
-    let local = LocalId { shard: THERE, serial: 1 };
+    let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
     group.bench_function("one flush", |bencher| {
         let next_frame = || {
             let from = stream.log.next_seq();
             stream.flush_frame();
             let delta = stream.log.delta(from);
-            Message::Flushed { key: key.clone(), local, delta }
+            Message::Flushed { key: key.clone(), local, delta, video_since: None }
         };
         let cross = |message| carry(&mut here, &mut there, [message]);
         bencher.iter_batched(next_frame, cross, BatchSize::SmallInput);
     });
     group.finish();
+    allocations::report("one answer", || carry(&mut here, &mut there, [answer(1)]));
+    allocations::report("one flush, with its making", || {
+        let from = stream.log.next_seq();
+        stream.flush_frame();
+        let delta = stream.log.delta(from);
+        let message = Message::Flushed { key: key.clone(), local, delta, video_since: None };
+        carry(&mut here, &mut there, [message]);
+    });
 }
 
 fn carry(from: &mut MeshPort, to: &mut MeshPort, messages: impl IntoIterator<Item = Message>) {

@@ -4,23 +4,22 @@
 
 mod kit;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
+use kit::allocations;
 use rillcast::clock;
 use rillcast::egress::{
     Batch, Crowd, CrowdEvents, CrowdLimits, PlayerStart, Scratch, Shortfall, Socket, Turn, Wire,
 };
 use rillcast::media::{ConnectionId, ShardId};
-use rillcast::stream::Packaging;
+use rillcast::stream::{Packaging, TrackSet};
 
-/// A hot stream of an edge has about a thousand players on a core.
-const PLAYERS: [u32; 3] = [1, 100, 1_000];
+/// A hot stream of an edge has about a thousand players on a core; 10,000 are ten such cores' in one.
+const PLAYERS: [u32; 4] = [1, 100, 1_000, 10_000];
 
-/// Allocations of a flush: the lists of a batch, which double as they grow to 1,000 sends.
+/// Allocations of a flush: the lists of a batch, which double as they grow to 10,000 sends.
 const ALLOCATIONS_MAX: u64 = 24;
 
 fn main() {
@@ -35,7 +34,7 @@ fn main() {
 
 fn flush(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fan_out");
-    for packaging in Packaging::ALL {
+    for packaging in Packaging::OF_FLV {
         for players in PLAYERS {
             group.throughput(Throughput::Elements(players.into()));
             let id = BenchmarkId::new(format!("{packaging:?}"), players);
@@ -50,7 +49,7 @@ fn flush(criterion: &mut Criterion) {
 
 fn report_allocations() {
     const TURNS: u64 = 500;
-    for packaging in Packaging::ALL {
+    for packaging in Packaging::OF_FLV {
         for players in PLAYERS {
             let mut hall = Hall::new(packaging, players);
             let counts: Vec<u64> = (0..TURNS).map(|_| hall.flush().allocations).collect();
@@ -82,8 +81,11 @@ struct Flush {
 
 impl Hall {
     fn new(packaging: Packaging, players: u32) -> Self {
-        let limits =
-            CrowdLimits { lag_bytes_max: 8 * 1024 * 1024, lag_evict: Duration::from_secs(10) };
+        let limits = CrowdLimits {
+            lag_bytes_max: 8 * 1024 * 1024,
+            lag_evict: Duration::from_secs(10),
+            gso: true,
+        };
         let mut hall = Self {
             stream: kit::Stream::new(),
             crowd: Crowd::default(),
@@ -100,6 +102,7 @@ impl Hall {
                 socket: Socket(serial as i32),
                 packaging,
                 unsent: Bytes::new(),
+                tracks: TrackSet::ALL,
             };
             hall.crowd.join(&hall.stream.log, start, clock::now());
         }
@@ -113,7 +116,7 @@ impl Hall {
     fn flush(&mut self) -> Flush {
         let bytes = self.stream.flush_frame();
         let sent_before = self.wire.bytes;
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+        let allocations = allocations::count();
         let now = clock::now();
         self.crowd.flush(&mut Turn {
             log: &self.stream.log,
@@ -124,7 +127,7 @@ impl Hall {
             events: &mut self.events,
         });
         let time = now.elapsed();
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
+        let allocations = allocations::count() - allocations;
         // An RTMP message has no tag size and its header is 12 bytes, not 11: at most 4 are saved.
         let sent = self.wire.bytes - sent_before;
         assert!(sent >= u64::from(self.players) * (bytes - 4 * 4), "everybody got the frame");
@@ -143,33 +146,5 @@ impl Wire for CountingWire {
         for send in &batch.sends {
             self.bytes += batch.span(send.span).iter().map(|slice| slice.len() as u64).sum::<u64>();
         }
-    }
-}
-
-/// The system's allocator, which counts.
-struct CountingAllocator;
-
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for CountingAllocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps to the contract of `GlobalAlloc`, which is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as for `alloc`.
-        unsafe { System.realloc(memory, layout, len) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: as for `alloc`.
-        unsafe { System.dealloc(memory, layout) }
     }
 }

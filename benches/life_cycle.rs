@@ -7,18 +7,21 @@ mod kit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kit::allocations;
 use rillcast::bus::message::{Answer, Ask, Message, PullOptions, Ticket};
 use rillcast::clock;
 use rillcast::config::Config;
 use rillcast::egress::{Batch, Shortfall, Wire};
 use rillcast::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey};
+use rillcast::proto::rtsp::LowerTransport;
 use rillcast::shard::{Action, Policy, Shard, Stage};
 
 const HERE: ShardId = ShardId(0);
 
 fn live(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("life_cycle");
+    group.throughput(Throughput::Elements(1));
     for (name, pending_count) in [("alone", 0), ("beside 10,000 pending", 10_000)] {
         let mut node = Node::new();
         for index in 0..pending_count {
@@ -26,6 +29,7 @@ fn live(criterion: &mut Criterion) {
         }
         let held = node.shard.ledger();
         group.bench_function(name, |bencher| bencher.iter(|| node.live_and_die()));
+        allocations::report(name, || node.live_and_die());
         assert_eq!(node.shard.ledger(), held, "nothing is left of the pulls that were deleted");
         node.shard.check_invariants();
     }
@@ -80,6 +84,7 @@ impl Node {
             no_wait: false,
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(10),
+            rtp_transport: LowerTransport::Tcp,
         };
         self.ask(Ask::AddPull { key: key(stream), url, options });
     }
@@ -100,7 +105,7 @@ impl Node {
                 Action::Answer { answer, .. } => self.answer = Some(answer),
                 Action::Dial { attempt, .. } => self.dialed = Some(attempt),
                 Action::HangUp { attempt } => self.shard.attempt_closed(attempt, 1),
-                Action::Tell(_) => {}
+                Action::Tell(_) | Action::Keep(_) => {}
                 _ => unreachable!("there are no players"),
             }
         }

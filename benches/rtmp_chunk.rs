@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use kit::allocations;
 use rillcast::limits::RECEIVE_BUFFER_LEN;
 use rillcast::proto::rtmp::chunk::{CHUNK_SIZE_DEFAULT, ChunkReader};
 use rillcast::proto::rtmp::chunk_encoding::{CSID_AUDIO, CSID_CONTROL, CSID_VIDEO, encode_message};
@@ -21,20 +22,22 @@ fn read_chunks(criterion: &mut Criterion) {
         .step_by(RECEIVE_BUFFER_LEN as usize)
         .map(|at| bytes.slice(at..bytes.len().min(at + RECEIVE_BUFFER_LEN as usize)))
         .collect();
+    let read = || {
+        let mut reader = ChunkReader::new();
+        for buffer in &buffers {
+            let mut input = buffer.clone();
+            while let Some(item) = reader.next_item(&mut input).expect("valid chunks") {
+                black_box(item);
+            }
+        }
+    };
     let mut group = criterion.benchmark_group("rtmp_chunk");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function("read 2 s at 2 Mbit/s", |bencher| {
-        bencher.iter(|| {
-            let mut reader = ChunkReader::new();
-            for buffer in &buffers {
-                let mut input = buffer.clone();
-                while let Some(item) = reader.next_item(&mut input).expect("valid chunks") {
-                    black_box(item);
-                }
-            }
-        });
+        bencher.iter(read);
     });
     group.finish();
+    allocations::report("read 2 s at 2 Mbit/s", read);
 }
 
 fn chunk_stream() -> Bytes {

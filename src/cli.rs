@@ -20,15 +20,23 @@ use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{Config, CpuList, Overrides};
+use crate::config::{AccessSection, Config, ConfigSource, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
 use crate::events::Keeper;
-use crate::limits::DESCRIPTORS_AT_START_MAX;
+use crate::journal::Journal;
+use crate::limits::{DESCRIPTORS_AT_START_MAX, PROBE_TIMEOUT_MS_MAX};
 use crate::load;
 use crate::logging;
-use crate::net::{Call, Handler, MakeHandler, Node, NodeHandle, Reply};
+use crate::media::SourceUrl;
+use crate::media::codec::VideoParameters;
+use crate::media::state::Fault;
+use crate::net::resolver::Resolver;
+use crate::net::{
+    self, Call, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Reply, Setup,
+};
 use crate::shard::ledger::Ledger;
+use crate::stream::tracks::Track;
 
 #[derive(Parser)]
 #[command(name = "rillcast", version, about, max_term_width = 100)]
@@ -48,6 +56,15 @@ enum Command {
     Load(load::Command),
     /// Ask a running relay what a stream is doing and why it is slow or absent.
     Why(WhyOptions),
+    /// Look at an origin as a pull would: each step with its time, or what failed.
+    ///
+    /// Exit code: 0 when it delivers, 1 when it does not.
+    Probe {
+        url: String,
+        /// Seconds for all of it.
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        timeout: u64,
+    },
     /// Check a config file: that it is ok, or what is wrong with it and where.
     CheckConfig { file: PathBuf },
     /// Look at this host: what is fine, what costs performance, and what to do about it.
@@ -67,7 +84,6 @@ struct ServeOptions {
     http: Option<SocketAddr>,
     #[arg(long, value_name = "ADDR")]
     rtmp: Option<SocketAddr>,
-    /// Not served yet.
     #[arg(long, value_name = "ADDR")]
     rtsp: Option<SocketAddr>,
     /// Shards, one CPU each; 0 for all CPUs that the process may use.
@@ -76,6 +92,9 @@ struct ServeOptions {
     /// CPUs that shards may use, such as 0-3,8.
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
+    /// Folder in which pulls that the API added survive a restart. Without one nothing is kept.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Secret of the API. Without one it is generated and printed once.
     #[arg(long, value_name = "S")]
     secret: Option<String>,
@@ -103,6 +122,8 @@ pub(crate) struct DemoOptions {
     pub(crate) http: SocketAddr,
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1935")]
     pub(crate) rtmp: SocketAddr,
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8554")]
+    pub(crate) rtsp: SocketAddr,
     /// Stop by itself after so many seconds.
     #[arg(long, value_name = "S")]
     pub(crate) seconds: Option<u64>,
@@ -115,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Load(command) => run_load(&command),
         Command::Why(options) => why(&options),
+        Command::Probe { url, timeout } => probe(&url, timeout),
         Command::CheckConfig { file } => check_config(&file),
         Command::Doctor(options) => Ok(doctor::run(&options)),
     };
@@ -149,6 +171,48 @@ fn why(options: &WhyOptions) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn probe(url: &str, timeout_sec: u64) -> Result<ExitCode, Failure> {
+    let url = SourceUrl::parse(url, true).map_err(|error| format!("{url}: {error}"))?;
+    let timeout = Duration::from_millis(timeout_sec.saturating_mul(1000).min(PROBE_TIMEOUT_MS_MAX));
+    let request = ProbeRequest { url, timeout, access: AccessSection::default() };
+    let view = net::probe(&Resolver::start()?, request);
+    let steps = [
+        ("resolved", view.resolved_ms),
+        ("connected", view.connected_ms),
+        ("handshake", view.handshake_ms),
+        ("first media", view.first_media_ms),
+        ("tracks", view.tracks_ms),
+        ("first keyframe", view.first_keyframe_ms),
+    ];
+    for (what, ms) in steps {
+        if let Some(ms) = ms {
+            println!("{what:<15} {ms:>6} ms");
+        }
+    }
+    if let Some(address) = view.address {
+        println!("{:<15} {address}", "address");
+    }
+    let tracks = &view.tracks;
+    for track in tracks.video.iter().chain(&tracks.audio) {
+        println!("{:<15} {}", "track", describe(track));
+    }
+    let Some(Fault { class, text }) = &view.fault else { return Ok(ExitCode::SUCCESS) };
+    println!("{:<15} {}: {text}", "failed", class.as_str());
+    Ok(ExitCode::FAILURE)
+}
+
+fn describe(track: &Track) -> String {
+    let codec = format!("{:?}", track.codec);
+    match (track.video, track.audio) {
+        (Some(VideoParameters { width, height, fps }), _) => {
+            let fps = fps.unwrap_or(track.fps_measured);
+            format!("{codec} {width}x{height} {fps:.2} fps")
+        }
+        (_, Some(audio)) => format!("{codec} {} Hz {} channels", audio.sample_rate, audio.channels),
+        _ => codec,
+    }
+}
+
 fn run_load(command: &load::Command) -> Result<ExitCode, Failure> {
     let signals = Signals::block()?;
     raise_file_limit();
@@ -168,28 +232,38 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
         ),
         None => None,
     };
-    config.apply(Overrides {
+    let overrides = Overrides {
         shards: options.shards,
         cpus,
         id: None,
+        data_dir: options.data_dir,
         http_listen: options.http,
         rtmp_listen: options.rtmp,
         rtsp_listen: options.rtsp,
         secret: options.secret,
         log_filter: options.log,
-    });
+    };
+    config.apply(overrides.clone());
     config.validate()?;
     logging::init(&config.log.filter)?;
+    let source = ConfigSource::new(options.config, overrides, config.clone());
     let generated = ensure_secret(&mut config)?;
-    let signals = Signals::block()?;
-    let (node, keeper) = start(config.clone())?;
+    let signals = Signals::block_with_hangup()?;
+    let (_journal, kept) = open_journal(&config.server.data_dir)?.unzip();
+    let (node, keeper) = start(config.clone(), kept, Some(Arc::new(source)))?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
-    warn!(address = %config.rtsp.listen, "RTSP is not served yet");
-    println!("ready http={} rtmp={} shards={}", node.http, node.rtmp, node.shard_count());
+    let Node { http, rtmp, rtsp, .. } = node;
+    println!("ready http={http} rtmp={rtmp} rtsp={rtsp} shards={}", node.shard_count());
     notify("READY=1");
-    signals.wait(None)?;
+    loop {
+        match signals.next(None)? {
+            Some(Signal::SIGHUP) => node.reload(),
+            Some(_) => break,
+            None => {}
+        }
+    }
     let ledger = shut_down(node, keeper, &signals)?;
     Ok(report(&ledger))
 }
@@ -201,15 +275,33 @@ pub(crate) fn ensure_secret(config: &mut Config) -> Result<bool, Failure> {
     Ok(config.ensure_secret(random))
 }
 
-/// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config) -> Result<(Node, Keeper), Failure> {
+/// Opens the journal, where there is to be one. It is written until it is dropped.
+fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
+    if dir.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let (journal, replay) = Journal::open(dir)?;
+    if replay.unknown_count > 0 {
+        warn!(count = replay.unknown_count, "the journal has records of a newer version");
+    }
+    let kept = Kept { journal: journal.handle(), pulls: Arc::new(replay.pulls) };
+    Ok(Some((journal, kept)))
+}
+
+/// Starts the node on the CPUs that the config names, and the keeper of its event log.
+pub(crate) fn start(
+    config: Config,
+    kept: Option<Kept>,
+    config_source: Option<Arc<ConfigSource>>,
+) -> Result<(Node, Keeper), Failure> {
     raise_file_limit();
     let cpus = cpus_of(&config)?;
     let config = Arc::new(config);
     let keeper = Keeper::start(config.clone())
         .map_err(|error| format!("no thread for the event log: {error}"))?;
-    let node = Node::start(&config, &cpus, &make_handler(), &keeper.port())?;
-    Ok((node, keeper))
+    let make_handler = make_handler();
+    let setup = Setup { make_handler, kept, config_source, keeper: keeper.port() };
+    Ok((Node::start(&config, &cpus, &setup)?, keeper))
 }
 
 /// The API, as what answers requests on each shard.
@@ -305,24 +397,34 @@ pub(crate) fn report(ledger: &Ledger) -> ExitCode {
 const WHY_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUT_DOWN_MAX: Duration = Duration::from_secs(4);
 
-/// SIGTERM and SIGINT, taken by the main thread alone.
+/// SIGTERM and SIGINT, and SIGHUP where it is asked for, taken by the main thread alone.
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks them for this thread and all that it starts from now on.
     pub(crate) fn block() -> Result<Self, Failure> {
-        let mut set = SigSet::empty();
-        set.add(Signal::SIGTERM);
-        set.add(Signal::SIGINT);
-        set.thread_block()?;
-        // Not for us yet, and by default the end of a process without a goodbye.
+        // By default the end of a process without a goodbye.
         SigSet::from(Signal::SIGHUP).thread_block()?;
+        Self::take(&[Signal::SIGTERM, Signal::SIGINT])
+    }
+
+    fn block_with_hangup() -> Result<Self, Failure> {
+        Self::take(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
+    }
+
+    fn take(signals: &[Signal]) -> Result<Self, Failure> {
+        let set: SigSet = signals.iter().copied().collect();
+        set.thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Waits for a signal, at most so long. `true` when one came.
+    /// Waits for a signal to end, at most so long. `true` when one came.
     pub(crate) fn wait(&self, at_most: Option<Duration>) -> Result<bool, Failure> {
+        Ok(self.next(at_most)?.is_some_and(|signal| signal != Signal::SIGHUP))
+    }
+
+    fn next(&self, at_most: Option<Duration>) -> Result<Option<Signal>, Failure> {
         use std::os::fd::AsFd;
         let timeout = match at_most {
             None => PollTimeout::NONE,
@@ -330,7 +432,8 @@ impl Signals {
         };
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         nix::poll::poll(&mut fds, timeout)?;
-        Ok(self.0.read_signal()?.is_some())
+        let signal = self.0.read_signal()?;
+        Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok()))
     }
 }
 

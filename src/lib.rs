@@ -5,17 +5,21 @@
 //! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
 //!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
-//! 3. [`proto`]: sans-IO protocol sessions, bytes in, events and bytes out.
-//! 4. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
-//! 5. [`egress`], [`bus`]: bytes to many players; what crosses a core.
-//! 6. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
-//! 7. [`net`]: the sockets, and what drives the sessions on them.
-//! 8. [`api`]: ZLMediaKit's HTTP API, health and metrics.
-//! 9. [`events`]: the event log: who follows it, the web hooks.
-//! 10. [`load`]: the load generator.
-//! 11. [`cli`], `demo`, `doctor`: the command line.
+//! 3. [`proto`], [`access`], [`journal`]: sans-IO protocol sessions, bytes in, events and bytes out;
+//!    who may do what; what survives a restart.
+//! 4. [`bridge`]: frames of FLV tags as RTP packets, and the other way.
+//! 5. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
+//! 6. [`egress`], [`bus`]: bytes to many players; what crosses a core.
+//! 7. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
+//! 8. [`net`]: the sockets, and what drives the sessions on them.
+//! 9. [`api`]: ZLMediaKit's HTTP API, health and metrics.
+//! 10. [`events`]: the event log: who follows it, the web hooks.
+//! 11. [`load`]: the load generator.
+//! 12. [`cli`], `demo`, `doctor`: the command line.
 
+pub mod access;
 pub mod api;
+pub mod bridge;
 pub mod bus;
 pub mod cli;
 pub mod clock;
@@ -24,6 +28,7 @@ mod demo;
 mod doctor;
 pub mod egress;
 pub mod events;
+pub mod journal;
 pub mod limits;
 pub mod load;
 pub mod logging;

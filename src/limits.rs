@@ -175,6 +175,10 @@ pub const LOAD_RECEIVE_LEN: usize = 256 * 1024;
 /// Bytes of a player's request that the bare sender of `load limit` reads; ours has 200.
 pub const LOAD_REQUEST_LEN_MAX: usize = 4096;
 
+/// Bytes that a UDP socket of the load generator's players may hold: a GOP of 10 s at 2 Mbit/s comes
+/// as 1,800 datagrams at once, for each of which the kernel counts 2.3 KB. It doubles what it is told.
+pub const LOAD_UDP_BUFFER_LEN: usize = 4 * 1024 * 1024;
+
 /// Bytes of one answer of a server's API to the load generator: 20,000 pulls at 1 KB each, thrice.
 pub const LOAD_REPLY_LEN_MAX: usize = 64 * 1024 * 1024;
 
@@ -253,6 +257,83 @@ pub const RTSP_AUTH_ATTEMPTS_MAX: u32 = 5;
 
 const _: () = assert!(RTSP_TRACKS_MAX <= SDP_MEDIA_MAX);
 
+/// Datagrams that the kernel cuts out of one send: `UDP_MAX_SEGMENTS` of older kernels.
+pub const DATAGRAMS_PER_SEND_MAX: usize = 64;
+
+/// Bytes of one such send: what an IPv4 packet carries behind its header and UDP's.
+pub const DATAGRAMS_LEN_MAX: u32 = 65_535 - 20 - 8;
+
+/// Bytes of RTP that a player over UDP who is behind gets at once: a fifth of a socket's receive buffer
+/// where nobody set it (212,992 bytes, of which each packet takes twice its length).
+pub const CATCH_UP_LEN: u64 = 24 * 1024;
+
+const _: () = assert!(DATAGRAMS_LEN_MAX as usize > RTP_PACKET_LEN_OUT);
+
+// Bridge.
+
+/// Frames that wait until it is known which tracks a stream has: half a second of 100 pictures and
+/// 100 units of audio a second, five times over.
+pub const BRIDGE_HELD_FRAMES_MAX: usize = 512;
+
+/// Bytes of such frames: the longest keyframe. They are views of what the stream holds anyway.
+pub const BRIDGE_HELD_LEN_MAX: usize = MESSAGE_LEN_MAX;
+
+/// Milliseconds of media of one kind after which the other kind is taken to be absent.
+pub const BRIDGE_WAIT_MS: i64 = 500;
+
+// RTP over UDP.
+
+/// Bytes that the kernel may hold of a track that we receive: 400 ms of 20 Mbit/s. The kernel cuts it to
+/// `net.core.rmem_max`.
+pub const UDP_RECEIVE_BUFFER_LEN: usize = 1024 * 1024;
+
+/// Bytes that the kernel may hold of a track that we send: a burst of the largest keyframes in use, 500 KB.
+/// The kernel cuts it to `net.core.wmem_max`.
+pub const UDP_SEND_BUFFER_LEN: usize = 512 * 1024;
+
+/// Bytes of the buffers of a track's reports, which are under 200 bytes and come every few seconds.
+pub const UDP_REPORT_BUFFER_LEN: usize = 16 * 1024;
+
+/// Pairs of ports that are tried for one track before there is none. Other processes rarely have ports in
+/// our range; two system calls each.
+pub const UDP_PORT_TRIES_MAX: usize = 64;
+
+/// A datagram that fills a receive buffer may have been cut off: it is dropped. None that is in use is half
+/// as long.
+pub const DATAGRAM_LEN_MAX: usize = RECEIVE_BUFFER_LEN as usize - 1;
+// Journal.
+
+/// Bytes of a record's content: a key and a URL, each byte of them escaped, and the options are
+/// under 6 KiB.
+pub const JOURNAL_RECORD_LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of a journal that are of no use any longer before it is written anew, if it is short: 5,000
+/// adds and removes, read in 10 ms at a start.
+pub const JOURNAL_WASTE_LEN_MAX: usize = 1024 * 1024;
+
+/// Records that are written with one sync. Under 6 KiB each: 6 MiB at most.
+pub const JOURNAL_BATCH_MAX: usize = 1024;
+
+/// Records that wait to be written before adds are refused: one each of 1,000 added a second for a
+/// minute in which the disk stands still.
+pub const JOURNAL_QUEUE_MAX: usize = 65_536;
+
+/// Pulls that a shard begins in a second after a restart, as far as their origins' budgets let it.
+pub const RESTORES_PER_SECOND: u32 = 2_000;
+
+const _: () = assert!(2 * (KEY_LEN_MAX + 2048) + 512 < JOURNAL_RECORD_LEN_MAX);
+// Access.
+
+/// Addresses whose connections and joins a shard counts: 64 B each, 4 MiB.
+pub const ADDRESSES_MAX: usize = 65_536;
+
+// Probes.
+
+/// Looks at origins that are under way at once: a thread and a GOP of 16 MiB at most each.
+pub const PROBES_MAX: usize = 8;
+
+/// Time that a look may be given.
+pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;
 // Events.
 
 /// Events that the shards have told and the keeper has not taken: 3,000 players that leave at once

@@ -14,6 +14,10 @@ use crate::media::state::ErrorClass;
 use crate::shard::Shard;
 use crate::shard::ledger::Ledger;
 
+mod residence;
+
+pub use residence::{RESIDENCE, Residence};
+
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a shard holds; label `kind`.
@@ -31,9 +35,11 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         plain("media_bytes_in_total", totals.media_bytes_in),
         plain("media_bytes_copied_total", totals.media_bytes_copied),
         plain("config_bytes_copied_total", totals.config_bytes_copied),
+        plain("bridge_bytes_copied_total", totals.bridge_bytes_copied),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
         plain("player_jumps_total", totals.player_jumps),
+        plain("udp_sends_lost_total", totals.datagrams_lost),
         plain("player_evictions_total", totals.player_evictions),
         plain("late_messages_total", totals.late_messages),
         plain("attempts_total", totals.attempts),
@@ -111,6 +117,10 @@ impl Page {
         }
         for (name, family) in &self.families {
             push_head(&mut text, name, family.kind);
+            if family.kind == MetricKind::Histogram {
+                push_histogram(&mut text, name, family);
+                continue;
+            }
             for (&label, &value) in &family.samples {
                 push_sample(&mut text, name, label, value);
             }
@@ -130,6 +140,7 @@ fn push_head(text: &mut String, name: &str, kind: MetricKind) {
     let kind = match kind {
         MetricKind::Counter => "counter",
         MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "histogram",
     };
     let known = HELP.iter().find(|(known, _)| *known == name);
     match known {
@@ -147,6 +158,18 @@ fn push_sample(text: &mut String, name: &str, label: Option<(&str, &str)>, value
             push_line(text, format_args!("rillcast_{name}{{{label}=\"{of}\"}} {value}"));
         }
     }
+}
+
+/// Each bucket with those below it, as the format has them; the shards' are without.
+fn push_histogram(text: &mut String, name: &str, family: &Family) {
+    let sample = |label| family.samples.get(&label).copied().unwrap_or(0);
+    let mut count = 0;
+    for le in residence::labels() {
+        count += sample(Some(("le", le)));
+        push_sample(text, &format!("{name}_bucket"), Some(("le", le)), count);
+    }
+    push_sample(text, &format!("{name}_sum"), None, sample(None) as f64 / 1e9);
+    push_sample(text, &format!("{name}_count"), None, count);
 }
 
 fn push_line(text: &mut String, line: std::fmt::Arguments<'_>) {
@@ -170,6 +193,11 @@ const HELP: &[(&str, &str)] = &[
     ("config_bytes_copied_total", "Bytes of metadata and configurations copied beyond that."),
     ("media_bytes_out_total", "Bytes of media sent to players."),
     ("sends_total", "Sends to players."),
+    (
+        "bridge_bytes_copied_total",
+        "Bytes copied to make RTP of FLV, or FLV of RTP, while somebody wants it.",
+    ),
+    ("udp_sends_lost_total", "Sends to players over UDP that their sockets did not take."),
     ("player_jumps_total", "Times that a slow player was moved to the newest keyframe."),
     ("player_evictions_total", "Players closed because they were too slow for too long."),
     ("late_messages_total", "Bus messages for something that had ended."),
@@ -183,7 +211,8 @@ const HELP: &[(&str, &str)] = &[
     ("bus_messages_kept_total", "Messages to another shard that waited for room in its queue."),
     ("bus_messages_waiting", "Messages to other shards that wait for room now."),
     ("connections_accepted_total", "Connections accepted."),
-    ("connections_refused_total", "Connections closed at once: the shard's limit, or shut-down."),
+    ("connections_refused_total", "Connections closed at once: a limit, or shut-down."),
+    ("joins_denied_total", "Plays and publishes that an access rule or rate was against."),
     ("connections_shed_total", "Connections closed because no descriptor was left."),
     ("connections_handed_over_total", "Publishers moved to the shard that owns their key."),
     ("session_errors_total", "Sessions ended by an error of their peer."),
@@ -191,11 +220,13 @@ const HELP: &[(&str, &str)] = &[
     ("origins_dialed", "Origins with connects under way or queued."),
     ("receive_buffers_out", "Receive buffers that are not with the kernel."),
     ("ring_operations", "Operations that the kernel has."),
+    (RESIDENCE, "From the last byte of a flush's oldest video frame in to the first byte out."),
     ("resyncs_total", "Replicas that got a new snapshot because a flush was dropped."),
 ];
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;
@@ -229,6 +260,27 @@ mod tests {
              rillcast_x_total{kind=\"b\"} 6\n"
         );
         assert!(text.contains("rillcast_build_info{version=\"0."), "{text}");
+    }
+
+    #[test]
+    fn a_histogram_adds_up_over_buckets_and_shards() {
+        let mut page = Page::default();
+        for us in [30, 2_900, 900_000] {
+            let mut residence = Residence::default();
+            residence.observe(Duration::from_micros(us));
+            page.add_shard(&residence.metrics().collect::<Vec<_>>());
+        }
+        let text = page.render();
+        let (_, histogram) = text.split_once("# TYPE rillcast_residence_seconds ").unwrap();
+        let lines: Vec<&str> = histogram.lines().collect();
+        let bucket =
+            |le: &str, count| format!("rillcast_residence_seconds_bucket{{le=\"{le}\"}} {count}");
+        assert_eq!(lines[..3], ["histogram", &bucket("0.000025", 0), &bucket("0.00005", 1)]);
+        assert_eq!(lines[14..17], [bucket("0.002", 1), bucket("0.003", 2), bucket("0.005", 2)]);
+        assert_eq!(lines[22..24], [bucket("0.5", 2), bucket("+Inf", 3)]);
+        let totals =
+            ["rillcast_residence_seconds_sum 0.90293", "rillcast_residence_seconds_count 3"];
+        assert_eq!(lines[24..], totals);
     }
 
     #[test]

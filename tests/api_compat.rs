@@ -5,7 +5,8 @@
 //! - lists are `[]` and never absent; a reply may have more fields than ZLMediaKit's;
 //! - `cookie` is of the web page's login, which there is none of;
 //! - `msg` may be more precise (its presence and type are held, its text only where clients know it);
-//! - a stream counts in the schemas that it can be played in, so rows of others may lack;
+//! - a stream counts in the schemas that it can be played in, so rows of others may lack; the one
+//!   `close_streams` that hit came before the stream was up in its second schema;
 //! - an add of a key whose pull is pending joins it and is answered with it;
 //! - push (`addStreamPusherProxy` and its list) is not served, nor listed by `getApiList`.
 
@@ -164,7 +165,11 @@ impl Replay {
 
     fn params(&self, exchange: &Exchange) -> Vec<(String, String)> {
         let ours = |(name, value): &(String, String)| (name.clone(), self.url(value));
-        exchange.params.iter().map(ours).collect()
+        let mut params: Vec<(String, String)> = exchange.params.iter().map(ours).collect();
+        if exchange.name == "close_streams" && params.iter().all(|(name, _)| name != "schema") {
+            params.push(("schema".to_owned(), "rtmp".to_owned()));
+        }
+        params
     }
 
     /// Starts an add into the hole; it hangs.
@@ -446,6 +451,10 @@ fn players_are_listed_and_kicked() {
     }
     let info = relay.api("getMediaInfo", &stream);
     assert_eq!(info["totalReaderCount"], 9, "{info}");
+    let rtsp = [&[("schema", "rtsp")], &stream[1..]].concat();
+    let info = relay.api("getMediaInfo", &rtsp);
+    assert_eq!((&info["readerCount"], &info["totalReaderCount"]), (&json!(0), &json!(9)), "{info}");
+    assert_eq!(relay.api("getMediaPlayerList", &rtsp)["data"], json!([]));
     let reply = relay.api("close_stream", &stream);
     assert_eq!((&reply["code"], &reply["result"]), (&json!(-1), &json!(-1)), "{reply}");
     let id = rows[0]["identifier"].as_str().expect("a string");

@@ -198,6 +198,10 @@ fn media_is_copied_at_most_once() {
     assert!(copied > 50_000, "{copied}");
     // What came in was read later.
     assert!(copied <= media_in, "{copied} copied of {media_in}");
+    // Each flush of a video frame, on the shard of the stream or on both.
+    let flushes = relay.metric("rillcast_residence_seconds_count");
+    assert!(flushes >= 100, "{flushes}");
+    assert_eq!(relay.samples("rillcast_residence_seconds_bucket").len(), 23);
     drop(players);
     publisher.stop();
     relay.stop();

@@ -183,15 +183,75 @@ fn players_that_are_refused_or_closed_are_told() {
 #[test]
 fn waiting_for_a_flush_is_part_of_the_delay() {
     // A frame that is due at the beginning of a window of 400 ms waits for its end.
-    for method in ["send", "uring"] {
-        let limit = ["limit", "--players", "5", "--method", method, "--warm-up", "1"];
-        let (report, _) = load(&[&limit[..], &["--duration", "3", "--flush-ms", "400"]].concat());
+    for (wire, method) in [
+        ("flv", "send"),
+        ("flv", "uring"),
+        ("rtsp-tcp", "send"),
+        ("rtsp-tcp", "joined"),
+        ("rtsp-tcp", "uring"),
+        ("rtsp-udp", "send"),
+        ("rtsp-udp", "joined"),
+        ("rtsp-udp", "uring"),
+    ] {
+        let limit = ["limit", "--players", "5", "--wire", wire, "--method", method];
+        let times = ["--warm-up", "1", "--duration", "3", "--flush-ms", "400"];
+        let (report, _) = load(&[&limit[..], &times].concat());
         assert_about(&report, "/delay_ms/max", 360.0);
         assert!(number(&report, "/delay_ms/p50") >= 159.0, "{report:#}");
         assert_eq!((&report["missing_frames"], &report["broken_tags"]), (&0.into(), &0.into()));
         assert_eq!(report["joins"]["joined"], 5);
+        assert_eq!(report["frames"], report["stamped_frames"], "{report:#}");
+        if wire != "flv" {
+            assert_packets(&report);
+        }
         assert!(number(&report, "/server/cpu_s") > 0.0, "{report:#}");
         assert_eq!(report["server"]["processes"], 1, "the players are none of them");
+    }
+}
+
+/// Packets came, each once and in its turn.
+#[track_caller]
+fn assert_packets(report: &Value) {
+    assert!(number(report, "/rtp/packets") > 100.0, "{report:#}");
+    for none in ["missing", "misplaced", "dropped_by_client"] {
+        assert_eq!(report["rtp"][none], 0, "{none}: {report:#}");
+    }
+}
+
+#[test]
+fn ffmpeg_takes_what_is_published_over_rtsp() {
+    for transport in ["tcp", "udp"] {
+        // Nobody else may take the port meanwhile; a test that was unlucky says so.
+        let port = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = port.local_addr().expect("a bound socket");
+        drop(port);
+        let url = format!("rtsp://{address}/live/a");
+        let dir = TempDir::new("listen");
+        let mut command = Command::new("ffmpeg");
+        command.args(["-v", "error", "-rtsp_flags", "listen", "-i", &url]);
+        // Beyond the seam of the loop, which is 5 s long.
+        command.args(["-t", "7", "-map", "0", "-f", "framecrc", "-"]);
+        command.stdout(File::create(dir.file("frames")).expect("a file"));
+        let mut server = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
+        let until = clock::now() + LIVENESS;
+        // It listens for one connection: only the publisher's may come.
+        let is_listening = || {
+            let sockets = std::fs::read_to_string("/proc/net/tcp").expect("sockets");
+            sockets.contains(&format!(":{:04X} 00000000:0000 0A", address.port()))
+        };
+        while !is_listening() {
+            assert!(clock::now() < until, "it does not listen: {}", server.log());
+            kit::pause(Duration::from_millis(20));
+        }
+        let publish = ["publish", "--url", &url, "--rtsp-transport", transport];
+        let (report, _) = load(&[&publish[..], &["--duration", "9"]].concat());
+        assert_eq!(report["started"], 1, "{report:#}\n{}", server.log());
+        assert!(number(&report, "/frames") > 150.0, "{report:#}");
+        let status = server.wait(LIVENESS);
+        assert!(status.is_some_and(|status| status.success()), "{status:?}: {}", server.log());
+        let frames = std::fs::read_to_string(dir.file("frames")).expect("frames");
+        let of_track = |track: &str| frames.lines().filter(|line| line.starts_with(track)).count();
+        assert!(of_track("0,") > 150 && of_track("1,") > 200, "{}\n{frames}", server.log());
     }
 }
 
@@ -203,10 +263,14 @@ struct Streams {
 
 impl Streams {
     fn start(url: &str, count: u32) -> Self {
+        Self::start_with(url, count, &[])
+    }
+
+    fn start_with(url: &str, count: u32, more: &[&str]) -> Self {
         let dir = TempDir::new("publish");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rillcast"));
         command.args(["load", "publish", "--url", url, "--streams", &count.to_string()]);
-        command.args(["--ramp", "0.1", "--json", "-"]);
+        command.args(["--ramp", "0.1", "--json", "-"]).args(more);
         command.stdout(File::create(dir.file("report.json")).expect("a file"));
         let process = Process::start("load publish", &mut command, dir.file("stderr.log"));
         Self { process, dir }
@@ -255,6 +319,36 @@ fn relay_is_played_over_all_protocols() {
     let report = streams.stop();
     assert_eq!((&report["started"], &report["failed"]), (&2.into(), &serde_json::json!({})));
     assert!(number(&report, "/lateness_ms/count") > 100.0, "{report:#}");
+    relay.stop();
+}
+
+#[test]
+fn relay_carries_rtsp_over_both_transports() {
+    let relay = Relay::start(1);
+    for (transport, name) in [("tcp", "t{i}"), ("udp", "u{i}")] {
+        let url = relay.rtsp_url(name);
+        let over = ["--rtsp-transport", transport];
+        let streams = Streams::start_with(&url, 2, &over);
+        relay.wait_online(&name.replace("{i}", "0"));
+        relay.wait_online(&name.replace("{i}", "1"));
+        for played_over in ["tcp", "udp"] {
+            let report = assert_plays(&url, &["--rtsp-transport", played_over]);
+            assert_packets(&report);
+        }
+        // The other forms of the same stream, with its stamps.
+        assert_plays(&relay.flv_url(name), &[]);
+        let report = streams.stop();
+        assert_eq!((&report["started"], &report["failed"]), (&2.into(), &serde_json::json!({})));
+        assert_eq!(report["unsent_packets"], 0, "{report:#}");
+    }
+    let streams = Streams::start(&relay.rtmp_url("r{i}"), 2);
+    relay.wait_online("r0");
+    relay.wait_online("r1");
+    for played_over in ["tcp", "udp"] {
+        let url = relay.rtsp_url("r{i}");
+        assert_packets(&assert_plays(&url, &["--rtsp-transport", played_over]));
+    }
+    streams.stop();
     relay.stop();
 }
 
@@ -333,10 +427,12 @@ fn nginx_is_loaded_too() {
 #[test]
 fn what_cannot_be_loaded_is_said_in_one_line() {
     let lines: BTreeSet<String> = [
-        &["load", "play", "--url", "rtsp://127.0.0.1/a"][..],
+        &["load", "play", "--url", "srt://127.0.0.1/a"][..],
         &["load", "play", "--url", "http://127.0.0.1/a.flv", "--streams", "2"],
         &["load", "play", "--url", "http://127.0.0.1/a.flv", "--pid", "4294967295"],
         &["load", "publish", "--url", "http://127.0.0.1/a.flv"],
+        &["load", "slow", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp"],
+        &["load", "limit", "--method", "joined"],
     ]
     .into_iter()
     .map(|args| {
@@ -346,5 +442,5 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         log
     })
     .collect();
-    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(lines.len(), 6, "{lines:?}");
 }

@@ -28,13 +28,13 @@ impl Callers {
         let latencies = Arc::new(Mutex::new(micros()));
         let paused = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(AtomicBool::new(false));
-        let calls = [("getMediaList", None), ("listStreamProxy", Some(key("bench")))];
-        let threads = calls.map(|(name, key)| {
+        let of_rtmp = ("schema", "rtmp".to_owned());
+        let calls = [("getMediaList", of_rtmp), ("listStreamProxy", ("key", key("bench")))];
+        let threads = calls.map(|(name, (param, value))| {
             let (api, latencies) = (api.clone(), Arc::clone(&latencies));
             let (paused, stopped) = (Arc::clone(&paused), Arc::clone(&stopped));
             spawn(move || {
-                let params: Vec<(&str, &str)> =
-                    key.iter().map(|key| ("key", key.as_str())).collect();
+                let params = [(param, value.as_str())];
                 while !stopped.load(Ordering::Relaxed) {
                     pause(PACE);
                     if paused.load(Ordering::Relaxed) {

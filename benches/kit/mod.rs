@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub(crate) mod allocations;
+
 use bytes::Bytes;
 use rillcast::media::{MediaPart, TagKind};
 use rillcast::stream::{Ingest, Log};

@@ -13,7 +13,9 @@ use crate::config::Config;
 /// Lets a call pass or says why not.
 pub(super) fn check(config: &Config, caller: &Caller, params: &Params) -> Result<(), Failure> {
     let fail = |msg: &'static str| Err(Failure::new(Code::AuthFailed, msg));
-    if !config.http.allow_ip_range.contains(caller.peer.ip()) {
+    let address = caller.peer.ip();
+    let is_denied = config.access.api_deny.contains(address);
+    if is_denied || !config.http.allow_ip_range.contains(address) {
         return fail("Your ip is not allowed to access the service.");
     }
     match params.find("secret") {
@@ -33,7 +35,7 @@ fn is_same(given: &str, secret: &str) -> bool {
 mod tests {
     use super::*;
     use crate::api::testing::{self, request};
-    use crate::config::IpRanges;
+    use crate::config::{IpRanges, Networks};
 
     fn checked(config: &Config, peer: &str, query: &str) -> Option<(Code, String)> {
         let caller = Caller { peer: peer.parse().unwrap(), ..testing::caller() };
@@ -63,6 +65,9 @@ mod tests {
         }
         config.http.allow_ip_range = IpRanges::try_from(String::new()).unwrap();
         assert_eq!(checked(&config, away, "?secret=s3cret"), None);
+        config.access.api_deny = Networks::try_from("8.0.0.0/8".to_owned()).unwrap();
+        assert!(checked(&config, away, "?secret=s3cret").is_some());
+        assert_eq!(checked(&config, home, "?secret=s3cret"), None);
     }
 
     #[test]

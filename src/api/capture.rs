@@ -3,7 +3,7 @@
 //! says so.
 //!
 //! Left out: `cookie`, which belongs to its web page's login, and the push proxies, which we do not
-//! serve. Its rows of schema `rtsp` have no counterpart: a stream counts in `rtmp` only.
+//! serve. Its one `close_streams` that hit came when the stream was up in one schema only.
 
 use std::time::Duration;
 
@@ -105,13 +105,13 @@ fn tracks() -> Value {
     ])
 }
 
-fn media_row(tracks: &Value) -> Value {
+fn media_row(schema: &str, tracks: &Value) -> Value {
     json!({"aliveSecond": 2, "app": "live", "bytesSpeed": 38142, "createStamp": 1795365287_u64,
         "currentStamp": 4969, "isRecordingHLS": false, "isRecordingMP4": false,
         "originSock": {"identifier": "mediakit::RtmpPlayerImp-5", "local_ip": "127.0.0.1",
             "local_port": 42117, "peer_ip": "127.0.0.1", "peer_port": 19350},
         "originType": 4, "originTypeStr": "pull", "originUrl": UP, "params": "", "readerCount": 0,
-        "schema": "rtmp", "stream": "p1", "totalBytes": 79681, "totalReaderCount": 0,
+        "schema": schema, "stream": "p1", "totalBytes": 79681, "totalReaderCount": 0,
         "tracks": tracks, "vhost": "__defaultVhost__"})
 }
 
@@ -192,12 +192,13 @@ fn pull_that_comes_up() {
     come_up();
     let exists = json!({"code": -1, "msg": "This stream already exists"});
     compare(&node, "addStreamProxy", &add, &exists);
-    compare(&node, "getMediaList", &[], &json!({"code": 0, "data": [media_row(&tracks())]}));
+    let rows = ["rtmp", "rtsp"].map(|schema| media_row(schema, &tracks()));
+    compare(&node, "getMediaList", &[], &json!({"code": 0, "data": rows}));
     compare(&node, "isMediaOnline", &stream, &json!({"code": 0, "online": true}));
     let mut lossy = tracks();
     lossy[0]["loss"] = json!(-1.0);
     lossy[1]["loss"] = json!(-1.0);
-    let mut media = media_row(&lossy);
+    let mut media = media_row("rtmp", &lossy);
     media["code"] = json!(0);
     compare(&node, "getMediaInfo", &stream, &media);
     let row = proxy_row("p1", (0, "playing"), &tracks(), UP);
@@ -211,7 +212,8 @@ fn pull_that_comes_up() {
     compare(&node, "listStreamProxy", &[], &json!({"code": 0, "data": []}));
     come_up();
     let counts = json!({"code": 0, "count_closed": 1, "count_hit": 1});
-    compare(&node, "close_streams", &[("app", "live"), ("force", "1")], &counts);
+    let of_one = [("app", "live"), ("schema", "rtmp"), ("force", "1")];
+    compare(&node, "close_streams", &of_one, &counts);
     compare(&node, "listStreamProxy", &[], &json!({"code": 0, "data": []}));
     come_up();
     compare(&node, "delStreamProxy", &key, &json!({"code": 0, "data": {"flag": true}}));

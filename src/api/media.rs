@@ -2,7 +2,8 @@
 //! close_streams.
 //!
 //! Only registered streams count, except for the closes and where `include_pending` asks for the
-//! others. Each counts in one schema ([`wire::SCHEMA`]); a filter for another matches nothing.
+//! others. Each counts in the schemas of the forms that it can be played in, a pending one in that
+//! of its source; a filter for another matches nothing.
 
 use super::Node;
 use super::gather::concurrently;
@@ -13,21 +14,26 @@ use super::wire::{
 use crate::bus::message::{Answer, Ask, CloseOutcome, Closed};
 use crate::bus::view::StreamView;
 use crate::clock;
-use crate::media::StreamKey;
 use crate::media::state::{Released, StreamState};
+use crate::media::{Form, StreamKey};
 use crate::proto::http::Response;
 
 /// `getMediaList`.
 pub(super) async fn list<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let with_pending = call.params.flag("include_pending");
-    let streams = matching(call, !with_pending).await?;
-    Ok(wire::list(streams.iter().map(MediaRow::of)).await)
+    let forms = wanted_forms(call);
+    let streams = matching(call, !with_pending, &forms, count).await?;
+    let rows = streams.iter().flat_map(|stream| {
+        let playable = forms.iter().filter(|form| stream.form(**form).playable);
+        playable.map(|form| MediaRow::of(stream, *form))
+    });
+    Ok(wire::list(rows).await)
 }
 
 /// `getMediaInfo`.
 pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    let stream = find_registered(call).await?.ok_or_else(Failure::stream_not_found)?;
-    let row = MediaRow::of(&stream).with_loss();
+    let (stream, form) = find_registered(call).await?.ok_or_else(Failure::stream_not_found)?;
+    let row = MediaRow::of(&stream, form).with_loss();
     Ok(wire::success(MediaInfo { online: true, row }))
 }
 
@@ -39,22 +45,24 @@ pub(super) async fn is_online<N: Node>(call: &Call<'_, N>) -> Result<Response, F
 
 /// `getMediaPlayerList`.
 pub(super) async fn list_players<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    let stream = find_registered(call).await?.ok_or_else(Failure::stream_not_found)?;
+    let (stream, form) = find_registered(call).await?.ok_or_else(Failure::stream_not_found)?;
     let mut players = Vec::new();
     for answer in call.ask_all(|| Ask::Players { key: stream.key.clone() }).await {
         let Answer::Players(views) = answer? else { return Err(Failure::other_answer()) };
         players.extend(views.unwrap_or_default());
     }
-    Ok(wire::list(players.iter().map(PlayerRow::of)).await)
+    let of_form = players.iter().filter(|player| player.packaging.form() == form);
+    Ok(wire::list(of_form.map(PlayerRow::of)).await)
 }
 
 /// `close_stream`.
 pub(super) async fn close<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    let key = named_key(call).ok_or_else(Failure::stream_not_found)?;
+    let (key, form) = named(call).ok_or_else(Failure::stream_not_found)?;
     let order = Order::of(call);
     let ask = Ask::Close {
         key: key.clone(),
         generation: None,
+        form: Some(form),
         force: order.force,
         pending_too: order.pending_too,
     };
@@ -78,14 +86,16 @@ pub(super) async fn close<N: Node>(call: &Call<'_, N>) -> Result<Response, Failu
 }
 
 /// `close_streams`: closes what matches now, each by its generation, so that what comes under the
-/// same name meanwhile is left alone.
+/// same name meanwhile is left alone. A pending stream is one of either schema: in which it would be
+/// played is not known yet.
 pub(super) async fn close_all<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let order = Order::of(call);
-    let streams = matching(call, false).await?;
+    let forms = wanted_forms(call);
+    let streams = matching(call, false, &forms, count_to_close).await?;
     let (registered, pending): (Vec<_>, Vec<_>) =
         streams.iter().partition(|stream| stream.registered);
     let mut counts = CloseCounts {
-        count_hit: registered.len() as u64,
+        count_hit: registered.iter().map(|stream| count_to_close(stream, &forms)).sum(),
         count_pending: pending.len() as u64,
         ..CloseCounts::default()
     };
@@ -100,10 +110,10 @@ pub(super) async fn close_all<N: Node>(call: &Call<'_, N>) -> Result<Response, F
     let outcomes = concurrently(in_time.map(|stream| close_one(call, order, stream))).await;
     let complete = outcomes.len() == planned.len();
     let mut all = Closed { released: Released::default(), complete };
-    for outcome in outcomes {
+    for (stream, outcome) in planned.iter().zip(outcomes) {
         match outcome {
             Some(CloseOutcome::Closed(closed)) => {
-                counts.count_closed += 1;
+                counts.count_closed += count_to_close(stream, &forms);
                 all.released += closed.released;
                 all.complete &= closed.complete;
             }
@@ -125,6 +135,7 @@ async fn close_one<N: Node>(
     let ask = Ask::Close {
         key: stream.key.clone(),
         generation: Some(stream.generation),
+        form: None,
         force: order.force,
         pending_too: order.pending_too,
     };
@@ -159,13 +170,15 @@ fn pending_text(state: StreamState) -> String {
     )
 }
 
-/// The streams that the optional filters let through. ZLMediaKit takes the vhost of these filters as
-/// it stands.
+/// The streams that the optional filters let through and that count in these forms. ZLMediaKit takes
+/// the vhost of these filters as it stands.
 async fn matching<N: Node>(
     call: &Call<'_, N>,
     registered_only: bool,
+    forms: &[Form],
+    count: fn(&StreamView, &[Form]) -> u64,
 ) -> Result<Vec<StreamView>, Failure> {
-    if call.params.find("schema").is_some_and(|schema| schema != wire::SCHEMA) {
+    if forms.is_empty() {
         return Ok(Vec::new());
     }
     let (vhost, app, stream) =
@@ -176,6 +189,7 @@ async fn matching<N: Node>(
             && has(vhost, view.key.vhost())
             && has(app, view.key.app())
             && has(stream, view.key.stream())
+            && count(view, forms) > 0
     };
     if let (Some(app), Some(stream)) = (app, stream) {
         let Ok(key) = StreamKey::in_default_vhost(app, stream) else { return Ok(Vec::new()) };
@@ -184,14 +198,37 @@ async fn matching<N: Node>(
     Ok(call.streams(registered_only, lets_through).await?.into_values().collect())
 }
 
-/// The key of a call that names a stream with its schema; `None` when there can be no such stream.
-fn named_key<N: Node>(call: &Call<'_, N>) -> Option<StreamKey> {
-    (call.params.text("schema") == wire::SCHEMA).then(|| call.key().ok()).flatten()
+/// The forms that a list's filter for a schema lets through.
+fn wanted_forms<N: Node>(call: &Call<'_, N>) -> Vec<Form> {
+    match call.params.find("schema") {
+        None => Form::ALL.to_vec(),
+        Some(schema) => wire::parse_schema(schema).into_iter().collect(),
+    }
 }
 
-async fn find_registered<N: Node>(call: &Call<'_, N>) -> Result<Option<StreamView>, Failure> {
-    let Some(key) = named_key(call) else { return Ok(None) };
-    Ok(call.stream(&key).await?.filter(|stream| stream.registered))
+/// In how many of these forms a stream counts.
+fn count(stream: &StreamView, forms: &[Form]) -> u64 {
+    forms.iter().filter(|form| stream.form(**form).playable).count() as u64
+}
+
+/// The same for a close.
+fn count_to_close(stream: &StreamView, forms: &[Form]) -> u64 {
+    if stream.registered { count(stream, forms) } else { 1 }
+}
+
+/// Key and form of a call that names a stream with its schema; `None` when there can be no such
+/// stream.
+fn named<N: Node>(call: &Call<'_, N>) -> Option<(StreamKey, Form)> {
+    Some((call.key().ok()?, wire::parse_schema(call.params.text("schema"))?))
+}
+
+async fn find_registered<N: Node>(
+    call: &Call<'_, N>,
+) -> Result<Option<(StreamView, Form)>, Failure> {
+    let Some((key, form)) = named(call) else { return Ok(None) };
+    let stream = call.stream(&key).await?;
+    let stream = stream.filter(|stream| stream.registered && stream.form(form).playable);
+    Ok(stream.map(|stream| (stream, form)))
 }
 
 /// Bounds of one close that all closes of a call may take together.
@@ -206,10 +243,14 @@ mod tests {
     use crate::api::testing::{Dial, FakeNode, NOW_UNIX};
     use crate::limits::API_ASKS_MAX;
     use crate::media::state::{EndReason, ErrorClass, Fault};
-    use crate::media::{ConnectionId, ShardId};
+    use crate::media::{ConnectionId, ShardId, TagKind};
     use crate::stream::Packaging;
 
     const URL: &str = "rtmp://10.0.0.1/live/src";
+
+    /// Sounds in an FLV tag (FLV E.4.2.1): A-law, which both forms carry, and MP3.
+    const PCMA: &[u8] = &[0x72; 161];
+    const MP3: &[u8] = &[0x2f, 0xff, 0xfb, 0x90, 0];
 
     const STREAM: [(&str, &str); 4] =
         [("schema", "rtmp"), ("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "a")];
@@ -251,7 +292,7 @@ mod tests {
     fn only_registered_streams_count() {
         let (node, dial) = pending();
         let shows = |online: bool| {
-            let rows = usize::from(online);
+            let rows = 2 * usize::from(online);
             assert_eq!(node.call("getMediaList", &[])["data"].as_array().unwrap().len(), rows);
             assert_eq!(node.call("isMediaOnline", &STREAM)["online"], online);
             let code = if online { 0 } else { -500 };
@@ -271,7 +312,7 @@ mod tests {
         node.deliver(&add(&node, "a"));
         add(&node, "b");
         node.play(ConnectionId { serial: 3, shard: ShardId(1) }, "c", Packaging::Flv);
-        let list = node.call("getMediaList", &[("include_pending", "1")]);
+        let list = node.call("getMediaList", &[("include_pending", "1"), ("schema", "rtmp")]);
         let rows = list["data"].as_array().unwrap();
         let column = |name: &str| Vec::from_iter(rows.iter().map(|row| row[name].clone()));
         assert_eq!(column("stream"), ["a", "b", "c"]);
@@ -290,17 +331,18 @@ mod tests {
         let node = FakeNode::new();
         node.deliver(&add(&node, "a"));
         node.deliver(&add(&node, "b"));
-        let table: [(&[(&str, &str)], usize); 11] = [
-            (&[], 2),
+        let table: [(&[(&str, &str)], usize); 12] = [
+            (&[], 4),
             (&[("schema", "rtmp")], 2),
-            (&[("schema", "rtsp")], 0),
+            (&[("schema", "rtsp")], 2),
             (&[("schema", "RTMP")], 0),
-            (&[("vhost", "__defaultVhost__")], 2),
+            (&[("schema", "hls")], 0),
+            (&[("vhost", "__defaultVhost__")], 4),
             (&[("vhost", "v")], 0),
-            (&[("app", "live")], 2),
+            (&[("app", "live")], 4),
             (&[("app", "Live")], 0),
-            (&[("stream", "a")], 1),
-            (&[("app", "live"), ("stream", "b")], 1),
+            (&[("stream", "a")], 2),
+            (&[("app", "live"), ("stream", "b")], 2),
             (&[("app", "live/"), ("stream", "b")], 0),
         ];
         for (filters, count) in table {
@@ -310,7 +352,81 @@ mod tests {
         // A named stream is found under any vhost, and in its own schema only.
         assert_eq!(node.call("isMediaOnline", &with(&[("vhost", "v")]))["online"], true);
         assert_eq!(node.call("isMediaOnline", &with(&[("schema", "hls")]))["online"], false);
-        assert_eq!(node.call("getMediaInfo", &with(&[("schema", "rtsp")]))["code"], -500);
+        assert_eq!(node.call("getMediaInfo", &with(&[("schema", "ts")]))["code"], -500);
+    }
+
+    #[test]
+    fn a_stream_counts_in_each_schema_with_its_own_players() {
+        let (node, dial) = pending();
+        node.deliver_tags(&dial, 0, &[(TagKind::Audio, PCMA)]);
+        node.play(ConnectionId { serial: 7, shard: ShardId(0) }, "a", Packaging::Flv);
+        node.play(ConnectionId { serial: 8, shard: ShardId(1) }, "a", Packaging::WsFlv);
+        let rtsp = ConnectionId { serial: 9, shard: ShardId(1) };
+        node.play(rtsp, "a", Packaging::Rtsp);
+        // Packets are made for it from now on, once it is clear that no picture will come.
+        for second in 1..5 {
+            node.deliver_tags(&dial, second * 1000, &[(TagKind::Audio, PCMA)]);
+            node.pass(Duration::from_secs(1));
+        }
+        let list = node.call("getMediaList", &[]);
+        let rows = list["data"].as_array().unwrap();
+        let column = |name: &str| Vec::from_iter(rows.iter().map(|row| row[name].clone()));
+        assert_eq!(column("schema"), ["rtmp", "rtsp"]);
+        assert_eq!(column("readerCount"), [2, 1]);
+        assert_eq!(column("totalReaderCount"), [3, 3]);
+        assert_eq!(column("tracks")[0], column("tracks")[1]);
+        let rtsp_schema = with(&[("schema", "rtsp")]);
+        let players = node.call("getMediaPlayerList", &rtsp_schema);
+        assert_eq!(players["data"].as_array().map(Vec::len), Some(1), "{players}");
+        assert_eq!(players["data"][0]["identifier"], rtsp.to_string());
+        assert_eq!(players["data"][0]["typeid"], "mediakit::RtspSession");
+        let players = node.call("getMediaPlayerList", &STREAM);
+        assert_eq!(players["data"].as_array().map(Vec::len), Some(2), "{players}");
+        let info = node.call("getMediaInfo", &rtsp_schema);
+        assert_eq!((&info["schema"], &info["readerCount"]), (&json!("rtsp"), &json!(1)));
+        assert_eq!(node.call("isMediaOnline", &rtsp_schema)["online"], true);
+        assert_eq!(node.call("close_stream", &rtsp_schema)["result"], -1, "it has players");
+        let forced = with(&[("schema", "rtsp"), ("force", "1")]);
+        assert_eq!(node.call("close_stream", &forced)["released"]["players"], 3);
+        node.assert_empty();
+    }
+
+    #[test]
+    fn a_stream_that_rtp_cannot_carry_is_not_in_schema_rtsp() {
+        let (node, dial) = pending();
+        let rtsp = with(&[("schema", "rtsp"), ("force", "1")]);
+        node.deliver_tags(&dial, 0, &[(TagKind::Audio, MP3)]);
+        let list = node.call("getMediaList", &[]);
+        assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list}");
+        assert_eq!(list["data"][0]["schema"], "rtmp");
+        assert_eq!(node.call("isMediaOnline", &rtsp)["online"], false);
+        assert_eq!(node.call("isMediaOnline", &STREAM)["online"], true);
+        for name in ["getMediaInfo", "getMediaPlayerList", "close_stream"] {
+            assert_eq!(node.call(name, &rtsp)["code"], -500, "{name}");
+        }
+        let counts = node.call("close_streams", &rtsp);
+        assert_eq!((&counts["count_hit"], &counts["count_closed"]), (&json!(0), &json!(0)));
+        let counts = node.call("close_streams", &[("force", "1")]);
+        assert_eq!((&counts["count_hit"], &counts["count_closed"]), (&json!(1), &json!(1)));
+        node.assert_empty();
+    }
+
+    #[test]
+    fn a_pending_stream_is_in_one_row_and_closed_by_either_schema() {
+        for schema in ["rtmp", "rtsp"] {
+            let (node, _) = pending();
+            let list = node.call("getMediaList", &[("include_pending", "1")]);
+            assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list}");
+            assert_eq!(list["data"][0]["schema"], "rtmp");
+            let by = with(&[("schema", schema), ("pending", "1")]);
+            let counts = node.call("close_streams", &[("schema", schema)]);
+            assert_eq!((&counts["count_hit"], &counts["count_pending"]), (&json!(0), &json!(1)));
+            assert_eq!(node.call("close_streams", &by)["count_closed"], 1, "{schema}");
+            node.assert_empty();
+            let (node, _) = pending();
+            assert_eq!(node.call("close_stream", &by)["result"], 0, "{schema}");
+            node.assert_empty();
+        }
     }
 
     #[test]
@@ -361,7 +477,7 @@ mod tests {
             node.assert_empty();
         }
         let (node, _) = pending();
-        let reply = node.call("close_stream", &with(&[("force", "1"), ("schema", "rtsp")]));
+        let reply = node.call("close_stream", &with(&[("force", "1"), ("schema", "hls")]));
         assert_eq!(reply["code"], -500);
         assert_eq!(node.call("listStreamProxy", &[])["data"].as_array().unwrap().len(), 1);
     }
@@ -399,13 +515,13 @@ mod tests {
         node.deliver(&add(&node, "watched"));
         node.play(ConnectionId { serial: 7, shard: ShardId(1) }, "watched", Packaging::Flv);
         let counts = node.call("close_streams", &[("app", "live")]);
-        assert_eq!(counts["count_hit"], 2, "{counts}");
-        assert_eq!(counts["count_closed"], 1, "the one without players: {counts}");
+        assert_eq!(counts["count_hit"], 4, "two streams in two schemas: {counts}");
+        assert_eq!(counts["count_closed"], 2, "the one without players: {counts}");
         assert_eq!(counts["count_pending"], 1, "{counts}");
         assert_eq!(counts["released"]["sockets"], 1, "{counts}");
         let counts = node.call("close_streams", &[("pending", "1")]);
-        assert_eq!((&counts["count_hit"], &counts["count_closed"]), (&json!(1), &json!(1)));
-        let counts = node.call("close_streams", &[("force", "1")]);
+        assert_eq!((&counts["count_hit"], &counts["count_closed"]), (&json!(2), &json!(1)));
+        let counts = node.call("close_streams", &[("schema", "rtsp"), ("force", "1")]);
         assert_eq!((&counts["count_hit"], &counts["count_closed"]), (&json!(1), &json!(1)));
         assert_eq!(counts["released"]["players"], 1, "{counts}");
         assert_eq!(counts["code"], 0);

@@ -33,11 +33,12 @@ use std::time::Duration;
 
 pub use follow::{EVENTS_PATH, admit_follower};
 pub use objects::{statistic_object, stream_object};
-pub use wire::SCHEMA;
+pub use wire::schema;
 
 use crate::bus::message::{Answer, Ask, NodeAsk};
-use crate::config::Config;
-use crate::media::{ConnectionId, ShardId, StreamKey};
+use crate::bus::view::ProbeView;
+use crate::config::{Config, ReloadError, Reloaded};
+use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::metrics;
 use crate::proto::http::{Request, Response};
 
@@ -57,6 +58,18 @@ pub trait Node: Clone + 'static {
 
     /// Stores it; the API then asks every shard to use it.
     fn set_config(&self, config: Config);
+
+    /// Looks at an origin; `None` when too many looks are under way.
+    fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>>;
+
+    /// Reads the config file again and uses what changed in it.
+    fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>>;
+
+    /// Waits until all that was acknowledged so far survives a crash; `false` when it does not.
+    fn persisted(&self, bound: Duration) -> impl Future<Output = bool>;
+
+    /// Whether so much waits for that that nothing is to be added.
+    fn journal_is_behind(&self) -> bool;
 
     /// All listeners are up and nothing is being shut down.
     fn ready(&self) -> bool;

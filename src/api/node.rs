@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::Node;
 use crate::bus::message::{Answer, Ask};
-use crate::config::Config;
-use crate::media::{ShardId, StreamKey};
+use crate::bus::view::ProbeView;
+use crate::config::{Config, ReloadError, Reloaded};
+use crate::media::{ShardId, SourceUrl, StreamKey};
 use crate::net::NodeHandle;
 
 impl Node for NodeHandle {
@@ -32,6 +33,22 @@ impl Node for NodeHandle {
 
     async fn recent_events(&self, key: &StreamKey, bound: Duration) -> Vec<String> {
         Self::recent_events(self, key, bound).await.unwrap_or_default()
+    }
+
+    fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>> {
+        Self::probe(self, url, timeout)
+    }
+
+    fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>> {
+        Self::reload(self)
+    }
+
+    fn persisted(&self, bound: Duration) -> impl Future<Output = bool> {
+        Self::persisted(self, bound)
+    }
+
+    fn journal_is_behind(&self) -> bool {
+        Self::journal_is_behind(self)
     }
 
     fn ready(&self) -> bool {

@@ -5,10 +5,11 @@ use serde_json::{Map, Value};
 use super::wire::{MediaRow, Statistic};
 use crate::bus::keeper::Figures;
 use crate::bus::view::StreamView;
+use crate::media::Form;
 
-/// A stream as `getMediaList` shows it.
-pub fn stream_object(view: &StreamView) -> Map<String, Value> {
-    match serde_json::to_value(MediaRow::of(view)) {
+/// A stream in one schema, as `getMediaList` shows it.
+pub fn stream_object(view: &StreamView, form: Form) -> Map<String, Value> {
+    match serde_json::to_value(MediaRow::of(view, form)) {
         Ok(Value::Object(map)) => map,
         _ => unreachable!("a row is plain data with text keys"),
     }

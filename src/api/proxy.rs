@@ -1,8 +1,8 @@
 //! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, delStreamProxy, listStreamProxy,
-//! getProxyInfo.
+//! getProxyInfo, probeStream.
 //!
-//! Keys that ZLMediaKit passes to its puller or muxer (`rtp_type`, `enable_hls`, ...) are accepted
-//! and have no effect.
+//! Of the keys that ZLMediaKit passes to its puller or muxer, `rtp_type`, `rtsp_user` and `rtsp_pwd` have an
+//! effect; the others (`enable_hls`, ...) are accepted and have none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,21 +10,25 @@ use std::time::Duration;
 use super::Node;
 use super::router::Call;
 use super::wire::{
-    self, AddedRow, Code, Data, DeletedRow, Failure, ProxyRow, ReleasedRow, TakenRow,
+    self, AddedRow, Code, Data, DeletedRow, Failure, ProbeRow, ProxyRow, ReleasedRow, TakenRow,
 };
 use crate::bus::message::{Answer, Ask, PullOptions};
 use crate::bus::view::{SourceView, StreamView};
-use crate::limits::PULL_TIMEOUT_MS_MAX;
+use crate::limits::{PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX};
 use crate::media::state::{ErrorClass, Fault};
-use crate::media::url::SourceUrlError;
+use crate::media::url::{Login, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
 use crate::proto::http::Response;
+use crate::proto::rtsp::LowerTransport;
 
 /// `addStreamProxy`: answers at first media or first failure; at once with `async=1`.
 pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let key = call.key().map_err(|error| Failure::new(Code::InvalidArgs, error.to_string()))?;
     let url = source_url(call)?;
     let options = options(call);
+    if call.node.journal_is_behind() {
+        return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
+    }
     // Its turn in the origin's connect budget may take one timeout, its attempt another.
     let bound = options.timeout * 2 + call.bound();
     let ask = Ask::AddPull { key: key.clone(), url: Arc::new(url), options };
@@ -88,6 +92,20 @@ pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failur
     Ok(wire::success(Data { data: row }))
 }
 
+/// `probeStream`: looks at an origin as a pull would, and registers nothing.
+pub(super) async fn probe<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let url = source_url(call)?;
+    let timeout = options(call).timeout.min(Duration::from_millis(PROBE_TIMEOUT_MS_MAX));
+    let view = call.node.probe(url, timeout).await;
+    let busy = || Failure::new(Code::OtherFailed, "too many probes under way");
+    let view = view.ok_or_else(busy)?;
+    let data = Data { data: ProbeRow::of(&view) };
+    Ok(match &view.fault {
+        None => wire::success(data),
+        Some(fault) => wire::reply(Code::OtherFailed, Some(&fault.text), data),
+    })
+}
+
 async fn find_pull<N: Node>(call: &Call<'_, N>, key: &str) -> Result<Option<StreamView>, Failure> {
     let Some(key): Option<StreamKey> = wire::parse_key(key) else { return Ok(None) };
     Ok(call.stream(&key).await?.filter(is_pull))
@@ -100,7 +118,12 @@ fn is_pull(stream: &StreamView) -> bool {
 fn source_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
     let text = call.params.text("url");
     let is_flv = call.params.text("schema").eq_ignore_ascii_case("flv");
-    SourceUrl::parse(text, is_flv).map_err(|error| {
+    let user = call.params.text("rtsp_user");
+    let login = (!user.is_empty()).then(|| Login {
+        user: user.to_owned(),
+        password: call.params.text("rtsp_pwd").to_owned(),
+    });
+    SourceUrl::parse(text, is_flv).map(|url| url.with_login(login)).map_err(|error| {
         let msg = match error {
             SourceUrlError::Scheme => format!("not supported play schema:{text}"),
             error => format!("{error}: {text}"),
@@ -127,6 +150,11 @@ fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
         no_wait: params.flag("async"),
         timeout: Duration::from_millis(timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
         media_timeout: Duration::from_millis(media_timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
+        // 2, multicast, is not served: TCP works wherever that does.
+        rtp_transport: match params.integer("rtp_type") {
+            Some(1) => LowerTransport::Udp,
+            _ => LowerTransport::Tcp,
+        },
     }
 }
 
@@ -188,6 +216,27 @@ mod tests {
         assert_eq!((&reply["code"], &reply["data"]["key"]), (&json!(0), &json!(key_of("a"))));
         assert_eq!(reply["data"]["state"], "registered");
         assert!(reply["data"]["generation"].is_u64(), "{reply}");
+    }
+
+    #[test]
+    fn transport_and_login_of_rtsp_are_the_callers() {
+        let node = FakeNode::new();
+        for (stream, more, transport, login) in [
+            ("a", &[][..], LowerTransport::Tcp, None),
+            (
+                "b",
+                &[("rtp_type", "1"), ("rtsp_user", "u"), ("rtsp_pwd", "p")],
+                LowerTransport::Udp,
+                Some(("u", "p")),
+            ),
+            ("c", &[("rtp_type", "0"), ("rtsp_pwd", "p")], LowerTransport::Tcp, None),
+        ] {
+            let url = [("url", "rtsp://10.0.0.1/a"), ("async", "1")];
+            node.call("addStreamProxy", &params(stream, &[&url[..], more].concat()));
+            let dial = node.take_dial();
+            let given = dial.url.login.as_ref().map(|login| (&*login.user, &*login.password));
+            assert_eq!((dial.rtp_transport, given), (transport, login), "{stream}");
+        }
     }
 
     #[test]

@@ -54,9 +54,21 @@ enum Endpoint {
     KickSession,
     KickSessions,
     ListStreamProxy,
+    ProbeStream,
+    ReloadConfig,
     SetServerConfig,
     Version,
     Why,
+}
+
+impl Endpoint {
+    /// Whether what it says must be true after a crash.
+    fn is_kept(self) -> bool {
+        matches!(
+            self,
+            Self::AddStreamProxy | Self::CloseStream | Self::CloseStreams | Self::DelStreamProxy
+        )
+    }
 }
 
 /// Whether a path is of the API, served or not.
@@ -79,7 +91,7 @@ pub(super) async fn handle<N: Node>(node: &N, caller: &Caller, request: &Request
     let params = Params::of(request);
     let call = Call { node, caller, params, config };
     let result = match admit(&call, route) {
-        Ok(()) => dispatch(&call, route.endpoint).await,
+        Ok(()) => answer(&call, route.endpoint).await,
         Err(failure) => Err(failure),
     };
     result.unwrap_or_else(|failure| failure.response(200))
@@ -93,6 +105,15 @@ fn admit<N: Node>(call: &Call<'_, N>, route: &Route) -> Result<(), Failure> {
     let quoted: Vec<String> = route.required.iter().map(|name| format!("\"{name}\"")).collect();
     let msg = format!("Required parameter missed: {}", quoted.join(","));
     Err(Failure::new(Code::InvalidArgs, msg))
+}
+
+/// An answer that is true when it is given, and after a crash.
+async fn answer<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Response, Failure> {
+    let response = dispatch(call, endpoint).await?;
+    if endpoint.is_kept() && !call.node.persisted(call.bound()).await {
+        return Err(Failure::new(Code::Exception, NOT_KEPT));
+    }
+    Ok(response)
 }
 
 async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Response, Failure> {
@@ -112,6 +133,8 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::KickSessions => session::kick_all(call).await,
         Endpoint::GetApiList => Ok(server::list_api().await),
         Endpoint::GetServerConfig => Ok(server::show_config(call)),
+        Endpoint::ProbeStream => proxy::probe(call).await,
+        Endpoint::ReloadConfig => server::reload_config(call).await,
         Endpoint::SetServerConfig => server::set_config(call).await,
         Endpoint::GetStatistic => server::show_statistic(call).await,
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
@@ -138,6 +161,9 @@ fn name_of(path: &str) -> Option<&str> {
     (root.eq_ignore_ascii_case(API_ROOT) && !name.is_empty()).then_some(name)
 }
 
+/// It was done all the same, and is written when the disk takes it.
+const NOT_KEPT: &str = "done, but the journal is not written yet: a crash would undo it";
+
 const ROOT: &str = "/index/";
 const API_ROOT: &str = "/index/api/";
 
@@ -163,6 +189,8 @@ const ROUTES: &[Route] = &[
     route("kick_session", &["id"], Endpoint::KickSession),
     route("kick_sessions", &[], Endpoint::KickSessions),
     route("listStreamProxy", &[], Endpoint::ListStreamProxy),
+    route("probeStream", &["url"], Endpoint::ProbeStream),
+    route("reloadConfig", &[], Endpoint::ReloadConfig),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
     route("version", &[], Endpoint::Version),
     route("why", &[], Endpoint::Why),
@@ -225,7 +253,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 22);
+        assert_eq!(paths.len(), 24);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {
@@ -282,6 +310,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_acknowledged_that_a_crash_would_undo() {
+        let node = FakeNode::new();
+        node.set_persisted(false);
+        let params = [
+            ("schema", "rtmp"),
+            ("vhost", "v"),
+            ("app", "live"),
+            ("stream", "a"),
+            ("url", "rtmp://h/live/a"),
+            ("key", "v/live/a"),
+            ("async", "1"),
+            ("force", "1"),
+        ];
+        for name in ["addStreamProxy", "close_stream", "close_streams", "delStreamProxy"] {
+            let reply = node.call(name, &params);
+            assert_eq!(reply, json!({"code": -400, "msg": NOT_KEPT}), "{name}");
+            node.call("addStreamProxy", &params);
+        }
+        assert_eq!(node.call("getMediaList", &params)["code"], 0);
+    }
+
+    #[test]
     fn every_call_is_answered_when_a_shard_is_not() {
         let node = FakeNode::new();
         node.freeze(ShardId(0));
@@ -303,6 +353,8 @@ mod tests {
                 "getServerConfig",
                 "getThreadsLoad",
                 "getWorkThreadsLoad",
+                "probeStream",
+                "reloadConfig",
                 "version",
             ];
             if needs_no_shard.contains(&route.name) {

@@ -1,12 +1,14 @@
-//! The node: getServerConfig, setServerConfig, getStatistic, getThreadsLoad, getWorkThreadsLoad,
+//! The node: getServerConfig, setServerConfig, reloadConfig, getStatistic, getThreadsLoad, getWorkThreadsLoad,
 //! getApiList, version.
 
 use super::Node;
 use super::router::{self, Call};
-use super::wire::{self, Changed, Data, Failure, LoadRow, Statistic, VersionRow};
+use super::wire::{
+    self, Changed, Code, Data, Failure, LoadRow, ReloadedRow, Statistic, VersionRow,
+};
 use crate::bus::message::{Answer, Ask, NodeAsk};
 use crate::bus::view::{LoadView, Metric};
-use crate::config::ZlmSet;
+use crate::config::{Reloaded, ZlmSet};
 use crate::metrics;
 use crate::proto::http::Response;
 
@@ -40,6 +42,14 @@ pub(super) async fn set_config<N: Node>(call: &Call<'_, N>) -> Result<Response, 
         }
     }
     Ok(wire::success(Changed { changed }))
+}
+
+/// `reloadConfig`: as SIGHUP.
+pub(super) async fn reload_config<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let reloaded = call.node.reload().await;
+    let reloaded = reloaded.map_err(|error| Failure::new(Code::OtherFailed, error.to_string()))?;
+    let Reloaded { changed, needs_restart, .. } = reloaded;
+    Ok(wire::success(Data { data: ReloadedRow { changed, needs_restart } }))
 }
 
 /// `getStatistic`: numbers like those that ZLMediaKit counts its objects by.
@@ -147,6 +157,13 @@ mod tests {
         }
         node.pass(std::time::Duration::from_millis(250));
         assert_eq!(node.take_ended().len(), 2);
+    }
+
+    #[test]
+    fn reload_tells_what_changed_and_what_waits() {
+        let reply = FakeNode::new().call("reloadConfig", &[]);
+        let data = json!({"changed": ["pull.timeout_ms"], "needsRestart": ["http.listen"]});
+        assert_eq!(reply, json!({"code": 0, "data": data}));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
         key: key.as_str(),
         cause: cause(view.as_ref(), &slowest, call.config.egress.lag_bytes_max),
         state: view.as_ref().map_or("absent", |view| view.state.as_str()),
-        players: view.as_ref().map_or(0, |view| view.players),
+        players: view.as_ref().map_or(0, StreamView::players),
         waiters: view.as_ref().map_or(0, |view| view.waiters),
         media_age_ms: view.as_ref().filter(|view| view.bytes_total > 0).map(|v| v.media_age_ms),
         bytes_per_second: view.as_ref().map_or(0, |view| view.bytes_per_second),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::view::StreamView;
 use crate::media::state::{EndReason, Fault, Generation};
-use crate::media::{ConnectionId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, SourceUrl, StreamKey};
 
 /// Something happened to a stream. What a key's owner tells comes in the order in which it happened;
 /// what is told of players comes from the shard that has them.
@@ -44,16 +44,19 @@ pub enum What {
         connection: ConnectionId,
         peer: SocketAddr,
     },
-    /// A registered stream has lost its source; its players are kept.
+    /// A registered stream has lost its source; its players are kept. `forms` are those in which it
+    /// was told to be registered.
     Lost {
         url: Option<Arc<SourceUrl>>,
         fault: Fault,
         next_try: Option<Duration>,
+        forms: Vec<Form>,
     },
-    /// The life of the key is over; `url` is that of a pull.
+    /// The life of the key is over; `url` is that of a pull, `forms` are those in which it was told to be
+    /// registered.
     Ended {
         reason: End,
-        was_registered: bool,
+        forms: Vec<Form>,
         url: Option<Arc<SourceUrl>>,
     },
     /// Registered, and without a player for `stream.none_reader_delay_ms`.
@@ -103,7 +106,7 @@ pub enum End {
 pub struct Peer {
     pub connection: ConnectionId,
     pub address: SocketAddr,
-    /// ZLMediaKit's word for what it speaks: `rtmp`, `http`, `ws`.
+    /// ZLMediaKit's word for what it speaks: `rtmp`, `http`, `ws`, `rtsp`.
     pub protocol: &'static str,
     /// The query that it came with, raw.
     pub params: String,

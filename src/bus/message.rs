@@ -16,12 +16,13 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, SessionView, StreamView};
+use super::view::{LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
-use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use crate::proto::rtsp::LowerTransport;
 use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
 use crate::stream::log::Delta;
@@ -31,6 +32,8 @@ use crate::stream::log::Delta;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LocalId {
     pub shard: ShardId,
+    /// In which the players there want it.
+    pub form: Form,
     pub serial: u64,
 }
 
@@ -69,6 +72,8 @@ pub enum Message {
         key: StreamKey,
         local: LocalId,
         delta: Delta,
+        /// When the last byte of its oldest video frame came in.
+        video_since: Option<Instant>,
     },
     /// The source is lost; keep the players, park newcomers.
     Suspended {
@@ -113,6 +118,8 @@ pub struct PullOptions {
     pub timeout: Duration,
     /// Silence after which a connected source is given up.
     pub media_timeout: Duration,
+    /// What is to carry the media of an RTSP origin, if the origin can.
+    pub rtp_transport: LowerTransport,
 }
 
 /// What the API asks of a shard.
@@ -125,6 +132,8 @@ pub enum Ask {
     Close {
         key: StreamKey,
         generation: Option<Generation>,
+        /// Where it is registered, only if it can be played in this form.
+        form: Option<Form>,
         /// Also where players are.
         force: bool,
         /// Also where it is pending.
@@ -201,6 +210,10 @@ pub enum Answer {
     Recent(Vec<String>),
     /// Whether there was such a connection.
     Kicked(bool),
+    /// Whether all that was acknowledged before is in the journal; it never crosses a core.
+    Persisted(bool),
+    /// What a look at an origin found; it never crosses a core.
+    Probed(Box<ProbeView>),
     Done,
 }
 

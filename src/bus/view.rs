@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::media::state::{Fault, Generation, StreamState};
-use crate::media::{ConnectionId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, SourceUrl, StreamKey};
 use crate::stream::{Packaging, Tracks};
 
 /// A stream, pending or registered.
@@ -21,7 +21,8 @@ pub struct StreamView {
     pub alive_ms: u64,
     /// When it was registered, else when it was asked for; Unix seconds.
     pub created_unix: u64,
-    pub players: u32,
+    /// In the order of [`Form::ALL`].
+    pub forms: [FormView; Form::ALL.len()],
     pub waiters: u32,
     /// Since its source last brought media.
     pub media_age_ms: u64,
@@ -31,18 +32,41 @@ pub struct StreamView {
     pub tracks: Tracks,
 }
 
+impl StreamView {
+    pub fn form(&self, form: Form) -> &FormView {
+        self.forms.iter().find(|view| view.form == form).expect("all forms are there")
+    }
+
+    /// Players in all forms.
+    pub fn players(&self) -> u32 {
+        self.forms.iter().map(|view| view.players).sum()
+    }
+}
+
+/// A stream in one form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FormView {
+    pub form: Form,
+    /// It can be played in this form, as far as its tracks are known; of a pending stream, this is
+    /// the form of its source.
+    pub playable: bool,
+    pub players: u32,
+}
+
 /// Where a stream's media comes from.
 #[derive(Debug, Clone)]
 pub enum SourceView {
     /// Players wait, nobody brings it.
     None,
-    Publisher(Option<PublisherView>),
+    Publisher(Box<PublisherView>),
     Pull(PullView),
 }
 
 #[derive(Debug, Clone)]
 pub struct PublisherView {
     pub connection: ConnectionId,
+    /// What it brings.
+    pub form: Form,
     pub local: SocketAddr,
     pub peer: SocketAddr,
     pub params: String,
@@ -89,6 +113,7 @@ pub struct SessionView {
 pub enum SessionProtocol {
     Rtmp,
     Http,
+    Rtsp,
 }
 
 /// How busy a shard is.
@@ -115,4 +140,24 @@ pub struct Metric {
 pub enum MetricKind {
     Counter,
     Gauge,
+    /// A bucket without those below it, labelled by its bound, or the sum in nanoseconds.
+    Histogram,
+}
+
+/// What a look at an origin found. Times are in milliseconds since the look began.
+#[derive(Debug, Clone, Default)]
+pub struct ProbeView {
+    /// Where it connected to last.
+    pub address: Option<SocketAddr>,
+    pub resolved_ms: Option<u64>,
+    pub connected_ms: Option<u64>,
+    /// The origin said yes to what it was asked for.
+    pub handshake_ms: Option<u64>,
+    pub first_media_ms: Option<u64>,
+    /// Every track that came so far had its configuration.
+    pub tracks_ms: Option<u64>,
+    pub first_keyframe_ms: Option<u64>,
+    pub tracks: Tracks,
+    /// `None` where all of it was found.
+    pub fault: Option<Fault>,
 }

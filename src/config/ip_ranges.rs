@@ -60,7 +60,7 @@ impl From<IpRanges> for String {
     }
 }
 
-fn parse_range(text: &str) -> Result<(IpAddr, IpAddr), IpRangesError> {
+pub(super) fn parse_range(text: &str) -> Result<(IpAddr, IpAddr), IpRangesError> {
     let parse = |text: &str| text.trim().parse::<IpAddr>().map_err(|_| IpRangesError::Malformed);
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (parse(first)?, parse(last)?);

@@ -2,22 +2,31 @@
 //!
 //! `docs/rillcast.example.toml` documents every key. What ZLMediaKit calls our keys is in [`zlm`].
 
+mod access;
 mod cpu_list;
+mod defaults;
 mod hook;
 mod ip_ranges;
+mod networks;
+mod port_range;
+mod reload;
 mod zlm;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+pub use access::AccessSection;
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
+pub use networks::{Networks, NetworksError};
+pub use port_range::{PortRange, PortRangeError};
+pub use reload::{ConfigSource, ReloadError, Reloaded};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;
@@ -34,6 +43,7 @@ pub struct Config {
     pub stream: StreamSection,
     pub egress: EgressSection,
     pub limits: LimitsSection,
+    pub access: AccessSection,
     pub api: ApiSection,
     pub hook: HookSection,
     pub log: LogSection,
@@ -51,6 +61,7 @@ pub struct ServerSection {
     pub cpus: CpuList,
     pub steer_by_cpu: bool,
     pub id: String,
+    pub data_dir: PathBuf,
 }
 
 /// HTTP-FLV, WebSocket-FLV and the API.
@@ -72,10 +83,30 @@ pub struct RtmpSection {
     pub keep_alive_ms: u64,
 }
 
+/// Publishers and players over RTSP, and the ports of pulls.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RtspSection {
     pub listen: SocketAddr,
+    pub handshake_ms: u64,
+    pub session_timeout_ms: u64,
+    pub rtp_transport: RtpTransport,
+    pub udp_ports: PortRange,
+    pub reorder_ms: u64,
+    /// Without one nobody is asked for credentials.
+    pub auth_user: String,
+    pub auth_password: String,
+    pub auth_basic: bool,
+}
+
+/// What may carry the RTP of peers that connect to us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RtpTransport {
+    #[default]
+    Both,
+    Tcp,
+    Udp,
 }
 
 /// Streams that we fetch from origins.
@@ -112,12 +143,16 @@ pub struct EgressSection {
     pub lag_bytes_max: u64,
     pub lag_evict_ms: u64,
     pub send_notsent_lowat_bytes: u32,
+    pub udp_gso: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
     pub connections_per_shard_max: u32,
+    pub connections_per_address_max: u32,
+    pub joins_per_second_max: u32,
+    pub joins_per_second_per_address_max: u32,
     pub pending_per_shard_max: u32,
 }
 
@@ -143,18 +178,13 @@ pub struct MediaRingSection {
     pub coalesce_us: u64,
 }
 
-impl Default for MediaRingSection {
-    fn default() -> Self {
-        Self { coalesce_us: 1000 }
-    }
-}
-
 /// What the command line sets over the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
     pub shards: Option<u16>,
     pub cpus: Option<CpuList>,
     pub id: Option<String>,
+    pub data_dir: Option<PathBuf>,
     pub http_listen: Option<SocketAddr>,
     pub rtmp_listen: Option<SocketAddr>,
     pub rtsp_listen: Option<SocketAddr>,
@@ -226,11 +256,18 @@ impl Config {
         if self.pull.retry_base_ms > self.pull.retry_max_ms {
             return fault("pull.retry_base_ms", "is above pull.retry_max_ms".to_owned());
         }
-        for (key, text) in [("server.id", &self.server.id), ("api.secret", &self.api.secret)] {
+        let texts = [
+            ("server.id", &self.server.id),
+            ("rtsp.auth_user", &self.rtsp.auth_user),
+            ("rtsp.auth_password", &self.rtsp.auth_password),
+            ("api.secret", &self.api.secret),
+        ];
+        for (key, text) in texts {
             if text.chars().any(char::is_control) {
                 return fault(key, "has control characters".to_owned());
             }
         }
+        self.access.validate()?;
         if self.server.id.is_empty() {
             return fault("server.id", "is empty".to_owned());
         }
@@ -258,6 +295,7 @@ impl Config {
             shards,
             cpus,
             id,
+            data_dir,
             http_listen,
             rtmp_listen,
             rtsp_listen,
@@ -267,6 +305,7 @@ impl Config {
         set(&mut self.server.shards, shards);
         set(&mut self.server.cpus, cpus);
         set(&mut self.server.id, id);
+        set(&mut self.server.data_dir, data_dir);
         set(&mut self.http.listen, http_listen);
         set(&mut self.rtmp.listen, rtmp_listen);
         set(&mut self.rtsp.listen, rtsp_listen);
@@ -286,13 +325,16 @@ impl Config {
 
     /// Every number with the range that it may have.
     fn ranges(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
-        let Self { http, rtmp, pull, stream, egress, .. } = self;
+        let Self { http, rtmp, rtsp, pull, stream, egress, limits, .. } = self;
         let mut ranges = vec![
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
             ("rtmp.handshake_ms", rtmp.handshake_ms, 100..=TIME_MS_MAX),
             ("rtmp.keep_alive_ms", rtmp.keep_alive_ms, 100..=TIME_MS_MAX),
+            ("rtsp.handshake_ms", rtsp.handshake_ms, 100..=TIME_MS_MAX),
+            ("rtsp.session_timeout_ms", rtsp.session_timeout_ms, 1000..=TIME_MS_MAX),
+            ("rtsp.reorder_ms", rtsp.reorder_ms, 0..=1000),
             ("pull.timeout_ms", pull.timeout_ms, 100..=TIME_MS_MAX),
             ("pull.media_timeout_ms", pull.media_timeout_ms, 100..=TIME_MS_MAX),
             ("pull.retry_base_ms", pull.retry_base_ms, 10..=TIME_MS_MAX),
@@ -317,6 +359,17 @@ impl Config {
                 1..=1_000_000,
             ),
             (
+                "limits.connections_per_address_max",
+                limits.connections_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            ("limits.joins_per_second_max", limits.joins_per_second_max.into(), 0..=1_000_000),
+            (
+                "limits.joins_per_second_per_address_max",
+                limits.joins_per_second_per_address_max.into(),
+                0..=1_000_000,
+            ),
+            (
                 "limits.pending_per_shard_max",
                 self.limits.pending_per_shard_max.into(),
                 1..=1_000_000,
@@ -327,98 +380,6 @@ impl Config {
         ranges.extend(self.hook.ranges());
         ranges
     }
-}
-
-impl Default for ServerSection {
-    fn default() -> Self {
-        Self { shards: 0, cpus: CpuList::default(), steer_by_cpu: false, id: "rillcast".to_owned() }
-    }
-}
-
-impl Default for HttpSection {
-    fn default() -> Self {
-        Self {
-            listen: any_address(8080),
-            header_timeout_ms: 15_000,
-            keep_alive_ms: 30_000,
-            allow_ip_range: IpRanges::default(),
-            allow_cross_domains: true,
-        }
-    }
-}
-
-impl Default for RtmpSection {
-    fn default() -> Self {
-        Self { listen: any_address(1935), handshake_ms: 15_000, keep_alive_ms: 15_000 }
-    }
-}
-
-impl Default for RtspSection {
-    fn default() -> Self {
-        Self { listen: any_address(8554) }
-    }
-}
-
-impl Default for PullSection {
-    fn default() -> Self {
-        Self {
-            timeout_ms: 10_000,
-            media_timeout_ms: 5_000,
-            retry_base_ms: 2_000,
-            retry_step_ms: 3_000,
-            retry_max_ms: 60_000,
-            retry_jitter_percent: 20,
-            connects_per_origin_max: 64,
-        }
-    }
-}
-
-impl Default for StreamSection {
-    fn default() -> Self {
-        Self {
-            continue_push_ms: 15_000,
-            reconnect_grace_ms: 15_000,
-            max_stream_wait_ms: 15_000,
-            none_reader_delay_ms: 20_000,
-            gop_bytes_max: 16 * MIB,
-            waiters_per_key_max: 10_000,
-        }
-    }
-}
-
-impl Default for EgressSection {
-    fn default() -> Self {
-        Self {
-            audio_wait_ms: 40,
-            flush_window_ms: 0,
-            lag_bytes_max: 2 * MIB,
-            lag_evict_ms: 15_000,
-            send_notsent_lowat_bytes: 131_072,
-        }
-    }
-}
-
-impl Default for LimitsSection {
-    fn default() -> Self {
-        Self { connections_per_shard_max: 20_000, pending_per_shard_max: 20_000 }
-    }
-}
-
-impl Default for ApiSection {
-    fn default() -> Self {
-        Self { secret: String::new(), force_closes_pending: true, reply_bound_ms: 1_000 }
-    }
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { filter: "info".to_owned() }
-    }
-}
-
-/// `[::]` takes IPv4 as well.
-fn any_address(port: u16) -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
 fn set<T>(place: &mut T, value: Option<T>) {
@@ -529,8 +490,13 @@ mod tests {
             ("[log]\nfilter = \"a=b=c\"\n", 2, 10, "log.filter: "),
             ("[server]\ncpus = \"3-1\"\n", 2, 8, "CPU range"),
             ("[server]\ncpus = \"0\"\nshards = 2\n", 3, 10, "server.shards: more shards"),
+            ("[access]\nplay_keys = { a = \"\" }\n", 2, 13, "access.play_keys: has an empty"),
+            ("[access]\npull_deny = \"nowhere\"\n", 2, 13, "nor a network"),
             ("[server]\nid = \"\"\n", 2, 6, "server.id: is empty"),
             ("[http]\nallow_ip_range = \"x\"\n", 2, 18, "not an IP address"),
+            ("[rtsp]\nudp_ports = \"5\"\n", 2, 13, "a port range is two numbers"),
+            ("[rtsp]\nrtp_transport = \"x\"\n", 2, 17, "unknown variant `x`"),
+            ("[rtsp]\nauth_user = \"\\n\"\n", 2, 13, "rtsp.auth_user: has control"),
             ("[pull]\nretry_max_ms = 99\n", 1, 1, "pull.retry_base_ms: is above"),
             ("# é\n[api]\nsecret = \"\\u0000\"", 3, 10, "api.secret: has control"),
             (

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, IpRanges};
+use crate::config::{Config, IpRanges, RtpTransport};
 use crate::limits::REQUEST_BODY_LEN_MAX;
 
 /// What became of a key that was set.
@@ -148,6 +148,39 @@ const SHARED: &[Shared] = &[
         read: |config| to_seconds(config.rtmp.keep_alive_ms),
         write: |config, text| parse_seconds(text).map(|ms| config.rtmp.keep_alive_ms = ms),
     },
+    Shared {
+        name: "rtsp.authBasic",
+        read: |config| u8::from(config.rtsp.auth_basic).to_string(),
+        write: |config, text| parse_flag(text).map(|on| config.rtsp.auth_basic = on),
+    },
+    Shared {
+        name: "rtsp.handshakeSecond",
+        read: |config| to_seconds(config.rtsp.handshake_ms),
+        write: |config, text| parse_seconds(text).map(|ms| config.rtsp.handshake_ms = ms),
+    },
+    Shared {
+        name: "rtsp.keepAliveSecond",
+        read: |config| to_seconds(config.rtsp.session_timeout_ms),
+        write: |config, text| parse_seconds(text).map(|ms| config.rtsp.session_timeout_ms = ms),
+    },
+    Shared {
+        name: "rtsp.rtpTransportType",
+        read: |config| match config.rtsp.rtp_transport {
+            RtpTransport::Both => "-1".to_owned(),
+            RtpTransport::Tcp => "0".to_owned(),
+            RtpTransport::Udp => "1".to_owned(),
+        },
+        write: |config, text| {
+            config.rtsp.rtp_transport = match text {
+                "-1" => RtpTransport::Both,
+                "0" => RtpTransport::Tcp,
+                "1" => RtpTransport::Udp,
+                // 2 is multicast.
+                _ => return None,
+            };
+            Some(())
+        },
+    },
 ];
 
 /// Name and default of the keys that are only stored. Where ZLMediaKit's default says that it does
@@ -210,12 +243,8 @@ const STORED: &[(&str, &str)] = &[
     ("rtp_proxy.gop_cache", "1"),
     ("rtp_proxy.port_range", "30000-35000"),
     ("rtp_proxy.timeoutSec", "15"),
-    ("rtsp.authBasic", "0"),
     ("rtsp.directProxy", "1"),
-    ("rtsp.handshakeSecond", "15"),
-    ("rtsp.keepAliveSecond", "15"),
     ("rtsp.lowLatency", "0"),
-    ("rtsp.rtpTransportType", "-1"),
 ];
 
 pub(super) fn parse_flag(text: &str) -> Option<bool> {
@@ -277,6 +306,10 @@ mod tests {
             ("protocol.continue_push_ms", "3000"),
             ("rtmp.handshakeSecond", "7"),
             ("rtmp.keepAliveSecond", "8"),
+            ("rtsp.authBasic", "1"),
+            ("rtsp.handshakeSecond", "9"),
+            ("rtsp.keepAliveSecond", "10"),
+            ("rtsp.rtpTransportType", "0"),
         ];
         assert_eq!(
             table.map(|(name, _)| name).to_vec(),
@@ -295,6 +328,9 @@ mod tests {
         assert_eq!(config.http.keep_alive_ms, 1500);
         assert_eq!(config.stream.continue_push_ms, 3000);
         assert_eq!((config.rtmp.handshake_ms, config.rtmp.keep_alive_ms), (7000, 8000));
+        assert_eq!((config.rtsp.handshake_ms, config.rtsp.session_timeout_ms), (9000, 10_000));
+        assert!(config.rtsp.auth_basic);
+        assert_eq!(config.rtsp.rtp_transport, RtpTransport::Tcp);
     }
 
     #[test]
@@ -312,6 +348,7 @@ mod tests {
             ("http.keepAliveSecond", "1e300", ZlmSet::Unchanged),
             ("http.keepAliveSecond", "0", ZlmSet::Unchanged),
             ("http.port", "81", ZlmSet::Unchanged),
+            ("rtsp.rtpTransportType", "2", ZlmSet::Unchanged),
             ("rtmp.sslport", "19350", ZlmSet::Unchanged),
             ("http.nosuch", "1", ZlmSet::Unknown),
             ("ffmpeg.bin", "/bin/sh", ZlmSet::Unknown),

@@ -25,20 +25,22 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
     let mut config = Config::default();
     config.http.listen = options.http;
     config.rtmp.listen = options.rtmp;
+    config.rtsp.listen = options.rtsp;
     cli::ensure_secret(&mut config)?;
     logging::init("warn")?;
     let signals = Signals::block()?;
     let looping = LoopingOrigin::start()?;
     let silent = SilentOrigin::start()?;
     let secret = config.api.secret.clone();
-    let (node, keeper) = cli::start(config)?;
+    let (node, keeper) = cli::start(config, None, None)?;
     let api = ApiClient::new(node.http, &secret)?;
-    let (http, rtmp) = (node.http, node.rtmp);
+    let (http, rtmp, rtsp) = (node.http, node.rtmp, node.rtsp);
 
     println!("rillcast demo: {} shards, Ctrl-C ends it", node.shard_count());
     println!();
     println!("  play    ffplay http://{http}/live/demo.live.flv");
     println!("          ffplay rtmp://{rtmp}/live/demo");
+    println!("          ffplay rtsp://{rtsp}/live/demo");
     println!("          ws://{http}/live/demo.live.flv   (mpegts.js)");
     println!("  ask     curl 'http://{http}/index/api/listStreamProxy?secret={secret}'");
     println!("  origin  {} (loops), {} (never answers)", looping.url(), silent.url());

@@ -49,7 +49,7 @@ impl Plan {
         self.cpus.len() + self.homeless_shards
     }
 
-    /// One for each connection. A shard has 11 of its own (rings, eventfds, listeners, a reserve),
+    /// One for each connection. A shard has 12 of its own (rings, eventfds, listeners, a reserve),
     /// the process 18; both rounded up.
     pub(super) fn descriptors(&self) -> u64 {
         self.connections + self.own_descriptors()

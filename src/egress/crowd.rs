@@ -5,15 +5,17 @@
 //! count.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::datagrams::{DatagramCrowd, DatagramPlayer, Outlet};
 use super::flush::{Batch, Lists, Send, Shortfall, Wire};
-use super::player::{Next, Player, PlayerStart, PlayerState};
+use super::player::{Next, Player, PlayerStart, PlayerState, UdpTrack};
 use super::round::{self, Due, Staged};
 use crate::media::ConnectionId;
-use crate::stream::{Cursor, Log, Packaging, Span, packaging};
+use crate::stream::{Cursor, Log, Packaging, Span, TrackSet, packaging};
 
 /// Bounds for slow players.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +24,8 @@ pub struct CrowdLimits {
     pub lag_bytes_max: u64,
     /// Time without progress, or of jumping without catching up, before a player is evicted.
     pub lag_evict: Duration,
+    /// Datagrams of one length go to the kernel together.
+    pub gso: bool,
 }
 
 /// What happened to players since the shard started.
@@ -30,6 +34,8 @@ pub struct CrowdTotals {
     pub sent_bytes: u64,
     pub sends: u64,
     pub jumps: u64,
+    /// Sends over UDP that a socket did not take.
+    pub datagrams_lost: u64,
 }
 
 /// What a flush or a writable socket led to, for the shard to act on.
@@ -43,6 +49,8 @@ pub struct CrowdEvents {
     pub evicted: Vec<ConnectionId>,
     /// Players whose number of jumps, which stands beside them, has doubled.
     pub jumped: Vec<(ConnectionId, u32)>,
+    /// Players over UDP are to get more soon, whether something comes or not.
+    pub is_behind: bool,
 }
 
 impl CrowdEvents {
@@ -51,6 +59,7 @@ impl CrowdEvents {
         self.broken.append(&mut later.broken);
         self.evicted.append(&mut later.evicted);
         self.jumped.append(&mut later.jumped);
+        self.is_behind |= later.is_behind;
     }
 }
 
@@ -58,6 +67,7 @@ impl CrowdEvents {
 #[derive(Default)]
 pub struct Crowd {
     pub(super) players: Vec<Player>,
+    pub(super) datagrams: DatagramCrowd,
     index_of: HashMap<ConnectionId, usize>,
     /// Players by packaging.
     counts: [u32; Packaging::ALL.len()],
@@ -107,6 +117,17 @@ impl Crowd {
         self.players.len() - 1
     }
 
+    /// Adds a player over UDP at the log's start point. It gets reports at once, and media with this
+    /// flush and the next ones.
+    pub fn join_datagrams(&mut self, id: ConnectionId, tracks: &[UdpTrack], turn: &mut Turn<'_>) {
+        let Turn { log, limits, wire, scratch, .. } = turn;
+        let (lists, totals) = (&mut scratch.lists, &mut self.totals);
+        let mut outlet = Outlet { gso: limits.gso, wire: *wire, lists, totals };
+        self.datagrams.join(DatagramPlayer::new(id, tracks), log, &mut outlet);
+        let end = log.flushed_seq();
+        self.flush_datagrams(end..end, turn);
+    }
+
     /// Sends what was flushed to all who have everything before it, and lets the others catch up.
     pub fn flush(&mut self, turn: &mut Turn<'_>) {
         let Turn { log, now, limits, wire, scratch, events } = turn;
@@ -150,6 +171,7 @@ impl Crowd {
         for (index, player) in self.players.iter_mut().enumerate() {
             let len = lens[player.packaging as usize];
             let shares = player.state == PlayerState::CaughtUp
+                && player.tracks == TrackSet::ALL
                 && player.cursor == Cursor::at(staged.from)
                 && !player.has_own_bytes();
             if !shares || len == 0 {
@@ -183,7 +205,8 @@ impl Crowd {
         player.sent_bytes -= missing;
         self.totals.sent_bytes -= missing;
         let start = Cursor::at(staged.from);
-        player.cursor = packaging::advance(player.packaging, log, start, shortfall.sent);
+        player.cursor =
+            packaging::advance(player.packaging, player.tracks, log, start, shortfall.sent);
         if shortfall.errno.is_some() {
             break_off(player, events);
         } else {
@@ -208,6 +231,18 @@ impl Crowd {
                 PlayerState::CaughtUp | PlayerState::Blocked => self.advance(index, turn),
             }
         }
+    }
+
+    /// Gives players over UDP what was flushed, or the next piece of what they lack.
+    pub(super) fn flush_datagrams(&mut self, staged: Range<u64>, turn: &mut Turn<'_>) {
+        if self.datagrams.players.is_empty() {
+            return;
+        }
+        let Turn { log, limits, wire, scratch, events, .. } = turn;
+        let (lists, totals) = (&mut scratch.lists, &mut self.totals);
+        let mut outlet = Outlet { gso: limits.gso, wire: *wire, lists, totals };
+        self.datagrams.flush(log, staged, &mut outlet);
+        events.is_behind |= self.datagrams.is_behind(log);
     }
 
     /// A blocked player's socket takes bytes again.
@@ -279,7 +314,11 @@ impl Crowd {
 
     /// Removes a player. Returns what it has got, and whether its peer can make sense of a goodbye.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Removed> {
-        let index = self.index_of.remove(&id)?;
+        let Some(index) = self.index_of.remove(&id) else {
+            let sent_bytes = self.datagrams.remove(id)?.sent_bytes;
+            // Its packets do not go over its connection, which is free for a goodbye.
+            return Some(Removed { between_tags: true, sent_bytes });
+        };
         let player = self.players.swap_remove(index);
         self.counts[player.packaging as usize] -= 1;
         if let Some(moved) = self.players.get(index) {
@@ -291,30 +330,39 @@ impl Crowd {
     /// The sequence number that the log must keep for blocked players.
     pub fn slowest_seq(&self) -> Option<u64> {
         let blocked = self.players.iter().filter(|player| player.state == PlayerState::Blocked);
-        blocked.map(|player| player.cursor.seq).min()
+        blocked.map(|player| player.cursor.seq).chain(self.datagrams.slowest_seq()).min()
     }
 
     pub fn len(&self) -> usize {
-        self.players.len()
+        self.players.len() + self.datagrams.players.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.players.is_empty()
+        self.len() == 0
     }
 
     pub fn ids(&self) -> impl Iterator<Item = ConnectionId> {
-        self.players.iter().map(|player| player.id)
+        let datagrams = self.datagrams.players.iter().map(|player| player.id);
+        self.players.iter().map(|player| player.id).chain(datagrams)
     }
 
     /// Each player with its packaging, bytes sent, lag in bytes and jumps.
     pub fn stats(&self, log: &Log) -> impl Iterator<Item = PlayerStats> {
-        self.players.iter().map(|player| PlayerStats {
+        let datagrams = self.datagrams.players.iter().map(|player| PlayerStats {
+            id: player.id,
+            packaging: Packaging::Rtsp,
+            sent_bytes: player.sent_bytes,
+            lag_bytes: player.lag_bytes(log),
+            jumps: player.lost,
+        });
+        let players = self.players.iter().map(|player| PlayerStats {
             id: player.id,
             packaging: player.packaging,
             sent_bytes: player.sent_bytes,
             lag_bytes: player.lag_bytes(log),
             jumps: player.jumps,
-        })
+        });
+        players.chain(datagrams)
     }
 
     /// Takes the totals counted since the last call.
@@ -337,6 +385,7 @@ pub struct PlayerStats {
     pub packaging: Packaging,
     pub sent_bytes: u64,
     pub lag_bytes: u64,
+    /// Over UDP: sends that were lost.
     pub jumps: u32,
 }
 
@@ -433,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_goes_on_from_its_cursor_and_costs_others_nothing() {
-        for packaging in Packaging::ALL {
+        for packaging in Packaging::OF_FLV {
             let mut scene = Scene::new();
             scene.join(1, packaging);
             scene.join(2, packaging);

@@ -8,17 +8,26 @@ use std::ops::Range;
 pub struct Socket(pub i32);
 
 /// Sends of one submission. A span is built once and sent to any number of sockets; a socket stands
-/// in a batch once at most, so that what is sent to it can't be reordered.
+/// in a batch once at most, so that what is sent to it can't be reordered; of datagrams any number of
+/// times.
 #[derive(Default)]
 pub struct Batch<'a> {
     pub slices: Vec<IoSlice<'a>>,
-    pub spans: Vec<Range<usize>>,
+    pub spans: Vec<BatchSpan>,
     pub sends: Vec<Send>,
 }
 
 /// The memory of a batch, between two of them.
 #[derive(Default)]
 pub struct Lists(Batch<'static>);
+
+/// A run of the slices of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchSpan {
+    pub slices: Range<usize>,
+    /// Bytes of each datagram that the span is cut into; 0 where it is not.
+    pub segment_len: u32,
+}
 
 /// One span to one socket. `ticket` is the caller's name for it.
 #[derive(Debug, Clone, Copy)]
@@ -47,14 +56,23 @@ impl<'a> Batch<'a> {
 
     /// Adds a span, whose slices `fill` appends, and returns its number.
     pub fn add_span(&mut self, fill: impl FnOnce(&mut Vec<IoSlice<'a>>)) -> u32 {
+        self.add_datagrams(0, fill)
+    }
+
+    /// As [`Self::add_span`], to be cut into datagrams of a length; the last may be shorter.
+    pub fn add_datagrams(
+        &mut self,
+        segment_len: u32,
+        fill: impl FnOnce(&mut Vec<IoSlice<'a>>),
+    ) -> u32 {
         let start = self.slices.len();
         fill(&mut self.slices);
-        self.spans.push(start..self.slices.len());
+        self.spans.push(BatchSpan { slices: start..self.slices.len(), segment_len });
         (self.spans.len() - 1) as u32
     }
 
     pub fn span(&self, number: u32) -> &[IoSlice<'a>] {
-        &self.slices[self.spans[number as usize].clone()]
+        &self.slices[self.spans[number as usize].slices.clone()]
     }
 }
 

@@ -27,6 +27,7 @@ impl Crowd {
                 player.state = PlayerState::Blocked;
             }
         }
+        self.datagrams.relocate(new);
         self.sent_seq = new.flushed_seq();
     }
 

@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use super::flush::Socket;
 use crate::limits::DETOUR_LEN_MAX;
 use crate::media::ConnectionId;
-use crate::stream::{Cursor, Log, Packaging, Span, packaging};
+use crate::stream::{Cursor, Log, Packaging, Span, TrackSet, packaging};
 
 /// What a player starts with.
 pub struct PlayerStart {
@@ -25,6 +25,25 @@ pub struct PlayerStart {
     pub packaging: Packaging,
     /// Protocol replies that the socket has not taken yet; they go before the first tag.
     pub unsent: Bytes,
+    pub tracks: TrackSet,
+}
+
+/// What a player of RTP gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RtpStart {
+    /// The places in the description of the tracks that it wants.
+    pub tracks: Vec<u8>,
+    /// Its sockets where the packets go over UDP, one item for each track; none where they are
+    /// interleaved. They are connected to the player's ports.
+    pub udp: Vec<UdpTrack>,
+}
+
+/// A track's sockets of one player.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpTrack {
+    pub track: u8,
+    pub rtp: Socket,
+    pub rtcp: Socket,
 }
 
 /// How far a player is.
@@ -45,6 +64,7 @@ pub struct Player {
     pub(super) id: ConnectionId,
     pub(super) socket: Socket,
     pub(super) packaging: Packaging,
+    pub(super) tracks: TrackSet,
     pub(super) state: PlayerState,
     pub(super) cursor: Cursor,
     /// The rest of a tag that was begun before a jump; it must be finished first.
@@ -79,6 +99,7 @@ impl Player {
             id: start.id,
             socket: start.socket,
             packaging: start.packaging,
+            tracks: start.tracks,
             state: PlayerState::AwaitingKeyframe,
             cursor: Cursor::default(),
             leftover: None,
@@ -151,12 +172,20 @@ impl Player {
         match &next {
             Next::Leftover => {
                 let (rest, cursor) = &**self.leftover.as_ref().expect("just seen");
-                span.encode(self.packaging, rest, *cursor, cursor.seq + 1);
+                span.encode_tracks(self.packaging, self.tracks, rest, *cursor, cursor.seq + 1);
             }
             Next::Tag => {
-                span.encode(self.packaging, log, self.cursor, self.cursor.seq + 1);
+                span.encode_tracks(
+                    self.packaging,
+                    self.tracks,
+                    log,
+                    self.cursor,
+                    self.cursor.seq + 1,
+                );
             }
-            Next::Log => span.encode(self.packaging, log, self.cursor, log.flushed_seq()),
+            Next::Log => {
+                span.encode_tracks(self.packaging, self.tracks, log, self.cursor, log.flushed_seq())
+            }
             Next::Detour | Next::Nothing => {}
         }
         next
@@ -205,13 +234,14 @@ impl Player {
             }
             Next::Leftover => {
                 let (rest, cursor) = &mut **self.leftover.as_mut().expect("just sent");
-                *cursor = packaging::advance(self.packaging, rest, *cursor, sent);
+                *cursor = packaging::advance(self.packaging, self.tracks, rest, *cursor, sent);
                 if cursor.seq >= rest.next_seq() {
                     self.leftover = None;
                 }
             }
             Next::Tag | Next::Log => {
-                self.cursor = packaging::advance(self.packaging, log, self.cursor, sent);
+                self.cursor =
+                    packaging::advance(self.packaging, self.tracks, log, self.cursor, sent);
             }
         }
     }

@@ -53,6 +53,7 @@ pub fn flush(
         let Due { crowd, log, events } = due;
         let turn = &mut Turn { log, now, limits, wire, scratch, events };
         crowd.flush_others(staged.from, turn);
+        crowd.flush_datagrams(staged.from..staged.to, turn);
     }
     scratch.staged = staged;
 }

@@ -10,8 +10,8 @@ use super::flush::{Batch, Send, Shortfall, Socket, Wire};
 use super::player::PlayerStart;
 use crate::media::{ConnectionId, ShardId};
 use crate::proto::flv::FILE_HEADER;
-use crate::stream::Packaging;
 use crate::stream::testing::Writer;
+use crate::stream::{Packaging, TrackSet};
 
 /// Sockets that take what there is room for; one without an entry takes everything.
 #[derive(Default)]
@@ -63,7 +63,11 @@ impl Scene {
             writer,
             crowd,
             wire: FakeWire::default(),
-            limits: CrowdLimits { lag_bytes_max: 5000, lag_evict: Duration::from_secs(10) },
+            limits: CrowdLimits {
+                lag_bytes_max: 5000,
+                lag_evict: Duration::from_secs(10),
+                gso: true,
+            },
             scratch: Scratch::default(),
             now: crate::clock::now(),
         }
@@ -84,7 +88,13 @@ impl Scene {
     }
 
     pub(crate) fn join(&mut self, fd: i32, packaging: Packaging) -> CrowdEvents {
-        let start = PlayerStart { id: id(fd), socket: Socket(fd), packaging, unsent: Bytes::new() };
+        let start = PlayerStart {
+            id: id(fd),
+            socket: Socket(fd),
+            packaging,
+            unsent: Bytes::new(),
+            tracks: TrackSet::ALL,
+        };
         self.turn(|crowd, turn| {
             let index = crowd.join(turn.log, start, turn.now);
             crowd.advance(index, turn);

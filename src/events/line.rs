@@ -112,7 +112,7 @@ impl<'a> Detail<'a> {
                 peer: Some(peer.to_string()),
                 ..Self::default()
             },
-            What::Lost { url: of, fault, next_try } => {
+            What::Lost { url: of, fault, next_try, .. } => {
                 Self { url: url(of), ..Self::of_fault(fault, *next_try) }
             }
             What::Ended { reason, url: of, .. } => {

@@ -2,7 +2,7 @@
 //! what is received comes with the kernel's time of its arrival.
 
 use std::io::{self, ErrorKind, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -33,6 +33,16 @@ pub(super) enum Received {
     End,
 }
 
+/// What one receive got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arrival {
+    pub(super) len: usize,
+    /// When the last of it arrived by the wall clock, if the kernel said.
+    pub(super) stamp_ns: Option<u64>,
+    /// Datagrams that the socket had no room for so far, if there are any and the kernel said.
+    pub(super) dropped: Option<u32>,
+}
+
 impl Connection {
     /// Begins to connect; [`Self::connect_result`] tells the end of it once the socket is writable.
     pub(super) fn start(peer: SocketAddr) -> io::Result<Self> {
@@ -48,6 +58,11 @@ impl Connection {
 
     pub(super) fn is_made(&self) -> bool {
         socket::peer_addr(&self.fd).is_ok()
+    }
+
+    /// Our address on it.
+    pub(super) fn local_ip(&self) -> io::Result<IpAddr> {
+        Ok(socket::local_addr(&self.fd)?.ip())
     }
 
     /// # Errors
@@ -98,24 +113,11 @@ impl Connection {
 
     /// Receives into `buffer` what is there.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut control = ControlBuffer([0; 64]);
-        let mut slices = [IoSliceMut::new(buffer)];
-        let fd = self.fd.as_raw_fd();
-        let message =
-            match recvmsg::<()>(fd, &mut slices, Some(&mut control.0), MsgFlags::MSG_DONTWAIT) {
-                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(Received::Nothing),
-                result => result?,
-            };
-        if message.bytes == 0 {
-            return Ok(Received::End);
-        }
-        let arrived = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::ScmTimestampns(time) => {
-                Some(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
-            }
-            _ => None,
-        });
-        Ok(Received::Bytes(message.bytes, arrived))
+        Ok(match receive(&self.fd, buffer)? {
+            None => Received::Nothing,
+            Some(Arrival { len: 0, .. }) => Received::End,
+            Some(Arrival { len, stamp_ns, .. }) => Received::Bytes(len, stamp_ns),
+        })
     }
 
     /// Has the close reset the connection: the peer sees an error, and nothing stays in TIME_WAIT.
@@ -140,7 +142,32 @@ impl AsFd for Connection {
     }
 }
 
-/// Room for one timestamp (32 bytes), aligned as the kernel's control messages are.
+/// Receives into `buffer` what is there: of a stream, or one datagram.
+pub(super) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
+    let mut control = ControlBuffer([0; 64]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let fd = fd.as_fd().as_raw_fd();
+    let message = match recvmsg::<()>(fd, &mut slices, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)
+    {
+        Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+        result => result?,
+    };
+    let mut arrival = Arrival { len: message.bytes, stamp_ns: None, dropped: None };
+    for control in message.cmsgs()? {
+        match control {
+            ControlMessageOwned::ScmTimestampns(time) => {
+                let (seconds, ns) = (time.tv_sec() as u64, time.tv_nsec() as u64);
+                arrival.stamp_ns = Some(seconds * 1_000_000_000 + ns);
+            }
+            ControlMessageOwned::RxqOvfl(dropped) => arrival.dropped = Some(dropped),
+            _ => {}
+        }
+    }
+    Ok(Some(arrival))
+}
+
+/// Room for a timestamp (32 bytes) and a count of drops (24), aligned as the kernel's control
+/// messages are.
 #[repr(align(8))]
 struct ControlBuffer([u8; 64]);
 

@@ -16,7 +16,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::connection::Received;
 use super::figures::Spread;
-use super::member::{Measure, Member, Place};
+use super::member::{Measure, Member, Place, SocketEvent, socket_number, socket_of};
 use super::options::Leave;
 use super::outcome::{Outcome, Role};
 use super::player::{End, Look, Player};
@@ -145,6 +145,7 @@ impl<'a> Crowd<'a> {
             if now_ns >= self.next_check_ns {
                 self.next_check_ns = now_ns + CHECK_NS;
                 self.check_joining(now_ns);
+                self.keep_alive(now_ns);
                 self.trickle(&mut buffer);
             }
             if now_ns >= self.next_times_ns {
@@ -187,8 +188,8 @@ impl<'a> Crowd<'a> {
         let player = Player::start(&self.plan.targets[join.target], serial)?;
         let index = self.free.pop().unwrap_or(self.members.len());
         let member = Member::new(player, join.role, serial);
-        self.epoll
-            .add(&member.player.connection, EpollEvent::new(member.interest, index as u64))?;
+        let event = EpollEvent::new(member.interest, socket_number(index, None));
+        self.epoll.add(&member.player.connection, event)?;
         if let (Role::Visitor, Some(stay_ns)) = (join.role, self.plan.visit.stay_ns) {
             let leaves_ns = member.player.times.started_ns + stay_ns;
             self.leaves.push(Reverse((leaves_ns, (index, serial))));
@@ -230,7 +231,9 @@ impl<'a> Crowd<'a> {
             };
             let look = Look::now();
             for event in &events[..count] {
-                self.advance(event.data() as usize, event.events(), &look, buffer);
+                let (index, udp) = socket_of(event.data());
+                let event = SocketEvent { flags: event.events(), udp };
+                self.advance(index, event, &look, buffer);
             }
             rounds += 1;
             if count < events.len() || rounds == READS_PER_LOOK {
@@ -240,10 +243,10 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    fn advance(&mut self, index: usize, events: EpollFlags, look: &Look, buffer: &mut [u8]) {
+    fn advance(&mut self, index: usize, event: SocketEvent, look: &Look, buffer: &mut [u8]) {
         let Some(member) = &mut self.members[index] else { return };
         let before = member.player.watch.counts;
-        let result = member.step(events, look, buffer, &mut self.outcome.figures);
+        let mut result = member.step(event, look, buffer, &mut self.outcome.figures);
         self.unstamped_reads += std::mem::take(&mut member.player.unstamped_reads);
         self.untold.add(&member.player.watch.counts.since(&before));
         if !member.has_joined && !self.is_finished && member.player.times.keyframe_ns.is_some() {
@@ -258,9 +261,19 @@ impl<'a> Crowd<'a> {
         let interest = member.wanted();
         if interest != member.interest {
             member.interest = interest;
-            let mut event = EpollEvent::new(interest, index as u64);
+            let mut event = EpollEvent::new(interest, socket_number(index, None));
             // It is in the list: it was added when it joined.
             let _ = self.epoll.modify(&member.player.connection, &mut event);
+        }
+        if member.watched_tracks < member.player.track_count() {
+            for (place, socket) in member.player.sockets_from(member.watched_tracks) {
+                let number = socket_number(index, Some(place));
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+                if let Err(error) = self.epoll.add(socket, event) {
+                    result = Err(End::Connection(error.into()));
+                }
+            }
+            member.watched_tracks = member.player.track_count();
         }
         if let Err(end) = result {
             self.end(index, look.now_ns, &end);
@@ -287,6 +300,16 @@ impl<'a> Crowd<'a> {
             false
         });
         self.joining = joining;
+    }
+
+    fn keep_alive(&mut self, now_ns: u64) {
+        let now = clock::now();
+        for index in 0..self.members.len() {
+            let Some(member) = &mut self.members[index] else { continue };
+            if let Err(end) = member.player.handle_timeout(now) {
+                self.end(index, now_ns, &end);
+            }
+        }
     }
 
     fn leave_due(&mut self, now_ns: u64) {

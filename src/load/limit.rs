@@ -1,6 +1,6 @@
-//! `load limit`: the floor under every server's price. The clip over HTTP-FLV to N sockets by a
-//! bare loop of sends, or by batches of an io_uring, and nothing else: no ingest, no queues, no
-//! timers. A player that does not keep up is closed.
+//! `load limit`: the floor under every server's price. The clip over HTTP-FLV, or as the packets of
+//! RTSP, to N sockets by a bare loop of sends, or by batches of an io_uring, and nothing else: no
+//! ingest, no queues, no timers. A player that does not keep up is closed.
 //!
 //! The players are `load play` in a process of its own, as with any server, so that both are
 //! measured by the same means.
@@ -18,17 +18,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::clip::Clip;
-use super::options::{LimitOptions, Method};
+use super::options::{LimitOptions, Method, Wire};
+use super::rtsp::floor::{Calls, FloorPlayer, Packets};
 use super::stamp::Stamp;
 use super::{Failure, Wait, soak};
 use crate::clock;
 use crate::limits::LOAD_REQUEST_LEN_MAX;
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
+use crate::proto::rtsp::LowerTransport;
 use crate::ring::EgressRing;
 use crate::ring::socket;
 
 /// Runs the senders here and the players in a process of their own.
 pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
+    if options.wire == Wire::Flv && options.method == Method::Joined {
+        return Err("--method joined is for packets: --wire rtsp-tcp or rtsp-udp".into());
+    }
     let clip = Clip::load(options.file.as_deref())?;
     let cpus = options.cpus.as_ref().map_or(&[][..], |list| list.cpus());
     let threads = cpus.len().max(1);
@@ -39,22 +44,24 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
     let status = thread::scope(|scope| -> Result<_, Failure> {
         let (clip, stopped) = (&clip, &stopped);
         let serve = scope.spawn(move || -> Result<(), Failure> {
-            let sockets = accept_all(&listener, options.players as usize, clip, stopped)?;
+            let floor = Floor::new(options.wire, clip)?;
+            let players = accept_all(&listener, options.players as usize, &floor, stopped)?;
             let start_ns = clock::monotonic_ns() + START_DELAY_NS;
-            let mut parts: Vec<Vec<TcpStream>> = (0..threads).map(|_| Vec::new()).collect();
-            for (number, socket) in sockets.into_iter().enumerate() {
-                parts[number % threads].push(socket);
+            let mut parts: Vec<Vec<Player>> = (0..threads).map(|_| Vec::new()).collect();
+            for (number, player) in players.into_iter().enumerate() {
+                parts[number % threads].push(player);
             }
             thread::scope(|scope| {
                 let senders: Vec<_> = parts
                     .into_iter()
                     .enumerate()
-                    .map(|(number, sockets)| {
+                    .map(|(number, players)| {
                         let cpu = cpus.get(number).copied();
                         scope.spawn(move || -> Result<(), Failure> {
                             cpu.map(soak::pin).transpose()?;
-                            let mut sender = Sender::new(options.method, sockets)?;
-                            send_all(clip, options.flush(), start_ns, &mut sender, stopped);
+                            let mut sender = Sender::new(options, clip, players)?;
+                            let schedule = Schedule { clip, flush: options.flush(), start_ns };
+                            schedule.send_all(&mut sender, stopped);
                             Ok(())
                         })
                     })
@@ -87,18 +94,26 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
 fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, Failure> {
     let method = match options.method {
         Method::Send => "send",
+        Method::Joined => "joined send",
         Method::Uring => "io_uring",
     };
-    let label = format!("limit: bare {method}, {}", options.flush().name());
+    let (what, url, transport) = match options.wire {
+        Wire::Flv => ("", format!("http://{address}/limit.flv"), "tcp"),
+        Wire::RtspTcp => (" of RTP packets over TCP", format!("rtsp://{address}/limit/a"), "tcp"),
+        Wire::RtspUdp => (" of RTP packets over UDP", format!("rtsp://{address}/limit/a"), "udp"),
+    };
+    let label = format!("limit: bare {method}{what}, {}", options.flush().name());
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["load", "play", "--url", &format!("http://{address}/limit.flv")]);
+    command.args(["load", "play", "--url", &url, "--rtsp-transport", transport]);
     command.args(["--label", &label, "--players", &options.players.to_string()]);
     command.args(["--pid", &std::process::id().to_string()]);
     command.args(["--warm-up", &options.warm_up.to_string()]);
     command.args(["--duration", &options.duration.to_string()]);
     // Nothing is sent until the last player is there.
     let ramp = f64::from(options.players) / 500.0;
-    command.args(["--ramp", &ramp.to_string(), "--join-timeout", &(ramp + 20.0).to_string()]);
+    // Players of RTSP are served one after another, a few sweeps of theirs each.
+    let patience = 20.0 + f64::from(options.players) / 50.0;
+    command.args(["--ramp", &ramp.to_string(), "--join-timeout", &patience.to_string()]);
     if let Some(cpus) = &options.client_cpus {
         command.args(["--cpus", cpus]);
     }
@@ -114,22 +129,64 @@ fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, F
     Ok(command.spawn()?)
 }
 
-/// Waits for all players and answers each with the head of its stream.
+/// What players are sent.
+enum Floor {
+    /// The head of the stream.
+    Flv(Vec<u8>),
+    Rtsp(Packets),
+}
+
+/// A player that has asked for its stream.
+enum Player {
+    Flv(TcpStream),
+    Rtsp(FloorPlayer),
+}
+
+impl Floor {
+    fn new(wire: Wire, clip: &Clip) -> Result<Self, Failure> {
+        let transport = match wire {
+            Wire::Flv => {
+                let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\n".to_vec();
+                head.extend_from_slice(&FILE_HEADER);
+                for tag in &clip.configs {
+                    let header = TagHeader::new(tag.kind, 0, tag.payload.len() as u32);
+                    append_tag(header, &tag.payload, &mut head);
+                }
+                return Ok(Self::Flv(head));
+            }
+            Wire::RtspTcp => LowerTransport::Tcp,
+            Wire::RtspUdp => LowerTransport::Udp,
+        };
+        Ok(Self::Rtsp(Packets::new(clip, transport)?))
+    }
+
+    fn accept(&self, mut socket: TcpStream) -> Result<Player, Failure> {
+        let head = match self {
+            Self::Flv(head) => head,
+            Self::Rtsp(packets) => {
+                return Ok(Player::Rtsp(FloorPlayer::accept(socket, &packets.description())?));
+            }
+        };
+        read_request(&mut socket)?;
+        socket.set_nodelay(true)?;
+        if socket::send_now(&socket, head)? < head.len() {
+            return Err("a socket does not take the head of its stream".into());
+        }
+        Ok(Player::Flv(socket))
+    }
+}
+
+/// Waits for all players and answers each.
 fn accept_all(
     listener: &TcpListener,
     count: usize,
-    clip: &Clip,
+    floor: &Floor,
     stopped: &AtomicBool,
-) -> Result<Vec<TcpStream>, Failure> {
+) -> Result<Vec<Player>, Failure> {
     listener.set_nonblocking(true)?;
-    let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\n".to_vec();
-    head.extend_from_slice(&FILE_HEADER);
-    for tag in &clip.configs {
-        append_tag(TagHeader::new(tag.kind, 0, tag.payload.len() as u32), &tag.payload, &mut head);
-    }
-    let mut sockets = Vec::new();
-    while sockets.len() < count && !stopped.load(Relaxed) {
-        let (mut socket, _) = match listener.accept() {
+    let mut players = Vec::new();
+    while players.len() < count && !stopped.load(Relaxed) {
+        let (socket, _) = match listener.accept() {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 sleep_ns(ACCEPT_PAUSE_NS);
                 continue;
@@ -137,14 +194,9 @@ fn accept_all(
             result => result?,
         };
         socket.set_nonblocking(false)?;
-        read_request(&mut socket)?;
-        socket.set_nodelay(true)?;
-        if socket::send_now(&socket, &head)? < head.len() {
-            return Err("a socket does not take the head of its stream".into());
-        }
-        sockets.push(socket);
+        players.push(floor.accept(socket)?);
     }
-    Ok(sockets)
+    Ok(players)
 }
 
 fn read_request(socket: &mut TcpStream) -> Result<(), Failure> {
@@ -160,18 +212,25 @@ fn read_request(socket: &mut TcpStream) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends the clip from `start_ns` on.
-fn send_all(clip: &Clip, flush: Flush, start_ns: u64, sender: &mut Sender, stopped: &AtomicBool) {
-    let mut bytes = Vec::new();
-    let mut next = 0;
-    while !stopped.load(Relaxed) && !sender.sockets.is_empty() {
-        let (at_ms, tags) = flush.next(clip, next);
-        next = tags.end;
-        bytes.clear();
-        tags.for_each(|index| append_clip_tag(clip, index, start_ns, &mut bytes));
-        let at_ns = start_ns + at_ms * 1_000_000;
-        sleep_ns(at_ns.saturating_sub(clock::monotonic_ns()));
-        sender.send(&bytes);
+/// What is sent when.
+struct Schedule<'a> {
+    clip: &'a Clip,
+    flush: Flush,
+    /// When the first tag is due.
+    start_ns: u64,
+}
+
+impl Schedule<'_> {
+    fn send_all(&self, sender: &mut Sender, stopped: &AtomicBool) {
+        let mut next = 0;
+        while !stopped.load(Relaxed) && !sender.is_done() {
+            let (at_ms, tags) = self.flush.next(self.clip, next);
+            next = tags.end;
+            sender.prepare(self.clip, tags, self.start_ns);
+            let at_ns = self.start_ns + at_ms * 1_000_000;
+            sleep_ns(at_ns.saturating_sub(clock::monotonic_ns()));
+            sender.send();
+        }
     }
 }
 
@@ -247,25 +306,77 @@ impl Flush {
     }
 }
 
-/// The sockets of one thread, and how they are sent to.
-struct Sender {
+/// The players of one thread, what they are sent next, and how.
+enum Sender {
+    Flv(FlvSender),
+    Rtsp { packets: Packets, calls: Calls, players: Vec<FloorPlayer> },
+}
+
+struct FlvSender {
+    bytes: Vec<u8>,
     sockets: Vec<TcpStream>,
-    ring: Option<EgressRing>,
+    ring: Option<Box<EgressRing>>,
     /// Slots of sockets that did not take all.
     slow: Vec<usize>,
 }
 
 impl Sender {
-    fn new(method: Method, sockets: Vec<TcpStream>) -> std::io::Result<Self> {
-        let ring = match method {
-            Method::Send => None,
-            Method::Uring => Some(EgressRing::new()?),
+    fn new(options: &LimitOptions, clip: &Clip, players: Vec<Player>) -> Result<Self, Failure> {
+        let ring = (options.method == Method::Uring).then(EgressRing::new).transpose()?;
+        let ring = ring.map(Box::new);
+        let packets = match Floor::new(options.wire, clip)? {
+            Floor::Flv(_) => {
+                let of_flv = |player| match player {
+                    Player::Flv(socket) => Some(socket),
+                    Player::Rtsp(_) => None,
+                };
+                let sockets = players.into_iter().filter_map(of_flv).collect();
+                let sender = FlvSender { bytes: Vec::new(), sockets, ring, slow: Vec::new() };
+                return Ok(Self::Flv(sender));
+            }
+            Floor::Rtsp(packets) => packets,
         };
-        Ok(Self { sockets, ring, slow: Vec::new() })
+        let of_rtsp = |player| match player {
+            Player::Rtsp(player) => Some(player),
+            Player::Flv(_) => None,
+        };
+        let players = players.into_iter().filter_map(of_rtsp).collect();
+        let calls = match ring {
+            Some(ring) => Calls::Uring(ring),
+            None if options.method == Method::Joined => Calls::Joined,
+            None => Calls::Single,
+        };
+        Ok(Self::Rtsp { packets, calls, players })
     }
 
-    fn send(&mut self, bytes: &[u8]) {
-        let slow = &mut self.slow;
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Flv(sender) => sender.sockets.is_empty(),
+            Self::Rtsp { players, .. } => players.is_empty(),
+        }
+    }
+
+    fn prepare(&mut self, clip: &Clip, tags: Range<u64>, start_ns: u64) {
+        match self {
+            Self::Flv(sender) => {
+                sender.bytes.clear();
+                tags.for_each(|index| append_clip_tag(clip, index, start_ns, &mut sender.bytes));
+            }
+            Self::Rtsp { packets, .. } => packets.make(clip, tags, start_ns),
+        }
+    }
+
+    fn send(&mut self) {
+        match self {
+            Self::Flv(sender) => sender.send(),
+            Self::Rtsp { packets, calls, players } => packets.send(calls, players),
+        }
+    }
+}
+
+impl FlvSender {
+    fn send(&mut self) {
+        let (slow, bytes) = (&mut self.slow, &self.bytes);
         match &mut self.ring {
             None => {
                 for (slot, socket) in self.sockets.iter().enumerate() {

@@ -7,6 +7,7 @@ use nix::sys::epoll::EpollFlags;
 use super::figures::Spread;
 use super::outcome::{Role, ThreadUse};
 use super::player::{End, Look, Player};
+use super::rtsp::player::UdpPlace;
 use super::watch::Figures;
 use crate::clock;
 
@@ -19,8 +20,33 @@ pub(super) struct Member {
     pub(super) serial: u64,
     /// What its socket is watched for.
     pub(super) interest: EpollFlags,
+    /// Tracks whose UDP sockets are watched.
+    pub(super) watched_tracks: usize,
     pub(super) has_joined: bool,
 }
+
+/// What epoll says of one socket of a member.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SocketEvent {
+    pub(super) flags: EpollFlags,
+    /// None: its connection.
+    pub(super) udp: Option<UdpPlace>,
+}
+
+/// How an event names a socket: the member's index, and above it which of its sockets.
+pub(super) fn socket_number(index: usize, udp: Option<UdpPlace>) -> u64 {
+    let socket = udp.map_or(0, |place| place.number() + 1);
+    (socket as u64) << SOCKET_SHIFT | index as u64
+}
+
+/// The member's index and its socket.
+pub(super) fn socket_of(number: u64) -> (usize, Option<UdpPlace>) {
+    let socket = (number >> SOCKET_SHIFT) as usize;
+    let index = number & ((1 << SOCKET_SHIFT) - 1);
+    (index as usize, socket.checked_sub(1).map(UdpPlace::of_number))
+}
+
+const SOCKET_SHIFT: u32 = 32;
 
 /// What is measured of ourselves.
 pub(super) struct Measure {
@@ -31,8 +57,14 @@ pub(super) struct Measure {
 
 impl Member {
     pub(super) fn new(player: Player, role: Role, serial: u64) -> Self {
-        let mut member =
-            Self { player, role, serial, interest: EpollFlags::empty(), has_joined: false };
+        let mut member = Self {
+            player,
+            role,
+            serial,
+            interest: EpollFlags::empty(),
+            watched_tracks: 0,
+            has_joined: false,
+        };
         member.interest = member.wanted();
         member
     }
@@ -53,13 +85,18 @@ impl Member {
         }
     }
 
+    /// Takes what epoll says of one of its sockets.
     pub(super) fn step(
         &mut self,
-        events: EpollFlags,
+        event: SocketEvent,
         look: &Look,
         buffer: &mut [u8],
         figures: &mut Figures,
     ) -> Result<(), End> {
+        let events = event.flags;
+        if let Some(place) = event.udp {
+            return self.player.on_datagrams(place, look, buffer, figures);
+        }
         if events.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLERR) {
             self.player.on_writable()?;
         }

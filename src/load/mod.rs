@@ -24,12 +24,14 @@ mod progress;
 mod publish;
 mod publisher;
 mod report;
+mod rtsp;
 mod scan;
 mod server;
 mod server_use;
 mod soak;
 mod stage;
 mod stamp;
+mod stream;
 mod target;
 mod watch;
 
@@ -39,7 +41,8 @@ use std::time::Duration;
 pub(crate) use clip::EMBEDDED;
 pub use options::{
     ChurnOptions, Command, CrowdOptions, Leave, LimitOptions, Method, OutputOptions,
-    PendingOptions, PlayOptions, PublishOptions, ServerOptions, SlowOptions, TargetOptions,
+    PendingOptions, PlayOptions, PublishOptions, RtspTransport, ServerOptions, SlowOptions,
+    TargetOptions, Wire,
 };
 
 /// One line for who started it.

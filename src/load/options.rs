@@ -6,11 +6,12 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::limit::Flush;
 use crate::config::CpuList;
+use crate::proto::rtsp::LowerTransport;
 
 /// Load a live server, ours or another one, and measure what it does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Play streams over HTTP-FLV, WebSocket-FLV or RTMP and measure what comes.
+    /// Play streams over HTTP-FLV, WebSocket-FLV, RTMP or RTSP and measure what comes.
     Play(PlayOptions),
     /// Play while other players come and leave at a steady rate.
     Churn(ChurnOptions),
@@ -18,9 +19,9 @@ pub enum Command {
     Slow(SlowOptions),
     /// Add pulls that never come up, hold them, and delete them.
     Pending(PendingOptions),
-    /// Publish an FLV file in a loop over RTMP, to any number of streams.
+    /// Publish an FLV file in a loop over RTMP or RTSP, to any number of streams.
     Publish(PublishOptions),
-    /// Measure the floor: the same file to players by a bare loop of sends, or by io_uring batches.
+    /// Measure the floor: the same file to players by a bare loop of sends, or by batches.
     Limit(LimitOptions),
 }
 
@@ -69,9 +70,12 @@ pub struct SlowOptions {
 /// What is loaded, what is measured of it, and where the results go.
 #[derive(Debug, Args)]
 pub struct TargetOptions {
-    /// What to play: http://, ws:// or rtmp://; {i} is the number of the stream.
+    /// What to play: http://, ws://, rtmp:// or rtsp://; {i} is the number of the stream.
     #[arg(long, value_name = "URL")]
     pub(super) url: String,
+    /// What carries the media of RTSP.
+    #[arg(long, value_enum, default_value_t = RtspTransport::Tcp)]
+    pub(super) rtsp_transport: RtspTransport,
     /// What the results are to be called.
     #[arg(long, value_name = "TEXT")]
     pub(super) label: Option<String>,
@@ -164,9 +168,12 @@ pub struct PendingOptions {
 /// What is published.
 #[derive(Debug, Args)]
 pub struct PublishOptions {
-    /// Where to: rtmp://; {i} is the number of the stream.
+    /// Where to: rtmp:// or rtsp://; {i} is the number of the stream.
     #[arg(long, value_name = "URL")]
     pub(super) url: String,
+    /// What carries the media of RTSP.
+    #[arg(long, value_enum, default_value_t = RtspTransport::Tcp)]
+    pub(super) rtsp_transport: RtspTransport,
     /// FLV file; five seconds of H.264 and AAC that are built in unless given.
     #[arg(long, value_name = "FLV")]
     pub(super) file: Option<PathBuf>,
@@ -197,6 +204,9 @@ pub struct PublishOptions {
 /// How the floor is measured.
 #[derive(Debug, Args)]
 pub struct LimitOptions {
+    /// What is sent: FLV over HTTP, or the packets of RTSP.
+    #[arg(long, value_enum, default_value_t = Wire::Flv)]
+    pub(super) wire: Wire,
     /// How it is sent.
     #[arg(long, value_enum, default_value_t = Method::Send)]
     pub(super) method: Method,
@@ -237,10 +247,32 @@ pub struct LimitOptions {
 /// How bytes are given to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Method {
-    /// send(2), one after another.
+    /// send(2), one after another: of RTP one for each packet.
     Send,
-    /// Batches of an io_uring.
+    /// Of RTP, all packets of a flush together: in one send over TCP, by UDP_SEGMENT over UDP.
+    Joined,
+    /// Batches of an io_uring; of RTP over TCP all packets of a flush in one send.
     Uring,
+}
+
+/// What the floor sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wire {
+    /// FLV over HTTP.
+    Flv,
+    /// RTP packets interleaved with RTSP.
+    RtspTcp,
+    /// RTP packets over UDP.
+    RtspUdp,
+}
+
+/// What carries the packets of RTSP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RtspTransport {
+    /// The connection of RTSP.
+    Tcp,
+    /// Ports of their own.
+    Udp,
 }
 
 /// How a connection is closed.
@@ -252,6 +284,15 @@ pub enum Leave {
     Fin,
     /// In turns.
     Both,
+}
+
+impl From<RtspTransport> for LowerTransport {
+    fn from(transport: RtspTransport) -> Self {
+        match transport {
+            RtspTransport::Tcp => Self::Tcp,
+            RtspTransport::Udp => Self::Udp,
+        }
+    }
 }
 
 impl LimitOptions {

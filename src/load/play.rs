@@ -33,7 +33,13 @@ fn run(
     guests: Guests,
     wait: Wait<'_>,
 ) -> Result<ExitCode, Failure> {
-    let stage = Stage { url: &target.url, crowd, server: &target.server, guests };
+    let stage = Stage {
+        url: &target.url,
+        rtsp_transport: target.rtsp_transport.into(),
+        crowd,
+        server: &target.server,
+        guests,
+    };
     let performance = stage.perform(wait)?;
     let asked = Asked {
         command,

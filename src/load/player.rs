@@ -1,15 +1,17 @@
 //! One player: connects, asks for its stream and hands the tags that come to its [`Watch`].
 
 use std::io;
-use std::time::Duration;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::errno::Errno;
 
 use super::connection::{Connection, Received};
+use super::rtsp::player::{RtspPlayer, UdpPlace};
 use super::scan::{Broken, FlvScan, PartScan, TagSeen};
 use super::target::{Protocol, Target};
-use super::watch::{Figures, Watch};
+use super::watch::{Figures, Picture, Watch};
 use crate::clock;
 use crate::proto::Output;
 use crate::proto::http::{self, HttpError};
@@ -30,7 +32,8 @@ pub(super) struct Player {
 pub(super) struct Times {
     pub(super) started_ns: u64,
     pub(super) connected_ns: Option<u64>,
-    /// The first byte of media: of the FLV stream, or of the first RTMP media message.
+    /// The first byte of media: of the FLV stream, of the first RTMP media message, or the first RTP
+    /// packet.
     pub(super) first_byte_ns: Option<u64>,
     /// The last byte of the first keyframe.
     pub(super) keyframe_ns: Option<u64>,
@@ -41,6 +44,7 @@ enum Session {
     Flv { http: Box<http::ClientSession>, scan: Box<FlvScan> },
     Ws { ws: Box<http::WebSocketClient>, scan: Box<FlvScan> },
     Rtmp { rtmp: Box<rtmp::ClientSession>, scan: PartScan },
+    Rtsp(Box<RtspPlayer>),
 }
 
 /// Why a player came to its end.
@@ -182,11 +186,67 @@ impl Player {
         Ok(len)
     }
 
-    /// Tags whose length stood wrong behind them.
+    /// Reads all that is there at a UDP socket.
+    ///
+    /// # Errors
+    /// The player's end.
+    pub(super) fn on_datagrams(
+        &mut self,
+        place: UdpPlace,
+        look: &Look,
+        buffer: &mut [u8],
+        figures: &mut Figures,
+    ) -> Result<(), End> {
+        let Session::Rtsp(rtsp) = &mut self.session else { return Ok(()) };
+        while let Some(arrival) = rtsp.receive(place, buffer)? {
+            self.unstamped_reads += u64::from(arrival.stamp_ns.is_none());
+            self.watch.counts.bytes += arrival.len as u64;
+            let arrived_ns = look.arrival_ns(arrival.stamp_ns);
+            let (watch, times) = (&mut self.watch, &mut self.times);
+            let mut sink = Sink { watch, times, figures, arrived_ns };
+            let datagram = Bytes::copy_from_slice(&buffer[..arrival.len]);
+            rtsp.handle_datagram(place, datagram, &mut sink);
+        }
+        Ok(())
+    }
+
+    /// Does what is due: RTSP wants signs of life.
+    ///
+    /// # Errors
+    /// The player's end.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), End> {
+        match &mut self.session {
+            Session::Rtsp(rtsp) => rtsp.handle_timeout(now, &mut self.connection),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tracks of RTSP that are set up.
+    pub(super) fn track_count(&self) -> usize {
+        match &self.session {
+            Session::Rtsp(rtsp) => rtsp.track_count(),
+            _ => 0,
+        }
+    }
+
+    /// The UDP sockets of the tracks from `track` on.
+    pub(super) fn sockets_from(
+        &self,
+        track: usize,
+    ) -> impl Iterator<Item = (UdpPlace, &UdpSocket)> {
+        let rtsp = match &self.session {
+            Session::Rtsp(rtsp) => Some(rtsp),
+            _ => None,
+        };
+        rtsp.into_iter().flat_map(move |rtsp| rtsp.sockets_from(track))
+    }
+
+    /// Tags whose length stood wrong behind them, and packets that were none.
     pub(super) fn wrong_sizes(&self) -> u64 {
         match &self.session {
             Session::Flv { scan, .. } | Session::Ws { scan, .. } => scan.wrong_sizes,
             Session::Rtmp { .. } => 0,
+            Session::Rtsp(rtsp) => rtsp.malformed(),
         }
     }
 
@@ -198,20 +258,29 @@ impl Player {
 }
 
 /// Where a session puts what comes at one time.
-struct Sink<'a> {
-    watch: &'a mut Watch,
+pub(super) struct Sink<'a> {
+    pub(super) watch: &'a mut Watch,
     times: &'a mut Times,
     figures: &'a mut Figures,
     arrived_ns: u64,
 }
 
 impl Sink<'_> {
-    fn media_came(&mut self) {
+    pub(super) fn media_came(&mut self) {
         self.times.first_byte_ns.get_or_insert(self.arrived_ns);
     }
 
     fn tag(&mut self, tag: TagSeen<'_>) {
         self.watch.on_tag(tag, self.arrived_ns, self.figures);
+        self.note_keyframe();
+    }
+
+    pub(super) fn picture(&mut self, picture: Picture) {
+        self.watch.on_picture(picture, self.arrived_ns, self.figures);
+        self.note_keyframe();
+    }
+
+    fn note_keyframe(&mut self) {
         if self.watch.has_keyframe {
             self.times.keyframe_ns.get_or_insert(self.arrived_ns);
         }
@@ -250,6 +319,9 @@ impl Session {
                 let rtmp = Box::new(rtmp::ClientSession::new(now, seed, config));
                 Self::Rtmp { rtmp, scan: PartScan::default() }
             }
+            Protocol::Rtsp(transport) => {
+                Self::Rtsp(Box::new(RtspPlayer::new(target, transport, seed)))
+            }
         }
     }
 
@@ -260,6 +332,7 @@ impl Session {
                 Self::Flv { http, .. } => http.poll_output().map(only_send),
                 Self::Ws { ws, .. } => ws.poll_output().map(only_send),
                 Self::Rtmp { rtmp, .. } => rtmp.poll_output().map(only_send),
+                Self::Rtsp(rtsp) => return rtsp.begin(connection),
             };
             match output {
                 None => return Ok(()),
@@ -304,6 +377,7 @@ impl Session {
                     }
                 }
             }
+            Self::Rtsp(rtsp) => rtsp.handle_input(input, connection, sink)?,
         }
         Ok(())
     }
@@ -382,10 +456,10 @@ impl From<ClientError> for End {
     }
 }
 
-const USER_AGENT: &str = concat!("rillcast-load/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("rillcast-load/", env!("CARGO_PKG_VERSION"));
 
 /// It is the crowd that gives up on a player that does not come to its keyframe.
-const NEVER: Duration = Duration::from_secs(1 << 30);
+pub(super) const NEVER: Duration = Duration::from_secs(1 << 30);
 
 /// Oldest stamp that is believed: bytes that lay unread for longer were not looked at by us.
 const STAMP_AGE_NS_MAX: u64 = 60_000_000_000;
@@ -403,6 +477,8 @@ mod tests {
     use crate::proto::rtmp::chunk_encoding::encode_message;
     use crate::proto::rtmp::command::{Status, command};
     use crate::proto::rtmp::message::Message;
+    use crate::proto::rtp::RtpHeader;
+    use crate::proto::rtsp::message::interleaved_header;
 
     /// Ten frames with a keyframe at first, 40 ms apart.
     fn frames() -> Vec<(u32, Vec<u8>)> {
@@ -466,6 +542,25 @@ mod tests {
         bytes
     }
 
+    fn rtsp() -> Vec<u8> {
+        let sdp = "v=0\r\ns=-\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+        let mut bytes = Vec::new();
+        for (cseq, body) in [(1, ""), (2, sdp), (3, ""), (4, "")] {
+            let (session, len) = ("Session: abc\r\n", body.len());
+            let head = format!("RTSP/1.0 200 OK\r\nCSeq: {cseq}\r\n{session}Content-Length: {len}");
+            bytes.extend_from_slice(format!("{head}\r\n\r\n{body}").as_bytes());
+        }
+        for (index, (timestamp_ms, payload)) in (0_u16..).zip(frames()) {
+            let first = if timestamp_ms == 0 { 0x65 } else { 0x41 };
+            let (sequence, timestamp) = (index.wrapping_add(65_530), timestamp_ms * 90);
+            let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 1 };
+            let packet = [&header.encode()[..], &[first], &payload].concat();
+            bytes.extend_from_slice(&interleaved_header(0, packet.len() as u16));
+            bytes.extend_from_slice(&packet);
+        }
+        bytes
+    }
+
     /// To a peer that reads, and says nothing.
     fn connection() -> Connection {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
@@ -510,6 +605,7 @@ mod tests {
             ("http://127.0.0.1/a.flv", chunked(&flv())),
             (ws, websocket(&flv(), &request)),
             ("rtmp://127.0.0.1/live/a", rtmp()),
+            ("rtsp://127.0.0.1/live/a", rtsp()),
         ] {
             for at in 0..=bytes.len() {
                 let (count, times) = play(url, &mut connection, &bytes, at);
@@ -525,8 +621,8 @@ mod tests {
     #[test]
     fn ends_are_told_apart() {
         let mut connection = connection();
-        let mut end = |bytes: &[u8]| {
-            let target = &target::expand("http://127.0.0.1/a.flv", 0, 1).expect("a URL")[0];
+        let mut end_of = |url: &str, bytes: &[u8]| {
+            let target = &target::expand(url, 0, 1).expect("a URL")[0];
             let (mut session, mut watch) = (Session::new(target, 7), Watch::default());
             let (mut times, mut figures) = (Times::default(), Figures::default());
             session.begin(&mut connection).expect("an open connection");
@@ -535,6 +631,10 @@ mod tests {
             let bytes = Bytes::copy_from_slice(bytes);
             session.handle_input(bytes, &mut connection, &mut sink).expect_err("an end")
         };
+        let refused = b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\nRTSP/1.0 404 No\r\nCSeq: 2\r\n\r\n";
+        let end_of_rtsp = end_of("rtsp://127.0.0.1/a/b", refused);
+        assert!(matches!(end_of_rtsp, End::Refused(reason) if reason == "RTSP 404 No"));
+        let mut end = |bytes: &[u8]| end_of("http://127.0.0.1/a.flv", bytes);
         assert!(matches!(end(b"HTTP/1.1 403 No\r\n\r\n"), End::Refused(_)));
         assert!(matches!(end(b"HTTP/1.1 302 F\r\nLocation: /b\r\n\r\n"), End::Refused(_)));
         assert!(matches!(end(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), End::Closed));

@@ -19,10 +19,14 @@ use super::{Failure, Wait, seconds_ns, soak};
 use crate::clock;
 
 pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
-    let targets = target::expand(&options.url, options.first, options.streams.max(1))?;
-    if targets.iter().any(|target| target.protocol != Protocol::Rtmp) {
-        return Err("publishing is over rtmp://".into());
+    let (over, streams) = (options.rtsp_transport.into(), options.streams.max(1));
+    let targets = target::expand_over(over, &options.url, options.first, streams)?;
+    let is_published =
+        |target: &Target| matches!(target.protocol, Protocol::Rtmp | Protocol::Rtsp(_));
+    if !targets.iter().all(is_published) {
+        return Err("publishing is over rtmp:// or rtsp://".into());
     }
+    let protocol = targets[0].protocol.name();
     let clip = Arc::new(Clip::load(options.file.as_deref())?);
     let start_ns = clock::monotonic_ns();
     let starts = starts(options, targets, clip.period_ms, start_ns);
@@ -62,7 +66,7 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
         Ok(sent)
     })?;
     let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
-    let report = PublishReport::new(options, &clip, &sent, seconds);
+    let report = PublishReport::new(options, protocol, &clip, &sent, seconds);
     report::publish(&options.output, &report, &report.render())?;
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -104,6 +108,7 @@ struct PublishReport {
     command: &'static str,
     version: &'static str,
     url: String,
+    protocol: &'static str,
     streams: u64,
     started: u64,
     failed: BTreeMap<String, u64>,
@@ -112,6 +117,8 @@ struct PublishReport {
     is_stamped: bool,
     frames: u64,
     bytes: u64,
+    /// Packets that the kernel did not take.
+    unsent_packets: u64,
     mbit_per_s_per_stream: f64,
     accept_ms: Option<Summary>,
     lateness_ms: Option<Summary>,
@@ -119,12 +126,19 @@ struct PublishReport {
 }
 
 impl PublishReport {
-    fn new(options: &PublishOptions, clip: &Clip, sent: &Sent, seconds: f64) -> Self {
+    fn new(
+        options: &PublishOptions,
+        protocol: &'static str,
+        clip: &Clip,
+        sent: &Sent,
+        seconds: f64,
+    ) -> Self {
         let round_bytes: usize = clip.tags.iter().map(|tag| tag.payload.len()).sum();
         let mut report = Self {
             command: "publish",
             version: env!("CARGO_PKG_VERSION"),
             url: options.url.clone(),
+            protocol,
             streams: sent.streams,
             started: sent.started,
             failed: sent.failed.clone(),
@@ -132,6 +146,7 @@ impl PublishReport {
             is_stamped: clip.is_stamped(),
             frames: sent.frames,
             bytes: sent.bytes,
+            unsent_packets: sent.unsent_packets,
             mbit_per_s_per_stream: round(round_bytes as f64 * 8e-3 / f64::from(clip.period_ms), 3),
             accept_ms: sent.accept.summary(),
             lateness_ms: sent.lateness.summary(),
@@ -150,6 +165,9 @@ impl PublishReport {
         if self.started == 0 {
             faults.push("nothing was published".to_owned());
         }
+        if self.unsent_packets > 0 {
+            faults.push(format!("{} packets could not be sent", self.unsent_packets));
+        }
         if self.lateness_ms.is_some_and(|lateness| lateness.p99 > LATE_P99_MS_MAX) {
             faults.push(
                 "THE PUBLISHER WAS LATE: what players measured in this time is invalid".to_owned(),
@@ -164,8 +182,13 @@ impl PublishReport {
         line(
             out,
             format_args!(
-                "published {} of {} streams of {:.2} Mbit/s for {:.1} s to {}",
-                self.started, self.streams, self.mbit_per_s_per_stream, self.seconds, self.url
+                "published {} of {} streams of {:.2} Mbit/s over {} for {:.1} s to {}",
+                self.started,
+                self.streams,
+                self.mbit_per_s_per_stream,
+                self.protocol,
+                self.seconds,
+                self.url
             ),
         );
         if !self.is_stamped {

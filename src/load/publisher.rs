@@ -1,4 +1,4 @@
-//! Publishers of one thread: each sends the clip over RTMP on its own schedule.
+//! Publishers of one thread: each sends the clip on its own schedule.
 //!
 //! A schedule begins when the server has taken the stream and is never moved: what comes late is
 //! sent late, and how late is recorded when the kernel has taken it. A stamp says when its frame
@@ -7,21 +7,17 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::clip::{Clip, ClipTag};
-use super::connection::{Connection, Received};
+use super::clip::Clip;
 use super::figures::Spread;
 use super::progress::{Progress, Told};
-use super::stamp::Stamp;
+use super::stream::Stream;
 use super::target::Target;
 use crate::clock;
 use crate::limits::LOAD_RECEIVE_LEN;
-use crate::proto::Output;
-use crate::proto::rtmp::{PublisherConfig, PublisherEvent, PublisherSession};
 
 /// What one thread publishes.
 pub(super) struct Publishers {
@@ -34,6 +30,7 @@ pub(super) struct Publishers {
     /// What each live stream has to send next, by the time at which it is due.
     due: BinaryHeap<Reverse<(u64, usize)>>,
     scratch: Vec<u8>,
+    next_check_ns: u64,
     /// Numbers of the progress that are ours.
     told: Told,
     pub(super) sent: Sent,
@@ -48,23 +45,12 @@ pub(super) struct Sent {
     pub(super) failed: BTreeMap<String, u64>,
     pub(super) frames: u64,
     pub(super) bytes: u64,
+    /// Packets that the kernel did not take.
+    pub(super) unsent_packets: u64,
     /// From the connect to the server's yes.
     pub(super) accept: Spread,
     /// From the time at which a tag was due to that at which the kernel had all of it.
     pub(super) lateness: Spread,
-}
-
-struct Stream {
-    session: PublisherSession,
-    connection: Connection,
-    started_ns: u64,
-    /// When its first tag was due; none until the server says yes.
-    base_ns: Option<u64>,
-    next: u64,
-    /// Bytes given to the connection, and at which of these counts tags end that it still holds.
-    given: u64,
-    held: VecDeque<(u64, u64)>,
-    is_over: bool,
 }
 
 impl Publishers {
@@ -83,6 +69,7 @@ impl Publishers {
             starts,
             due: BinaryHeap::new(),
             scratch: Vec::new(),
+            next_check_ns: 0,
             told: Told::default(),
         })
     }
@@ -99,11 +86,7 @@ impl Publishers {
             self.sleep();
         }
         for stream in self.streams.iter_mut().filter(|stream| !stream.is_over) {
-            stream.session.unpublish();
-            // The server learns it from the close where this can't be sent.
-            while let Some(Output::Send(bytes)) = stream.session.poll_output() {
-                let _ = stream.connection.send(&bytes);
-            }
+            stream.end();
         }
         Ok(())
     }
@@ -112,31 +95,17 @@ impl Publishers {
         while self.starts.front().is_some_and(|(at_ns, _)| *at_ns <= now_ns) {
             let Some((_, target)) = self.starts.pop_front() else { return };
             if let Err(error) = self.start(&target) {
-                self.sent.fail(&error);
+                self.sent.fail(&*error);
             }
         }
     }
 
-    fn start(&mut self, target: &Target) -> std::io::Result<()> {
-        let started_ns = clock::monotonic_ns();
-        let connection = Connection::start(target.address)?;
+    fn start(&mut self, target: &Target) -> Result<(), super::Failure> {
+        let stream = Stream::start(target, &self.clip, self.chunk_size)?;
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        self.epoll.add(&connection, EpollEvent::new(events, self.streams.len() as u64))?;
-        let config = PublisherConfig {
-            chunk_size: self.chunk_size,
-            ..PublisherConfig::new(target.app.clone(), target.stream.clone(), target.tc_url.clone())
-        };
-        let session = PublisherSession::new(clock::now(), started_ns, config);
-        self.streams.push(Stream {
-            session,
-            connection,
-            started_ns,
-            base_ns: None,
-            next: 0,
-            given: 0,
-            held: VecDeque::new(),
-            is_over: false,
-        });
+        let event = EpollEvent::new(events, self.streams.len() as u64);
+        self.epoll.add(&stream.connection, event)?;
+        self.streams.push(stream);
         Ok(())
     }
 
@@ -154,9 +123,10 @@ impl Publishers {
                 continue;
             }
             match stream.send_due(&self.clip, now_ns, &mut self.scratch) {
-                Ok(frames) => {
-                    self.sent.bytes += self.scratch.len() as u64;
-                    self.sent.frames += frames;
+                Ok(piece) => {
+                    self.sent.bytes += piece.bytes;
+                    self.sent.frames += piece.frames;
+                    self.sent.unsent_packets += piece.unsent_packets;
                     stream.note_taken(&mut self.sent.lateness);
                     self.due.push(Reverse((stream.due_ns(&self.clip), index)));
                 }
@@ -184,7 +154,11 @@ impl Publishers {
                 self.sent.fail(&*error);
             }
         }
-        self.check_deadlines();
+        let now_ns = clock::monotonic_ns();
+        if now_ns >= self.next_check_ns {
+            self.next_check_ns = now_ns + CHECK_NS;
+            self.handle_timeouts();
+        }
         Ok(())
     }
 
@@ -195,52 +169,37 @@ impl Publishers {
         stream.note_taken(&mut self.sent.lateness);
         let now = clock::now();
         loop {
-            self.drain(index)?;
-            let stream = &mut self.streams[index];
-            match stream.connection.receive(buffer)? {
-                Received::Bytes(len, _) => {
-                    stream.session.handle_input(now, Bytes::copy_from_slice(&buffer[..len]))?;
-                }
-                Received::Nothing => return Ok(()),
-                Received::End => return Err("the server closed the connection".into()),
+            self.drain(index, now)?;
+            if !self.streams[index].read(now, buffer)? {
+                return Ok(());
             }
         }
     }
 
-    fn drain(&mut self, index: usize) -> Result<(), super::Failure> {
+    fn drain(&mut self, index: usize, now: Instant) -> Result<(), super::Failure> {
         let stream = &mut self.streams[index];
-        while let Some(output) = stream.session.poll_output() {
-            match output {
-                Output::Send(bytes) => stream.give(&bytes)?,
-                Output::Event(PublisherEvent::Started) => {
-                    let now_ns = clock::monotonic_ns();
-                    self.sent.started += 1;
-                    self.sent.accept.record_ns(now_ns - stream.started_ns);
-                    stream.base_ns = Some(now_ns);
-                    stream.send_configs(&self.clip, &mut self.scratch)?;
-                    self.due.push(Reverse((stream.due_ns(&self.clip), index)));
-                }
-                Output::Event(PublisherEvent::Refused { code, description }) => {
-                    return Err(format!("refused: {code} {description}").into());
-                }
-                Output::Event(PublisherEvent::Ended) => {
-                    return Err("the server ended the stream".into());
-                }
-                Output::Event(PublisherEvent::Progress(_)) => {}
-            }
+        if stream.drain(now)? {
+            let now_ns = clock::monotonic_ns();
+            self.sent.started += 1;
+            self.sent.accept.record_ns(now_ns - stream.started_ns);
+            stream.begin(&self.clip, now_ns)?;
+            self.due.push(Reverse((stream.due_ns(&self.clip), index)));
         }
         Ok(())
     }
 
-    fn check_deadlines(&mut self) {
-        if self.sent.started + self.sent.failed_count() == self.streams.len() as u64 {
-            return;
-        }
+    /// Gives up what takes too long, and keeps sessions alive.
+    fn handle_timeouts(&mut self) {
         let now = clock::now();
-        for stream in self.streams.iter_mut().filter(|stream| !stream.is_over) {
-            if let Err(error) = stream.session.handle_timeout(now) {
-                stream.is_over = true;
-                self.sent.fail(&error);
+        for index in 0..self.streams.len() {
+            let stream = &mut self.streams[index];
+            if stream.is_over {
+                continue;
+            }
+            let handled = stream.handle_timeout(now);
+            if let Err(error) = handled.and_then(|()| self.drain(index, now)) {
+                self.streams[index].is_over = true;
+                self.sent.fail(&*error);
             }
         }
     }
@@ -253,75 +212,6 @@ impl Publishers {
         let wait_ns = next_ns.saturating_sub(now_ns).min(LOOK_NS);
         if wait_ns > 0 {
             std::thread::sleep(Duration::from_nanos(wait_ns));
-        }
-    }
-}
-
-impl Stream {
-    fn due_ns(&self, clip: &Clip) -> u64 {
-        let (_, at_ms) = clip.tag(self.next);
-        self.base_ns.unwrap_or(0) + at_ms * 1_000_000
-    }
-
-    fn send_configs(&mut self, clip: &Clip, scratch: &mut Vec<u8>) -> std::io::Result<()> {
-        for tag in &clip.configs {
-            scratch.clear();
-            self.session.encode_tag(tag.kind, 0, &tag.payload, scratch);
-            self.give(scratch)?;
-        }
-        Ok(())
-    }
-
-    /// Sends the tags that are due by `now_ns`, in one piece; how many of them are video frames.
-    /// More than one is due only when we are late.
-    fn send_due(
-        &mut self,
-        clip: &Clip,
-        now_ns: u64,
-        scratch: &mut Vec<u8>,
-    ) -> std::io::Result<u64> {
-        scratch.clear();
-        let mut frames = 0;
-        while scratch.len() < LATE_LEN_MAX {
-            let due_ns = self.due_ns(clip);
-            if due_ns > now_ns {
-                break;
-            }
-            let (tag, at_ms) = clip.tag(self.next);
-            let sequence = clip.sequence(self.next);
-            self.append(tag, at_ms as u32, Stamp { sequence, due_ns }, scratch);
-            self.held.push_back((self.given + scratch.len() as u64, due_ns));
-            frames += u64::from(tag.is_frame);
-            self.next += 1;
-        }
-        self.give(scratch)?;
-        Ok(frames)
-    }
-
-    fn append(&self, tag: &ClipTag, timestamp_ms: u32, stamp: Stamp, out: &mut Vec<u8>) {
-        let start = out.len();
-        self.session.encode_tag(tag.kind, timestamp_ms, &tag.payload, out);
-        if let Some(at) = tag.stamp_at {
-            // Within the first chunk: none is shorter than what a stamp ends in.
-            let at = start + at + if timestamp_ms < 0x00ff_ffff { 12 } else { 16 };
-            let stamp = stamp.encode();
-            out[at..at + stamp.len()].copy_from_slice(&stamp);
-        }
-    }
-
-    fn give(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.given += bytes.len() as u64;
-        self.connection.send(bytes)
-    }
-
-    /// Records the lateness of the tags that the kernel has taken.
-    fn note_taken(&mut self, lateness: &mut Spread) {
-        let taken = self.given - self.connection.backlog_len() as u64;
-        while let Some(&(end, due_ns)) = self.held.front()
-            && end <= taken
-        {
-            lateness.record_ns(clock::monotonic_ns().saturating_sub(due_ns));
-            self.held.pop_front();
         }
     }
 }
@@ -341,6 +231,7 @@ impl Sent {
         self.started += other.started;
         self.frames += other.frames;
         self.bytes += other.bytes;
+        self.unsent_packets += other.unsent_packets;
         for (reason, count) in other.failed {
             *self.failed.entry(reason).or_default() += count;
         }
@@ -352,5 +243,5 @@ impl Sent {
 /// How often the sockets are looked at.
 const LOOK_NS: u64 = 2_000_000;
 
-/// Bytes of a stream from which on what is late waits for its next turn.
-const LATE_LEN_MAX: usize = 64 * 1024;
+/// How often timeouts are looked at.
+const CHECK_NS: u64 = 50_000_000;

@@ -17,6 +17,7 @@ use super::outcome::{Joins, ThreadUse};
 use super::plan::Guests;
 use super::server_use::ServerUse;
 use super::stage::Performance;
+use super::target::Protocol;
 use super::watch::Seen;
 
 /// What was asked for.
@@ -57,6 +58,8 @@ pub(super) struct Report {
     pub(super) missing_frames: u64,
     pub(super) missing_frames_before: u64,
     pub(super) misplaced_frames: u64,
+    /// Of RTSP.
+    pub(super) rtp: Option<PacketReport>,
     pub(super) stalls: StallReport,
     pub(super) visitors: Option<VisitorReport>,
     pub(super) slow: Option<SlowReport>,
@@ -75,6 +78,18 @@ pub(super) struct JoinReport {
     pub(super) connect_ms: Option<Summary>,
     pub(super) first_byte_ms: Option<Summary>,
     pub(super) first_keyframe_ms: Option<Summary>,
+}
+
+/// RTP packets, by their sequence numbers.
+#[derive(Debug, Serialize)]
+pub(super) struct PacketReport {
+    pub(super) packets: u64,
+    /// Numbers passed over.
+    pub(super) missing: u64,
+    /// Out of order, or again.
+    pub(super) misplaced: u64,
+    /// Datagrams that sockets of the players had no room for: ours to answer for.
+    pub(super) dropped_by_client: u64,
 }
 
 /// A number over the players.
@@ -146,6 +161,12 @@ impl Report {
             missing_frames: sum(|seen| seen.counts.missing),
             missing_frames_before: sum(|seen| seen.missing_before),
             misplaced_frames: sum(|seen| seen.counts.misplaced),
+            rtp: matches!(protocol, Protocol::Rtsp(_)).then(|| PacketReport {
+                packets: sum(|seen| seen.counts.packets),
+                missing: sum(|seen| seen.counts.missing_packets),
+                misplaced: sum(|seen| seen.counts.misplaced_packets),
+                dropped_by_client: sum(|seen| seen.counts.dropped_packets),
+            }),
             stalls: StallReport::new(players),
             visitors: VisitorReport::of(asked.guests, &outcome.visitors, window_s),
             slow: SlowReport::of(asked.guests, &outcome.slow, server.as_ref()),
@@ -172,6 +193,10 @@ impl Report {
         }
         if self.broken_tags > 0 {
             faults.push(format!("{} broken tags", self.broken_tags));
+        }
+        let dropped = self.rtp.as_ref().map_or(0, |rtp| rtp.dropped_by_client);
+        if dropped > 0 {
+            faults.push(format!("{dropped} packets found no room in the players' sockets"));
         }
         self.visitors.iter().for_each(|visitors| visitors.find_faults(&mut faults));
         self.slow.iter().for_each(|slow| slow.find_faults(&mut faults));
@@ -262,6 +287,15 @@ impl Report {
                 self.broken_tags
             ),
         );
+        if let Some(rtp) = &self.rtp {
+            line(
+                out,
+                format_args!(
+                    "RTP packets {}, missing {}, misplaced {}, dropped by the client {}",
+                    rtp.packets, rtp.missing, rtp.misplaced, rtp.dropped_by_client
+                ),
+            );
+        }
         line(
             out,
             format_args!(

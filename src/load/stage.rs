@@ -16,10 +16,12 @@ use super::soak::{self, Soak};
 use super::target::{self, Protocol};
 use super::{Failure, Wait};
 use crate::clock;
+use crate::proto::rtsp::LowerTransport;
 
 /// What is to be run.
 pub(super) struct Stage<'a> {
     pub(super) url: &'a str,
+    pub(super) rtsp_transport: LowerTransport,
     pub(super) crowd: &'a CrowdOptions,
     pub(super) server: &'a ServerOptions,
     pub(super) guests: Guests,
@@ -38,7 +40,13 @@ pub(super) struct Performance {
 impl Stage<'_> {
     pub(super) fn perform(&self, wait: Wait<'_>) -> Result<Performance, Failure> {
         let crowd = self.crowd;
-        let targets = Arc::new(target::expand(self.url, crowd.first, crowd.streams.max(1))?);
+        let (over, streams) = (self.rtsp_transport, crowd.streams.max(1));
+        let targets = target::expand_over(over, self.url, crowd.first, streams)?;
+        let is_datagrams = targets[0].protocol == Protocol::Rtsp(LowerTransport::Udp);
+        if is_datagrams && matches!(self.guests, Guests::Slow { .. }) {
+            return Err("over UDP nobody learns that a player is slow".into());
+        }
+        let targets = Arc::new(targets);
         let server = Server::new(&self.server.pid)?;
         let soak = self.server.soak.map(Soak::start).transpose()?;
         let times = Times::of(crowd);

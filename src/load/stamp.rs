@@ -53,7 +53,8 @@ impl Stamp {
         }
     }
 
-    fn decode(nal: &[u8]) -> Option<Self> {
+    /// The stamp that a NAL unit is, if it is one.
+    pub(super) fn decode(nal: &[u8]) -> Option<Self> {
         let rest = nal.strip_prefix(&[NAL_SEI, PAYLOAD_USER_DATA, USER_DATA_LEN as u8])?;
         let numbers = rest.strip_prefix(&UUID)?.get(..15)?;
         let sequence = u32::try_from(read_groups(&numbers[..5])).ok()?;

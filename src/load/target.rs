@@ -6,6 +6,7 @@ use url::Url;
 
 use super::Failure;
 use crate::media::SourceUrl;
+use crate::proto::rtsp::LowerTransport;
 
 /// One stream at the server.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ pub(super) enum Protocol {
     HttpFlv,
     WsFlv,
     Rtmp,
+    Rtsp(LowerTransport),
 }
 
 impl Protocol {
@@ -33,8 +35,26 @@ impl Protocol {
             Self::HttpFlv => "HTTP-FLV",
             Self::WsFlv => "WS-FLV",
             Self::Rtmp => "RTMP",
+            Self::Rtsp(LowerTransport::Tcp) => "RTSP over TCP",
+            Self::Rtsp(LowerTransport::Udp) => "RTSP over UDP",
         }
     }
+}
+
+/// As [`expand`], with this transport for the media of RTSP.
+pub(super) fn expand_over(
+    transport: LowerTransport,
+    pattern: &str,
+    first: u32,
+    count: u32,
+) -> Result<Vec<Target>, Failure> {
+    let mut targets = expand(pattern, first, count)?;
+    for target in &mut targets {
+        if let Protocol::Rtsp(over) = &mut target.protocol {
+            *over = transport;
+        }
+    }
+    Ok(targets)
 }
 
 /// The URLs of streams `first` to `first + count - 1`. Names are looked up once for each host.
@@ -59,15 +79,19 @@ impl Target {
             Some(("http", _)) => (Protocol::HttpFlv, text.to_owned()),
             Some(("ws", rest)) => (Protocol::WsFlv, format!("http://{rest}")),
             Some(("rtmp", _)) => (Protocol::Rtmp, text.to_owned()),
-            _ => return Err("the URL must begin with http://, ws:// or rtmp://".into()),
-        };
-        let source = SourceUrl::parse(&plain, true)?;
-        let authority = source.authority();
-        let (app, stream) = match protocol {
-            Protocol::Rtmp => source.rtmp_names(),
-            _ => (String::new(), String::new()),
+            Some(("rtsp", _)) => (Protocol::Rtsp(LowerTransport::Tcp), text.to_owned()),
+            _ => return Err("the URL must begin with http://, ws://, rtmp:// or rtsp://".into()),
         };
         let url = Url::parse(&plain)?;
+        let (authority, app, stream) = match protocol {
+            Protocol::Rtsp(_) => (rtsp_authority(&url)?, String::new(), String::new()),
+            Protocol::Rtmp => {
+                let source = SourceUrl::parse(&plain, true)?;
+                let (app, stream) = source.rtmp_names();
+                (source.authority(), app, stream)
+            }
+            _ => (SourceUrl::parse(&plain, true)?.authority(), String::new(), String::new()),
+        };
         let is_known = |known: &&Self| {
             (known.url.host(), known.url.port()) == (url.host(), url.port())
                 && known.protocol == protocol
@@ -80,6 +104,14 @@ impl Target {
         Ok(Self { protocol, address, url, app, stream, tc_url })
     }
 }
+
+fn rtsp_authority(url: &Url) -> Result<String, Failure> {
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("the URL has no host")?;
+    Ok(format!("{host}:{}", url.port().unwrap_or(RTSP_PORT)))
+}
+
+/// RFC 2326, 3.2.
+const RTSP_PORT: u16 = 554;
 
 const PLACE: &str = "{i}";
 
@@ -103,6 +135,8 @@ mod tests {
             ("http://127.0.0.1:8080/live/a.flv", Protocol::HttpFlv, 8080),
             ("ws://127.0.0.1/live/a.live.flv", Protocol::WsFlv, 80),
             ("rtmp://127.0.0.1/live/a", Protocol::Rtmp, 1935),
+            ("rtsp://127.0.0.1/live/a", Protocol::Rtsp(LowerTransport::Tcp), 554),
+            ("rtsp://u:p@[::1]:8554/a?b=c", Protocol::Rtsp(LowerTransport::Tcp), 8554),
         ] {
             let targets = expand(text, 0, 1).unwrap();
             assert_eq!((targets[0].protocol, targets[0].address.port()), (protocol, port));
@@ -111,7 +145,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_loaded_is_refused() {
-        assert!(expand("rtsp://127.0.0.1/a", 0, 1).is_err());
+        assert!(expand("srt://127.0.0.1/a", 0, 1).is_err());
+        assert!(expand("rtsp:///a", 0, 1).is_err());
         assert!(expand("rtmp://127.0.0.1/a", 0, 1).is_err());
         assert!(expand("http://127.0.0.1/a.flv", 0, 2).is_err());
         assert!(expand("http://127.0.0.1/a{i}.flv", 0, 2).is_ok());

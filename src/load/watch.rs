@@ -62,6 +62,12 @@ pub(super) struct Counts {
     pub(super) misplaced: u64,
     pub(super) stamped: u64,
     pub(super) bytes: u64,
+    /// Of RTP: packets in their order, numbers passed over, packets out of order or again.
+    pub(super) packets: u64,
+    pub(super) missing_packets: u64,
+    pub(super) misplaced_packets: u64,
+    /// Datagrams that our own sockets had no room for.
+    pub(super) dropped_packets: u64,
 }
 
 /// The video frame that came last.
@@ -95,6 +101,15 @@ pub(super) struct Stalls {
     pub(super) long_ns: u64,
 }
 
+/// A video frame that has come to its last byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Picture {
+    /// Of decoding; wraps.
+    pub(super) timestamp_ms: u32,
+    pub(super) keyframe: bool,
+    pub(super) stamp: Option<Stamp>,
+}
+
 /// What one player saw in the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -122,12 +137,18 @@ impl Watch {
         if class.config || class.end_of_sequence {
             return;
         }
-        self.has_keyframe |= class.keyframe;
         let stamp = match class.codec {
             Codec::H264 => Stamp::find(&tag.head[class.header_len..]),
             _ => None,
         };
-        self.on_frame(tag.timestamp_ms, stamp, arrived_ns, figures);
+        let (timestamp_ms, keyframe) = (tag.timestamp_ms, class.keyframe);
+        self.on_picture(Picture { timestamp_ms, keyframe, stamp }, arrived_ns, figures);
+    }
+
+    /// Takes a video frame that was complete at `arrived_ns`.
+    pub(super) fn on_picture(&mut self, picture: Picture, arrived_ns: u64, figures: &mut Figures) {
+        self.has_keyframe |= picture.keyframe;
+        self.on_frame(picture.timestamp_ms, picture.stamp, arrived_ns, figures);
     }
 
     fn on_frame(
@@ -237,6 +258,10 @@ impl Counts {
         self.misplaced += other.misplaced;
         self.stamped += other.stamped;
         self.bytes += other.bytes;
+        self.packets += other.packets;
+        self.missing_packets += other.missing_packets;
+        self.misplaced_packets += other.misplaced_packets;
+        self.dropped_packets += other.dropped_packets;
     }
 
     /// What was counted since `start`.
@@ -247,6 +272,10 @@ impl Counts {
             misplaced: self.misplaced - start.misplaced,
             stamped: self.stamped - start.stamped,
             bytes: self.bytes - start.bytes,
+            packets: self.packets - start.packets,
+            missing_packets: self.missing_packets - start.missing_packets,
+            misplaced_packets: self.misplaced_packets - start.misplaced_packets,
+            dropped_packets: self.dropped_packets - start.dropped_packets,
         }
     }
 }

@@ -137,6 +137,12 @@ impl AacFrameTime {
     }
 }
 
+/// How long an Opus packet that begins with `head` lasts, in samples of 48 kHz. Two bytes tell it;
+/// `None` for what is no Opus packet.
+pub fn opus_samples(head: &[u8]) -> Option<u32> {
+    audio::opus_samples(head)
+}
+
 /// Passes an AudioSpecificConfig within other bits (LATM); `None` for what can't be passed.
 pub(crate) fn pass_audio_specific_config(reader: &mut bits::BitReader<'_>) -> Option<()> {
     audio::pass_audio_specific_config(reader)
@@ -284,6 +290,27 @@ mod tests {
         ] {
             let time = AacFrameTime::from_config(&bytes(hex));
             assert_eq!(time.map(|time| time.ticks(clock_rate)), ticks, "{hex}");
+        }
+    }
+
+    #[test]
+    fn opus_packet_lasts_as_long_as_its_head_says() {
+        for (head, samples) in [
+            // SILK of 60 ms, hybrid of 10 and 20 ms, CELT of 2.5 and 20 ms.
+            (&[3 << 3][..], Some(2880)),
+            (&[12 << 3], Some(480)),
+            (&[13 << 3], Some(960)),
+            (&[16 << 3], Some(120)),
+            (&[31 << 3], Some(960)),
+            // Two frames, and a number of them.
+            (&[31 << 3 | 1], Some(1920)),
+            (&[31 << 3 | 3, 0x83], Some(2880)),
+            (&[31 << 3 | 3, 7], None),
+            (&[31 << 3 | 3, 0], None),
+            (&[3], None),
+            (&[], None),
+        ] {
+            assert_eq!(opus_samples(head), samples, "{head:?}");
         }
     }
 

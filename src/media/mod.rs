@@ -1,6 +1,7 @@
 //! What all protocols agree on. Plain data.
 
 pub mod codec;
+pub mod form;
 pub mod frame;
 pub mod ids;
 pub mod key;
@@ -11,6 +12,7 @@ pub mod timeline;
 pub mod url;
 
 pub use codec::Codec;
+pub use form::Form;
 pub use frame::Frame;
 pub use ids::{AttemptId, ConnectionId, ShardId};
 pub use key::StreamKey;

@@ -60,6 +60,8 @@ pub enum ErrorClass {
     /// The origin said no, other than that the stream is missing.
     Rejected,
     NotFound,
+    /// Our own rules forbid to connect there.
+    Denied,
     /// Connected, and then nothing.
     Silent,
     Protocol,
@@ -68,7 +70,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unresolved,
         Self::Refused,
         Self::Unreachable,
@@ -76,6 +78,7 @@ impl ErrorClass {
         Self::Busy,
         Self::Rejected,
         Self::NotFound,
+        Self::Denied,
         Self::Silent,
         Self::Protocol,
         Self::Lost,
@@ -90,6 +93,7 @@ impl ErrorClass {
             Self::Busy => "busy",
             Self::Rejected => "rejected",
             Self::NotFound => "not_found",
+            Self::Denied => "denied",
             Self::Silent => "silent",
             Self::Protocol => "protocol_error",
             Self::Lost => "lost",

@@ -5,6 +5,8 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
+use super::Form;
+
 /// A URL that a pull can fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceUrl {
@@ -16,13 +18,30 @@ pub struct SourceUrl {
     pub path: String,
     /// Query string without the question mark, as written.
     pub query: Option<String>,
+    /// User and password that were given beside the URL; those in it are in the text.
+    pub login: Option<Login>,
     text: String,
+}
+
+/// A user and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+/// Without the password, so that no log has it.
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceProtocol {
     Rtmp,
     HttpFlv,
+    Rtsp,
 }
 
 /// Why a URL can't be pulled.
@@ -41,7 +60,8 @@ pub enum SourceUrlError {
 }
 
 impl SourceUrl {
-    /// Parses `rtmp://host[:port]/app/stream[?query]` or `http://host[:port]/path[?query]`.
+    /// Parses `rtmp://host[:port]/app/stream[?query]`, `http://host[:port]/path[?query]` or
+    /// `rtsp://[user[:password]@]host[:port]/path[?query]`.
     ///
     /// # Errors
     /// [`SourceUrlError`]; an `http` URL must end in `.flv` (before its query) unless
@@ -54,6 +74,7 @@ impl SourceUrl {
         let (protocol, port_default) = match url.scheme() {
             "rtmp" => (SourceProtocol::Rtmp, 1935),
             "http" => (SourceProtocol::HttpFlv, 80),
+            "rtsp" => (SourceProtocol::Rtsp, 554),
             _ => return Err(SourceUrlError::Scheme),
         };
         let host = match url.host().ok_or(SourceUrlError::Host)? {
@@ -69,6 +90,7 @@ impl SourceUrl {
                     return Err(SourceUrlError::Scheme);
                 }
             }
+            SourceProtocol::Rtsp => {}
             SourceProtocol::Rtmp => {
                 let mut segments = path.trim_matches('/').splitn(2, '/');
                 let complete = segments.by_ref().all(|segment| !segment.is_empty());
@@ -79,7 +101,28 @@ impl SourceUrl {
         }
         let query = url.query().map(str::to_owned);
         let port = url.port().unwrap_or(port_default);
-        Ok(Self { protocol, host, port, path, query, text: text.to_owned() })
+        Ok(Self { protocol, host, port, path, query, login: None, text: text.to_owned() })
+    }
+
+    /// With a user and a password that were given beside the URL.
+    pub fn with_login(mut self, login: Option<Login>) -> Self {
+        self.login = login;
+        self
+    }
+
+    /// With those of a URL that redirected to this one, if the host is the same: another one is not
+    /// told our password.
+    pub fn with_login_of(self, from: &Self) -> Self {
+        let login = from.login.clone().filter(|_| self.host == from.host);
+        self.with_login(login)
+    }
+
+    /// What such an origin brings.
+    pub fn form(&self) -> Form {
+        match self.protocol {
+            SourceProtocol::Rtmp | SourceProtocol::HttpFlv => Form::Flv,
+            SourceProtocol::Rtsp => Form::Rtp,
+        }
     }
 
     /// The URL as it was given.
@@ -149,10 +192,31 @@ mod tests {
     }
 
     #[test]
+    fn rtsp_urls_may_have_a_user_and_any_path() {
+        let table = [
+            ("rtsp://h", "h", 554, ""),
+            ("rtsp://u:p%40@h:8554/live/a?x=1", "h", 8554, "/live/a"),
+            (
+                "rtsp://u@[fe80::1]/Streaming/Channels/101",
+                "fe80::1",
+                554,
+                "/Streaming/Channels/101",
+            ),
+        ];
+        for (text, host, port, path) in table {
+            let url = SourceUrl::parse(text, false).unwrap();
+            assert_eq!(url.protocol, SourceProtocol::Rtsp);
+            assert_eq!((url.host.as_str(), url.port, url.path.as_str()), (host, port, path));
+            assert_eq!(url.as_str(), text);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_pulled_says_why() {
         let table = [
             ("foo://127.0.0.1:1/live/x", SourceUrlError::Scheme),
-            ("rtsp://h/live/x", SourceUrlError::Scheme),
+            ("rtsps://h/live/x", SourceUrlError::Scheme),
+            ("rtsp:///live/x", SourceUrlError::Host),
             ("http://h/live/x.m3u8", SourceUrlError::Scheme),
             ("rtmp://h/live", SourceUrlError::Path),
             ("rtmp://h", SourceUrlError::Path),

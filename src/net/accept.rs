@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::driver::{Driver, LISTENER_BIT, Listener, Protocol};
 use super::link::{Link, Role, Session};
+use super::rtsp::RtspPeer;
 use crate::clock;
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::ConnectionId;
@@ -72,6 +73,7 @@ impl Driver {
         // A peer that is gone already has no address; its connection ends here.
         let Ok(peer) = socket::peer_addr(&fd) else { return };
         let Ok(local) = socket::local_addr(&fd) else { return };
+        let Some(counted) = self.count_guest(peer.ip()) else { return };
         self.counters.accepted += 1;
         let notsent_bytes_max = self.config.egress.send_notsent_lowat_bytes;
         let options = socket::StreamOptions { nodelay: true, notsent_bytes_max };
@@ -81,7 +83,8 @@ impl Driver {
         let session = self.new_session(protocol);
         let id = self.new_connection_id();
         let ends = (unmapped(local), unmapped(peer));
-        let link = Link::new(id, fd, ends, session, Role::None, self.now);
+        let mut link = Link::new(id, fd, ends, session, Role::None, self.now);
+        link.counted = counted;
         debug!(connection = %id, peer = %link.peer, ?protocol, "opened");
         self.enter(link);
     }
@@ -107,6 +110,10 @@ impl Driver {
                     wall_clock: WallClock { at: self.now, unix_seconds: clock::unix_seconds() },
                 };
                 Session::Http(Box::new(HttpSession::new(self.now, config)))
+            }
+            Protocol::Rtsp => {
+                let seed = fastrand::u64(..);
+                Session::Rtsp(Box::new(RtspPeer::new(self.now, seed, &self.config.rtsp)))
             }
         }
     }

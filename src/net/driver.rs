@@ -9,20 +9,27 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::events::Events;
-use super::link::{Links, Phase, Role};
+use super::keeping::Keeper;
+use super::link::{Links, Phase};
 use super::pace::Pace;
+use super::probe::Prober;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
+use super::udp::{PortPool, UDP_BIT, UdpPairs};
 use super::verdicts::Wanted;
 use super::wire::RingWire;
-use super::{Handler, NodeHandle};
-use crate::bus::message::{Answer, Ask, Message, NodeAsk};
+use super::{Handler, NodeHandle, Setup};
+use crate::access::Guests;
+use crate::bus::message::{Answer, Ask, Message};
+use crate::bus::view::ProbeView;
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
 use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
-use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket, tcp_facts};
+use crate::metrics::Residence;
+use crate::proto::rtp::SourceCounts;
+use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Action, Shard};
@@ -39,11 +46,18 @@ pub(super) struct Driver {
     /// What lookup threads have found; each shard has its own queue.
     pub(super) resolved_in: mpsc::Sender<Resolved>,
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
+    pub(super) keeper: Option<Keeper>,
+    pub(super) prober: Prober,
+    pub(super) probed_in: mpsc::Sender<(u64, ProbeView)>,
+    pub(super) probed_out: mpsc::Receiver<(u64, ProbeView)>,
+    pub(super) setup: Setup,
     pub(super) handler: Handler,
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
     pub(super) links: Links,
+    pub(super) guests: Guests,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
+    pub(super) udp: UdpPairs,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
     pub(super) asks: HashMap<u64, (OneshotSender<Answer>, Instant)>,
     pub(super) next_ask: u64,
@@ -67,6 +81,7 @@ pub(super) struct Driver {
     /// Connections that wait for a hook's verdict, by the question.
     pub(super) judged: HashMap<u64, (ConnectionId, Wanted)>,
     pub(super) next_verdict: u64,
+    pub(super) residence: Residence,
     pub(super) repeats: Repeats,
     pub(super) reserve: Option<socket::ReserveFd>,
 }
@@ -76,10 +91,21 @@ pub(super) struct Driver {
 pub(super) struct Counters {
     pub(super) accepted: u64,
     pub(super) refused: u64,
+    /// Plays and publishes that a rule or limit was against.
+    pub(super) denied: u64,
     pub(super) shed: u64,
     pub(super) session_errors: u64,
     pub(super) handed_over: u64,
     pub(super) ticks: u64,
+    /// Of sources that are over.
+    pub(super) rtp: SourceCounts,
+    /// Interleaved packets that nothing was agreed for, of connections that are closed.
+    pub(super) stray_interleaved: u64,
+    pub(super) datagrams_too_long: u64,
+    /// Before the session took media, or of no use to it.
+    pub(super) datagrams_unwanted: u64,
+    /// Tracks that got no UDP ports.
+    pub(super) udp_refused: u64,
 }
 
 /// What a listening port speaks.
@@ -87,6 +113,7 @@ pub(super) struct Counters {
 pub enum Protocol {
     Rtmp,
     Http,
+    Rtsp,
 }
 
 pub(super) struct Listener {
@@ -113,15 +140,19 @@ pub(super) struct Parts {
     pub(super) port: MeshPort,
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
-    pub(super) handler: Handler,
     pub(super) events: Events,
+    pub(super) prober: Prober,
+    pub(super) setup: Setup,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> Rc<RefCell<Self>> {
         let now = clock::now();
         let waker = parts.ring.waker();
+        let (shard, shards) = (parts.shard.id().index(), parts.shard.shards());
+        let udp = UdpPairs::new(PortPool::new(&parts.config.rtsp.udp_ports, shard, shards));
         let (resolved_in, resolved_out) = mpsc::channel();
+        let (probed_in, probed_out) = mpsc::channel();
         let driver = Rc::new(RefCell::new(Self {
             shard: parts.shard,
             ring: parts.ring,
@@ -132,10 +163,17 @@ impl Driver {
             resolver: parts.resolver,
             resolved_in,
             resolved_out,
-            handler: parts.handler,
+            prober: parts.prober,
+            probed_in,
+            probed_out,
+            keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),
+            handler: (parts.setup.make_handler)(),
+            setup: parts.setup,
             handle: None,
             links: Links::default(),
+            guests: Guests::default(),
             by_connection: HashMap::new(),
+            udp,
             attempts: HashMap::new(),
             asks: HashMap::new(),
             next_ask: 0,
@@ -155,6 +193,7 @@ impl Driver {
             events: parts.events,
             judged: HashMap::new(),
             next_verdict: 0,
+            residence: Residence::default(),
             repeats: Repeats::default(),
             reserve: socket::ReserveFd::open().ok(),
         }));
@@ -178,11 +217,13 @@ impl Driver {
         self.completions = completions;
         self.take_messages();
         self.take_resolved();
+        self.take_synced();
+        self.take_probed();
         self.take_from_keeper();
         self.run_due();
         // Before owners hear of new waiters, so that the keeper knows who waits.
         self.tell_events();
-        self.shard.tick(self.now, &mut self.wire);
+        self.flush();
         self.act();
         self.tell_events();
         // What is kept for a full queue is tried again soon.
@@ -191,6 +232,24 @@ impl Driver {
             let to = ShardId(index as u16);
             // What the shard held back for want of room goes out in the next turn.
             self.again |= self.shard.set_backed_up(to, self.port.is_backed_up(to));
+        }
+    }
+
+    /// Sends what this turn brought, and counts how long it was here.
+    fn flush(&mut self) {
+        if self.port.shards() > 1 {
+            // The other shards serve their players while this one does.
+            self.shard.flush_streams();
+            self.act();
+            self.again |= self.port.flush();
+        }
+        // Joins and sockets that take bytes again have been served before.
+        self.wire.take_first_send();
+        self.shard.tick(self.now, &mut self.wire);
+        if let Some(at) = self.wire.take_first_send() {
+            for &since in self.shard.sent_video() {
+                self.residence.observe(at.duration_since(since));
+            }
         }
     }
 
@@ -227,7 +286,7 @@ impl Driver {
     pub(super) fn ledger(&self) -> Ledger {
         let listeners = self.listeners.iter().filter(|listener| listener.accepting).count();
         let mut ledger = self.shard.ledger();
-        ledger.sockets = (self.links.len() + listeners) as u64;
+        ledger.sockets = (self.links.len() + self.udp.sockets() + listeners) as u64;
         ledger
     }
 
@@ -244,17 +303,8 @@ impl Driver {
         }
         self.shard.shut_down(self.now);
         self.act();
-        let idle: Vec<Token> = self
-            .links
-            .iter()
-            .filter(|link| {
-                matches!(
-                    link.role,
-                    Role::None | Role::Leaving { .. } | Role::Follower(_) | Role::Judged
-                )
-            })
-            .map(|link| link.token)
-            .collect();
+        let idle: Vec<Token> =
+            self.links.iter().filter(|link| link.role.is_idle()).map(|link| link.token).collect();
         for token in idle {
             self.close(token);
         }
@@ -334,6 +384,10 @@ impl Driver {
             self.complete_accept(index, outcome);
             return;
         }
+        if token.value() & UDP_BIT != 0 {
+            self.complete_udp(token, outcome);
+            return;
+        }
         match outcome {
             Outcome::Received(bytes) => self.received(token, bytes),
             Outcome::ReceiveEnded(ended) => self.receive_ended(token, ended),
@@ -366,9 +420,12 @@ impl Driver {
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
                 Action::End { connection, reason, player } => self.end(connection, reason, player),
-                Action::Dial { attempt, key, url, .. } => self.dial(attempt, key, url),
+                Action::Dial { attempt, key, url, rtp_transport, .. } => {
+                    self.dial(attempt, key, url, rtp_transport);
+                }
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::Tell(news) => self.tell(&news),
+                Action::Keep(record) => self.keep(record),
                 Action::PollWritable { connection } => {
                     if let Some(&token) = self.by_connection.get(&connection) {
                         self.poll_writable(token);
@@ -380,7 +437,7 @@ impl Driver {
 
     fn put(&mut self, to: ShardId, message: Message) {
         let flushed = match &message {
-            Message::Flushed { key, .. } => Some(key.clone()),
+            Message::Flushed { key, local, .. } => Some((key.clone(), local.form)),
             _ => None,
         };
         let put = self.port.put(to, message);
@@ -390,11 +447,19 @@ impl Driver {
                 self.shard.set_backed_up(to, true);
             }
             mesh::Put::Dropped => {
-                if let Some(key) = flushed {
-                    self.shard.flush_was_dropped(to, &key);
+                if let Some((key, form)) = flushed {
+                    self.shard.flush_was_dropped(to, &key, form);
                 }
             }
         }
+    }
+
+    /// Enters who waits for an answer, and until when.
+    pub(super) fn await_answer(&mut self, sender: OneshotSender<Answer>, deadline: Instant) -> u64 {
+        self.next_ask += 1;
+        self.asks.insert(self.next_ask, (sender, deadline));
+        self.ask_deadlines.insert((deadline, self.next_ask));
+        self.next_ask
     }
 
     pub(super) fn give_answer(&mut self, serial: u64, answer: Answer) {
@@ -425,23 +490,6 @@ impl Driver {
                 );
             }
             message => self.shard.handle_message(self.now, from, message),
-        }
-    }
-
-    fn node_answer(&mut self, ask: NodeAsk) -> Answer {
-        match ask {
-            NodeAsk::Sessions => Answer::Sessions(super::report::sessions(&self.links)),
-            NodeAsk::Metrics => Answer::Metrics(super::report::metrics(self)),
-            NodeAsk::Load => {
-                let fd_count = (self.links.len() + self.listeners.len()) as u32;
-                Answer::Load(self.load.view(fd_count))
-            }
-            NodeAsk::Tcp { connection } => {
-                let token = self.by_connection.get(&connection);
-                let link = token.and_then(|&token| self.links.get(token));
-                Answer::Tcp(link.and_then(|link| tcp_facts(&link.fd).ok()))
-            }
-            NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use tracing::debug;
 
@@ -170,21 +171,39 @@ impl Driver {
         }
     }
 
-    /// A connection is closed. What was refused has been told already.
+    /// A connection is closed.
     pub(super) fn tell_left(&mut self, link: &Link) {
-        let Some(part) = &link.part else { return };
-        if !link.has_started && part.ended.is_some() {
-            return;
+        if let Some((key, what)) = left(link, self.now) {
+            self.shard.tell_of_player(key, what);
         }
-        let traffic = Traffic {
-            received_bytes: link.received_bytes,
-            sent_bytes: link.sent_bytes,
-            seconds: (self.now - link.opened).as_secs(),
-        };
-        let peer = Box::new(peer_of(link, part.what == "player"));
-        let what = What::Left { peer, reason: part.ended, traffic };
-        self.shard.tell_of_player(part.key.clone(), what);
     }
+
+    /// The peer plays or publishes no more, and may go on with something else.
+    pub(super) fn tell_part_left(&mut self, token: Token) {
+        let now = self.now;
+        let Some(link) = self.links.get_mut(token) else { return };
+        let Some((key, what)) = left(link, now) else { return };
+        (link.part, link.has_started) = (None, false);
+        link.told = (now, link.received_bytes, link.sent_bytes);
+        self.shard.tell_of_player(key, what);
+    }
+}
+
+/// What is told when a connection has no part in its stream any more. What was refused has been
+/// told already.
+fn left(link: &Link, now: Instant) -> Option<(StreamKey, What)> {
+    let part = link.part.as_ref()?;
+    if !link.has_started && part.ended.is_some() {
+        return None;
+    }
+    let (since, received_bytes, sent_bytes) = link.told;
+    let traffic = Traffic {
+        received_bytes: link.received_bytes - received_bytes,
+        sent_bytes: link.sent_bytes - sent_bytes,
+        seconds: (now - since).as_secs(),
+    };
+    let peer = Box::new(peer_of(link, part.what == "player"));
+    Some((part.key.clone(), What::Left { peer, reason: part.ended, traffic }))
 }
 
 pub(super) fn peer_of(link: &Link, is_player: bool) -> Peer {

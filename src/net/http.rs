@@ -1,5 +1,6 @@
 //! What an HTTP session wants: a live stream, or an answer of the API.
 
+use super::admission::Refused;
 use super::driver::Driver;
 use super::link::{Phase, Role, Session};
 use super::play::{FLV_TYPE, NO_STORE};
@@ -14,7 +15,9 @@ impl Driver {
     pub(super) fn http_event(&mut self, token: Token, event: HttpEvent) {
         match event {
             HttpEvent::Request(request) => self.http_request(token, request),
-            HttpEvent::WebSocketClosed(_) => self.leave_role(token, false),
+            HttpEvent::WebSocketClosed(_) => {
+                self.leave_role(token, false);
+            }
             HttpEvent::Close => self.finish(token),
         }
     }
@@ -26,10 +29,19 @@ impl Driver {
             self.call_handler(token, request);
             return;
         };
+        let refused = is_get.then(|| self.may_play(token, &key, &request.query).err()).flatten();
         let Some(link) = self.links.get_mut(token) else { return };
         link.params = request.query;
         let Session::Http(session) = &mut link.session else { return };
-        let answered = if !is_get {
+        let answered = if let Some(refused) = refused {
+            let (status, text) = match refused {
+                Refused::Denied => (403, "not allowed\n"),
+                Refused::TooMany => (503, "too many at once\n"),
+            };
+            let answered = session.respond(self.now, Response::text(status, text));
+            self.drain(token);
+            answered
+        } else if !is_get {
             session.begin_stream(self.now, FLV_TYPE, &[NO_STORE]).map(|_| ())
         } else if request.websocket_key.is_some() {
             let accepted = session.accept_websocket(self.now);

@@ -16,7 +16,9 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
-use super::pull::OriginSession;
+use super::origin::OriginSession;
+use super::rtsp::RtspPeer;
+use super::udp::PairId;
 use crate::bus::keeper::Follower;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};
@@ -37,8 +39,12 @@ pub(super) struct Link {
     pub(super) receiving: bool,
     pub(super) polling: bool,
     pub(super) connecting: bool,
+    /// It is among the shard's guests.
+    pub(super) counted: bool,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
+    /// Its datagram sockets, which go before it.
+    pub(super) udp: Vec<PairId>,
     /// What the socket has not taken yet.
     out: VecDeque<Bytes>,
     out_bytes: usize,
@@ -49,6 +55,9 @@ pub(super) struct Link {
     pub(super) part: Option<Part>,
     /// It has played or published.
     pub(super) has_started: bool,
+    /// Until when, and until how many bytes in and out, its earlier parts were told: over RTSP a
+    /// connection may have several.
+    pub(super) told: (Instant, u64, u64),
     /// The query that it came with, raw.
     pub(super) params: String,
     /// ZLMediaKit's word for what it plays or publishes over.
@@ -60,6 +69,7 @@ pub(super) struct Link {
 pub(super) enum Session {
     Rtmp(Box<rtmp::ServerSession>),
     Http(Box<http::server::ServerSession>),
+    Rtsp(Box<RtspPeer>),
     Origin(Box<OriginSession>),
 }
 
@@ -69,8 +79,12 @@ pub(super) enum Role {
     None,
     /// It asked to play and was not answered.
     Waiter,
+    /// Admitted and told what there is, over RTSP; it has not begun to play.
+    Described,
     /// Its socket is fed by the egress.
     Player,
+    /// Its datagram sockets are fed by the egress, which does not touch the connection.
+    PlayerOverUdp,
     Publisher(StreamHandle),
     /// Moves to the owner of its key when the kernel has let go of it; input is kept.
     Leaving {
@@ -86,6 +100,13 @@ pub(super) enum Role {
     Follower(Arc<Follower>),
     /// To an origin.
     Attempt(AttemptId),
+}
+
+impl Role {
+    /// Nobody but us ends it.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Self::None | Self::Leaving { .. } | Self::Follower(_) | Self::Judged)
+    }
 }
 
 /// A connection's part in a stream.
@@ -128,13 +149,16 @@ impl Link {
             receiving: false,
             polling: false,
             connecting: false,
+            counted: false,
             receive_cancelled: false,
+            udp: Vec::new(),
             out: VecDeque::new(),
             out_bytes: 0,
             deadline: None,
             opened: now,
             part: None,
             has_started: false,
+            told: (now, 0, 0),
             params: String::new(),
             protocol: "",
             received_bytes: 0,
@@ -186,13 +210,24 @@ impl Link {
         true
     }
 
+    /// Tells an origin that we go, as far as the socket takes it.
+    pub(super) fn say_goodbye_to_origin(&mut self) {
+        if let Session::Origin(session) = &mut self.session {
+            for bytes in session.goodbye() {
+                self.queue(bytes);
+            }
+            // A socket that is broken or full is closed all the same.
+            let _ = self.send_out();
+        }
+    }
+
     pub(super) fn raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
     }
 
-    /// Whether the kernel has operations of this socket.
+    /// Whether the kernel has operations of this socket, or of those that go before it.
     pub(super) fn has_operations(&self) -> bool {
-        self.receiving || self.polling || self.connecting
+        self.receiving || self.polling || self.connecting || !self.udp.is_empty()
     }
 
     /// When its session wants to be called, or its last words have had their time.
@@ -203,6 +238,7 @@ impl Link {
             Phase::Open => match &self.session {
                 Session::Rtmp(session) => session.poll_timeout(),
                 Session::Http(session) => session.poll_timeout(),
+                Session::Rtsp(peer) => peer.poll_timeout(),
                 Session::Origin(session) => session.poll_timeout(),
             },
         }
@@ -279,5 +315,5 @@ fn split(token: Token) -> (usize, u32) {
 
 /// 16 million sockets of a shard.
 const INDEX_BITS: u32 = 24;
-/// The rest of a token's 56 bits, less one bit that tells listeners from links.
-const USED_MASK: u32 = 0x7fff_ffff;
+/// The rest of a token's 56 bits, less two that tell listeners and datagram sockets from links.
+const USED_MASK: u32 = 0x3fff_ffff;

@@ -1,19 +1,28 @@
 //! The only accepting sockets, and what drives the sessions on them: one driver for each shard.
 
 mod accept;
+mod admission;
 mod driver;
 mod events;
 mod http;
+mod keeping;
 mod link;
 mod load;
+mod origin;
 mod pace;
 mod play;
+mod probe;
 mod pull;
+mod reload;
 mod report;
 pub mod resolver;
 mod rtmp;
+mod rtsp;
+mod rtsp_config;
+mod rtsp_origin;
 mod serve;
 mod sockets;
+mod udp;
 mod verdicts;
 mod wire;
 
@@ -31,6 +40,9 @@ use std::time::Duration;
 pub use driver::Protocol;
 use driver::{Driver, Parts};
 use events::Events;
+pub use keeping::Kept;
+use probe::Prober;
+pub use probe::{ProbeRequest, probe};
 use resolver::Resolver;
 use wire::RingWire;
 
@@ -39,7 +51,7 @@ use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
 use crate::bus::{KeeperPort, Mesh, MeshPort};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigSource};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
@@ -74,6 +86,17 @@ pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Re
 
 /// Makes a shard's handler on its thread.
 pub type MakeHandler = Arc<dyn Fn() -> Handler + Send + Sync>;
+
+/// What a node works with beside its config.
+#[derive(Clone)]
+pub struct Setup {
+    pub make_handler: MakeHandler,
+    pub kept: Option<Kept>,
+    /// What is read again.
+    pub config_source: Option<Arc<ConfigSource>>,
+    /// The way to who keeps the event log.
+    pub keeper: KeeperPort,
+}
 
 /// The node, as seen from one of its shards.
 #[derive(Clone)]
@@ -141,10 +164,7 @@ impl NodeHandle {
         let (sender, receiver) = oneshot();
         let deadline = clock::now() + bound;
         let mut driver = self.driver.borrow_mut();
-        driver.next_ask += 1;
-        let serial = driver.next_ask;
-        driver.asks.insert(serial, (sender, deadline));
-        driver.ask_deadlines.insert((deadline, serial));
+        let serial = driver.await_answer(sender, deadline);
         (Ticket { shard: driver.shard.id(), serial }, receiver)
     }
 
@@ -192,7 +212,7 @@ pub enum NodeError {
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("shard {shard} has no io_uring: {cause}")]
     Ring { shard: usize, cause: String },
-    #[error("no thread for name lookups: {0}")]
+    #[error("no thread for lookups: {0}")]
     Resolver(io::Error),
 }
 
@@ -201,6 +221,7 @@ struct Listeners {
     by_shard: Vec<Vec<(OwnedFd, Protocol)>>,
     http: SocketAddr,
     rtmp: SocketAddr,
+    rtsp: SocketAddr,
 }
 
 impl Listeners {
@@ -236,7 +257,8 @@ impl Listeners {
         };
         let http = bind("http", config.http.listen, Protocol::Http)?;
         let rtmp = bind("rtmp", config.rtmp.listen, Protocol::Rtmp)?;
-        Ok(Self { by_shard, http, rtmp })
+        let rtsp = bind("rtsp", config.rtsp.listen, Protocol::Rtsp)?;
+        Ok(Self { by_shard, http, rtmp, rtsp })
     }
 }
 
@@ -248,6 +270,8 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 /// What the main thread and the shards tell each other.
 struct Control {
     phase: AtomicU8,
+    /// The config file is to be read again.
+    reload: AtomicBool,
     /// The shard shuts down and holds nothing any more.
     empty: Vec<AtomicBool>,
 }
@@ -263,29 +287,28 @@ pub struct Node {
     control: Arc<Control>,
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
+    pub rtsp: SocketAddr,
 }
 
 impl Node {
-    /// Binds the addresses and starts a shard on each of `cpus`. Returns when all listen.
+    /// Binds the addresses and starts a shard on each of `cpus`, which has what was kept before it
+    /// listens. Returns when all listen.
     ///
     /// # Errors
     /// [`NodeError`].
-    pub fn start(
-        config: &Arc<Config>,
-        cpus: &[usize],
-        make_handler: &MakeHandler,
-        keeper: &KeeperPort,
-    ) -> Result<Self, NodeError> {
+    pub fn start(config: &Arc<Config>, cpus: &[usize], setup: &Setup) -> Result<Self, NodeError> {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
-        let Listeners { by_shard, http, rtmp } = Listeners::bind(config, cpus)?;
+        let Listeners { by_shard, http, rtmp, rtsp } = Listeners::bind(config, cpus)?;
         let mut config = Config::clone(config);
-        (config.http.listen, config.rtmp.listen) = (http, rtmp);
+        (config.http.listen, config.rtmp.listen, config.rtsp.listen) = (http, rtmp, rtsp);
         let config = Arc::new(config);
         let resolver = Arc::new(Resolver::start().map_err(NodeError::Resolver)?);
+        let prober = Prober::start(resolver.clone()).map_err(NodeError::Resolver)?;
         let mut mesh = Mesh::new(cpus.len());
         let control = Arc::new(Control {
             phase: AtomicU8::new(RUN),
+            reload: AtomicBool::new(false),
             empty: cpus.iter().map(|_| AtomicBool::new(false)).collect(),
         });
         let hash_seed = fastrand::u64(..);
@@ -304,8 +327,8 @@ impl Node {
                 port: mesh.take_port(id),
                 listeners,
                 resolver: resolver.clone(),
-                make_handler: make_handler.clone(),
-                keeper: keeper.clone(),
+                prober: prober.clone(),
+                setup: setup.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
                 wakers,
@@ -327,12 +350,20 @@ impl Node {
         for give in give_wakers {
             give.send(wakers.clone()).expect("each shard waits for them");
         }
-        keeper.tell(ToKeeper::Started(config));
-        Ok(Self { shards, wakers, control, http, rtmp })
+        setup.keeper.tell(ToKeeper::Started(config));
+        Ok(Self { shards, wakers, control, http, rtmp, rtsp })
     }
 
     pub fn shard_count(&self) -> usize {
         self.shards.len()
+    }
+
+    /// Has the config file read again; what comes of it is in the log.
+    pub fn reload(&self) {
+        self.control.reload.store(true, Ordering::Release);
+        if let Some(waker) = self.wakers.first() {
+            waker.wake();
+        }
     }
 
     /// Begins to shut down: nothing is accepted any more, every session is ended.
@@ -374,8 +405,8 @@ struct ShardStart {
     port: MeshPort,
     listeners: Vec<(OwnedFd, Protocol)>,
     resolver: Arc<Resolver>,
-    make_handler: MakeHandler,
-    keeper: KeeperPort,
+    prober: Prober,
+    setup: Setup,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
     /// Those of all shards, when all have started.
@@ -405,12 +436,12 @@ impl ShardStart {
         }
         let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
         shard.keep_events();
-        let events = Events::connect(id, self.keeper, ring.waker());
-        let handler = (self.make_handler)();
-        let resolver = self.resolver;
+        let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
+        let events = Events::connect(id, setup.keeper.clone(), ring.waker());
         let wire = RingWire::new(egress);
         let driver =
-            Driver::new(Parts { shard, ring, wire, port, config, resolver, handler, events });
+            Driver::new(Parts { shard, ring, wire, port, config, resolver, events, prober, setup });
+        driver.borrow_mut().restore();
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);
         }
@@ -439,6 +470,10 @@ fn drive(driver: &Rc<RefCell<Driver>>, control: &Control) -> Ledger {
     loop {
         driver.borrow_mut().turn();
         match control.phase.load(Ordering::Acquire) {
+            RUN if id.index() == 0 && control.reload.load(Ordering::Acquire) => {
+                control.reload.store(false, Ordering::Release);
+                driver.borrow_mut().start_reload();
+            }
             RUN => {}
             SHUT_DOWN => {
                 let mut driver = driver.borrow_mut();
@@ -476,12 +511,13 @@ mod tests {
         config.server.steer_by_cpu = steer_by_cpu;
         config.http.listen = ([127, 0, 0, 1], 0).into();
         config.rtmp.listen = ([127, 0, 0, 1], 0).into();
+        config.rtsp.listen = ([127, 0, 0, 1], 0).into();
         let listeners = Listeners::bind(&config, &[100_000, cpu]).expect("free ports");
         let mut only = CpuSet::new();
         only.set(cpu).expect("in range");
         sched_setaffinity(this_thread, &only).expect("allowed");
         let _connections: Vec<_> = (0..32)
-            .flat_map(|_| [listeners.http, listeners.rtmp])
+            .flat_map(|_| [listeners.http, listeners.rtmp, listeners.rtsp])
             .map(|address| TcpStream::connect(address).expect("a listener"))
             .collect();
         let waiting = |listeners: Vec<(OwnedFd, Protocol)>| {
@@ -493,9 +529,9 @@ mod tests {
 
     #[test]
     fn connections_go_to_the_shard_of_their_cpu_only_where_it_is_asked_for() {
-        assert_eq!(connections_by_shard(true), [0, 64]);
+        assert_eq!(connections_by_shard(true), [0, 96]);
         let spread = connections_by_shard(false);
-        assert_eq!(spread.iter().sum::<usize>(), 64);
+        assert_eq!(spread.iter().sum::<usize>(), 96);
         assert!(spread[0] > 0, "{spread:?}");
     }
 }

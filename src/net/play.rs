@@ -14,6 +14,7 @@ use crate::proto::http::response::Response;
 use crate::proto::http::server::ServerEvent as HttpEvent;
 use crate::proto::http::server::StreamStart;
 use crate::proto::rtmp::{PlayEnd, PlayRefusal, PublishEnd, ServerEvent as RtmpEvent};
+use crate::proto::rtsp::server::Refusal::{NotFound, Unavailable};
 use crate::ring::Token;
 use crate::shard::{Admitted, PlayRequest};
 use crate::stream::Packaging;
@@ -36,10 +37,11 @@ impl Driver {
         link.part = Some(Part { what: "player", key: key.clone(), ended: None });
         let (connection, local, peer) = (link.id, link.local, link.peer);
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
+        // Whoever called acts on it. A peer that asks again and again in one message must not have us
+        // answer within the answer.
         self.shard
             .play(self.now, PlayRequest { connection, key: key.clone(), packaging, local, peer });
         self.tell_waits(token, &key);
-        self.act();
     }
 
     /// The stream is there: the session is told, and its socket is fed from now on.
@@ -51,6 +53,10 @@ impl Driver {
         let now = self.now;
         let Some(link) = self.links.get_mut(token) else { return };
         let begun = match &mut link.session {
+            Session::Rtsp(_) => {
+                self.describe(token);
+                return;
+            }
             Session::Rtmp(session) => {
                 session.accept_play();
                 Ok(StreamStart::Body)
@@ -68,7 +74,7 @@ impl Driver {
             let output = match &mut link.session {
                 Session::Rtmp(session) => session.poll_output().and_then(sent),
                 Session::Http(session) => session.poll_output().and_then(sent),
-                Session::Origin(_) => None,
+                Session::Rtsp(_) | Session::Origin(_) => None,
             };
             match output {
                 Some(bytes) => link.queue(bytes),
@@ -89,7 +95,11 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         let unsent = link.take_unsent();
         let socket = Socket(link.raw_fd());
-        self.shard.admitted(now, Admitted { connection, socket, unsent }, &mut self.wire);
+        self.shard.admitted(
+            now,
+            Admitted { connection, socket, unsent, rtp: None },
+            &mut self.wire,
+        );
         self.set_deadline(token);
     }
 
@@ -136,6 +146,12 @@ impl Driver {
                 }
                 return;
             }
+            Session::Rtsp(_) => {
+                // It may ask again at once, for the same stream.
+                self.shard.released(connection);
+                self.refuse_rtsp(token, if overloaded { Unavailable } else { NotFound });
+                return;
+            }
             Session::Origin(_) => return,
         }
         self.drain(token);
@@ -160,13 +176,14 @@ impl Driver {
             Session::Http(session) => {
                 session.close_websocket(WS_GOING_AWAY, reason.as_str());
             }
-            Session::Origin(_) => {}
+            // RTSP has no word for it but the end of the connection.
+            Session::Rtsp(_) | Session::Origin(_) => {}
         }
         while let Some(link) = self.links.get_mut(token) {
             let output = match &mut link.session {
                 Session::Rtmp(session) => session.poll_output(),
                 Session::Http(session) => session.poll_output().map(without_event),
-                Session::Origin(_) => None,
+                Session::Rtsp(_) | Session::Origin(_) => None,
             };
             match output {
                 Some(Output::Send(bytes)) => link.queue(bytes),
@@ -223,6 +240,7 @@ fn protocol_of(packaging: Packaging) -> &'static str {
         Packaging::Rtmp => "rtmp",
         Packaging::Flv => "http",
         Packaging::WsFlv => "ws",
+        Packaging::Rtsp => "rtsp",
     }
 }
 

@@ -3,26 +3,18 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use nix::errno::Errno;
 use tracing::{debug, info};
-use url::Url;
 
 use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
+use super::origin::{OriginSession, Wanted};
 use super::resolver::{self, ResolveError};
 use crate::media::state::{ErrorClass, Fault};
-use crate::media::url::SourceProtocol;
-use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
-use crate::proto::Output;
-use crate::proto::flv::TagReader;
-use crate::proto::http::client::ClientSession as HttpSession;
-use crate::proto::http::client::{ClientConfig as HttpConfig, ClientEvent as HttpEvent};
-use crate::proto::rtmp::{
-    ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession, ClientStage,
-};
+use crate::media::{AttemptId, SourceUrl, StreamKey};
+use crate::proto::rtsp::LowerTransport;
 use crate::ring::{Token, socket};
 use crate::shard::{PullNews, Stage};
 
@@ -30,13 +22,15 @@ use crate::shard::{PullNews, Stage};
 pub(super) struct Attempt {
     key: StreamKey,
     url: Arc<SourceUrl>,
+    rtp_transport: LowerTransport,
     state: AttemptState,
     /// Addresses that were not tried yet.
     addresses: Vec<SocketAddr>,
     /// The shard was told that it failed, or has given it up.
-    over: bool,
+    pub(super) over: bool,
+    /// Connections; datagram sockets go before theirs.
     sockets_open: u32,
-    sockets_closed: u32,
+    pub(super) sockets_closed: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -47,150 +41,10 @@ enum AttemptState {
     Changing,
 }
 
-/// The session with an origin.
-pub(super) enum OriginSession {
-    Rtmp(RtmpSession),
-    Http(HttpSession, TagReader),
-}
-
-/// What an origin's session wants done.
-enum Wanted {
-    Send(Bytes),
-    Stage(Stage, &'static str),
-    Media(MediaPart),
-    Redirect(String),
-    Fail(Fault),
-}
-
 /// The resolver's word for an attempt.
 pub(super) struct Resolved {
     pub(super) attempt: AttemptId,
     pub(super) result: Result<Vec<SocketAddr>, ResolveError>,
-}
-
-/// Sessions do not judge an origin's silence: the shard's timers do, by the pull's options.
-const NO_TIMEOUT: Duration = Duration::from_secs(3600);
-
-impl OriginSession {
-    fn new(now: Instant, url: &SourceUrl) -> Self {
-        match url.protocol {
-            SourceProtocol::Rtmp => {
-                let (app, stream) = url.rtmp_names();
-                let tc_url = format!("rtmp://{}/{app}", url.authority());
-                let config = RtmpConfig {
-                    handshake_timeout: NO_TIMEOUT,
-                    command_timeout: NO_TIMEOUT,
-                    media_timeout: NO_TIMEOUT,
-                    ..RtmpConfig::new(app, stream, tc_url)
-                };
-                Self::Rtmp(RtmpSession::new(now, fastrand::u64(..), config))
-            }
-            SourceProtocol::HttpFlv => {
-                let config = HttpConfig {
-                    url: Url::parse(url.as_str()).expect("a source URL is a URL"),
-                    user_agent: concat!("rillcast/", env!("CARGO_PKG_VERSION")).to_owned(),
-                    reply_timeout: NO_TIMEOUT,
-                    body_timeout: NO_TIMEOUT,
-                };
-                Self::Http(HttpSession::new(now, config), TagReader::new())
-            }
-        }
-    }
-
-    pub(super) fn handle_input(&mut self, now: Instant, bytes: Bytes) -> Option<Fault> {
-        match self {
-            Self::Rtmp(session) => session.handle_input(now, bytes).err().map(protocol_fault),
-            Self::Http(session, _) => session.handle_input(now, bytes).err().map(protocol_fault),
-        }
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Fault> {
-        let silent =
-            |error: &dyn std::fmt::Display| Fault::new(ErrorClass::Silent, error.to_string());
-        match self {
-            Self::Rtmp(session) => session.handle_timeout(now).err().map(|error| silent(&error)),
-            Self::Http(session, _) => session.handle_timeout(now).err().map(|error| silent(&error)),
-        }
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        match self {
-            Self::Rtmp(session) => session.poll_timeout(),
-            Self::Http(session, _) => session.poll_timeout(),
-        }
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        if let Self::Http(session, _) = self {
-            // The fault is the loss itself.
-            let _ = session.handle_eof(now);
-        }
-    }
-
-    fn poll(&mut self) -> Option<Wanted> {
-        match self {
-            Self::Rtmp(session) => Some(match session.poll_output()? {
-                Output::Send(bytes) => Wanted::Send(bytes),
-                Output::Event(event) => rtmp_wants(event),
-            }),
-            Self::Http(session, tags) => {
-                if let Some(part) = tags.poll_part() {
-                    return Some(Wanted::Media(part));
-                }
-                Some(match session.poll_output()? {
-                    Output::Send(bytes) => Wanted::Send(bytes),
-                    Output::Event(event) => http_wants(event, tags),
-                })
-            }
-        }
-    }
-}
-
-fn rtmp_wants(event: RtmpEvent) -> Wanted {
-    match event {
-        RtmpEvent::Progress(stage) => match stage {
-            ClientStage::Handshaking => Wanted::Stage(Stage::Handshaking, "RTMP handshake"),
-            ClientStage::Connecting => Wanted::Stage(Stage::Handshaking, "answer to connect"),
-            ClientStage::CreatingStream => {
-                Wanted::Stage(Stage::Handshaking, "answer to createStream")
-            }
-            ClientStage::AwaitingPlay => Wanted::Stage(Stage::Handshaking, "answer to play"),
-            ClientStage::AwaitingMedia => Wanted::Stage(Stage::AwaitingMedia, "media"),
-        },
-        RtmpEvent::Media(part) => Wanted::Media(part),
-        RtmpEvent::Refused { not_found, code, description } => {
-            let class = if not_found { ErrorClass::NotFound } else { ErrorClass::Rejected };
-            Wanted::Fail(Fault::new(class, format!("the origin refused: {code} {description}")))
-        }
-        RtmpEvent::Ended => {
-            Wanted::Fail(Fault::new(ErrorClass::Lost, "the origin ended the stream"))
-        }
-    }
-}
-
-fn http_wants(event: HttpEvent, tags: &mut TagReader) -> Wanted {
-    match event {
-        HttpEvent::Redirect(url) => Wanted::Redirect(url),
-        HttpEvent::Status { code, reason } => {
-            let class = match code {
-                404 | 410 => ErrorClass::NotFound,
-                _ => ErrorClass::Rejected,
-            };
-            Wanted::Fail(Fault::new(class, format!("the origin answered {code} {reason}")))
-        }
-        HttpEvent::BodyBegins { .. } => Wanted::Stage(Stage::AwaitingMedia, "media"),
-        HttpEvent::Body(bytes) => match tags.handle_input(bytes) {
-            Ok(()) => Wanted::Stage(Stage::AwaitingMedia, "media"),
-            Err(error) => Wanted::Fail(protocol_fault(error)),
-        },
-        HttpEvent::BodyEnds => {
-            Wanted::Fail(Fault::new(ErrorClass::Lost, "end of file: the origin ended the stream"))
-        }
-    }
-}
-
-fn protocol_fault(error: impl std::fmt::Display) -> Fault {
-    Fault::new(ErrorClass::Protocol, error.to_string())
 }
 
 fn connect_fault(errno: Errno) -> Fault {
@@ -207,11 +61,18 @@ fn connect_fault(errno: Errno) -> Fault {
 }
 
 impl Driver {
-    pub(super) fn dial(&mut self, id: AttemptId, key: StreamKey, url: Arc<SourceUrl>) {
+    pub(super) fn dial(
+        &mut self,
+        id: AttemptId,
+        key: StreamKey,
+        url: Arc<SourceUrl>,
+        rtp_transport: LowerTransport,
+    ) {
         debug!(attempt = id.0, %key, url = %url.authority(), "dials");
         let attempt = Attempt {
             key,
             url: url.clone(),
+            rtp_transport,
             state: AttemptState::Resolving,
             addresses: Vec::new(),
             over: false,
@@ -253,6 +114,12 @@ impl Driver {
     }
 
     fn connect_to(&mut self, id: AttemptId, mut addresses: Vec<SocketAddr>) {
+        let denied = self.drop_denied(&mut addresses);
+        if let Some(address) = denied.filter(|_| addresses.is_empty()) {
+            let text = format!("{address} is in access.pull_deny");
+            self.attempt_failed(id, Fault::new(ErrorClass::Denied, text));
+            return;
+        }
         addresses.reverse();
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         attempt.addresses = addresses;
@@ -266,7 +133,7 @@ impl Driver {
             self.attempt_failed(id, last);
             return;
         };
-        let url = attempt.url.clone();
+        let (url, rtp_transport) = (attempt.url.clone(), attempt.rtp_transport);
         let fd = match socket::stream(peer) {
             Ok(fd) => fd,
             Err(error) => {
@@ -276,7 +143,9 @@ impl Driver {
             }
         };
         let raw = fd.as_raw_fd();
-        let session = Session::Origin(Box::new(OriginSession::new(self.now, &url)));
+        let reorder = Duration::from_millis(self.config.rtsp.reorder_ms);
+        let session = OriginSession::new(self.now, &url, rtp_transport, reorder);
+        let session = Session::Origin(Box::new(session));
         let connection = self.new_connection_id();
         let mut link =
             Link::new(connection, fd, (peer, peer), session, Role::Attempt(id), self.now);
@@ -342,13 +211,17 @@ impl Driver {
             }
             Some(Wanted::Redirect(url)) => self.redirected(id, &url),
             Some(Wanted::Fail(fault)) => self.attempt_failed(id, fault),
+            Some(Wanted::Rtsp(wanted)) => self.rtsp_origin_wants(token, id, wanted),
         }
         true
     }
 
     fn redirected(&mut self, id: AttemptId, url: &str) {
         let target = match SourceUrl::parse(url, true) {
-            Ok(target) => target,
+            Ok(target) => match self.attempts.get(&id) {
+                Some(attempt) => target.with_login_of(&attempt.url),
+                None => return,
+            },
             Err(error) => {
                 let text = format!("redirected to {url}: {error}");
                 self.attempt_failed(id, Fault::new(ErrorClass::Rejected, text));
@@ -387,7 +260,7 @@ impl Driver {
     }
 
     /// Tells the shard once, and closes what is left.
-    fn attempt_failed(&mut self, id: AttemptId, fault: Fault) {
+    pub(super) fn attempt_failed(&mut self, id: AttemptId, fault: Fault) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if std::mem::replace(&mut attempt.over, true) {
             return;

@@ -2,19 +2,43 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::Driver;
+use super::driver::{Counters, Driver};
 use super::link::{Links, Session};
 use crate::bus::keeper::HookCounts;
+use crate::bus::message::{Answer, NodeAsk};
 use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
 use crate::metrics;
+use crate::ring::tcp_facts;
 
-pub(super) fn sessions(links: &Links) -> Vec<SessionView> {
+impl Driver {
+    /// What the API asks this shard's connections.
+    pub(super) fn node_answer(&mut self, ask: NodeAsk) -> Answer {
+        match ask {
+            NodeAsk::Sessions => Answer::Sessions(sessions(&self.links)),
+            NodeAsk::Metrics => Answer::Metrics(metrics(self)),
+            NodeAsk::Load => {
+                let fd_count =
+                    (self.links.len() + self.udp.sockets() + self.listeners.len()) as u32;
+                Answer::Load(self.load.view(fd_count))
+            }
+            NodeAsk::Tcp { connection } => {
+                let token = self.by_connection.get(&connection);
+                let link = token.and_then(|&token| self.links.get(token));
+                Answer::Tcp(link.and_then(|link| tcp_facts(&link.fd).ok()))
+            }
+            NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),
+        }
+    }
+}
+
+fn sessions(links: &Links) -> Vec<SessionView> {
     links
         .iter()
         .filter_map(|link| {
             let protocol = match link.session {
                 Session::Rtmp(_) => SessionProtocol::Rtmp,
                 Session::Http(_) => SessionProtocol::Http,
+                Session::Rtsp(_) => SessionProtocol::Rtsp,
                 Session::Origin(_) => return None,
             };
             Some(SessionView { connection: link.id, protocol, local: link.local, peer: link.peer })
@@ -22,11 +46,12 @@ pub(super) fn sessions(links: &Links) -> Vec<SessionView> {
         .collect()
 }
 
-pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
+fn metrics(driver: &Driver) -> Vec<Metric> {
     let counters = &driver.counters;
     let counter = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
     let gauge = |name, value| Metric { name, label: None, kind: MetricKind::Gauge, value };
     let mut metrics = metrics::of_shard(&driver.shard, &driver.ledger());
+    metrics.extend(rtp_metrics(driver));
     metrics.extend([
         counter("bus_messages_dropped_total", driver.port.dropped()),
         counter("bus_messages_kept_total", driver.port.kept()),
@@ -34,6 +59,7 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("connections_accepted_total", counters.accepted),
         counter("connections_refused_total", counters.refused),
         counter("connections_shed_total", counters.shed),
+        counter("joins_denied_total", counters.denied),
         counter("connections_handed_over_total", counters.handed_over),
         counter("session_errors_total", counters.session_errors),
         counter("events_lost_total", driver.events.lost_total),
@@ -47,6 +73,7 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
     if driver.shard.id().0 == 0 {
         metrics.extend(hooks(&driver.events.keeper.hooks));
     }
+    metrics.extend(driver.residence.metrics());
     metrics
 }
 
@@ -68,4 +95,36 @@ fn hooks(counts: &HookCounts) -> [Metric; 7] {
         verdicts("unanswered", &counts.unanswered),
         Metric { name: "hook_calls_waiting", label: None, kind: MetricKind::Gauge, value: waiting },
     ]
+}
+
+/// What came of RTP and was no use, sources that are still up included.
+fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
+    let mut counters = driver.counters;
+    driver.links.iter().for_each(|link| counters.count_rtp(&link.session));
+    let Counters { rtp, stray_interleaved, datagrams_too_long, datagrams_unwanted, .. } = counters;
+    let reasons = [
+        ("malformed", rtp.malformed),
+        ("foreign_type", rtp.foreign_type),
+        ("foreign_source", rtp.foreign_source),
+        ("duplicate", rtp.duplicate),
+        ("late", rtp.late),
+        ("stray", rtp.stray),
+        ("stray_interleaved", stray_interleaved),
+        ("too_long", datagrams_too_long),
+        ("unwanted", datagrams_unwanted),
+        ("malformed_rtcp", rtp.malformed_rtcp),
+    ];
+    let dropped = reasons.map(|(reason, value)| Metric {
+        name: "rtp_packets_dropped_total",
+        label: Some(("reason", reason)),
+        kind: MetricKind::Counter,
+        value,
+    });
+    let plain = [
+        ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
+        ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
+        ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),
+    ];
+    let plain = plain.map(|(name, kind, value)| Metric { name, label: None, kind, value });
+    dropped.into_iter().chain(plain).collect()
 }

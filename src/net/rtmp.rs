@@ -1,4 +1,5 @@
-//! What an RTMP session wants: to publish, here or on the shard that owns the key, or to play.
+//! What an RTMP session wants: to publish or to play. Publishers, also those over RTSP, move to the
+//! shard that owns their key.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -8,15 +9,15 @@ use std::time::Instant;
 use bytes::Bytes;
 use tracing::info;
 
+use super::admission::Refused;
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
 use super::verdicts::Wanted;
 use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
-use crate::media::{ConnectionId, StreamKey};
+use crate::media::{ConnectionId, Form, StreamKey};
 use crate::proto::rtmp::{
-    PlayRefusal, PublishRefusal as RtmpRefusal, ServerEvent as RtmpEvent,
-    ServerSession as RtmpSession, StreamRequest,
+    PlayRefusal, PublishRefusal as RtmpRefusal, ServerEvent as RtmpEvent, StreamRequest,
 };
 use crate::ring::{OpKind, Token};
 use crate::shard::PublishRefusal;
@@ -28,7 +29,7 @@ struct Moved {
     fd: OwnedFd,
     local: SocketAddr,
     peer: SocketAddr,
-    session: Box<RtmpSession>,
+    session: Session,
     key: StreamKey,
     params: String,
     held: Vec<Bytes>,
@@ -51,32 +52,47 @@ impl Driver {
                     self.close(token);
                 }
             }
-            RtmpEvent::Unpublish => self.leave_role(token, true),
+            RtmpEvent::Unpublish => {
+                self.leave_role(token, true);
+            }
             RtmpEvent::StopPlay => self.close(token),
         }
     }
 
     pub(super) fn rtmp_publish(&mut self, token: Token, request: StreamRequest) {
-        let Ok(key) = StreamKey::in_default_vhost(&request.app, &request.stream) else {
-            self.refuse_publish(token, RtmpRefusal::BadName, "The stream has no usable name.");
-            return;
-        };
+        match StreamKey::in_default_vhost(&request.app, &request.stream) {
+            Ok(key) => self.publish(token, key, request.params),
+            Err(_) => {
+                self.refuse_publish(token, RtmpRefusal::BadName, "The stream has no usable name.");
+            }
+        }
+    }
+
+    /// A session wants to publish: here, or on the shard that owns the key.
+    pub(super) fn publish(&mut self, token: Token, key: StreamKey, params: String) {
         if self.shutting_down {
             self.refuse_publish(token, RtmpRefusal::Unavailable, "");
             return;
         }
-        let params = request.params;
+        if let Err(refused) = self.may_publish(token, &key, &params) {
+            let (refusal, text) = match refused {
+                Refused::Denied => (RtmpRefusal::Denied, ""),
+                Refused::TooMany => (RtmpRefusal::Unavailable, "Too many at once."),
+            };
+            self.refuse_publish(token, refusal, text);
+            return;
+        }
         let Some(link) = self.links.get_mut(token) else { return };
-        (link.params, link.protocol) = (params.clone(), "rtmp");
-        if let Some(Wanted::RtmpPublish { key, params }) =
-            self.ask_verdict(token, Wanted::RtmpPublish { key, params })
+        (link.params, link.protocol) = (params.clone(), publisher_protocol(&link.session));
+        if let Some(Wanted::Publish { key, params }) =
+            self.ask_verdict(token, Wanted::Publish { key, params })
         {
             self.publish_allowed(token, key, params);
         }
     }
 
-    /// A publisher may publish, as far as hooks are concerned: here, or on the shard that owns the
-    /// key.
+    /// A publisher may publish, as far as rules and hooks are concerned: here, or on the shard that
+    /// owns the key.
     pub(super) fn publish_allowed(&mut self, token: Token, key: StreamKey, params: String) {
         if self.shard.owner_of(&key) == self.shard.id() {
             self.publish_here(token, &key, params);
@@ -96,15 +112,23 @@ impl Driver {
     pub(super) fn publish_here(&mut self, token: Token, key: &StreamKey, params: String) {
         let Some(link) = self.links.get(token) else { return };
         let (connection, local, peer) = (link.id, link.local, link.peer);
-        let view = PublisherView { connection, local, peer, params: params.clone() };
+        let form = match &link.session {
+            Session::Rtsp(_) => Form::Rtp,
+            _ => Form::Flv,
+        };
+        let view = PublisherView { connection, form, local, peer, params: params.clone() };
         match self.shard.publish(self.now, key, view) {
             Ok(handle) => {
                 info!(%connection, %peer, %key, "publishes");
                 let link = self.links.get_mut(token).expect("just seen");
                 link.role = Role::Publisher(handle);
-                (link.has_started, link.params, link.protocol) = (true, params, "rtmp");
+                (link.has_started, link.params) = (true, params);
+                link.protocol = publisher_protocol(&link.session);
                 link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
-                let Session::Rtmp(session) = &mut link.session else { return };
+                let Session::Rtmp(session) = &mut link.session else {
+                    self.begin_rtp(token, handle);
+                    return;
+                };
                 let held = session.accept_publish(self.now);
                 self.drain(token);
                 if let Err(error) = held {
@@ -126,8 +150,12 @@ impl Driver {
 
     pub(super) fn refuse_publish(&mut self, token: Token, refusal: RtmpRefusal, detail: &str) {
         let Some(link) = self.links.get_mut(token) else { return };
-        if let Session::Rtmp(session) = &mut link.session {
-            session.refuse_publish(refusal, detail);
+        match &mut link.session {
+            Session::Rtmp(session) => session.refuse_publish(refusal, detail),
+            _ => {
+                self.refuse_rtp(token, refusal);
+                return;
+            }
         }
         self.drain(token);
         self.finish(token);
@@ -144,11 +172,10 @@ impl Driver {
         if let Some(at) = link.deadline {
             self.forget_deadline(at, token);
         }
+        self.uncount_guest(&link);
         let unsent = link.take_unsent();
         let Link { id, fd, local, peer, session, role, opened, received_bytes, .. } = *link;
-        let (Session::Rtmp(session), Role::Leaving { key, params, held }) = (session, role) else {
-            return;
-        };
+        let Role::Leaving { key, params, held } = role else { return };
         self.counters.handed_over += 1;
         let owner = self.shard.owner_of(&key);
         let moved = Moved {
@@ -171,9 +198,10 @@ impl Driver {
     pub(super) fn adopt(&mut self, moved: Box<dyn Any + Send>) {
         let moved = *moved.downcast::<Moved>().expect("only connections are moved");
         let ends = (moved.local, moved.peer);
-        let session = Session::Rtmp(moved.session);
-        let mut link = Link::new(moved.id, moved.fd, ends, session, Role::None, moved.opened);
+        let mut link = Link::new(moved.id, moved.fd, ends, moved.session, Role::None, moved.opened);
         link.received_bytes = moved.received_bytes;
+        // The shard that accepted it has asked for the limits.
+        link.counted = self.count_adopted(link.peer.ip());
         link.queue(moved.unsent);
         let token = self.enter(link);
         self.publish_here(token, &moved.key, moved.params);
@@ -183,19 +211,35 @@ impl Driver {
     }
 
     pub(super) fn rtmp_play(&mut self, token: Token, request: StreamRequest) {
-        match StreamKey::in_default_vhost(&request.app, &request.stream) {
-            Ok(key) => {
+        let Ok(key) = StreamKey::in_default_vhost(&request.app, &request.stream) else {
+            let text = "It has no usable name.";
+            self.refuse_rtmp_play(token, PlayRefusal::StreamNotFound, text);
+            return;
+        };
+        match self.may_play(token, &key, &request.params) {
+            Ok(()) => {
                 self.set_params(token, request.params);
                 self.play(token, key, Packaging::Rtmp);
             }
-            Err(_) => {
-                let Some(link) = self.links.get_mut(token) else { return };
-                if let Session::Rtmp(session) = &mut link.session {
-                    session.refuse_play(PlayRefusal::StreamNotFound, "It has no usable name.");
-                }
-                self.drain(token);
-                self.finish(token);
-            }
+            Err(Refused::Denied) => self.refuse_rtmp_play(token, PlayRefusal::Denied, ""),
+            Err(Refused::TooMany) => self.refuse_rtmp_play(token, PlayRefusal::Unavailable, ""),
         }
+    }
+
+    fn refuse_rtmp_play(&mut self, token: Token, refusal: PlayRefusal, text: &str) {
+        let Some(link) = self.links.get_mut(token) else { return };
+        if let Session::Rtmp(session) = &mut link.session {
+            session.refuse_play(refusal, text);
+        }
+        self.drain(token);
+        self.finish(token);
+    }
+}
+
+/// ZLMediaKit's word for what a publisher speaks.
+fn publisher_protocol(session: &Session) -> &'static str {
+    match session {
+        Session::Rtsp(_) => "rtsp",
+        _ => "rtmp",
     }
 }

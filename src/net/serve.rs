@@ -21,6 +21,8 @@ impl Driver {
                 boxed(session.handle_input(now, bytes))
             }
             Session::Http(session) => boxed(session.handle_input(now, bytes)),
+            // It keeps copies of what it has not parsed.
+            Session::Rtsp(peer) => boxed(peer.handle_input(now, bytes)),
             Session::Origin(session) => {
                 let fault = session.handle_input(now, bytes);
                 self.drain(token);
@@ -48,7 +50,7 @@ impl Driver {
             return;
         }
         match &mut link.session {
-            Session::Rtmp(_) => self.close(token),
+            Session::Rtmp(_) | Session::Rtsp(_) => self.close(token),
             Session::Origin(_) => self.origin_ended(token, true),
             Session::Http(session) => {
                 let waits_for_stream = matches!(
@@ -75,8 +77,11 @@ impl Driver {
         let failed: Option<Box<dyn std::fmt::Display>> = match &mut link.session {
             Session::Rtmp(session) => boxed(session.handle_timeout(now)),
             Session::Http(session) => boxed(session.handle_timeout(now)),
+            Session::Rtsp(peer) => boxed(peer.handle_timeout(now)),
             Session::Origin(session) => {
-                if let Some(fault) = session.handle_timeout(now) {
+                let fault = session.handle_timeout(now);
+                self.drain(token);
+                if let Some(fault) = fault {
                     self.origin_failed(token, fault);
                 }
                 return;
@@ -103,6 +108,10 @@ impl Driver {
                     Some(Output::Send(bytes)) => self.session_sends(token, bytes),
                     Some(Output::Event(event)) => self.http_event(token, event),
                 },
+                Session::Rtsp(_) => {
+                    self.drain_rtsp(token);
+                    break;
+                }
                 Session::Origin(_) => {
                     if !self.drain_origin_step(token) {
                         break;

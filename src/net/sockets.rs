@@ -5,6 +5,7 @@ use tracing::{debug, info, warn};
 
 use super::driver::{Driver, FINISH_TIME, UNSENT_BYTES_MAX};
 use super::link::{Link, Part, Phase, Role, Session};
+use crate::egress::Removed;
 use crate::media::state::EndReason;
 use crate::ring::{Ended, OpKind, Token};
 
@@ -116,6 +117,9 @@ impl Driver {
             return;
         }
         link.phase = Phase::Closing;
+        if !link.connecting {
+            link.say_goodbye_to_origin();
+        }
         self.leave_role(token, false);
         let link = self.links.get_mut(token).expect("leaving a role keeps the link");
         if link.receiving && !link.receive_cancelled {
@@ -128,17 +132,19 @@ impl Driver {
         if link.connecting {
             self.ring.cancel(token, OpKind::Connect);
         }
+        self.close_udp_of(token);
         self.gone_if_closing(token);
     }
 
-    /// Tells the shard that the connection has no part in a stream any more.
-    pub(super) fn leave_role(&mut self, token: Token, clean: bool) {
-        let Some(link) = self.links.get_mut(token) else { return };
+    /// Tells the shard that the connection has no part in a stream any more. What a player has got.
+    pub(super) fn leave_role(&mut self, token: Token, clean: bool) -> Option<Removed> {
+        let link = self.links.get_mut(token)?;
         let id = link.id;
         match std::mem::replace(&mut link.role, Role::None) {
-            Role::Waiter | Role::Player => {
+            Role::Waiter | Role::Described | Role::Player | Role::PlayerOverUdp => {
                 let player = self.shard.leave(id);
                 link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
+                return player;
             }
             Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
             Role::Follower(follower) => self.unfollow(follower),
@@ -146,6 +152,7 @@ impl Driver {
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
             Role::None | Role::Leaving { .. } | Role::Asking | Role::Judged => {}
         }
+        None
     }
 
     /// Removes a closing link that the kernel has let go of. `true` when it is closing or gone.
@@ -164,12 +171,14 @@ impl Driver {
 
     pub(super) fn forget(&mut self, link: Box<Link>) {
         self.tell_left(&link);
+        self.uncount_guest(&link);
         let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
         let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, token));
         }
         self.by_connection.remove(&id);
+        self.counters.count_rtp(&link.session);
         let seconds = (self.now - opened).as_secs();
         match part {
             Some(Part { what, key, ended }) => {

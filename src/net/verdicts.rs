@@ -10,13 +10,14 @@ use crate::media::state::EndReason;
 use crate::media::{ConnectionId, StreamKey};
 use crate::proto::http::response::Response;
 use crate::proto::rtmp::{PlayRefusal, PublishRefusal as RtmpRefusal};
+use crate::proto::rtsp::server::Refusal;
 use crate::ring::Token;
 use crate::stream::Packaging;
 
 /// What a connection wants, which waits for a verdict.
 pub(super) enum Wanted {
     Play { key: StreamKey, packaging: Packaging },
-    RtmpPublish { key: StreamKey, params: String },
+    Publish { key: StreamKey, params: String },
 }
 
 impl Driver {
@@ -25,7 +26,7 @@ impl Driver {
     pub(super) fn ask_verdict(&mut self, token: Token, wanted: Wanted) -> Option<Wanted> {
         let (hook, key) = match &wanted {
             Wanted::Play { key, .. } => (Hook::Play, key),
-            Wanted::RtmpPublish { key, .. } => (Hook::Publish, key),
+            Wanted::Publish { key, .. } => (Hook::Publish, key),
         };
         if !self.config.hook.wants(hook) {
             return Some(wanted);
@@ -50,11 +51,11 @@ impl Driver {
             (Verdict::Allow, Wanted::Play { key, packaging }) => {
                 self.play_allowed(token, key, packaging);
             }
-            (Verdict::Allow, Wanted::RtmpPublish { key, params }) => {
+            (Verdict::Allow, Wanted::Publish { key, params }) => {
                 self.publish_allowed(token, key, params);
             }
             (Verdict::Deny(text), Wanted::Play { key, .. }) => self.deny_play(token, key, &text),
-            (Verdict::Deny(text), Wanted::RtmpPublish { .. }) => {
+            (Verdict::Deny(text), Wanted::Publish { .. }) => {
                 self.refuse_publish(token, RtmpRefusal::Denied, &text);
             }
         }
@@ -89,6 +90,10 @@ impl Driver {
                 if let Err(error) = answered {
                     self.session_failed(token, &error);
                 }
+                return;
+            }
+            Session::Rtsp(_) => {
+                self.refuse_rtsp(token, Refusal::Denied);
                 return;
             }
             Session::Origin(_) => return,

@@ -1,5 +1,8 @@
 //! The egress ring as what sends batches.
 
+use std::time::Instant;
+
+use crate::clock;
 use crate::egress::{Batch, Shortfall, Wire};
 use crate::ring::{EgressRing, SendFailure, SpanId};
 
@@ -7,11 +10,18 @@ use crate::ring::{EgressRing, SendFailure, SpanId};
 pub(super) struct RingWire {
     ring: EgressRing,
     spans: Vec<SpanId>,
+    /// When it first sent since this was taken.
+    first_send: Option<Instant>,
 }
 
 impl RingWire {
     pub(super) fn new(ring: EgressRing) -> Self {
-        Self { ring, spans: Vec::new() }
+        Self { ring, spans: Vec::new(), first_send: None }
+    }
+
+    /// When it first sent something since the last call.
+    pub(super) fn take_first_send(&mut self) -> Option<Instant> {
+        self.first_send.take()
     }
 }
 
@@ -23,12 +33,17 @@ impl Wire for RingWire {
         let mut sends = self.ring.batch();
         self.spans.clear();
         for span in &batch.spans {
-            self.spans.push(sends.add_span(&batch.slices[span.clone()]));
+            let slices = &batch.slices[span.slices.clone()];
+            self.spans.push(match span.segment_len {
+                0 => sends.add_span(slices),
+                len => sends.add_datagrams(slices, len as u16),
+            });
         }
         for (index, send) in batch.sends.iter().enumerate() {
             let span = self.spans[send.span as usize];
             sends.push(send.socket.0, index as u32, span);
         }
+        self.first_send.get_or_insert_with(clock::now);
         sends.submit(|index, failure| {
             let ticket = batch.sends[index as usize].ticket;
             let (sent, errno) = match failure {

@@ -134,11 +134,30 @@ impl<'bytes> Batch<'_, 'bytes> {
     ///
     /// With more than [`SPAN_SLICES_MAX`] slices or 2 GiB, which the kernel does not take.
     pub fn add_span(&mut self, slices: &[IoSlice<'bytes>]) -> SpanId {
+        self.add(slices, 0)
+    }
+
+    /// As [`Self::add_span`], for UDP sockets: the kernel cuts it into datagrams of `segment_len` bytes,
+    /// of which the last may be shorter (`UDP_SEGMENT`, udp(7)).
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::add_span`].
+    pub fn add_datagrams(&mut self, slices: &[IoSlice<'bytes>], segment_len: u16) -> SpanId {
+        self.add(slices, segment_len)
+    }
+
+    fn add(&mut self, slices: &[IoSlice<'bytes>], segment_len: u16) -> SpanId {
         let ops = &mut self.egress.ops;
         let total_len = slices.iter().map(|slice| slice.len()).sum();
         assert!(slices.len() <= SPAN_SLICES_MAX && total_len <= i32::MAX as usize);
         let span = SpanId(u32::try_from(ops.spans.len()).expect("spans fit in memory"));
-        ops.spans.push(Span { first: ops.iovecs.len(), count: slices.len(), total_len });
+        ops.spans.push(Span {
+            first: ops.iovecs.len(),
+            count: slices.len(),
+            total_len,
+            segment_len,
+        });
         ops.iovecs.extend(slices.iter().map(|slice| libc::iovec {
             iov_base: slice.as_ptr().cast_mut().cast(),
             iov_len: slice.len(),
@@ -175,7 +194,8 @@ impl<'bytes> Batch<'_, 'bytes> {
 
     fn submit_through_ring(self, mut on_failure: impl FnMut(u32, SendFailure)) {
         let egress = self.egress;
-        if matches!(egress.gather, Gather::Message) {
+        let is_segmented = |span: &Span| span.segment_len > 0;
+        if egress.gather == Gather::Message || egress.ops.spans.iter().any(is_segmented) {
             egress.ops.write_headers();
         }
         let mut done = 0;
@@ -194,6 +214,8 @@ struct Ops {
     iovecs: Vec<libc::iovec>,
     /// One per span, filled when the batch is complete.
     headers: Vec<libc::msghdr>,
+    /// One per span, pointed to by the headers of those that are cut into datagrams.
+    controls: Vec<SegmentControl>,
 }
 
 struct Op {
@@ -207,6 +229,17 @@ struct Span {
     first: usize,
     count: usize,
     total_len: usize,
+    /// Of each datagram; 0 where it is not cut into any.
+    segment_len: u16,
+}
+
+/// The control message that says how long datagrams are (udp(7)).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SegmentControl {
+    header: libc::cmsghdr,
+    /// The length, and what aligns the message.
+    data: [u8; 8],
 }
 
 /// How several slices are given to the ring.
@@ -224,6 +257,7 @@ impl Ops {
         self.spans.clear();
         self.iovecs.clear();
         self.headers.clear();
+        self.controls.clear();
     }
 
     fn entry(&self, op: &Op, gather: Gather) -> squeue::Entry {
@@ -231,8 +265,10 @@ impl Ops {
         let iovecs = self.iovecs_of(span);
         // MSG_WAITALL makes a short send a failure, which alone posts a completion.
         let flags = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let is_segmented = span.segment_len > 0;
+        let gather = if is_segmented { Gather::Message } else { gather };
         let entry = match (iovecs, gather) {
-            ([iovec], _) => {
+            ([iovec], _) if !is_segmented => {
                 opcode::Send::new(Fd(op.fd), iovec.iov_base.cast(), iovec.iov_len as u32)
                     .flags(flags)
                     .build()
@@ -252,14 +288,22 @@ impl Ops {
     }
 
     fn write_headers(&mut self) {
-        let iovecs = &self.iovecs;
-        self.headers.extend(self.spans.iter().map(|span| header_of(&iovecs[span.range()])));
+        let (iovecs, controls) = (&self.iovecs, &mut self.controls);
+        controls.extend(self.spans.iter().map(|span| SegmentControl::new(span.segment_len)));
+        let headers = self.spans.iter().zip(&self.controls).map(|(span, control)| {
+            let mut header = header_of(&iovecs[span.range()]);
+            if span.segment_len > 0 {
+                control.attach_to(&mut header);
+            }
+            header
+        });
+        self.headers.extend(headers);
     }
 
     fn send_plain_from(&self, first: usize, mut on_failure: impl FnMut(u32, SendFailure)) {
         for op in &self.list[first..] {
             let span = &self.spans[op.span.0 as usize];
-            if let Some(failure) = send_plain(op.fd, self.iovecs_of(span), span.total_len) {
+            if let Some(failure) = send_plain(op.fd, self.iovecs_of(span), span) {
                 on_failure(op.slot, failure);
             }
         }
@@ -276,6 +320,24 @@ impl Span {
     }
 }
 
+impl SegmentControl {
+    fn new(segment_len: u16) -> Self {
+        let mut data = [0; 8];
+        data[..2].copy_from_slice(&segment_len.to_ne_bytes());
+        let header = libc::cmsghdr {
+            cmsg_len: size_of::<libc::cmsghdr>() + size_of::<u16>(),
+            cmsg_level: libc::SOL_UDP,
+            cmsg_type: libc::UDP_SEGMENT,
+        };
+        Self { header, data }
+    }
+
+    fn attach_to(&self, header: &mut libc::msghdr) {
+        header.msg_control = ptr::from_ref(self).cast_mut().cast();
+        header.msg_controllen = size_of::<Self>();
+    }
+}
+
 fn header_of(iovecs: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: null pointers and zero lengths are a valid header without name and control data.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -285,18 +347,22 @@ fn header_of(iovecs: &[libc::iovec]) -> libc::msghdr {
 }
 
 /// One send by system call.
-fn send_plain(fd: RawFd, iovecs: &[libc::iovec], total_len: usize) -> Option<SendFailure> {
+fn send_plain(fd: RawFd, iovecs: &[libc::iovec], span: &Span) -> Option<SendFailure> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    let result = if let [iovec] = iovecs {
+    let result = if let ([iovec], 0) = (iovecs, span.segment_len) {
         // SAFETY: the batch borrows the slice that the iovec points to.
         unsafe { libc::send(fd, iovec.iov_base, iovec.iov_len, flags) }
     } else {
-        let header = header_of(iovecs);
+        let control = SegmentControl::new(span.segment_len);
+        let mut header = header_of(iovecs);
+        if span.segment_len > 0 {
+            control.attach_to(&mut header);
+        }
         // SAFETY: as above, for each iovec; the kernel does not write to the header.
         unsafe { libc::sendmsg(fd, ptr::from_ref(&header), flags) }
     };
     match usize::try_from(result) {
-        Ok(sent_len) if sent_len == total_len => None,
+        Ok(sent_len) if sent_len == span.total_len => None,
         Ok(sent_len) => Some(SendFailure::Full { sent_len }),
         Err(_) => Some(failure_of_errno(Errno::last())),
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Options of a media connection.
@@ -45,6 +45,29 @@ pub fn stream(peer: SocketAddr) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(peer), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// A datagram socket on this address, with buffers of these sizes as far as the kernel allows.
+pub fn datagram(local: SocketAddr, receive_len: usize, send_len: usize) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(receive_len)?;
+    socket.set_send_buffer_size(send_len)?;
+    socket.bind(&local.into())?;
+    Ok(socket.into())
+}
+
+/// Has a datagram socket send to `peer` and receive from it alone; what came before is dropped. With
+/// port 0 it receives from every port of the peer's address (Linux compares only what is set), and
+/// can't send.
+pub fn connect_datagram(fd: &impl AsFd, peer: SocketAddr) -> io::Result<()> {
+    let socket = SockRef::from(fd);
+    socket.connect(&peer.into())?;
+    // From whoever sent to it while it was not connected.
+    while let Ok(_) | Err(Errno::ECONNREFUSED) =
+        recv(fd.as_fd().as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)
+    {}
+    Ok(())
 }
 
 /// Sets the options of a connected or connecting stream socket.
@@ -141,7 +164,7 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 #[cfg(test)]
 mod tests {
     use std::io::{ErrorKind, Read};
-    use std::net::TcpStream;
+    use std::net::{TcpStream, UdpSocket};
 
     use super::*;
 
@@ -182,6 +205,34 @@ mod tests {
         assert_eq!(reserve.shed(&listener, 2).expect("accepts"), 1);
         assert_eq!(reserve.shed(&listener, 2).expect("accepts"), 0);
         assert!(reserve.0.is_some());
+    }
+
+    #[test]
+    fn connected_datagram_socket_takes_from_its_peer_alone() {
+        let bound = || UdpSocket::bind(loopback()).expect("a free port");
+        let (peer, sibling) = (bound(), bound());
+        let stranger = UdpSocket::bind("127.0.0.2:0").expect("a free port");
+        for any_port in [false, true] {
+            let ours = datagram(loopback(), 1 << 16, 1 << 16).expect("a free port");
+            let address = local_addr(&ours).expect("bound");
+            stranger.send_to(b"early", address).expect("room");
+            let mut from = peer.local_addr().expect("bound");
+            if any_port {
+                from.set_port(0);
+            }
+            connect_datagram(&ours, from).expect("loopback");
+            stranger.send_to(b"late", address).expect("room");
+            sibling.send_to(b"sibling", address).expect("room");
+            peer.send_to(b"peer", address).expect("room");
+            let ours = UdpSocket::from(ours);
+            let mut got = Vec::new();
+            let mut buffer = [0; 16];
+            while let Ok(len) = ours.recv(&mut buffer) {
+                got.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+            }
+            let expected: &[&str] = if any_port { &["sibling", "peer"] } else { &["peer"] };
+            assert_eq!(got, expected);
+        }
     }
 
     #[test]

@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use super::closing::AskedFor;
-use super::replica::LocalLog;
 use super::tables::{Source, StreamHandle};
 use super::{Policy, Shard};
 use crate::bus::message::{Answer, Ask, CloseOutcome, Ticket};
-use crate::bus::view::{PlayerView, PullView, SourceView, StreamView};
-use crate::media::StreamKey;
+use crate::bus::view::{FormView, PlayerView, PullView, SourceView, StreamView};
 use crate::media::state::{EndReason, Generation};
+use crate::media::{Form, StreamKey};
 
 impl Shard {
     /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
@@ -17,8 +16,8 @@ impl Shard {
         match ask {
             Ask::AddPull { key, url, options } => self.add_pull(now, ticket, key, url, options),
             Ask::DeletePull { key } => self.delete_pull(now, ticket, &key),
-            Ask::Close { key, generation, force, pending_too } => {
-                self.close(now, ticket, &key, generation, (force, pending_too));
+            Ask::Close { key, generation, form, force, pending_too } => {
+                self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
             Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
             Ask::Stream { key } => {
@@ -77,7 +76,7 @@ impl Shard {
         now: Instant,
         ticket: Ticket,
         key: &StreamKey,
-        generation: Option<Generation>,
+        (generation, form): (Option<Generation>, Option<Form>),
         (force, pending_too): (bool, bool),
     ) {
         let found = self.tables.find(key);
@@ -92,6 +91,10 @@ impl Shard {
             self.answer(ticket, Answer::Close(outcome));
             return;
         }
+        if stream.registered && form.is_some_and(|form| !stream.is_playable(form)) {
+            self.answer(ticket, Answer::Close(CloseOutcome::NotFound));
+            return;
+        }
         if stream.registered && !force && stream.players() > 0 {
             self.answer(ticket, Answer::Close(CloseOutcome::HasPlayers));
             return;
@@ -103,7 +106,7 @@ impl Shard {
         let stream = self.tables.get(handle)?;
         let source = match &stream.source {
             Source::None { .. } => SourceView::None,
-            Source::Publisher { view, .. } => SourceView::Publisher(Some((**view).clone())),
+            Source::Publisher { view, .. } => SourceView::Publisher(view.clone()),
             Source::Pull(pull) => SourceView::Pull(PullView {
                 url: pull.url.clone(),
                 attempts: pull.attempts,
@@ -124,35 +127,41 @@ impl Shard {
             age_ms: now.duration_since(stream.since).as_millis() as u64,
             alive_ms: alive.map_or(0, |alive| alive.as_millis() as u64),
             created_unix: stream.registered_at.map_or(stream.since_unix, |(_, unix)| unix),
-            players: stream.players(),
+            forms: Form::ALL.map(|form| FormView {
+                form,
+                playable: stream.is_playable(form),
+                players: stream.players_of(form),
+            }),
             waiters: stream.waiters(),
             media_age_ms: now.duration_since(stream.last_media).as_millis() as u64,
             bytes_per_second: stream.rate.per_second(now),
-            bytes_total: stream.ingest.bytes().received,
-            timestamp_ms: stream.ingest.timestamp_ms().unwrap_or(0),
-            tracks: stream.ingest.tracks().clone(),
+            bytes_total: stream.media.bytes().received,
+            timestamp_ms: stream.media.timestamp_ms().unwrap_or(0),
+            tracks: stream.media.tracks().clone(),
         })
     }
 
     fn player_views(&self, key: &StreamKey) -> Option<Vec<PlayerView>> {
-        let here = self.locals.get(key)?;
-        let log = match &here.log {
-            LocalLog::None => return Some(Vec::new()),
-            LocalLog::Replica(log) => &**log,
-            LocalLog::Owner(handle) => &self.tables.get(*handle)?.log,
-        };
-        let views = here.crowd.stats(log).filter_map(|stats| {
-            let member = self.members.get(&stats.id)?;
-            Some(PlayerView {
-                connection: stats.id,
-                packaging: stats.packaging,
-                local: member.local,
-                peer: member.peer,
-                sent_bytes: stats.sent_bytes,
-                lag_bytes: stats.lag_bytes,
-                jumps: stats.jumps,
-            })
-        });
-        Some(views.collect())
+        let present = Form::ALL.map(|form| self.locals.get(key, form));
+        if present.iter().all(Option::is_none) {
+            return None;
+        }
+        let mut views = Vec::new();
+        for here in present.into_iter().flatten() {
+            let Some(log) = here.log.get(here.id.form, &self.tables) else { continue };
+            views.extend(here.crowd.stats(log).filter_map(|stats| {
+                let member = self.members.get(&stats.id)?;
+                Some(PlayerView {
+                    connection: stats.id,
+                    packaging: stats.packaging,
+                    local: member.local,
+                    peer: member.peer,
+                    sent_bytes: stats.sent_bytes,
+                    lag_bytes: stats.lag_bytes,
+                    jumps: stats.jumps,
+                })
+            }));
+        }
+        Some(views)
     }
 }

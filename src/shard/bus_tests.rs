@@ -1,15 +1,17 @@
 //! What a shard tells another one whose queue is full: each thing once, and the latest.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Action, PlayRequest, Policy, Shard};
+use bytes::Bytes;
+
+use super::{Action, Admitted, PlayRequest, Policy, Shard};
 use crate::bus::message::{LocalId, Message};
 use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{Batch, Shortfall, Wire};
-use crate::media::{ConnectionId, MediaPart, ShardId, StreamKey, TagKind};
+use crate::egress::{Batch, Shortfall, Socket, Wire};
+use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
 use crate::stream::Packaging;
 
 const HERE: ShardId = ShardId(0);
@@ -53,8 +55,13 @@ impl Scene {
 
     fn publish(&mut self, key: &StreamKey) {
         let connection = ConnectionId { serial: 99, shard: HERE };
-        let view =
-            PublisherView { connection, local: NOWHERE, peer: NOWHERE, params: String::new() };
+        let view = PublisherView {
+            connection,
+            form: Form::Flv,
+            local: NOWHERE,
+            peer: NOWHERE,
+            params: String::new(),
+        };
         self.shard.publish(self.now, key, view).unwrap();
     }
 
@@ -68,7 +75,7 @@ impl Scene {
     }
 
     fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
-        let local = LocalId { shard: THERE, serial: 1 };
+        let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
         let message = Message::Interest { key: key.clone(), local, players, waiters };
         self.shard.handle_message(self.now, THERE, message);
     }
@@ -165,7 +172,7 @@ fn a_source_that_comes_and_goes_is_told_of_once_while_the_queue_is_full() {
         let flushes = scene.sent();
         if flushes.iter().any(|message| message == "flushed") {
             // As the mesh does.
-            scene.shard.flush_was_dropped(THERE, &key);
+            scene.shard.flush_was_dropped(THERE, &key, Form::Flv);
         }
         sent.extend(flushes);
     }
@@ -173,4 +180,48 @@ fn a_source_that_comes_and_goes_is_told_of_once_while_the_queue_is_full() {
     scene.shard.set_backed_up(THERE, false);
     scene.keyframe(&key);
     assert_eq!(scene.sent(), ["attached"]);
+}
+
+#[test]
+fn a_flush_knows_when_its_oldest_video_came() {
+    let mut scene = Scene::new();
+    let key = scene.key_of(HERE);
+    let connection = ConnectionId { serial: 1, shard: HERE };
+    scene.interest(&key, (1, 0));
+    scene.play(1, &key);
+    scene.publish(&key);
+    scene.keyframe(&key);
+    let mut seen = Vec::new();
+    for turn in 0..5 {
+        scene.now += Duration::from_millis(40);
+        let came = scene.now;
+        if turn < 4 {
+            scene.keyframe(&key);
+            scene.now += Duration::from_millis(1);
+            scene.keyframe(&key);
+        }
+        scene.shard.tick(scene.now, &mut NoPlayers);
+        let sent_here = scene.shard.sent_video().contains(&came);
+        let mut sent_there = false;
+        while let Some(action) = scene.shard.poll_action() {
+            match action {
+                Action::Send { to: THERE, message: Message::Flushed { video_since, .. } } => {
+                    sent_there |= video_since == Some(came);
+                }
+                Action::Send { to: HERE, message } => {
+                    scene.shard.handle_message(scene.now, HERE, message);
+                }
+                Action::Admit { .. } => {
+                    let admitted =
+                        Admitted { connection, socket: Socket(1), unsent: Bytes::new(), rtp: None };
+                    scene.shard.admitted(scene.now, admitted, &mut NoPlayers);
+                }
+                _ => {}
+            }
+        }
+        seen.push((sent_here, sent_there));
+    }
+    // The player here came with the second turn; the last turn brought nothing.
+    assert_eq!(seen[2..], [(true, true), (true, true), (false, false)]);
+    assert!(scene.shard.sent_video().is_empty());
 }

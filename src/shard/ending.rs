@@ -13,7 +13,7 @@ use super::{Action, Shard};
 use crate::bus::event::End;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::media::state::{EndReason, Generation, Released};
-use crate::media::{ConnectionId, ShardId, StreamKey};
+use crate::media::{ConnectionId, Form, ShardId, StreamKey};
 
 /// The end of a presence, as its owner wants it.
 pub(super) struct EndOfLocal {
@@ -40,10 +40,12 @@ impl Shard {
         let mut stream = self.tables.remove(handle).expect("just seen");
         let generation = handle.generation;
         self.tell_end(&stream, End::For(reason));
-        let bytes = stream.ingest.bytes();
+        let bytes = stream.media.bytes();
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
         self.totals.config_bytes_copied += bytes.config_copied;
+        self.totals.bridge_bytes_copied += stream.media.bridged_bytes();
+        self.forget_pull(&stream, reason);
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }
@@ -51,7 +53,7 @@ impl Shard {
         if let Some(attempt) = stream.pull().and_then(Pull::attempt) {
             self.actions.push_back(Action::HangUp { attempt });
         }
-        let mut released = Released { bytes: stream.log.held_bytes(), ..Released::default() };
+        let mut released = Released { bytes: stream.media.held_bytes(), ..Released::default() };
         released.timers = self.cancel_timers(now, &mut stream);
         let mut publisher = None;
         if let Source::Publisher { connection, .. } = &stream.source {
@@ -72,13 +74,13 @@ impl Shard {
             timer,
         };
         let subscribers: Vec<(ShardId, LocalId)> =
-            stream.subscribers.iter().map(|(&shard, to)| (shard, to.local)).collect();
+            stream.subscribers.iter().map(|(&(shard, _), to)| (shard, to.local)).collect();
         self.closings.insert(generation, closing);
         for (shard, local) in subscribers {
             self.ended_locals.insert(local);
             let key = stream.key.clone();
             if shard == self.id {
-                self.keep_log(&mut stream);
+                self.keep_log(&mut stream, local.form);
                 self.end_local_flushed(EndOfLocal { key, local, owner: shard, generation, reason });
             } else {
                 self.send(shard, Message::End { key, local, generation, reason });
@@ -93,11 +95,11 @@ impl Shard {
     }
 
     /// Leaves the log of a stream that ends to this shard's players, who have its end still to get.
-    fn keep_log(&mut self, stream: &mut Stream) {
-        if let Some(here) = self.locals.get_mut(&stream.key)
+    fn keep_log(&mut self, stream: &mut Stream, form: Form) {
+        if let Some(here) = self.locals.get_mut(&stream.key, form)
             && matches!(here.log, LocalLog::Owner(_))
         {
-            here.log = LocalLog::Replica(Box::new(std::mem::take(&mut stream.log)));
+            here.log = LocalLog::Replica(Box::new(stream.media.take_log(form)));
         }
     }
 
@@ -154,7 +156,7 @@ impl Shard {
 
     /// Ends a presence on this shard, after the tick's flush where one is due.
     pub(super) fn end_local_flushed(&mut self, end: EndOfLocal) {
-        let here = self.locals.get(&end.key).filter(|here| here.id == end.local);
+        let here = self.locals.of(&end.key, end.local);
         if here.is_some_and(|here| here.dirty && !matches!(here.log, LocalLog::None)) {
             self.due_ends.push(end);
         } else {
@@ -173,20 +175,19 @@ impl Shard {
             open: HashSet::new(),
             released: Released::default(),
         };
-        if self.locals.get(&key).is_none_or(|present| present.id != local) {
+        if self.locals.of(&key, local).is_none() {
             // It went by itself meanwhile, and its last word is before this one in the owner's
             // queue.
             self.say_released(local, ending);
             return;
         }
-        let mut here = self.locals.remove(&key).expect("just seen");
+        let mut here = self.locals.remove(&key, local.form).expect("just seen");
         let mut gone: Vec<ConnectionId> =
             here.crowd.ids().chain(here.waiters.iter().copied()).collect();
         if here.admitting > 0 {
-            let admitting = self
-                .members
-                .iter()
-                .filter(|(_, member)| member.role == Role::Admitting && member.key == key);
+            let admitting = self.members.iter().filter(|(_, member)| {
+                member.role == Role::Admitting && member.is_of(&key, local.form)
+            });
             gone.extend(admitting.map(|(&connection, _)| connection));
         }
         gone.sort_unstable();

@@ -7,7 +7,7 @@ use super::lifecycle::AfterFailure;
 use super::tables::{Stream, StreamHandle};
 use crate::bus::event::{End, Event, What};
 use crate::media::state::{Fault, Generation};
-use crate::media::{ConnectionId, StreamKey};
+use crate::media::{ConnectionId, Form, StreamKey};
 
 impl Shard {
     /// From now on what happens is told; whoever wants that empties [`Self::take_events`] each turn.
@@ -23,7 +23,8 @@ impl Shard {
     /// Tells of a player here; its session is `net`'s.
     pub fn tell_of_player(&mut self, key: StreamKey, what: What) {
         if let Some(events) = &mut self.events {
-            let generation = self.locals.get(&key).and_then(|here| here.generation);
+            let here = |form| self.locals.get(&key, form)?.generation;
+            let generation = Form::ALL.into_iter().find_map(here);
             events.push(Event { key, generation, what });
         }
     }
@@ -50,6 +51,8 @@ impl Shard {
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let back = std::mem::replace(&mut stream.was_registered, true);
         stream.unwatched_since = Some(now);
+        stream.told_forms =
+            Form::ALL.into_iter().filter(|&form| stream.is_playable(form)).collect();
         self.tell(handle, |stream| What::Registered { view, url: stream.url(), back });
     }
 
@@ -69,7 +72,10 @@ impl Shard {
             let pull = stream.pull().expect("only pulls fail");
             let (url, attempt) = (pull.url.clone(), pull.attempts);
             match stream.registered {
-                true => What::Lost { url: Some(url), fault: fault(), next_try },
+                true => {
+                    let forms = stream.told_forms.clone();
+                    What::Lost { url: Some(url), fault: fault(), next_try, forms }
+                }
                 false => What::AttemptFailed { url, fault: fault(), attempt, next_try },
             }
         });
@@ -79,7 +85,8 @@ impl Shard {
     pub(super) fn tell_end(&mut self, stream: &Stream, reason: End) {
         if let Some(events) = &mut self.events {
             let url = stream.pull().map(|pull| pull.url.clone());
-            let what = What::Ended { reason, was_registered: stream.registered, url };
+            let forms = if stream.registered { stream.told_forms.clone() } else { Vec::new() };
+            let what = What::Ended { reason, forms, url };
             let generation = Some(stream.generation);
             events.push(Event { key: stream.key.clone(), generation, what });
         }

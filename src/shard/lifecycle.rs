@@ -40,7 +40,9 @@ impl RetryPolicy {
     pub fn delay(&self, class: ErrorClass, failures: u32, rng: &mut fastrand::Rng) -> Duration {
         let plain = (self.step * failures.min(10_000)).min(self.max).max(self.base);
         let by_class = match class {
-            ErrorClass::NotFound | ErrorClass::Rejected => (plain * 2).min(self.max),
+            ErrorClass::NotFound | ErrorClass::Rejected | ErrorClass::Denied => {
+                (plain * 2).min(self.max)
+            }
             _ => plain,
         };
         let spread = f64::from(self.jitter_percent) / 100.0;
@@ -64,6 +66,8 @@ pub(super) struct Pull {
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// It is in the journal.
+    pub(super) kept: bool,
     /// Where the current try was sent; the next one asks the pull's own URL again.
     pub(super) redirect: Option<Redirect>,
 }
@@ -168,6 +172,7 @@ impl Pull {
             row: FailureRow::default(),
             adds: Vec::new(),
             ends: None,
+            kept: false,
             redirect: None,
         }
     }
@@ -288,6 +293,7 @@ impl Pull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::rtsp::LowerTransport;
 
     const POLICY: RetryPolicy = RetryPolicy {
         base: Duration::from_secs(2),
@@ -304,6 +310,7 @@ mod tests {
             no_wait: false,
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(5),
+            rtp_transport: LowerTransport::Tcp,
         };
         let mut pull = Pull::new(Arc::new(url), options);
         start(&mut pull);

@@ -9,6 +9,7 @@
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
+//! - `keeping.rs`: what survives a restart, and how it comes back.
 
 mod asks;
 mod budget;
@@ -17,6 +18,7 @@ mod bus_tests;
 mod closing;
 mod ending;
 mod events;
+mod keeping;
 pub mod ledger;
 pub mod lifecycle;
 mod players;
@@ -25,6 +27,7 @@ mod policy;
 mod pull_tests;
 mod pulls;
 mod replica;
+mod rtp;
 mod sources;
 mod tables;
 mod timers;
@@ -39,10 +42,11 @@ use budget::Budget;
 use bytes::Bytes;
 use closing::Closing;
 use ending::EndOfLocal;
+pub use keeping::RestoreError;
 use ledger::Ledger;
 pub use lifecycle::{PullNews, Stage};
 pub use policy::Policy;
-use replica::{Ending, Local, Member, Role};
+use replica::{Ending, Locals, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
 use tables::{Source, Tables};
@@ -50,9 +54,11 @@ use timers::{Timer, Timers};
 
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
-use crate::egress::{CrowdTotals, Removed, Scratch, Socket, Wire};
+use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
+use crate::journal::Record;
 use crate::media::state::{EndReason, ErrorClass, Generation};
-use crate::media::{AttemptId, ConnectionId, ShardId, SourceUrl, StreamKey};
+use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
 /// What the shard wants done.
@@ -74,6 +80,7 @@ pub enum Action {
         stream: StreamHandle,
         key: StreamKey,
         url: Arc<SourceUrl>,
+        rtp_transport: LowerTransport,
         timeout: Duration,
     },
     /// Give the attempt up.
@@ -82,6 +89,8 @@ pub enum Action {
     PollWritable { connection: ConnectionId },
     /// Write this to the log.
     Tell(PullNews),
+    /// Put this into the journal before what comes after it is done.
+    Keep(Record),
 }
 
 /// A player that asks for a stream.
@@ -99,9 +108,13 @@ pub struct Totals {
     pub media_bytes_in: u64,
     pub media_bytes_copied: u64,
     pub config_bytes_copied: u64,
+    /// Copied to make the form that a source does not bring.
+    pub bridge_bytes_copied: u64,
     pub media_bytes_out: u64,
     pub sends: u64,
     pub player_jumps: u64,
+    /// Sends over UDP that a socket did not take.
+    pub datagrams_lost: u64,
     pub player_evictions: u64,
     pub late_messages: u64,
     pub attempts: u64,
@@ -126,7 +139,7 @@ pub struct Shard {
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget,
     timers: Timers,
-    locals: HashMap<StreamKey, Local>,
+    locals: Locals,
     members: HashMap<ConnectionId, Member>,
     /// Presences that were told to end and have not said `Released`.
     ended_locals: HashSet<LocalId>,
@@ -141,13 +154,17 @@ pub struct Shard {
     flush_queue: BTreeSet<(Instant, StreamHandle)>,
     /// Where the first flush window began.
     flush_grid: Option<Instant>,
-    dirty_locals: Vec<StreamKey>,
+    dirty_locals: Vec<(StreamKey, Form)>,
+    /// Presences with players over UDP who are to get more, and when.
+    behind: Vec<(StreamKey, Form)>,
+    behind_due: Option<Instant>,
     /// Presences whose players get what was flushed before they are ended.
     due_ends: Vec<EndOfLocal>,
-    changed_interest: Vec<StreamKey>,
+    changed_interest: Vec<(StreamKey, Form)>,
     /// By shard: messages to it wait for room in its queue.
     backed_up: Vec<bool>,
     scratch: Scratch,
+    sent_video: Vec<Instant>,
     totals: Totals,
     now_unix: u64,
     shutting_down: bool,
@@ -170,7 +187,7 @@ impl Shard {
             attempts: HashMap::new(),
             budget: Budget::default(),
             timers: Timers::default(),
-            locals: HashMap::new(),
+            locals: Locals::default(),
             members: HashMap::new(),
             ended_locals: HashSet::new(),
             closings: HashMap::new(),
@@ -182,10 +199,13 @@ impl Shard {
             flush_queue: BTreeSet::new(),
             flush_grid: None,
             dirty_locals: Vec::new(),
+            behind: Vec::new(),
+            behind_due: None,
             due_ends: Vec::new(),
             changed_interest: Vec::new(),
             backed_up: vec![false; shards],
             scratch: Scratch::default(),
+            sent_video: Vec::new(),
             totals: Totals::default(),
             now_unix: 0,
             shutting_down: false,
@@ -223,7 +243,7 @@ impl Shard {
     /// When [`Self::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flush = self.flush_queue.first().map(|&(due, _)| due);
-        self.timers.next().into_iter().chain(flush).min()
+        self.timers.next().into_iter().chain(flush).chain(self.behind_due).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -235,6 +255,9 @@ impl Shard {
                 stream.flush_due = None;
                 self.flush_soon(handle);
             }
+        }
+        if self.behind_due.is_some_and(|due| due <= now) {
+            self.catch_up();
         }
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
@@ -261,7 +284,9 @@ impl Shard {
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);
             }
-            Message::Flushed { key, local, delta } => self.flushed(&key, local, delta),
+            Message::Flushed { key, local, delta, video_since } => {
+                self.flushed(&key, local, delta, video_since);
+            }
             Message::Suspended { key, local } => self.suspended(&key, local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
@@ -276,10 +301,10 @@ impl Shard {
     }
 
     /// A flush for a replica was lost to a full queue: give it a new snapshot with the next one.
-    pub fn flush_was_dropped(&mut self, to: ShardId, key: &StreamKey) {
+    pub fn flush_was_dropped(&mut self, to: ShardId, key: &StreamKey, form: Form) {
         if let Some(handle) = self.tables.find(key)
             && let Some(stream) = self.tables.get_mut(handle)
-            && let Some(subscriber) = stream.subscribers.get_mut(&to)
+            && let Some(subscriber) = stream.subscribers.get_mut(&(to, form))
         {
             subscriber.lacks_flush = true;
         }
@@ -302,6 +327,12 @@ impl Shard {
         self.report_interest();
     }
 
+    /// Of each stream of which the last tick sent video: when the oldest frame of that had come in
+    /// with its last byte, as `now` was told then.
+    pub fn sent_video(&self) -> &[Instant] {
+        &self.sent_video
+    }
+
     /// Once a second: slow players of streams that stand still.
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
@@ -319,10 +350,11 @@ impl Shard {
     pub fn totals(&self) -> Totals {
         let mut totals = self.totals;
         for stream in self.tables.iter() {
-            let bytes = stream.ingest.bytes();
+            let bytes = stream.media.bytes();
             totals.media_bytes_in += bytes.received;
             totals.media_bytes_copied += bytes.copied;
             totals.config_bytes_copied += bytes.config_copied;
+            totals.bridge_bytes_copied += stream.media.bridged_bytes();
         }
         totals
     }
@@ -341,7 +373,7 @@ impl Shard {
             streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
             replicas: self.locals.len() as u64,
             closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
-            log_bytes: streams.map(|stream| stream.log.held_bytes()).sum(),
+            log_bytes: streams.map(|stream| stream.media.held_bytes()).sum(),
         }
     }
 
@@ -370,16 +402,19 @@ impl Shard {
                 matches!(stream.source, Source::Publisher { connection: own, .. } if own == *connection)
             );
         }
-        for (key, local) in &self.locals {
+        for (key, local) in self.locals.iter() {
             let members = |is: fn(&Role) -> bool| {
-                self.members.values().filter(|m| m.key == *key && is(&m.role)).count()
+                self.members.values().filter(|m| m.is_of(key, local.id.form) && is(&m.role)).count()
             };
             assert_eq!(local.waiters.len(), members(|role| matches!(role, Role::Waiter(_))));
             assert_eq!(local.crowd.len(), members(|role| *role == Role::Player));
             assert_eq!(local.admitting as usize, members(|role| *role == Role::Admitting));
         }
         for member in self.members.values() {
-            assert!(self.locals.contains_key(&member.key), "a member's key is here");
+            assert!(
+                self.locals.get(&member.key, member.form()).is_some(),
+                "a member's key is here"
+            );
         }
         for ending in self.endings.values() {
             assert!(!ending.open.is_empty(), "an ending without open connections is over");
@@ -402,7 +437,7 @@ impl Shard {
                 Timer::Close(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })
-            || self.locals.values().any(|local| local.generation == Some(generation))
+            || self.locals.iter().any(|(_, local)| local.generation == Some(generation))
             || self.closings.contains_key(&generation)
             || self.endings.values().any(|ending| ending.generation == generation)
     }
@@ -434,6 +469,7 @@ impl Shard {
         self.totals.media_bytes_out += totals.sent_bytes;
         self.totals.sends += totals.sends;
         self.totals.player_jumps += totals.jumps;
+        self.totals.datagrams_lost += totals.datagrams_lost;
     }
 }
 
@@ -450,4 +486,6 @@ pub struct Admitted {
     pub connection: ConnectionId,
     pub socket: Socket,
     pub unsent: Bytes,
+    /// Of a player over RTSP: which tracks it gets, and how.
+    pub rtp: Option<RtpStart>,
 }

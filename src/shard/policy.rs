@@ -62,6 +62,7 @@ impl Policy {
             crowd: CrowdLimits {
                 lag_bytes_max: config.egress.lag_bytes_max,
                 lag_evict: ms(config.egress.lag_evict_ms),
+                gso: config.egress.udp_gso,
             },
         }
     }

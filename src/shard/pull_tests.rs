@@ -7,9 +7,11 @@ use super::{Action, Policy, PullNews, Shard, Stage};
 use crate::bus::message::{Ask, PullOptions, Ticket};
 use crate::clock;
 use crate::config::Config;
+use crate::journal::{PullRecord, Record};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+use crate::proto::rtsp::LowerTransport;
 
 const HERE: ShardId = ShardId(0);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +23,7 @@ struct Scene {
     dialed: Vec<(AttemptId, String)>,
     hung_up: Vec<AttemptId>,
     told: Vec<PullNews>,
+    kept: Vec<Record>,
 }
 
 impl Scene {
@@ -33,6 +36,7 @@ impl Scene {
             dialed: Vec::new(),
             hung_up: Vec::new(),
             told: Vec::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -43,6 +47,7 @@ impl Scene {
             no_wait: true,
             timeout: TIMEOUT,
             media_timeout: TIMEOUT,
+            rtp_transport: LowerTransport::Tcp,
         };
         let url = Arc::new(SourceUrl::parse(url, false).unwrap());
         self.ask(Ask::AddPull { key: key(stream), url, options });
@@ -109,6 +114,7 @@ impl Scene {
                     self.shard.attempt_closed(attempt, 1);
                 }
                 Action::Tell(news) => self.told.push(news),
+                Action::Keep(record) => self.kept.push(record),
                 _ => {}
             }
         }
@@ -284,4 +290,99 @@ fn a_pull_that_is_sent_on_and_on_fails() {
     assert_eq!(scene.told.iter().map(told).collect::<Vec<_>>(), [("failed", "rejected", 1)]);
     scene.delete("a");
     scene.assert_nothing_is_left();
+}
+
+/// A pull of the journal.
+fn record(stream: &str, url: &str) -> PullRecord {
+    PullRecord {
+        over_udp: false,
+        key: key(stream).as_str().to_owned(),
+        url: url.to_owned(),
+        retries_max: None,
+        timeout_ms: 10_000,
+        media_timeout_ms: 10_000,
+    }
+}
+
+#[test]
+fn what_stays_is_kept_before_it_is_acknowledged_and_forgotten_when_it_ends() {
+    let mut scene = Scene::new(1);
+    let url = "rtmp://origin/live/a";
+    scene.add("a", url, None);
+    let added = Record::AddPull(record("a", url));
+    assert_eq!(scene.kept, std::slice::from_ref(&added));
+    scene.media();
+    scene.fail(ErrorClass::Lost);
+    scene.add("a", url, None);
+    assert_eq!(scene.kept.len(), 1, "it is kept once");
+    scene.delete("a");
+    let removed = Record::RemovePull { key: key("a").as_str().to_owned() };
+    assert_eq!(scene.kept, [added, removed.clone()]);
+    // Giving up is an end as well; a shut-down is none.
+    scene.add("a", url, Some(0));
+    scene.fail(ErrorClass::Refused);
+    assert_eq!(scene.kept.last(), Some(&removed));
+    scene.add("a", url, None);
+    scene.shard.shut_down(scene.now);
+    scene.drain();
+    assert_eq!(scene.kept.len(), 5);
+}
+
+#[test]
+fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
+    let plain = PullOptions {
+        retries_max: None,
+        force: false,
+        no_wait: false,
+        timeout: TIMEOUT,
+        media_timeout: TIMEOUT,
+        rtp_transport: LowerTransport::Tcp,
+    };
+    let url = Arc::new(SourceUrl::parse("rtmp://origin/live/a", false).unwrap());
+    let mut scene = Scene::new(1);
+    let add = |options| Ask::AddPull { key: key("a"), url: url.clone(), options };
+    scene.ask(add(plain));
+    scene.fail(ErrorClass::Refused);
+    assert_eq!(scene.kept, [], "nobody was told that it is there");
+    scene.ask(add(plain));
+    scene.media();
+    assert_eq!(scene.kept.len(), 1);
+    scene.delete("a");
+    scene.ask(add(plain));
+    // Who joins without waiting is told at once.
+    scene.ask(add(PullOptions { no_wait: true, ..plain }));
+    assert_eq!(scene.kept.len(), 3);
+}
+
+#[test]
+fn restored_pulls_come_in_groups_as_large_as_their_budget() {
+    let mut pulls: Vec<_> =
+        (0..5).map(|n| record(&n.to_string(), "rtmp://origin/live/a")).collect();
+    pulls.push(record("other", "rtmp://other/live/a"));
+    pulls.push(PullRecord { key: "nosuch".to_owned(), ..record("x", "rtmp://h/a/b") });
+    pulls.push(PullRecord { url: "gopher://h/a".to_owned(), ..record("y", "") });
+    let mut scene = Scene::new(2);
+    let (count, refused) = scene.shard.restore(scene.now, &pulls);
+    assert_eq!((count, refused.len()), (6, 2));
+    scene.drain();
+    assert_eq!((scene.dialed.len(), scene.kept.len()), (0, 0));
+    assert_eq!(scene.state_of("4"), StreamState::BackingOff);
+    let start = scene.now;
+    let mut times = Vec::new();
+    while scene.dialed.len() < 6 {
+        let dialed = scene.dialed.len();
+        scene.wait();
+        for index in dialed..scene.dialed.len() {
+            times.push((scene.now - start).as_millis());
+            let attempt = scene.dialed[index].0;
+            scene.shard.attempt_stage(scene.now, attempt, Stage::Handshaking, "an answer");
+        }
+        scene.drain();
+    }
+    assert_eq!(times, [0, 0, 2, 250, 250, 500]);
+    scene.media();
+    // They are as if they had been added: a failure does not end them, a delete does, for good.
+    scene.fail(ErrorClass::Lost);
+    scene.delete("4");
+    assert_eq!(scene.kept, [Record::RemovePull { key: key("4").as_str().to_owned() }]);
 }

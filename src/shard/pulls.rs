@@ -16,13 +16,21 @@ use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 impl Shard {
     /// Media of an attempt.
     pub fn attempt_media(&mut self, now: Instant, attempt: AttemptId, part: MediaPart) -> bool {
-        let Some(&handle) = self.attempts.get(&attempt) else { return false };
+        match self.stream_of_attempt(attempt) {
+            Some(handle) => self.media(now, handle, part),
+            None => false,
+        }
+    }
+
+    /// The stream that an attempt brings media to; none any more where another one took its place.
+    pub(super) fn stream_of_attempt(&mut self, attempt: AttemptId) -> Option<StreamHandle> {
+        let handle = *self.attempts.get(&attempt)?;
         let current = self.tables.get(handle).and_then(|stream| stream.pull()?.attempt());
         if current != Some(attempt) {
             self.totals.late_messages += 1;
-            return false;
+            return None;
         }
-        self.media(now, handle, part)
+        Some(handle)
     }
 
     /// Enters a pull. Whoever asked is answered at once or by the first result.
@@ -64,6 +72,9 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("just made or found");
         stream.source = Source::Pull(Box::new(pull));
         stream.since = now;
+        if options.force || options.no_wait {
+            self.keep_pull(handle);
+        }
         self.tell(handle, |_| What::Pending { by: Asker::Pull, url: Some(wanted) });
         self.start_attempt(now, handle);
         if options.no_wait {
@@ -89,6 +100,7 @@ impl Shard {
             match state {
                 StreamState::Registered => {}
                 _ if options.no_wait => {
+                    self.keep_pull(handle);
                     self.answer(ticket, Answer::Added { state, generation: handle.generation });
                     return;
                 }
@@ -118,7 +130,10 @@ impl Shard {
 
     pub(super) fn dial(&mut self, now: Instant, handle: StreamHandle) {
         let attempt = AttemptId(self.next_serial());
-        let stream = self.tables.get_mut(handle).expect("callers look");
+        let stream = self.tables.get(handle).expect("callers look");
+        let form = stream.pull().expect("only pulls are dialed").target().form();
+        self.take_form(handle, form);
+        let stream = self.tables.get_mut(handle).expect("it stays");
         stream.open_attempts.insert(attempt);
         let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls are dialed");
@@ -126,6 +141,7 @@ impl Shard {
             self.timers.cancel(Some(timer));
         }
         let (url, deadline) = (pull.target().clone(), pull.deadline(now));
+        let rtp_transport = pull.options.rtp_transport;
         let timer = Some(self.timers.set(deadline, Timer::Attempt(attempt)));
         if pull.redirect.is_none() {
             pull.attempts += 1;
@@ -140,7 +156,8 @@ impl Shard {
         };
         let timeout = deadline.saturating_duration_since(now);
         self.attempts.insert(attempt, handle);
-        self.actions.push_back(Action::Dial { attempt, stream: handle, key, url, timeout });
+        let stream = handle;
+        self.actions.push_back(Action::Dial { attempt, stream, key, url, rtp_transport, timeout });
     }
 
     /// An attempt has come further; `awaiting` is what the peer was asked.
@@ -194,7 +211,7 @@ impl Shard {
         self.timers.cancel(silence);
         if let AfterFailure::Retry(_) = self.go_on_after(now, handle, fault) {
             let stream = self.tables.get_mut(handle).expect("it goes on");
-            stream.ingest.change_source(&mut stream.log);
+            stream.media.change_source();
             if was_registered {
                 self.totals.losses += 1;
                 let grace = self.policy.reconnect_grace;

@@ -1,17 +1,60 @@
-//! A stream's presence on a shard that has players or waiters of it, its owner's own included.
+//! A stream's presence on a shard that has players or waiters of it, its owner's own included: one for
+//! each form that is wanted.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use super::tables::{StreamHandle, Tables};
 use super::timers::TimerId;
 use crate::bus::message::LocalId;
 use crate::egress::Crowd;
 use crate::media::state::{Generation, Released};
-use crate::media::{ConnectionId, ShardId, StreamKey};
+use crate::media::{ConnectionId, Form, ShardId, StreamKey};
 use crate::stream::{Log, Packaging};
 
-/// A key on this shard.
+/// The presences of all keys.
+#[derive(Default)]
+pub(super) struct Locals {
+    by_form: [HashMap<StreamKey, Local>; Form::ALL.len()],
+}
+
+impl Locals {
+    pub(super) fn get(&self, key: &StreamKey, form: Form) -> Option<&Local> {
+        self.by_form[form as usize].get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &StreamKey, form: Form) -> Option<&mut Local> {
+        self.by_form[form as usize].get_mut(key)
+    }
+
+    /// The presence of this id, where it is not gone.
+    pub(super) fn of(&self, key: &StreamKey, id: LocalId) -> Option<&Local> {
+        self.get(key, id.form).filter(|local| local.id == id)
+    }
+
+    pub(super) fn of_mut(&mut self, key: &StreamKey, id: LocalId) -> Option<&mut Local> {
+        self.get_mut(key, id.form).filter(|local| local.id == id)
+    }
+
+    pub(super) fn insert(&mut self, key: StreamKey, local: Local) {
+        self.by_form[local.id.form as usize].insert(key, local);
+    }
+
+    pub(super) fn remove(&mut self, key: &StreamKey, form: Form) -> Option<Local> {
+        self.by_form[form as usize].remove(key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Local)> {
+        self.by_form.iter().flatten()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_form.iter().map(HashMap::len).sum()
+    }
+}
+
+/// A key on this shard, in one form.
 pub(super) struct Local {
     pub(super) id: LocalId,
     /// Whose log it has; none before it is attached.
@@ -28,6 +71,8 @@ pub(super) struct Local {
     /// The owner was told of it.
     pub(super) reported: bool,
     pub(super) dirty: bool,
+    /// When the oldest video frame that its players are to get came in.
+    pub(super) video_since: Option<Instant>,
 }
 
 /// Whose log the players read.
@@ -40,12 +85,12 @@ pub(super) enum LocalLog {
 }
 
 impl LocalLog {
-    /// The log, where there is one.
-    pub(super) fn get<'a>(&'a self, tables: &'a Tables) -> Option<&'a Log> {
+    /// The log in the presence's form, where there is one.
+    pub(super) fn get<'a>(&'a self, form: Form, tables: &'a Tables) -> Option<&'a Log> {
         match self {
             Self::None => None,
             Self::Replica(log) => Some(log),
-            Self::Owner(handle) => tables.get(*handle).map(|stream| &stream.log),
+            Self::Owner(handle) => tables.get(*handle)?.media.log(form),
         }
     }
 }
@@ -66,6 +111,16 @@ pub(super) struct Member {
     pub(super) packaging: Packaging,
     pub(super) local: SocketAddr,
     pub(super) peer: SocketAddr,
+}
+
+impl Member {
+    pub(super) fn form(&self) -> Form {
+        self.packaging.form()
+    }
+
+    pub(super) fn is_of(&self, key: &StreamKey, form: Form) -> bool {
+        self.key == *key && self.form() == form
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +152,7 @@ impl Local {
             interest_changed: true,
             reported: false,
             dirty: false,
+            video_since: None,
         }
     }
 

@@ -12,7 +12,9 @@ use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, Message};
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
-use crate::media::{ConnectionId, MediaPart, ShardId, StreamKey};
+use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey};
+use crate::stream::Media;
+use crate::stream::ingest::Progress;
 
 /// Why a publisher may not publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +36,7 @@ impl Shard {
         view: PublisherView,
     ) -> Result<StreamHandle, PublishRefusal> {
         debug_assert_eq!(self.owner_of(key), self.id);
-        let (connection, peer) = (view.connection, view.peer);
+        let (connection, form, peer) = (view.connection, view.form, view.peer);
         let source = Source::Publisher { connection, view: Box::new(view) };
         let mut was_kept = false;
         let handle = match self.tables.find(key) {
@@ -55,12 +57,13 @@ impl Shard {
                 was_kept = matches!(stream.source, Source::None { kept: true });
                 stream.source = source;
                 let grace = stream.grace.take();
-                stream.ingest.change_source(&mut stream.log);
+                stream.media.change_source();
                 self.timers.cancel(grace);
                 handle
             }
         };
         self.publishers.insert(connection, handle);
+        self.take_form(handle, form);
         let stream = self.tables.get_mut(handle).expect("just made or found");
         stream.last_media = now;
         let due = now + self.policy.publisher_silence;
@@ -84,14 +87,17 @@ impl Shard {
         if keep {
             let grace = self.policy.continue_push;
             let fault = Fault::new(ErrorClass::Lost, "the publisher's connection has ended");
-            self.tell(handle, |_| What::Lost { url: None, fault, next_try: None });
+            self.tell(handle, |stream| {
+                let forms = stream.told_forms.clone();
+                What::Lost { url: None, fault, next_try: None, forms }
+            });
             self.suspend(now, handle, grace);
             return;
         }
         if stream.subscribers.values().any(|subscriber| subscriber.attached) && !stream.registered {
             // It had come back for players that are kept, and brought nothing.
             stream.source = Source::None { kept: true };
-            stream.ingest.change_source(&mut stream.log);
+            stream.media.change_source();
             let due = now + self.policy.continue_push;
             stream.grace = Some(self.timers.set(due, Timer::Grace(handle)));
             return;
@@ -115,22 +121,37 @@ impl Shard {
             self.totals.late_messages += 1;
             return false;
         };
-        let received = stream.ingest.bytes().received;
-        let progress = stream.ingest.handle(&mut stream.log, part);
-        let received = stream.ingest.bytes().received - received;
+        let received = stream.media.bytes().received;
+        let progress = stream.media.handle(part);
+        self.media_came(now, handle, received, progress);
+        true
+    }
+
+    /// What is due after a part of a source: `received` were the bytes before it.
+    pub(super) fn media_came(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        received: u64,
+        progress: Progress,
+    ) {
+        let stream = self.tables.get_mut(handle).expect("its media just came");
+        let received = stream.media.bytes().received - received;
         stream.rate.count(now, received);
         if received > 0 {
             stream.last_media = now;
         }
         if !progress.committed {
-            return true;
+            return;
         }
         stream.unflushed = true;
+        if progress.frame && progress.video {
+            stream.video_since.get_or_insert(now);
+        }
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
         self.flush_in_time(now, handle, progress.video);
-        true
     }
 
     /// Has a stream flushed when what came now is due: video at once, audio when it has waited for
@@ -212,50 +233,70 @@ impl Shard {
             }
         }
         self.timers.cancel(grace);
+        self.keep_pull(handle);
         for ticket in adds {
             let state = StreamState::Registered;
             self.answer(ticket, Answer::Added { state, generation: handle.generation });
         }
         let stream = self.tables.get_mut(handle).expect("just registered");
-        let shards: Vec<ShardId> = stream.subscribers.keys().copied().collect();
-        for shard in shards {
+        let places: Vec<(ShardId, Form)> = stream.subscribers.keys().copied().collect();
+        for (shard, form) in places {
             let stream = self.tables.get_mut(handle).expect("just registered");
-            let subscriber = stream.subscribers.get_mut(&shard).expect("just listed");
+            let subscriber = stream.subscribers.get_mut(&(shard, form)).expect("just listed");
             if subscriber.attached && !subscriber.lacks_flush {
                 subscriber.suspended = false;
                 // What it has ends before the splice; the next flush carries the rest.
                 let message = Message::Resumed { key: key.clone(), local: subscriber.local };
                 self.send(shard, message);
             } else {
-                self.attach(handle, shard);
+                self.attach(handle, shard, form);
             }
         }
         self.flush_soon(handle);
         self.tell_registered(now, handle);
     }
 
-    /// Gives a shard the log as far as it is flushed; one whose queue is full gets it with a flush
-    /// after that, so that no snapshots pile up which nobody can use.
-    pub(super) fn attach(&mut self, handle: StreamHandle, shard: ShardId) {
+    /// Gives a shard the log in a form, as far as it is flushed. Where that form is only being made,
+    /// or the shard's queue is full, it gets it with a later flush: so no snapshots pile up which nobody
+    /// can use.
+    pub(super) fn attach(&mut self, handle: StreamHandle, shard: ShardId, form: Form) {
         let own = shard == self.id;
         let Some(stream) = self.tables.get_mut(handle) else { return };
-        if !own && self.backed_up[shard.index()] {
-            if let Some(subscriber) = stream.subscribers.get_mut(&shard) {
-                subscriber.lacks_flush = true;
-            }
-            return;
+        if form != stream.media.form() {
+            stream.media.want_other(self.rng.u64(..), self.now_unix);
         }
-        let snapshot = (!own).then(|| Box::new(stream.log.snapshot()));
-        let flushed_seq = stream.log.flushed_seq();
         let key = stream.key.clone();
-        let Some(subscriber) = stream.subscribers.get_mut(&shard) else { return };
+        let Some(subscriber) = stream.subscribers.get_mut(&(shard, form)) else { return };
+        let log = stream.media.log(form);
+        let Some(log) = log.filter(|_| own || !self.backed_up[shard.index()]) else {
+            subscriber.lacks_flush = true;
+            return;
+        };
+        let snapshot = (!own).then(|| Box::new(log.snapshot()));
         subscriber.attached = true;
         subscriber.lacks_flush = false;
         subscriber.suspended = false;
-        subscriber.sent_seq = flushed_seq;
+        subscriber.sent_seq = log.flushed_seq();
         let local = subscriber.local;
         let generation = handle.generation;
         self.send(shard, Message::Attached { key, local, generation, snapshot });
+    }
+
+    /// The source to come brings a form. Where it is another one than that of the last source, whoever
+    /// was kept for that is sent away.
+    pub(super) fn take_form(&mut self, handle: StreamHandle, form: Form) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        if stream.media.form() == form {
+            return;
+        }
+        self.end_attached(handle, |_| true, EndReason::SourceLost);
+        let stream = self.tables.get_mut(handle).expect("it stays");
+        stream.media.start_over();
+        let bytes = stream.media.bytes();
+        stream.media = Media::new(form);
+        self.totals.media_bytes_in += bytes.received;
+        self.totals.media_bytes_copied += bytes.copied;
+        self.totals.config_bytes_copied += bytes.config_copied;
     }
 
     /// From registered back to pending; players are kept for the grace period.
@@ -264,18 +305,18 @@ impl Shard {
         self.flush_now(handle);
         self.tables.unregister(handle);
         let stream = self.tables.get_mut(handle).expect("just unregistered");
-        stream.ingest.drop_unfinished(&mut stream.log);
+        stream.media.drop_unfinished();
         let key = stream.key.clone();
         let attached: Vec<_> = stream
             .subscribers
             .iter_mut()
             .filter(|(_, subscriber)| subscriber.attached && !subscriber.suspended)
-            .map(|(&shard, subscriber)| {
+            .map(|(&(shard, _), subscriber)| {
                 subscriber.suspended = true;
                 (shard, subscriber.local)
             })
             .collect();
-        stream.ingest.change_source(&mut stream.log);
+        stream.media.change_source();
         stream.grace = Some(self.timers.set(now + grace, Timer::Grace(handle)));
         for (shard, local) in attached {
             self.send(shard, Message::Suspended { key: key.clone(), local });
@@ -290,24 +331,36 @@ impl Shard {
             self.end_stream(now, handle, EndReason::SourceLost, None);
             return;
         }
+        self.end_attached(handle, |_| true, EndReason::SourceLost);
+        self.forget_media(handle);
+    }
+
+    /// Ends the presences of a stream that have players, those of some forms.
+    pub(super) fn end_attached(
+        &mut self,
+        handle: StreamHandle,
+        of: impl Fn(Form) -> bool,
+        reason: EndReason,
+    ) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
         let all = std::mem::take(&mut stream.subscribers);
-        let (attached, waiting) = all.into_iter().partition(|(_, subscriber)| subscriber.attached);
-        stream.subscribers = waiting;
-        let attached: BTreeMap<ShardId, Subscriber> = attached;
-        stream.ended_locals.extend(attached.values().map(|subscriber| subscriber.local));
+        let (ended, kept) =
+            all.into_iter().partition(|((_, form), subscriber)| of(*form) && subscriber.attached);
+        stream.subscribers = kept;
+        let ended: BTreeMap<(ShardId, Form), Subscriber> = ended;
+        stream.ended_locals.extend(ended.values().map(|subscriber| subscriber.local));
         let key = stream.key.clone();
-        for (shard, Subscriber { local, .. }) in attached {
-            let (generation, reason) = (handle.generation, EndReason::SourceLost);
+        for ((shard, _), Subscriber { local, .. }) in ended {
+            let generation = handle.generation;
             self.ended_locals.insert(local);
             if shard == self.id {
-                // At once: this shard's players read the log that may be taken away below.
+                // At once: this shard's players read the log that may be taken away after this.
                 let key = key.clone();
                 self.end_local(EndOfLocal { key, local, owner: shard, generation, reason });
             } else {
                 self.send(shard, Message::End { key: key.clone(), local, generation, reason });
             }
         }
-        self.forget_media(handle);
     }
 
     /// Gives the memory of a lost source back when nobody has anything of it any more. An attempt
@@ -317,7 +370,7 @@ impl Shard {
         let is_had = stream.subscribers.values().any(|subscriber| subscriber.attached);
         let is_coming = stream.pull().is_some_and(|pull| pull.attempt().is_some());
         if !is_had && !is_coming && !stream.registered && stream.grace.is_none() {
-            stream.ingest.start_over(&mut stream.log);
+            stream.media.start_over();
         }
     }
 
@@ -351,8 +404,9 @@ impl Shard {
         }
     }
 
-    /// Flushes the owned streams whose time has come.
-    pub(super) fn flush_streams(&mut self) {
+    /// Flushes the owned streams whose time has come; what other shards are to have of it is among
+    /// the actions. [`Shard::tick`] does it too.
+    pub fn flush_streams(&mut self) {
         for handle in std::mem::take(&mut self.dirty_streams) {
             if let Some(stream) = self.tables.get_mut(handle) {
                 stream.dirty = false;
@@ -369,42 +423,52 @@ impl Shard {
             self.flush_queue.remove(&(due, handle));
         }
         if std::mem::take(&mut stream.unflushed) && stream.registered {
-            stream.log.flush();
-            self.send_flush(handle);
+            stream.media.flush();
+            let video_since = stream.video_since.take();
+            for form in Form::ALL {
+                self.send_flush(handle, form, video_since);
+            }
         }
     }
 
-    pub(super) fn send_flush(&mut self, handle: StreamHandle) {
+    /// Tells who has players of a form what was flushed.
+    fn send_flush(&mut self, handle: StreamHandle, form: Form, video_since: Option<Instant>) {
         let own = self.id;
         let stream = self.tables.get_mut(handle).expect("just flushed");
+        let Some(log) = stream.media.log(form) else {
+            return;
+        };
         let key = stream.key.clone();
-        let flushed_seq = stream.log.flushed_seq();
+        let flushed_seq = log.flushed_seq();
         let mut others = Vec::new();
         let mut behind = Vec::new();
         let mut is_here = false;
-        for (&shard, subscriber) in &mut stream.subscribers {
-            if shard == own {
-                is_here = subscriber.attached;
-            } else if !subscriber.lacks_flush {
-                others.push((shard, subscriber.local, stream.log.delta(subscriber.sent_seq)));
-                subscriber.sent_seq = flushed_seq;
-            } else {
+        let of_form = stream.subscribers.iter_mut().filter(|((_, of), _)| *of == form);
+        for (&(shard, _), subscriber) in of_form {
+            if subscriber.lacks_flush {
                 behind.push(shard);
+            } else if shard == own {
+                is_here = subscriber.attached;
+            } else {
+                others.push((shard, subscriber.local, log.delta(subscriber.sent_seq)));
+                subscriber.sent_seq = flushed_seq;
             }
         }
         for (shard, local, delta) in others {
-            self.send(shard, Message::Flushed { key: key.clone(), local, delta });
+            self.send(shard, Message::Flushed { key: key.clone(), local, delta, video_since });
         }
         for shard in behind {
             self.totals.resyncs += u64::from(!self.backed_up[shard.index()]);
-            self.attach(handle, shard);
+            self.attach(handle, shard, form);
         }
         if is_here {
-            self.mark_local_dirty(&key);
+            self.mark_local_dirty(&key, form, video_since);
         } else {
             let gop_bytes_max = self.policy.gop_bytes_max;
             let stream = self.tables.get_mut(handle).expect("just flushed");
-            stream.log.trim(None, gop_bytes_max);
+            if let Some(log) = stream.media.log_mut(form) {
+                log.trim(None, gop_bytes_max);
+            }
         }
     }
 }

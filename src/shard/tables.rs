@@ -12,8 +12,8 @@ use crate::bus::message::{LocalId, Ticket};
 use crate::bus::view::PublisherView;
 use crate::limits::{SLOTS_PER_PAGE, STREAMS_PER_PAGE};
 use crate::media::state::Generation;
-use crate::media::{AttemptId, ConnectionId, ShardId, StreamKey};
-use crate::stream::{Ingest, Log};
+use crate::media::{AttemptId, ConnectionId, Form, ShardId, StreamKey};
+use crate::stream::Media;
 
 /// A stream by its place; found without hashing, and known to be late by its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,9 +27,8 @@ pub(super) struct Stream {
     pub(super) key: StreamKey,
     pub(super) generation: Generation,
     pub(super) source: Source,
-    pub(super) subscribers: BTreeMap<ShardId, Subscriber>,
-    pub(super) log: Log,
-    pub(super) ingest: Ingest,
+    pub(super) subscribers: BTreeMap<(ShardId, Form), Subscriber>,
+    pub(super) media: Media,
     pub(super) registered: bool,
     pub(super) since: Instant,
     pub(super) since_unix: u64,
@@ -37,12 +36,16 @@ pub(super) struct Stream {
     pub(super) last_media: Instant,
     /// It was registered before, so that the next time it is back.
     pub(super) was_registered: bool,
+    /// The forms in which it was told to be registered.
+    pub(super) told_forms: Vec<Form>,
     /// Since when it is registered and has no player; `None` too when that was told.
     pub(super) unwatched_since: Option<Instant>,
     pub(super) grace: Option<TimerId>,
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
     pub(super) unflushed: bool,
+    /// When the oldest video frame of those came in.
+    pub(super) video_since: Option<Instant>,
     /// Its place in the queue of flushes to come.
     pub(super) flush_due: Option<Instant>,
     /// It is among the streams that the next tick flushes.
@@ -67,7 +70,7 @@ pub(super) enum Source {
     Pull(Box<Pull>),
 }
 
-/// A shard with players or waiters of a stream.
+/// A shard with players or waiters of a stream in one form.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscriber {
     pub(super) local: LocalId,
@@ -137,18 +140,19 @@ impl Tables {
             generation,
             source,
             subscribers: BTreeMap::new(),
-            log: Log::default(),
-            ingest: Ingest::default(),
+            media: Media::default(),
             registered: false,
             since: now.0,
             since_unix: now.1,
             registered_at: None,
             last_media: now.0,
             was_registered: false,
+            told_forms: Vec::new(),
             unwatched_since: None,
             grace: None,
             silence: None,
             unflushed: false,
+            video_since: None,
             flush_due: None,
             dirty: false,
             rate: Rate::new(now.0),
@@ -267,6 +271,16 @@ impl Tables {
 impl Stream {
     pub(super) fn players(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.players).sum()
+    }
+
+    pub(super) fn players_of(&self, form: Form) -> u32 {
+        let of_form = self.subscribers.iter().filter(|((_, of), _)| *of == form);
+        of_form.map(|(_, subscriber)| subscriber.players).sum()
+    }
+
+    /// A registered stream can be played in this form; of a pending one, this is its source's.
+    pub(super) fn is_playable(&self, form: Form) -> bool {
+        if self.registered { self.media.can_be(form) } else { form == self.media.form() }
     }
 
     pub(super) fn waiters(&self) -> u32 {

@@ -27,6 +27,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::limits::SPARE_CHUNKS_MAX;
 
 /// Bytes of a chunk. A stream holds up to two partly used ones, and a span of n bytes is
@@ -86,6 +88,23 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with the same layout, and freed only here.
         unsafe { dealloc(self.0.as_ptr(), Chunk::LAYOUT) }
+    }
+}
+
+/// Committed bytes of a chunk.
+struct View {
+    chunk: Arc<Chunk>,
+    offset: usize,
+    len: usize,
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: made of a slice that `Tape::slices` found in the chunk, whose bytes are committed:
+        // nobody writes them again, and the chunk lives as long as this.
+        unsafe {
+            std::slice::from_raw_parts(self.chunk.memory.0.as_ptr().add(self.offset), self.len)
+        }
     }
 }
 
@@ -236,6 +255,36 @@ impl Tape {
                 std::slice::from_raw_parts(chunk.memory.0.as_ptr().add(offset), len)
             }))
         })
+    }
+
+    /// The committed bytes of a range, a view for each chunk that it lies in, which keeps the chunk.
+    ///
+    /// # Panics
+    /// As [`Self::slices`].
+    pub fn views(&self, range: Range<u64>) -> impl Iterator<Item = Bytes> {
+        let mut position = range.start;
+        self.slices(range).map(move |slice| {
+            let index = (position / CHUNK_LEN as u64 - self.chunk_first) as usize;
+            let chunk = self.chunks[index].clone().expect("just read");
+            let (offset, len) = (offset_in_chunk(position), slice.len());
+            position += len as u64;
+            Bytes::from_owner(View { chunk, offset, len })
+        })
+    }
+
+    /// As [`Self::views`] in one piece: a copy where the range lies in more than one chunk.
+    pub fn bytes(&self, range: Range<u64>) -> Bytes {
+        let is_whole =
+            offset_in_chunk(range.start) + (range.end - range.start) as usize <= CHUNK_LEN;
+        if is_whole {
+            return self.views(range).next().unwrap_or_default();
+        }
+        self.slices(range)
+            .fold(Vec::new(), |mut bytes, slice| {
+                bytes.extend_from_slice(&slice);
+                bytes
+            })
+            .into()
     }
 
     /// The chunks that a reader needs for the positions from `position` to the committed one, and

@@ -10,7 +10,7 @@ use super::log::{Entry, Log};
 use super::tracks::Tracks;
 use crate::limits::{DRAFTS_LEN_MAX, DRAFTS_MAX};
 use crate::media::timeline::{Timeline, distance};
-use crate::media::{MediaPart, TagKind};
+use crate::media::{MediaPart, Payload, TagKind};
 use crate::proto::flv::classify;
 use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
 
@@ -122,6 +122,22 @@ impl Ingest {
         }
     }
 
+    /// Takes a whole tag, in pieces.
+    pub fn handle_tag(
+        &mut self,
+        log: &mut Log,
+        kind: TagKind,
+        timestamp_ms: u32,
+        payload: &Payload,
+    ) -> Progress {
+        self.begin(log, SCRIPT_LANE, kind, timestamp_ms, payload.len() as u32);
+        let mut progress = Progress::default();
+        for slice in payload.slices() {
+            progress.add(self.data(log, SCRIPT_LANE, slice));
+        }
+        progress
+    }
+
     pub fn bytes(&self) -> IngestBytes {
         self.bytes
     }
@@ -215,6 +231,7 @@ impl Ingest {
             kind: draft.kind,
             keyframe,
             config,
+            channel: 0,
         };
         log.commit(entry);
         self.bytes.config_copied += log.take_config_bytes_copied();

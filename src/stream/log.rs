@@ -1,4 +1,5 @@
-//! The append-only log of a stream: FLV tags one behind the other in an arena, and an index.
+//! The append-only log of a stream: FLV tags, or RTP packets, one behind the other in an arena, and an
+//! index.
 //!
 //! ```text
 //! entry 7            entry 8                       entry 9
@@ -7,6 +8,9 @@
 //! └────┴─────────┴──┘└────┴───────────────────┴──┘└────┴──────┴──┘
 //!  11              4  keyframe: the GOP starts here   ▲ flushed: players may have all before it
 //! ```
+//!
+//! A packet lies there as RTSP interleaves it (RFC 2326, 10.12): `$`, channel, length, packet. Track n
+//! has channel 2n, and 2n + 1 for its sender reports.
 //!
 //! The GOP cache is a position in the log, not a copy of it. Sequence numbers and positions only
 //! grow, and are the same on the owner and on every replica. Where a tag was dropped while others
@@ -19,80 +23,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::arena::{Chunk, Tape};
+use super::arena::Tape;
+pub(super) use super::entry::PacketEntry;
+pub use super::entry::{Delta, Entry, MediaKinds, Prelude, Snapshot};
 use crate::media::TagKind;
-use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN};
-
-/// Where a tag lies, and what it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    pub position: u64,
-    /// Bytes of the whole tag: header, payload, `PreviousTagSize`.
-    pub len: u32,
-    pub timestamp_ms: u32,
-    pub kind: TagKind,
-    /// A video keyframe that is coded media.
-    pub keyframe: bool,
-    /// A codec configuration (sequence header) or metadata.
-    pub config: bool,
-}
-
-impl Entry {
-    /// Positions of the payload.
-    pub fn payload(&self) -> Range<u64> {
-        let start = self.position + TAG_HEADER_LEN as u64;
-        start..start + u64::from(self.payload_len())
-    }
-
-    pub fn payload_len(&self) -> u32 {
-        self.len - (TAG_HEADER_LEN + TAG_SIZE_LEN) as u32
-    }
-
-    pub fn end(&self) -> u64 {
-        self.position + u64::from(self.len)
-    }
-}
-
-/// What a player needs before the first frame: metadata and the codec configurations in force.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Prelude {
-    /// Grows with each change, so that a player can tell whether it has this one.
-    pub version: u32,
-    /// Tag payloads in the order in which they first came, one for each kind.
-    pub tags: Vec<(TagKind, Bytes)>,
-}
-
-/// Which kinds of media a stream has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MediaKinds {
-    pub video: bool,
-    pub audio: bool,
-}
-
-/// A stream's tags from its newest keyframe on, for a replica to start from.
-pub struct Snapshot {
-    pub first_seq: u64,
-    pub entries: Vec<Entry>,
-    pub gop_seq: Option<u64>,
-    pub has_video: bool,
-    pub has_audio: bool,
-    pub timestamp_ms: u32,
-    pub chunk_first: u64,
-    pub chunks: Vec<Option<Arc<Chunk>>>,
-    pub committed: u64,
-    pub prelude: Arc<Prelude>,
-    pub gop_prelude: Arc<Prelude>,
-}
-
-/// What was flushed since the last span, for the replicas on other shards.
-#[derive(Clone)]
-pub struct Delta {
-    pub first_seq: u64,
-    pub entries: Vec<Entry>,
-    pub chunk_first: u64,
-    pub chunks: Vec<Option<Arc<Chunk>>>,
-    pub committed: u64,
-}
+use crate::proto::rtsp::SessionDescription;
+use crate::proto::rtsp::message::{INTERLEAVED_HEADER_LEN, interleaved_header};
 
 /// The log of one stream on one shard.
 #[derive(Default)]
@@ -113,6 +49,8 @@ pub struct Log {
     next_prelude: Arc<Prelude>,
     /// What was in force at the newest keyframe.
     gop_prelude: Arc<Prelude>,
+    /// The tracks whose packets are here; none of a log of tags.
+    description: Option<Arc<SessionDescription>>,
     /// GOPs given up because they outgrew their bound.
     gops_dropped: u64,
     /// Bytes of configurations copied out of the arena since they were asked for.
@@ -133,6 +71,7 @@ impl Log {
             next_prelude: snapshot.prelude.clone(),
             prelude: snapshot.prelude,
             gop_prelude: snapshot.gop_prelude,
+            description: snapshot.description,
             ..Self::default()
         };
         log.tape.adopt(snapshot.chunk_first, snapshot.chunks, snapshot.committed);
@@ -157,6 +96,7 @@ impl Log {
             committed,
             prelude: self.prelude.clone(),
             gop_prelude: self.gop_prelude.clone(),
+            description: self.description.clone(),
         }
     }
 
@@ -199,8 +139,34 @@ impl Log {
         self.index(entry);
     }
 
+    /// Writes and enters a packet of `len` bytes in pieces, behind its interleaved header.
+    ///
+    /// # Panics
+    /// When it is longer than an interleaved packet can be.
+    pub(super) fn push_packet<'a>(
+        &mut self,
+        packet: PacketEntry,
+        len: usize,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Entry {
+        let PacketEntry { channel, kind, timestamp_ms, keyframe, is_report } = packet;
+        let packet_len = u16::try_from(len).expect("callers look");
+        let len = (INTERLEAVED_HEADER_LEN + len) as u32;
+        let position = self.tape.reserve(u64::from(len));
+        self.tape.append(0, &interleaved_header(channel, packet_len));
+        for piece in pieces {
+            self.tape.append(0, piece);
+        }
+        let config = is_report;
+        let entry = Entry { position, len, timestamp_ms, kind, keyframe, config, channel };
+        self.commit(entry);
+        entry
+    }
+
     fn index(&mut self, entry: Entry) {
-        if entry.config {
+        if entry.config && entry.is_rtcp() {
+            self.note_report(&entry);
+        } else if entry.config {
             self.note_config(&entry);
         }
         match entry.kind {
@@ -231,7 +197,30 @@ impl Log {
             None => tags.push((entry.kind, payload)),
         }
         let version = self.next_prelude.version + 1;
-        self.next_prelude = Arc::new(Prelude { version, tags });
+        self.next_prelude = Arc::new(Prelude { version, tags, reports: Vec::new() });
+    }
+
+    /// Keeps the latest report of a track, for players to come.
+    fn note_report(&mut self, entry: &Entry) {
+        let report = self.tape.bytes(entry.position..entry.end());
+        let report = Bytes::copy_from_slice(&report);
+        self.config_bytes_copied += report.len() as u64;
+        let mut reports = self.next_prelude.reports.clone();
+        match reports.iter_mut().find(|(of, _)| *of == entry.channel) {
+            Some((_, old)) => *old = report,
+            None => reports.push((entry.channel, report)),
+        }
+        let version = self.next_prelude.version + 1;
+        self.next_prelude = Arc::new(Prelude { version, tags: Vec::new(), reports });
+    }
+
+    /// The tracks whose packets are here.
+    pub fn description(&self) -> Option<&Arc<SessionDescription>> {
+        self.description.as_ref()
+    }
+
+    pub(super) fn set_description(&mut self, description: Arc<SessionDescription>) {
+        self.description = Some(description);
     }
 
     /// Whether the bytes at these positions are the same as those.
@@ -374,6 +363,17 @@ impl Log {
         self.tape.slices(positions)
     }
 
+    /// Bytes at positions that may outlive their place in the log: a view, or a copy where they lie
+    /// in more than one chunk.
+    pub fn bytes(&self, positions: Range<u64>) -> Bytes {
+        self.tape.bytes(positions)
+    }
+
+    /// As [`Self::bytes`], a view for each chunk.
+    pub fn views(&self, positions: Range<u64>) -> impl Iterator<Item = Bytes> {
+        self.tape.views(positions)
+    }
+
     /// A log of one tag only, by reference: what is left of this one when the tag is cut out.
     ///
     /// # Panics
@@ -390,6 +390,18 @@ impl Log {
     /// Bytes of memory held for media.
     pub fn held_bytes(&self) -> u64 {
         self.tape.held_bytes()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A packet of so many bytes.
+    pub(crate) fn push(log: &mut Log, channel: u8, kind: TagKind, keyframe: bool, len: usize) {
+        let packet =
+            PacketEntry { channel, kind, timestamp_ms: 0, keyframe, is_report: channel % 2 == 1 };
+        log.push_packet(packet, len, [&vec![channel; len][..]]);
     }
 }
 

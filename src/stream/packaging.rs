@@ -5,12 +5,15 @@
 //! | FLV | the tag as it lies in the log, so that a span is one run of bytes, or a few with holes |
 //! | WebSocket-FLV | a binary frame (RFC 6455, 5.2) around the tag |
 //! | RTMP | a message (RTMP 1.0, 5.3): type 0 chunk header, payload, type 3 header each 64 KiB |
+//!
+//! A packet becomes nothing else: interleaved with RTSP a span of packets is one run of bytes, like
+//! one of tags. Who wants some of the tracks only gets runs without the others.
 
 use std::io::IoSlice;
 
 use super::log::{Entry, Log, MediaKinds, Prelude};
 use crate::limits::CHUNK_SIZE_OUT;
-use crate::media::TagKind;
+use crate::media::{Form, TagKind};
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TagHeader};
 use crate::proto::http::websocket;
 use crate::proto::rtmp::chunk_encoding::{self, FirstChunk};
@@ -21,6 +24,29 @@ pub enum Packaging {
     Flv,
     WsFlv,
     Rtmp,
+    /// RTP packets, interleaved with RTSP or over UDP.
+    Rtsp,
+}
+
+/// Tracks of a stream that a player wants, by their places in the description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrackSet(u32);
+
+impl TrackSet {
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// These tracks of so many; all of them together are [`Self::ALL`].
+    pub fn of(tracks: impl IntoIterator<Item = u8>, count: usize) -> Self {
+        let bits =
+            tracks.into_iter().filter(|&track| track < 32).fold(0, |bits, track| bits | 1 << track);
+        let all = (1_u64 << count.min(32)) - 1;
+        if u64::from(bits) & all == all { Self::ALL } else { Self(bits) }
+    }
+
+    /// Whether an entry is of these tracks.
+    pub fn has(self, entry: &Entry) -> bool {
+        self == Self::ALL || self.0 >> entry.track().min(31) & 1 == 1
+    }
 }
 
 /// A place in the packaged log: a tag, and how many of its packaged bytes are behind it.
@@ -40,12 +66,22 @@ impl Cursor {
 pub const MESSAGE_STREAM_ID: u32 = 1;
 
 impl Packaging {
-    pub const ALL: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
+    pub const ALL: [Self; 4] = [Self::Flv, Self::WsFlv, Self::Rtmp, Self::Rtsp];
+    /// Those of the FLV form.
+    pub const OF_FLV: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
+
+    /// The form that it is made of.
+    pub fn form(self) -> Form {
+        match self {
+            Self::Flv | Self::WsFlv | Self::Rtmp => Form::Flv,
+            Self::Rtsp => Form::Rtp,
+        }
+    }
 
     /// Bytes of a tag in this form.
     pub fn len_of(self, entry: &Entry) -> u64 {
         match self {
-            Self::Flv => u64::from(entry.len),
+            Self::Flv | Self::Rtsp => u64::from(entry.len),
             Self::WsFlv => {
                 let (_, header_len) = websocket::encode_header(u64::from(entry.len));
                 header_len as u64 + u64::from(entry.len)
@@ -67,6 +103,9 @@ impl Packaging {
         timestamp_ms: u32,
         greeting: Option<MediaKinds>,
     ) -> Vec<u8> {
+        if self == Self::Rtsp {
+            return prelude.reports.iter().flat_map(|(_, report)| report.to_vec()).collect();
+        }
         let mut out = Vec::new();
         let mut flv = Vec::new();
         if let Some(kinds) = greeting
@@ -90,6 +129,7 @@ impl Packaging {
         match self {
             Self::Flv => flv,
             Self::Rtmp => out,
+            Self::Rtsp => unreachable!("returned above"),
             Self::WsFlv if flv.is_empty() => out,
             Self::WsFlv => {
                 let (header, len) = websocket::encode_header(flv.len() as u64);
@@ -173,10 +213,23 @@ impl Span {
     /// [`SPAN_LEN_MAX`] bytes or the most runs that one send takes. Reuses its memory: no
     /// allocation once it has grown.
     pub fn encode(&mut self, packaging: Packaging, log: &Log, from: Cursor, to_seq: u64) {
+        self.encode_tracks(packaging, TrackSet::ALL, log, from, to_seq);
+    }
+
+    /// As [`Self::encode`], of some tracks only.
+    pub fn encode_tracks(
+        &mut self,
+        packaging: Packaging,
+        tracks: TrackSet,
+        log: &Log,
+        from: Cursor,
+        to_seq: u64,
+    ) {
         self.clear(from);
         for entry in log.range(from.seq..to_seq) {
             match packaging {
-                Packaging::Flv => self.push_tag(entry),
+                _ if !tracks.has(entry) => {}
+                Packaging::Flv | Packaging::Rtsp => self.push_tag(entry),
                 Packaging::WsFlv => self.push_frame(entry),
                 Packaging::Rtmp => self.push_message(entry),
             }
@@ -287,10 +340,16 @@ impl Span {
 }
 
 /// Moves a cursor on by bytes that were sent.
-pub fn advance(packaging: Packaging, log: &Log, mut cursor: Cursor, sent: u64) -> Cursor {
+pub fn advance(
+    packaging: Packaging,
+    tracks: TrackSet,
+    log: &Log,
+    mut cursor: Cursor,
+    sent: u64,
+) -> Cursor {
     let mut rest = u64::from(cursor.offset) + sent;
     while let Some(entry) = log.entry(cursor.seq) {
-        let len = packaging.len_of(entry);
+        let len = if tracks.has(entry) { packaging.len_of(entry) } else { 0 };
         if rest < len {
             break;
         }
@@ -325,7 +384,7 @@ mod tests {
             let size = (TAG_HEADER_LEN + payload.len()) as u32;
             let tag = [&header.encode()[..], &payload[..], &size.to_be_bytes()[..]].concat();
             match packaging {
-                Packaging::Flv => out.extend_from_slice(&tag),
+                Packaging::Flv | Packaging::Rtsp => out.extend_from_slice(&tag),
                 Packaging::WsFlv => {
                     let (header, len) = websocket::encode_header(tag.len() as u64);
                     out.extend_from_slice(&header[..len]);
@@ -356,7 +415,7 @@ mod tests {
             let before = out.len();
             slices.iter().for_each(|slice| out.extend_from_slice(slice));
             assert_eq!((out.len() - before) as u64, span.len(), "the length of a span");
-            assert_eq!(advance(packaging, log, cursor, span.len()), span.end());
+            assert_eq!(advance(packaging, TrackSet::ALL, log, cursor, span.len()), span.end());
             cursor = span.end();
         }
         out
@@ -364,11 +423,11 @@ mod tests {
 
     /// What every split point must hold, at the given distances from the start.
     fn check_splits(log: &Log, distances: impl Fn(usize) -> Vec<usize>) {
-        for packaging in Packaging::ALL {
+        for packaging in Packaging::OF_FLV {
             let whole = reference(packaging, log);
             let start = Cursor::at(log.first_seq());
             for sent in distances(whole.len()) {
-                let cursor = advance(packaging, log, start, sent as u64);
+                let cursor = advance(packaging, TrackSet::ALL, log, start, sent as u64);
                 assert!(
                     bytes_from(packaging, log, cursor) == whole[sent..],
                     "{packaging:?} {sent}"
@@ -433,7 +492,7 @@ mod tests {
         }
         writer.keyframe(40, MESSAGE_LEN_MAX);
         writer.log.flush();
-        for packaging in Packaging::ALL {
+        for packaging in Packaging::OF_FLV {
             let mut span = Span::default();
             span.encode(packaging, &writer.log, Cursor::at(0), writer.log.flushed_seq());
             let mut slices = Vec::new();

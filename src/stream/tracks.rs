@@ -39,13 +39,45 @@ impl Tracks {
         self.video.is_some()
     }
 
+    /// A track of this codec is to come. The first of a kind counts.
+    pub(super) fn announce(&mut self, kind: TagKind, codec: Codec) {
+        if let Some(slot) = self.slot(kind) {
+            slot.get_or_insert_with(|| Track::new(codec));
+        }
+    }
+
+    /// The codec's configuration record has become known.
+    pub(super) fn configure(&mut self, kind: TagKind, record: &[u8]) {
+        if let Some(track) = self.slot(kind).and_then(Option::as_mut) {
+            track.configure(kind, record);
+        }
+    }
+
+    pub(super) fn set_audio(&mut self, parameters: AudioParameters) {
+        if let Some(track) = &mut self.audio {
+            track.ready = true;
+            track.audio = Some(parameters);
+        }
+    }
+
+    /// Counts a frame.
+    pub(super) fn count(&mut self, entry: &Entry) {
+        if let Some(track) = self.slot(entry.kind).and_then(Option::as_mut) {
+            track.count(entry);
+        }
+    }
+
+    fn slot(&mut self, kind: TagKind) -> Option<&mut Option<Track>> {
+        match kind {
+            TagKind::Video => Some(&mut self.video),
+            TagKind::Audio => Some(&mut self.audio),
+            TagKind::Script => None,
+        }
+    }
+
     /// Counts a committed tag, and reads it where it is a configuration.
     pub(super) fn note(&mut self, entry: &Entry, class: &TagClass, log: &Log) {
-        let slot = match entry.kind {
-            TagKind::Video => &mut self.video,
-            TagKind::Audio => &mut self.audio,
-            TagKind::Script => return,
-        };
+        let Some(slot) = self.slot(entry.kind) else { return };
         if slot.as_ref().is_none_or(|track| track.codec != class.codec) {
             *slot = Some(Track::new(class.codec));
         }
@@ -98,10 +130,13 @@ impl Track {
 
     fn count(&mut self, entry: &Entry) {
         if let Some(last) = self.last_ms {
-            let step = distance(last, entry.timestamp_ms);
-            self.duration_ms += u64::try_from(step).unwrap_or(0);
+            // Presentation times, as packets have them, go back at times.
+            let step = u32::try_from(distance(last, entry.timestamp_ms)).unwrap_or(0);
+            self.duration_ms += u64::from(step);
+            self.last_ms = Some(last.wrapping_add(step));
+        } else {
+            self.last_ms = Some(entry.timestamp_ms);
         }
-        self.last_ms = Some(entry.timestamp_ms);
         if entry.keyframe {
             if let Some(keyframe_ms) = self.keyframe_ms {
                 let interval = distance(keyframe_ms, entry.timestamp_ms);

@@ -4,6 +4,7 @@
 //! The bytes that they send may differ only in acknowledgements, so of RTMP the events are
 //! compared and of HTTP all.
 
+pub mod bridge;
 pub mod rtp;
 pub mod rtsp;
 

@@ -8,8 +8,8 @@ use rillcast::proto::rtp::Format;
 use rillcast::proto::rtsp::server::FirstPacket;
 use rillcast::proto::rtsp::{
     ClientConfig, ClientError, ClientEvent, ClientSession, Item, MediaDescription, MessageError,
-    MessageReader, Ports, ServerConfig, ServerError, ServerEvent, ServerSession,
-    SessionDescription,
+    MessageReader, Ports, PublisherConfig, PublisherError, PublisherEvent, PublisherSession,
+    ServerConfig, ServerError, ServerEvent, ServerSession, SessionDescription,
 };
 
 /// The items of a stream, and how it ended.
@@ -56,6 +56,17 @@ pub fn pull(pieces: &[Bytes]) -> (Vec<Output<ClientEvent>>, Result<(), ClientErr
     let now = clock::now();
     let config = ClientConfig::new("rtsp://u:p@h/live/a").expect("a URL");
     let mut session = ClientSession::new(now, 0, config);
+    let mut outputs = Vec::new();
+    let ended = pieces.iter().try_for_each(|piece| session.handle_input(now, piece.clone()));
+    outputs.extend(std::iter::from_fn(|| session.poll_output()));
+    (outputs, ended)
+}
+
+/// All outputs of a push, and how it ended.
+pub fn push(pieces: &[Bytes]) -> (Vec<Output<PublisherEvent>>, Result<(), PublisherError>) {
+    let now = clock::now();
+    let config = PublisherConfig::new("rtsp://u:p@h/live/a", description()).expect("a URL");
+    let mut session = PublisherSession::new(now, 0, config);
     let mut outputs = Vec::new();
     let ended = pieces.iter().try_for_each(|piece| session.handle_input(now, piece.clone()));
     outputs.extend(std::iter::from_fn(|| session.poll_output()));

@@ -31,6 +31,7 @@ pub struct Relay {
     pub process: Process,
     pub http: SocketAddr,
     pub rtmp: SocketAddr,
+    pub rtsp: SocketAddr,
     pub shards: usize,
     pub api: Api,
     stdout: Receiver<String>,
@@ -75,14 +76,18 @@ impl Relay {
         let address = |name: &str| -> SocketAddr {
             field(name).parse().unwrap_or_else(|error| panic!("{name} in {ready:?}: {error}"))
         };
-        let (http, rtmp) = (address("http"), address("rtmp"));
+        let (http, rtmp, rtsp) = (address("http"), address("rtmp"), address("rtsp"));
         assert_eq!(field("shards"), shards.to_string(), "{ready}");
         let api = Api { address: http, secret: SECRET.to_owned() };
-        Self { process, http, rtmp, shards, api, stdout, dir }
+        Self { process, http, rtmp, rtsp, shards, api, stdout, dir }
     }
 
     pub fn rtmp_url(&self, stream: &str) -> String {
         format!("rtmp://{}/live/{stream}", self.rtmp)
+    }
+
+    pub fn rtsp_url(&self, stream: &str) -> String {
+        format!("rtsp://{}/live/{stream}", self.rtsp)
     }
 
     pub fn flv_url(&self, stream: &str) -> String {
@@ -148,7 +153,7 @@ impl Relay {
 
     /// Labels and value of each sample of a metric.
     #[track_caller]
-    fn samples(&self, name: &str) -> Vec<(String, u64)> {
+    pub fn samples(&self, name: &str) -> Vec<(String, u64)> {
         let reply = self.api.get("/metrics");
         assert_eq!(reply.status, 200, "/metrics");
         let text = reply.text();

@@ -6,6 +6,7 @@ use rillcast::bus::message::{CloseOutcome, Closed, Message};
 use rillcast::bus::{Answer, Ask, PullOptions, Ticket};
 use rillcast::media::state::{Generation, StreamState};
 use rillcast::media::{ConnectionId, ShardId};
+use rillcast::proto::rtsp::LowerTransport;
 
 use super::bus::Way;
 use super::plan::{Deed, pick};
@@ -78,6 +79,7 @@ impl World {
             no_wait,
             timeout: Duration::from_millis(rng.u64(300..=TIMEOUT_MS_MAX)),
             media_timeout: MEDIA_TIMEOUT_MAX.mul_f64(rng.f64().max(0.1)),
+            rtp_transport: LowerTransport::Tcp,
         };
         // In the queue of the origin's budget, and at the origin.
         let bound = Duration::from_millis(if no_wait { 0 } else { 2 * TIMEOUT_MS_MAX });
@@ -91,6 +93,7 @@ impl World {
         let ask = Ask::Close {
             key: self.keys[key].clone(),
             generation: seen.filter(|_| self.rng.bool()),
+            form: None,
             force: self.rng.bool(),
             pending_too: self.rng.bool(),
         };
@@ -239,6 +242,7 @@ impl World {
             let ask = Ask::Close {
                 key: self.keys[key].clone(),
                 generation: None,
+                form: None,
                 force: true,
                 pending_too: true,
             };

@@ -33,7 +33,9 @@ impl Parser {
     pub(crate) fn handle_input(&mut self, input: &[u8], tags: &mut Vec<Tag>) {
         self.bytes.extend_from_slice(input);
         match self.packaging {
-            Packaging::Flv => read_flv(&mut self.bytes, &mut self.saw_header, tags),
+            Packaging::Flv | Packaging::Rtsp => {
+                read_flv(&mut self.bytes, &mut self.saw_header, tags)
+            }
             Packaging::WsFlv => {
                 self.read_frames();
                 read_flv(&mut self.flv, &mut self.saw_header, tags);

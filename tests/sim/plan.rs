@@ -110,7 +110,7 @@ impl Plan {
         let publisher_silence = ms(500, 6000);
         let stream_wait = ms(100, 8000);
         let lag_evict = ms(500, 6000);
-        let crowd = CrowdLimits { lag_bytes_max: rng.u64(4_000..200_000), lag_evict };
+        let crowd = CrowdLimits { lag_bytes_max: rng.u64(4_000..200_000), lag_evict, gso: true };
         let policy = Policy {
             retry,
             connects_per_origin_max: rng.usize(1..4),

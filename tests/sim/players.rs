@@ -67,7 +67,7 @@ impl World {
             phase: Phase::Gone,
             visit: 0,
             asked_at: self.now,
-            packaging: *pick(&mut self.rng, &Packaging::ALL),
+            packaging: *pick(&mut self.rng, &Packaging::OF_FLV),
             pace,
             playing_since: self.now,
             polled_at: None,
@@ -171,7 +171,7 @@ impl World {
         let room = self.rng.u64(0..30_000);
         let socket = FakeSocket { pace: player.pace, room, inbox: Vec::new() };
         self.wire.sockets.insert(player.fd, socket);
-        let admitted = Admitted { connection, socket: Socket(player.fd), unsent };
+        let admitted = Admitted { connection, socket: Socket(player.fd), unsent, rtp: None };
         self.on_shard(connection.shard.index(), |shard, now, wire| {
             shard.admitted(now, admitted, wire);
         });
@@ -246,7 +246,7 @@ impl World {
             return;
         }
         let bytes = match player.packaging {
-            Packaging::Flv => return,
+            Packaging::Flv | Packaging::Rtsp => return,
             Packaging::WsFlv => websocket::encode_pong(b"ping"),
             Packaging::Rtmp => Bytes::from_static(&RTMP_REPLY),
         };

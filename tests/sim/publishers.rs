@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rillcast::bus::view::PublisherView;
-use rillcast::media::{ConnectionId, ShardId};
+use rillcast::media::{ConnectionId, Form, ShardId};
 use rillcast::shard::StreamHandle;
 
 use super::media::Source;
@@ -30,8 +30,13 @@ impl World {
         let serial = self.next_serial() as u32;
         let accepted = self.rng.usize(0..self.shards.len());
         let connection = ConnectionId { serial, shard: ShardId(accepted as u16) };
-        let view =
-            PublisherView { connection, local: ADDRESS, peer: ADDRESS, params: String::new() };
+        let view = PublisherView {
+            connection,
+            form: Form::Flv,
+            local: ADDRESS,
+            peer: ADDRESS,
+            params: String::new(),
+        };
         let name = self.keys[key].clone();
         let owner = self.owner(key);
         let result = self.on_shard(owner, |shard, now, _| shard.publish(now, &name, view));

@@ -363,6 +363,7 @@ impl World {
                 }
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
+                Action::Keep(_) => {}
                 Action::Tell(news) => {
                     self.note(|_| format!("  {news:?}"));
                     match news {
@@ -408,10 +409,10 @@ impl World {
                 self.at(due, Event::Bus(way));
                 self.tell_backed_up(way);
             }
-            Put::Dropped(Message::Flushed { key, .. }) => {
+            Put::Dropped(Message::Flushed { key, local, .. }) => {
                 self.note(|_| "  it is lost".to_owned());
                 *self.lost_flushes.entry((way.to, self.key_index(&key))).or_default() += 1;
-                self.shards[way.from].flush_was_dropped(ShardId(way.to as u16), &key);
+                self.shards[way.from].flush_was_dropped(ShardId(way.to as u16), &key, local.form);
             }
             Put::Dropped(_) => unreachable!("only flushes are"),
         }

@@ -24,11 +24,13 @@ use world::World;
 
 use super::{Caller, Node, handle};
 use crate::bus::message::{Answer, Ask};
+use crate::bus::view::ProbeView;
 use crate::bus::view::{SessionProtocol, SessionView};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ReloadError, Reloaded};
 use crate::media::state::{EndReason, Fault};
 use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+use crate::proto::rtsp::LowerTransport;
 use crate::shard::{PlayRequest, Policy, Shard, Stage};
 use crate::stream::Packaging;
 
@@ -46,6 +48,7 @@ pub(in crate::api) struct Dial {
     pub(in crate::api) shard: ShardId,
     pub(in crate::api) attempt: AttemptId,
     pub(in crate::api) url: Arc<SourceUrl>,
+    pub(in crate::api) rtp_transport: LowerTransport,
     pub(in crate::api) timeout: Duration,
 }
 
@@ -85,6 +88,25 @@ impl Node for FakeNode {
         Vec::new()
     }
 
+    async fn probe(&self, _url: SourceUrl, _timeout: Duration) -> Option<ProbeView> {
+        Some(ProbeView { resolved_ms: Some(1), ..ProbeView::default() })
+    }
+
+    async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let config = (*self.config()).clone();
+        let names = |name: &str| vec![name.to_owned()];
+        let (changed, needs_restart) = (names("pull.timeout_ms"), names("http.listen"));
+        Ok(Reloaded { config, changed, needs_restart })
+    }
+
+    async fn persisted(&self, _bound: Duration) -> bool {
+        self.world.borrow().persisted
+    }
+
+    fn journal_is_behind(&self) -> bool {
+        false
+    }
+
     fn ready(&self) -> bool {
         self.world.borrow().ready
     }
@@ -109,6 +131,7 @@ impl FakeNode {
             now: clock::now(),
             config: Arc::new(config),
             ready: true,
+            persisted: true,
             frozen: HashSet::new(),
             stuck: false,
             messages: VecDeque::new(),
@@ -142,6 +165,11 @@ impl FakeNode {
     pub(in crate::api) fn exchange(&self, head: &str, body: &str) -> Exchange {
         let (session, request) = ask_session(head, body);
         Exchange::begin(session, Box::pin(handle(self.clone(), caller(), request)))
+    }
+
+    /// Whether the journal takes what it is given.
+    pub(in crate::api) fn set_persisted(&self, persisted: bool) {
+        self.world.borrow_mut().persisted = persisted;
     }
 
     pub(in crate::api) fn set_ready(&self, ready: bool) {
@@ -197,14 +225,24 @@ impl FakeNode {
 
     /// An attempt is connected and delivers its first picture.
     pub(in crate::api) fn deliver(&self, dial: &Dial) {
+        self.deliver_tags(dial, 4000, &[(TagKind::Video, KEYFRAME), (TagKind::Audio, AUDIO)]);
+    }
+
+    /// An attempt is connected and delivers these.
+    pub(in crate::api) fn deliver_tags(
+        &self,
+        dial: &Dial,
+        timestamp_ms: u32,
+        tags: &[(TagKind, &'static [u8])],
+    ) {
         self.on_shard(dial.shard, |shard, now| {
             let ends =
                 ("127.0.0.1:40000".parse().unwrap(), "[::ffff:10.0.0.1]:1935".parse().unwrap());
             shard.attempt_stage(now, dial.attempt, Stage::AwaitingMedia, "media");
             shard.attempt_connected(dial.attempt, ends);
-            for (kind, payload) in [(TagKind::Video, KEYFRAME), (TagKind::Audio, AUDIO)] {
+            for &(kind, payload) in tags {
                 let (lane, len) = (0, payload.len() as u32);
-                let begin = MediaPart::Begin { lane, kind, timestamp_ms: 4000, len };
+                let begin = MediaPart::Begin { lane, kind, timestamp_ms, len };
                 assert!(shard.attempt_media(now, dial.attempt, begin));
                 let data = MediaPart::Data { lane, bytes: Bytes::from_static(payload) };
                 assert!(shard.attempt_media(now, dial.attempt, data));

@@ -23,6 +23,7 @@ pub(super) struct World {
     pub(super) now: Instant,
     pub(super) config: Arc<Config>,
     pub(super) ready: bool,
+    pub(super) persisted: bool,
     /// Shards that answer nothing.
     pub(super) frozen: HashSet<ShardId>,
     /// Sockets of attempts and connections do not close.
@@ -103,7 +104,8 @@ impl World {
                 self.answers.insert(ticket.serial, answer);
             }
             Action::Admit { connection } => {
-                let admitted = Admitted { connection, socket: Socket(1), unsent: Bytes::new() };
+                let admitted =
+                    Admitted { connection, socket: Socket(1), unsent: Bytes::new(), rtp: None };
                 shard.admitted(now, admitted, &mut Sink);
             }
             Action::Refuse { connection, reason } | Action::End { connection, reason, .. } => {
@@ -112,15 +114,15 @@ impl World {
                     shard.released(connection);
                 }
             }
-            Action::Dial { attempt, url, timeout, .. } => {
-                self.dials.push(Dial { shard: id, attempt, url, timeout });
+            Action::Dial { attempt, url, rtp_transport, timeout, .. } => {
+                self.dials.push(Dial { shard: id, attempt, url, rtp_transport, timeout });
             }
             Action::HangUp { attempt } => {
                 if !self.stuck {
                     shard.attempt_closed(attempt, 1);
                 }
             }
-            Action::PollWritable { .. } | Action::Tell(_) => {}
+            Action::PollWritable { .. } | Action::Tell(_) | Action::Keep(_) => {}
         }
     }
 }

@@ -5,6 +5,7 @@
 //! and those of a player.
 
 mod node;
+mod probe;
 mod stream;
 mod track;
 
@@ -13,16 +14,27 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 pub(super) use node::{LoadRow, PlayerRow, SessionRow, Statistic, VersionRow, ip_text};
+pub(super) use probe::ProbeRow;
 pub(super) use stream::{MediaRow, ProxyRow};
 
 use super::gather::give_way;
 use crate::bus::message::Closed;
 use crate::limits::API_ROWS_PER_TURN;
-use crate::media::StreamKey;
+use crate::media::{Form, StreamKey};
 use crate::proto::http::Response;
 
-/// The one schema that streams count in: RTMP, HTTP-FLV and WebSocket-FLV players read it.
-pub const SCHEMA: &str = "rtmp";
+/// The schema of a form: RTMP, HTTP-FLV and WebSocket-FLV players read `rtmp`, RTSP players `rtsp`.
+pub fn schema(form: Form) -> &'static str {
+    match form {
+        Form::Flv => "rtmp",
+        Form::Rtp => "rtsp",
+    }
+}
+
+/// The form of a schema that streams can count in.
+pub(super) fn parse_schema(text: &str) -> Option<Form> {
+    Form::ALL.into_iter().find(|form| schema(*form) == text)
+}
 
 /// `code` of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,9 +189,9 @@ pub(super) struct CloseRow {
 /// The outcome of `close_streams`.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct CloseCounts {
-    /// Registered ones that matched.
+    /// Schemas that matched of registered ones.
     pub(super) count_hit: u64,
-    /// Those and pending ones that are closed.
+    /// Those, and pending ones, that are closed.
     pub(super) count_closed: u64,
     /// Pending ones that matched.
     pub(super) count_pending: u64,
@@ -202,6 +214,13 @@ pub(super) struct MediaInfo<'a> {
 #[derive(Serialize)]
 pub(super) struct Changed {
     pub(super) changed: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReloadedRow {
+    pub(super) changed: Vec<String>,
+    pub(super) needs_restart: Vec<String>,
 }
 
 #[derive(Serialize)]

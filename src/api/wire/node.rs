@@ -50,6 +50,7 @@ impl PlayerRow {
         let protocol = match view.packaging {
             Packaging::Rtmp => SessionProtocol::Rtmp,
             Packaging::Flv | Packaging::WsFlv => SessionProtocol::Http,
+            Packaging::Rtsp => SessionProtocol::Rtsp,
         };
         Self {
             identifier: view.connection.to_string(),
@@ -92,6 +93,7 @@ fn type_id(protocol: SessionProtocol) -> &'static str {
     match protocol {
         SessionProtocol::Rtmp => "mediakit::RtmpSession",
         SessionProtocol::Http => "mediakit::HttpSession",
+        SessionProtocol::Rtsp => "mediakit::RtspSession",
     }
 }
 

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::SCHEMA;
 use super::node::Ends;
+use super::schema;
 use super::track::{self, TrackRow};
 use crate::bus::view::{PullView, SourceView, StreamView};
+use crate::media::Form;
 
 /// How far a stream is, of every stream.
 #[derive(Serialize)]
@@ -52,7 +53,7 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// A stream: `getMediaList`, `getMediaInfo`.
+/// A stream in one schema: `getMediaList`, `getMediaInfo`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::api) struct MediaRow<'a> {
@@ -93,7 +94,7 @@ struct OriginSock {
 }
 
 impl<'a> MediaRow<'a> {
-    pub(in crate::api) fn of(view: &'a StreamView) -> Self {
+    pub(in crate::api) fn of(view: &'a StreamView, form: Form) -> Self {
         let key = &view.key;
         let origin = Origin::of(view);
         let tries = match &view.source {
@@ -113,11 +114,11 @@ impl<'a> MediaRow<'a> {
             origin_type_str: origin.name,
             origin_url: origin.url,
             params: origin.params,
-            reader_count: view.players,
-            schema: SCHEMA,
+            reader_count: view.form(form).players,
+            schema: schema(form),
             stream: key.stream(),
             total_bytes: view.bytes_total,
-            total_reader_count: view.players,
+            total_reader_count: view.players(),
             tracks: track::rows(&view.tracks),
             vhost: key.vhost(),
             pending: !view.registered,
@@ -149,16 +150,23 @@ impl<'a> Origin<'a> {
         let none = Self { number: 0, name: "unknown", url: String::new(), params: "", sock: None };
         match &view.source {
             SourceView::None => none,
-            SourceView::Publisher(publisher) => Self {
-                number: 1,
-                name: "rtmp_push",
-                url: format!("{SCHEMA}://{}", view.key),
-                params: publisher.as_ref().map_or("", |publisher| &publisher.params),
-                sock: publisher.as_ref().map(|publisher| OriginSock {
+            SourceView::Publisher(publisher) => {
+                let (number, name) = match publisher.form {
+                    Form::Flv => (1, "rtmp_push"),
+                    Form::Rtp => (2, "rtsp_push"),
+                };
+                let sock = OriginSock {
                     identifier: publisher.connection.to_string(),
                     ends: Ends::of(publisher.local, publisher.peer),
-                }),
-            },
+                };
+                Self {
+                    number,
+                    name,
+                    url: format!("{}://{}", schema(publisher.form), view.key),
+                    params: &publisher.params,
+                    sock: Some(sock),
+                }
+            }
             SourceView::Pull(pull) => Self {
                 number: 4,
                 name: "pull",
@@ -219,7 +227,7 @@ impl<'a> ProxyRow<'a> {
             status: i32::from(!view.registered),
             status_str: status_text(view, pull),
             total_bytes: view.bytes_total,
-            total_reader_count: view.players,
+            total_reader_count: view.players(),
             tracks: track::rows(&view.tracks),
             url: pull.url.as_str(),
             life: Life::of(view),

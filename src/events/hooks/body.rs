@@ -2,20 +2,20 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::api::SCHEMA;
+use crate::api::schema;
 use crate::bus::event::{Asker, End, Event, Peer, Traffic, What};
 use crate::config::{Config, Hook};
 use crate::media::state::{EndReason, Fault, Generation};
-use crate::media::{SourceUrl, StreamKey};
+use crate::media::{Form, SourceUrl, StreamKey};
 
 /// What is told of an event, and to which hooks.
 pub(super) fn of_event(event: &Event, config: &Config) -> Vec<(Hook, Map<String, Value>)> {
     let key = &event.key;
     let mut bodies = Vec::new();
-    if config.hook.tells_schema(SCHEMA)
-        && let Some(body) = stream_changed(key, &event.what)
-    {
-        bodies.push((Hook::StreamChanged, body));
+    for form in Form::ALL.into_iter().filter(|&form| config.hook.tells_schema(schema(form))) {
+        if let Some(body) = stream_changed(key, &event.what, form) {
+            bodies.push((Hook::StreamChanged, body));
+        }
     }
     if let Some(body) = proxy_state(key, &event.what) {
         bodies.push((Hook::ProxyState, body));
@@ -53,7 +53,7 @@ pub(super) fn of_peer(key: &StreamKey, peer: &Peer) -> Map<String, Value> {
 /// What every hook about a stream has.
 pub(super) fn stream(key: &StreamKey) -> Map<String, Value> {
     map(json!({
-        "schema": SCHEMA,
+        "schema": schema(Form::Flv),
         "vhost": key.vhost(),
         "app": key.app(),
         "stream": key.stream(),
@@ -81,14 +81,20 @@ pub(super) fn server_started(config: &Config) -> Map<String, Value> {
     config.zlm_map().into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
-fn stream_changed(key: &StreamKey, what: &What) -> Option<Map<String, Value>> {
+/// A change in one schema; nothing where the stream is not, or was not, in it.
+fn stream_changed(key: &StreamKey, what: &What, form: Form) -> Option<Map<String, Value>> {
     let (regist, mut body) = match what {
-        What::Registered { view: Some(view), .. } => (true, crate::api::stream_object(view)),
+        What::Registered { view: Some(view), .. } if view.form(form).playable => {
+            (true, crate::api::stream_object(view, form))
+        }
         // A pull that is not tried again ends at once, which is told then.
         What::Lost { url: Some(_), next_try: None, .. } => return None,
-        What::Lost { .. } | What::Ended { was_registered: true, .. } => (false, stream(key)),
+        What::Lost { forms, .. } | What::Ended { forms, .. } if forms.contains(&form) => {
+            (false, stream(key))
+        }
         _ => return None,
     };
+    body.insert("schema".to_owned(), schema(form).into());
     body.insert("regist".to_owned(), regist.into());
     Some(body)
 }
@@ -101,7 +107,7 @@ fn proxy_state(key: &StreamKey, what: &What) -> Option<Map<String, Value>> {
             let state = if next_try.is_some() { "retrying" } else { "given_up" };
             (&**url, state, Some(fault), Some(*attempt), *next_try)
         }
-        What::Lost { url: Some(url), fault, next_try } => {
+        What::Lost { url: Some(url), fault, next_try, .. } => {
             let state = if next_try.is_some() { "retrying" } else { "given_up" };
             (&**url, state, Some(fault), None, *next_try)
         }
@@ -158,7 +164,7 @@ fn moved(traffic: &Traffic) -> u64 {
 }
 
 fn schema_of(peer: &Peer) -> &'static str {
-    if peer.protocol == "rtsp" { "rtsp" } else { SCHEMA }
+    schema(if peer.protocol == "rtsp" { Form::Rtp } else { Form::Flv })
 }
 
 fn map(value: Value) -> Map<String, Value> {
@@ -218,12 +224,11 @@ mod tests {
         let fault = || Fault::new(ErrorClass::Refused, "connection refused");
         let failed =
             |next_try| What::AttemptFailed { url: url(), fault: fault(), attempt: 2, next_try };
-        let lost = |next_try| What::Lost { url: Some(url()), fault: fault(), next_try };
-        let ended = |reason, was_registered| What::Ended {
-            reason: End::For(reason),
-            was_registered,
-            url: Some(url()),
-        };
+        let rtmp = || vec![Form::Flv];
+        let lost =
+            |next_try| What::Lost { url: Some(url()), fault: fault(), next_try, forms: rtmp() };
+        let ended =
+            |reason, forms| What::Ended { reason: End::For(reason), forms, url: Some(url()) };
         let soon = Some(Duration::from_secs(2));
         let state = (Hook::ProxyState, Some("retrying"));
         let gone = (Hook::StreamChanged, None);
@@ -236,9 +241,9 @@ mod tests {
             (failed(None), vec![(Hook::ProxyState, Some("given_up"))]),
             (lost(soon), vec![gone, state]),
             (lost(None), vec![(Hook::ProxyState, Some("given_up"))]),
-            (ended(EndReason::GaveUp, true), vec![gone]),
-            (ended(EndReason::GaveUp, false), vec![]),
-            (ended(EndReason::Deleted, true), vec![gone, (Hook::ProxyState, Some("ended"))]),
+            (ended(EndReason::GaveUp, rtmp()), vec![gone]),
+            (ended(EndReason::GaveUp, vec![]), vec![]),
+            (ended(EndReason::Deleted, rtmp()), vec![gone, (Hook::ProxyState, Some("ended"))]),
         ];
         for (what, expected) in table {
             let name = format!("{what:?}");
@@ -271,16 +276,29 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_where_the_operator_wants_its_schema() {
-        let what =
-            What::Lost { url: None, fault: Fault::new(ErrorClass::Lost, "x"), next_try: None };
-        let event = Event { key: key(), generation: None, what };
+    fn a_change_is_told_in_each_schema_that_the_operator_wants() {
+        let lost = |forms| What::Lost {
+            url: None,
+            fault: Fault::new(ErrorClass::Lost, "x"),
+            next_try: None,
+            forms,
+        };
+        let event = |what| Event { key: key(), generation: None, what };
         let mut config = Config::default();
-        let (_, body) = of_event(&event, &config).pop().unwrap();
-        let expected = json!({"schema": "rtmp", "vhost": "__defaultVhost__", "app": "live",
-            "stream": "cam1", "params": "", "regist": false});
-        assert_eq!(Value::Object(body), expected);
+        let body = |schema| {
+            json!({"schema": schema, "vhost": "__defaultVhost__", "app": "live",
+                "stream": "cam1", "params": "", "regist": false})
+        };
+        let bodies = |forms, config: &Config| -> Vec<Value> {
+            let bodies = of_event(&event(lost(forms)), config);
+            bodies.into_iter().map(|(_, body)| Value::Object(body)).collect()
+        };
+        let both = || Form::ALL.to_vec();
+        assert_eq!(bodies(vec![Form::Flv], &config), [body("rtmp")]);
+        assert_eq!(bodies(both(), &config), [body("rtmp"), body("rtsp")]);
+        config.hook.stream_changed_schemas = "ts/rtsp".to_owned();
+        assert_eq!(bodies(both(), &config), [body("rtsp")]);
         config.hook.stream_changed_schemas = "ts".to_owned();
-        assert!(of_event(&event, &config).is_empty());
+        assert!(bodies(both(), &config).is_empty());
     }
 }

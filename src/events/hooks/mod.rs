@@ -360,6 +360,7 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
         Hook::StreamNoneReader => Ask::Close {
             key: key.clone(),
             generation: item.generation,
+            form: None,
             force: false,
             pending_too: false,
         },

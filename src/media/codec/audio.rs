@@ -135,6 +135,24 @@ pub(super) fn parse_opus_head(record: &[u8]) -> Option<AudioParameters> {
     Some(AudioParameters { sample_rate: 48_000, channels, sample_bits: 16 })
 }
 
+/// The length of an Opus packet in samples of 48 kHz (RFC 6716, 3.1 and 3.2).
+pub(super) fn opus_samples(head: &[u8]) -> Option<u32> {
+    let first = *head.first()?;
+    let config = usize::from(first >> 3);
+    let frame_samples = match config {
+        0..12 => [480, 960, 1920, 2880][config % 4],
+        12..16 => [480, 960][config % 2],
+        _ => [120, 240, 480, 960][config % 4],
+    };
+    let frame_count = match first & 0x03 {
+        0 => 1,
+        1 | 2 => 2,
+        _ => u32::from(head.get(1)? & 0x3f),
+    };
+    // A packet lasts 120 ms at most.
+    Some(frame_samples * frame_count).filter(|samples| (1..=5760).contains(samples))
+}
+
 pub(super) fn parse_flac(record: &[u8]) -> Option<AudioParameters> {
     // The marker and the block's header may be missing.
     let stream_info = match record.strip_prefix(b"fLaC") {

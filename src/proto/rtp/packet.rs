@@ -19,10 +19,14 @@ use bytes::Bytes;
 /// Bytes of a header without CSRCs and extension.
 pub const HEADER_LEN: usize = 12;
 
-/// A packet whose header was found to be sound. A view: cloning copies nothing.
+/// A packet whose header was found to be sound. A view: cloning copies nothing. It is in two pieces
+/// where it came in two, so that nobody has to join them who only hands it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RtpPacket {
+    /// Header and as much of the payload as came with it.
     bytes: Bytes,
+    tail: Bytes,
+    copied_len: usize,
     header: RtpHeader,
     payload_start: usize,
     payload_end: usize,
@@ -65,7 +69,21 @@ impl RtpPacket {
     /// # Errors
     /// [`PacketError`] where the header contradicts itself or the length.
     pub fn parse(bytes: Bytes) -> Result<Self, PacketError> {
-        let short = PacketError::Short(bytes.len());
+        Self::parse_pieces(bytes, Bytes::new())
+    }
+
+    /// Reads a packet in two pieces. They are joined where the header is in both.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_pieces(bytes: Bytes, tail: Bytes) -> Result<Self, PacketError> {
+        if !tail.is_empty() && bytes.len() < HEADER_PIECE_LEN_MIN {
+            let joined = join(&bytes, &tail);
+            let copied_len = joined.len();
+            return Ok(Self { copied_len, ..Self::parse_pieces(joined, Bytes::new())? });
+        }
+        let whole_len = bytes.len() + tail.len();
+        let short = PacketError::Short(whole_len);
         let (head, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(short)?;
         if head[0] >> 6 != 2 {
             return Err(PacketError::Version(head[0] >> 6));
@@ -77,28 +95,49 @@ impl RtpPacket {
             let ([_, _, high, low], _) = extension.ok_or(short)?;
             payload_start += 4 + 4 * usize::from(u16::from_be_bytes([*high, *low]));
         }
-        let body = bytes.get(payload_start..).ok_or(short)?;
-        let padding = match body.last() {
+        let body_len = whole_len.checked_sub(payload_start).ok_or(short)?;
+        if payload_start > bytes.len() {
+            let joined = join(&bytes, &tail);
+            let copied_len = joined.len();
+            return Ok(Self { copied_len, ..Self::parse_pieces(joined, Bytes::new())? });
+        }
+        let last = if tail.is_empty() { bytes[payload_start..].last() } else { tail.last() };
+        let padding = match last {
             Some(&len) if head[0] & PADDING_BIT != 0 => len,
             None if head[0] & PADDING_BIT != 0 => return Err(PacketError::Padding(0)),
             _ => 0,
         };
         let is_padded = head[0] & PADDING_BIT != 0;
-        if usize::from(padding) > body.len() || (is_padded && padding == 0) {
+        if usize::from(padding) > body_len || (is_padded && padding == 0) {
             return Err(PacketError::Padding(padding));
         }
-        let payload_end = bytes.len() - usize::from(padding);
+        let payload_end = whole_len - usize::from(padding);
         let header = RtpHeader::decode(head);
-        Ok(Self { bytes, header, payload_start, payload_end })
+        Ok(Self { bytes, tail, copied_len: 0, header, payload_start, payload_end })
     }
 
     pub fn header(&self) -> RtpHeader {
         self.header
     }
 
-    /// What the packet carries, without padding; a view. May be empty.
+    /// What the packet carries, without padding; a view, or a copy of what is in two pieces. May be
+    /// empty.
     pub fn payload(&self) -> Bytes {
-        self.bytes.slice(self.payload_start..self.payload_end)
+        if self.payload_end <= self.bytes.len() {
+            return self.bytes.slice(self.payload_start..self.payload_end);
+        }
+        let tail_len = self.payload_end - self.bytes.len();
+        join(&self.bytes[self.payload_start..], &self.tail[..tail_len])
+    }
+
+    /// The payload as far as it came with the header.
+    pub fn payload_head(&self) -> &[u8] {
+        &self.bytes[self.payload_start..self.payload_end.min(self.bytes.len())]
+    }
+
+    /// Bytes of the payload.
+    pub fn payload_len(&self) -> usize {
+        self.payload_end - self.payload_start
     }
 
     /// Sources that a mixer took the packet from; 15 at most.
@@ -116,14 +155,31 @@ impl RtpPacket {
         Some(Extension { profile, words: &self.bytes[start + 4..self.payload_start] })
     }
 
-    /// The whole packet, as it came.
-    pub fn as_bytes(&self) -> &Bytes {
-        &self.bytes
+    /// The whole packet, as it came: the fixed header is in the first piece; the second may be empty.
+    pub fn pieces(&self) -> [&[u8]; 2] {
+        [&self.bytes, &self.tail]
+    }
+
+    /// Bytes of the packet.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.tail.len()
+    }
+
+    /// A packet is never empty: it has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Bytes that were copied to have the packet in this form.
+    pub fn copied_len(&self) -> usize {
+        self.copied_len
     }
 
     /// The same packet in memory of its own.
     pub fn into_copy(self) -> Self {
-        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+        let bytes = join(&self.bytes, &self.tail);
+        let copied_len = self.copied_len + bytes.len();
+        Self { bytes, tail: Bytes::new(), copied_len, ..self }
     }
 
     fn csrcs_len(&self) -> usize {
@@ -159,6 +215,14 @@ impl RtpHeader {
 pub fn is_rtcp(bytes: &[u8]) -> bool {
     matches!(bytes, [first, 192..=223, ..] if first >> 6 == 2)
 }
+
+fn join(bytes: &[u8], tail: &[u8]) -> Bytes {
+    [bytes, tail].concat().into()
+}
+
+/// A first piece shorter than that is joined with the second, so that whoever looks at the beginning of
+/// a payload finds it.
+const HEADER_PIECE_LEN_MIN: usize = 64;
 
 const PADDING_BIT: u8 = 0x20;
 const EXTENSION_BIT: u8 = 0x10;
@@ -203,7 +267,7 @@ mod tests {
             let packet = RtpPacket::parse(Bytes::from(bytes.clone())).unwrap();
             assert_eq!(packet.header(), header(), "{name}");
             assert_eq!(packet.payload(), bytes[range], "{name}");
-            assert_eq!(packet.as_bytes(), &bytes, "{name}");
+            assert_eq!(packet.pieces()[0], &bytes[..], "{name}");
         }
     }
 

@@ -55,8 +55,8 @@ enum PayloadFormat {
     Nal(NalPacketizer),
     Aac,
     Opus,
-    /// The samples of a frame may be cut anywhere.
-    G711,
+    /// A frame may be cut between any samples; of this many channels.
+    G711(usize),
 }
 
 /// Numbers packets.
@@ -108,7 +108,7 @@ impl Packetizer {
             }
             Codec::Aac if !format.is_latm() => PayloadFormat::Aac,
             Codec::Opus => PayloadFormat::Opus,
-            Codec::PcmA | Codec::PcmU => PayloadFormat::G711,
+            Codec::PcmA | Codec::PcmU => PayloadFormat::G711(usize::from(format.channels.max(1))),
             _ => return None,
         };
         let config = PacketizerConfig { packet_len_max: config.packet_len_max.max(64), ..config };
@@ -152,10 +152,11 @@ impl Packetizer {
             PayloadFormat::Opus => {
                 sink(self.output.packet(frame.timestamp, false, frame.payload.clone()));
             }
-            PayloadFormat::G711 => {
+            PayloadFormat::G711(channels) => {
                 let mut timestamp = frame.timestamp;
-                for payload in pieces_of(&frame.payload, payload_len_max) {
-                    let samples = payload.len() as u32;
+                let len_max = payload_len_max - payload_len_max % *channels;
+                for payload in pieces_of(&frame.payload, len_max) {
+                    let samples = (payload.len() / *channels) as u32;
                     sink(self.output.packet(timestamp, false, payload));
                     timestamp = timestamp.wrapping_add(samples);
                 }

@@ -27,12 +27,25 @@ impl RandomAccess {
             return true;
         }
         let timestamp = packet.header().timestamp;
-        if self.told == Some(timestamp) || !begins_keyframe(self.codec, &packet.payload()) {
+        let head = packet.payload_head();
+        let begins = match head.len() == packet.payload_len() || !is_aggregate(self.codec, head) {
+            true => begins_keyframe(self.codec, head),
+            false => begins_keyframe(self.codec, &packet.payload()),
+        };
+        if self.told == Some(timestamp) || !begins {
             return false;
         }
         self.told = Some(timestamp);
         true
     }
+}
+
+/// A payload of several NAL units: STAP-A, AP.
+fn is_aggregate(codec: Codec, payload: &[u8]) -> bool {
+    payload.first().is_some_and(|first| match codec {
+        Codec::H264 => first & 0x1f == 24,
+        _ => first >> 1 & 0x3f == 48,
+    })
 }
 
 fn begins_keyframe(codec: Codec, payload: &[u8]) -> bool {
@@ -68,6 +81,24 @@ fn h265_begins_keyframe(payload: &[u8]) -> bool {
         }
         [header, ..] => is_key(header >> 1 & 0x3f),
         [] => false,
+    }
+}
+
+/// The whole NAL units in a payload of H.264 or H.265: itself, or those that it aggregates; none of a
+/// fragment.
+pub fn for_each_nal(codec: Codec, payload: &[u8], mut each: impl FnMut(&[u8])) {
+    let Some(&first) = payload.first() else { return };
+    let (kind, header_len) = match codec {
+        Codec::H264 => (first & 0x1f, 1),
+        Codec::H265 => (first >> 1 & 0x3f, 2),
+        _ => return,
+    };
+    match (codec, kind) {
+        (Codec::H264, 24) | (Codec::H265, 48) => {
+            aggregated(payload.get(header_len..).unwrap_or_default()).for_each(each);
+        }
+        (Codec::H264, 25..) | (Codec::H265, 49..) => {}
+        _ => each(payload),
     }
 }
 

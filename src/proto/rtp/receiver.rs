@@ -63,7 +63,12 @@ impl TrackReceiver {
     /// Takes what arrived as RTP. What is no use is counted. A packet that must wait is copied, so
     /// that it does not hold a receive buffer.
     pub fn handle_packet(&mut self, now: Instant, bytes: Bytes) {
-        let Ok(packet) = RtpPacket::parse(bytes) else {
+        self.handle_pieces(now, bytes, Bytes::new());
+    }
+
+    /// As [`Self::handle_packet`], of a packet in two pieces.
+    pub fn handle_pieces(&mut self, now: Instant, bytes: Bytes, tail: Bytes) {
+        let Ok(packet) = RtpPacket::parse_pieces(bytes, tail) else {
             self.counts.malformed += 1;
             return;
         };
@@ -216,8 +221,8 @@ mod tests {
         receiver.handle_packet(now, third);
         receiver.handle_timeout(now + HOLD);
         let (first, third) = (receiver.poll_packet().unwrap(), receiver.poll_packet().unwrap());
-        assert_eq!(first.item.as_bytes().as_ptr(), addresses[0]);
-        assert_ne!(third.item.as_bytes().as_ptr(), addresses[1]);
+        assert_eq!(first.item.pieces()[0].as_ptr(), addresses[0]);
+        assert_ne!(third.item.pieces()[0].as_ptr(), addresses[1]);
         assert_eq!((third.item.header().sequence, third.gap), (3, Gap::Lost(1)));
     }
 

@@ -21,9 +21,9 @@ use crate::proto::rtp::{
 };
 
 /// A published track: its description, its packets in order, and its first sender report.
-struct Track {
-    media: MediaDescription,
-    packets: Vec<RtpPacket>,
+pub(crate) struct Track {
+    pub(crate) media: MediaDescription,
+    pub(crate) packets: Vec<RtpPacket>,
     has_report: bool,
 }
 
@@ -40,7 +40,7 @@ struct Tag {
 }
 
 /// The tracks of a capture, in the order of the session description.
-fn read(capture: &[u8]) -> Vec<Track> {
+pub(crate) fn read(capture: &[u8]) -> Vec<Track> {
     let mut reader = MessageReader::new();
     let mut input = Bytes::copy_from_slice(capture);
     let mut description = None;

@@ -19,15 +19,15 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use url::{Position, Url};
 
+pub(super) use self::responses::{bounded_reason, delivery};
 use crate::proto::Output;
-use crate::proto::http::Headers;
-use crate::proto::rtsp::auth::{ClientAuth, Credentials, Target};
+use crate::proto::rtsp::auth::Credentials;
+use crate::proto::rtsp::dialog::{self, Dialog};
 use crate::proto::rtsp::error::MessageError;
 use crate::proto::rtsp::message::{
-    Interleaved, Item, MessageReader, Method, Request, Response, interleaved_header,
+    Interleaved, Item, MessageReader, Method, Request, interleaved_header,
 };
 use crate::proto::rtsp::sdp::{SdpError, SessionDescription};
-use crate::proto::rtsp::session_id::{SessionId, TIMEOUT_DEFAULT};
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, PacketKind, Ports};
 
 /// What to pull, and how long to wait for it.
@@ -48,15 +48,9 @@ pub struct ClientConfig {
 impl ClientConfig {
     /// A pull of this URL; user and password are taken out of it. `None` for what is no `rtsp` URL.
     pub fn new(url: &str) -> Option<Self> {
-        let url = Url::parse(url).ok().filter(|url| url.scheme() == "rtsp" && url.has_host())?;
-        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let has_credentials = !url.username().is_empty() || url.password().is_some();
-        let credentials = has_credentials.then(|| Credentials {
-            user: decode(url.username()),
-            password: decode(url.password().unwrap_or_default()),
-        });
+        let (url, credentials) = split_credentials(url)?;
         Some(Self {
-            url: format!("rtsp://{}", &url[Position::BeforeHost..Position::AfterQuery]),
+            url,
             credentials,
             user_agent: "rillcast".to_owned(),
             transports: vec![LowerTransport::Tcp],
@@ -64,6 +58,19 @@ impl ClientConfig {
             media_timeout: Duration::from_secs(10),
         })
     }
+}
+
+/// An `rtsp` URL without user and password, and these. `None` for what is no `rtsp` URL.
+pub(super) fn split_credentials(url: &str) -> Option<(String, Option<Credentials>)> {
+    let url = Url::parse(url).ok().filter(|url| url.scheme() == "rtsp" && url.has_host())?;
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let has_credentials = !url.username().is_empty() || url.password().is_some();
+    let credentials = has_credentials.then(|| Credentials {
+        user: decode(url.username()),
+        password: decode(url.password().unwrap_or_default()),
+    });
+    let plain = format!("rtsp://{}", &url[Position::BeforeHost..Position::AfterQuery]);
+    Some((plain, credentials))
 }
 
 /// How far a pull has come. Shows as what it is doing.
@@ -131,7 +138,7 @@ pub struct ClientTrack {
     /// The address that packets come from, where it is not the server's.
     pub source: Option<String>,
     /// As in its SETUP.
-    url: String,
+    pub(super) url: String,
 }
 
 /// With which packet the server says that a track begins.
@@ -164,16 +171,11 @@ pub enum ClientError {
 #[derive(Debug)]
 pub struct ClientSession {
     config: ClientConfig,
-    random: fastrand::Rng,
     phase: Phase,
     deadline: Option<Instant>,
     keep_alive_at: Option<Instant>,
     reader: MessageReader,
-    next_cseq: u32,
-    /// Requests without an answer; one, and one that keeps the session alive.
-    pending: Vec<Pending>,
-    auth: Option<ClientAuth>,
-    session: Option<SessionId>,
+    dialog: Dialog<Purpose>,
     offers_get_parameter: bool,
     /// Where addresses of tracks begin.
     base: String,
@@ -202,15 +204,6 @@ enum Phase {
     Over,
 }
 
-#[derive(Debug)]
-struct Pending {
-    cseq: u32,
-    purpose: Purpose,
-    request: Request,
-    /// Sent again with other credentials.
-    retries: u32,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Options,
@@ -230,7 +223,7 @@ enum Purpose {
 
 /// The transport of a SETUP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     Tcp(Channels),
     Udp(Ports),
 }
@@ -241,16 +234,12 @@ impl ClientSession {
     pub fn new(now: Instant, seed: u64, config: ClientConfig) -> Self {
         let mut session = Self {
             base: config.url.clone(),
+            dialog: Dialog::new(config.user_agent.clone(), config.credentials.clone(), seed),
             config,
-            random: fastrand::Rng::with_seed(seed),
             phase: Phase::Asking(ClientStage::AskingOptions),
             deadline: None,
             keep_alive_at: None,
             reader: MessageReader::new(),
-            next_cseq: 1,
-            pending: Vec::new(),
-            auth: None,
-            session: None,
             offers_get_parameter: false,
             description: SessionDescription::default(),
             planned: Vec::new(),
@@ -353,7 +342,7 @@ impl ClientSession {
 
     /// Ends the session in an orderly way. The driver closes once the output is sent.
     pub fn teardown(&mut self) {
-        if self.phase != Phase::Over && self.session.is_some() {
+        if self.phase != Phase::Over && self.dialog.has_session() {
             let url = self.aggregate_url();
             self.request(Purpose::Teardown, Method::Teardown, url, &[]);
         }
@@ -387,19 +376,7 @@ impl ClientSession {
     }
 
     fn on_server_request(&mut self, request: &Request) {
-        let status = match request.method {
-            Method::Options
-            | Method::GetParameter
-            | Method::SetParameter
-            | Method::Redirect
-            | Method::Teardown => 200,
-            _ => 501,
-        };
-        let mut response = Response::new(status);
-        if let Some(cseq) = request.headers.find("cseq") {
-            response.headers.push("CSeq", cseq);
-        }
-        self.outputs.push_back(Output::Send(response.encode()));
+        self.outputs.push_back(Output::Send(dialog::answer(request)));
         match (request.method, request.headers.find("location")) {
             (Method::Redirect, Some(location)) => self.redirect(location),
             (Method::Redirect | Method::Teardown, _) => {
@@ -411,21 +388,16 @@ impl ClientSession {
     }
 
     fn keep_alive(&mut self, now: Instant) {
-        self.pending.retain(|pending| pending.purpose != Purpose::KeepAlive);
+        self.dialog.forget(Purpose::KeepAlive);
         let method = if self.offers_get_parameter { Method::GetParameter } else { Method::Options };
         let url = self.aggregate_url();
         self.request(Purpose::KeepAlive, method, url, &[]);
-        self.keep_alive_at = Some(now + self.keep_alive_interval());
-    }
-
-    fn keep_alive_interval(&self) -> Duration {
-        let timeout = self.session.as_ref().map_or(TIMEOUT_DEFAULT, |session| session.timeout);
-        (timeout / 2).max(Duration::from_secs(1))
+        self.keep_alive_at = Some(now + self.dialog.keep_alive_interval());
     }
 
     fn is_waiting_for_ports(&self) -> bool {
         self.phase == Phase::Asking(ClientStage::SettingUp)
-            && !self.pending.iter().any(|pending| matches!(pending.purpose, Purpose::Setup { .. }))
+            && !self.dialog.is_pending(|purpose| matches!(purpose, Purpose::Setup { .. }))
             && !self.planned.is_empty()
     }
 
@@ -448,33 +420,8 @@ impl ClientSession {
     }
 
     fn request(&mut self, purpose: Purpose, method: Method, uri: String, fields: &[(&str, &str)]) {
-        let mut headers = Headers::default();
-        fields.iter().for_each(|(name, value)| headers.push(name, value));
-        let request = Request { method, uri, headers, body: Bytes::new() };
-        self.send(Pending { cseq: 0, purpose, request, retries: 0 });
-    }
-
-    /// Sends a request under a new number, with credentials if they are known to be wanted.
-    fn send(&mut self, mut pending: Pending) {
-        pending.cseq = self.next_cseq;
-        self.next_cseq = self.next_cseq.wrapping_add(1);
-        let Request { method, uri, headers, body } = &pending.request;
-        let mut sent = Headers::default();
-        sent.push("CSeq", &pending.cseq.to_string());
-        sent.push("User-Agent", &self.config.user_agent);
-        if let Some(session) = &self.session {
-            sent.push("Session", &session.id);
-        }
-        if let (Some(auth), Some(credentials)) = (&mut self.auth, &self.config.credentials) {
-            let target = Target { method: method.as_str(), uri };
-            let value = auth.authorization(credentials, target, self.random.u64(..));
-            sent.push("Authorization", &value);
-        }
-        headers.iter().for_each(|(name, value)| sent.push(name, value));
-        let (uri, body) = (uri.clone(), body.clone());
-        let request = Request { method: *method, uri, headers: sent, body };
-        self.outputs.push_back(Output::Send(request.encode()));
-        self.pending.push(pending);
+        let bytes = self.dialog.send(purpose, dialog::request(method, uri, fields));
+        self.outputs.push_back(Output::Send(bytes));
     }
 
     fn event(&mut self, event: ClientEvent) {

@@ -43,9 +43,11 @@ pub struct Response {
 }
 
 /// An interleaved packet with its four-byte header: what a player of the same channels is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Interleaved {
+    /// Header, and as much of the packet as came with it.
     frame: Bytes,
+    tail: Bytes,
 }
 
 /// The methods of RFC 2326, 10.
@@ -70,6 +72,8 @@ pub enum Method {
 pub struct MessageReader {
     /// The beginning of an item whose end has not come.
     held: BytesMut,
+    /// The beginning of a packet, where it is all that has come of it.
+    first: Bytes,
     part: Part,
 }
 
@@ -103,19 +107,29 @@ pub fn interleaved_header(channel: u8, len: u16) -> [u8; INTERLEAVED_HEADER_LEN]
     [b'$', channel, high, low]
 }
 
+/// The same packet, however many pieces it came in.
+impl PartialEq for Interleaved {
+    fn eq(&self, other: &Self) -> bool {
+        self.frame.iter().chain(&self.tail).eq(other.frame.iter().chain(&other.tail))
+    }
+}
+
+impl Eq for Interleaved {}
+
 impl Interleaved {
     pub fn channel(&self) -> u8 {
         self.frame[1]
     }
 
-    /// What the header is before; a view.
+    /// What the header is before; a view, or a copy of what came in two pieces.
     pub fn packet(&self) -> Bytes {
-        self.frame.slice(INTERLEAVED_HEADER_LEN..)
+        let (head, tail) = self.pieces();
+        if tail.is_empty() { head } else { [head, tail].concat().into() }
     }
 
-    /// Header and packet.
-    pub fn as_bytes(&self) -> &Bytes {
-        &self.frame
+    /// What the header is before, in views; the second one may be empty.
+    pub fn pieces(&self) -> (Bytes, Bytes) {
+        (self.frame.slice(INTERLEAVED_HEADER_LEN..), self.tail.clone())
     }
 }
 
@@ -181,8 +195,8 @@ impl MessageReader {
     }
 
     /// Takes from `input` up to the end of the next item; `None` when the input is used up. A packet
-    /// that lies in the input whole is a view of it; everything else is copied, so that the reader
-    /// keeps no input.
+    /// is a view of the input that it lies in, or of two; one in more and everything else is copied, so
+    /// that the reader keeps no more than one input.
     ///
     /// # Errors
     /// [`MessageError`]; the reader is of no use then.
@@ -195,7 +209,11 @@ impl MessageReader {
                         b'\r' | b'\n' => input.advance(1),
                         b'$' => match whole_interleaved(input) {
                             Some(interleaved) => return Ok(Some(Item::Interleaved(interleaved))),
-                            None => self.part = Part::Interleaved,
+                            None => {
+                                self.part = Part::Interleaved;
+                                self.first = std::mem::take(input);
+                                return Ok(None);
+                            }
                         },
                         b'A'..=b'Z' => self.part = Part::Head { scanned_len: 0 },
                         other => return Err(MessageError::NoMessage(other)),
@@ -231,11 +249,19 @@ impl MessageReader {
     }
 
     fn read_interleaved(&mut self, input: &mut Bytes) -> Option<Interleaved> {
+        if !self.first.is_empty() && !input.is_empty() {
+            let frame = std::mem::take(&mut self.first);
+            if let Some(rest) = rest_of(&frame, input) {
+                self.part = Part::Between;
+                return Some(Interleaved { frame, tail: rest });
+            }
+            self.held.extend_from_slice(&frame);
+        }
         fill(&mut self.held, input, INTERLEAVED_HEADER_LEN)?;
         let len = INTERLEAVED_HEADER_LEN + packet_len(&self.held);
         fill(&mut self.held, input, len)?;
         self.part = Part::Between;
-        Some(Interleaved { frame: std::mem::take(&mut self.held).freeze() })
+        Some(Interleaved { frame: std::mem::take(&mut self.held).freeze(), tail: Bytes::new() })
     }
 
     fn finish(&mut self) -> Item {
@@ -269,7 +295,16 @@ fn whole_interleaved(input: &mut Bytes) -> Option<Interleaved> {
         return None;
     }
     let len = INTERLEAVED_HEADER_LEN + packet_len(input);
-    (input.len() >= len).then(|| Interleaved { frame: input.split_to(len) })
+    (input.len() >= len).then(|| Interleaved { frame: input.split_to(len), tail: Bytes::new() })
+}
+
+/// What a packet lacks that began with `frame`, where all of it is in the input.
+fn rest_of(frame: &Bytes, input: &mut Bytes) -> Option<Bytes> {
+    if frame.len() < INTERLEAVED_HEADER_LEN {
+        return None;
+    }
+    let missing = INTERLEAVED_HEADER_LEN + packet_len(frame) - frame.len();
+    (input.len() >= missing).then(|| input.split_to(missing))
 }
 
 fn packet_len(frame: &[u8]) -> usize {
@@ -406,7 +441,7 @@ mod tests {
     }
 
     fn interleaved(frame: &'static [u8]) -> Item {
-        Item::Interleaved(Interleaved { frame: Bytes::from_static(frame) })
+        Item::Interleaved(Interleaved { frame: Bytes::from_static(frame), tail: Bytes::new() })
     }
 
     /// The items of one connection, in order.
@@ -500,7 +535,7 @@ mod tests {
         let start = input.as_ptr();
         let Ok(Some(Item::Interleaved(packet))) = reader.next_item(&mut input) else { panic!() };
         assert_eq!((packet.channel(), packet.packet()), (2, Bytes::from_static(b"abc")));
-        assert_eq!(packet.as_bytes().as_ptr(), start);
+        assert_eq!(packet.frame.as_ptr(), start);
         assert_eq!(reader.next_item(&mut input), Ok(None));
         assert!(!reader.is_between_items());
         let mut input = Bytes::from_static(b"ef");

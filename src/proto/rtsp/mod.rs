@@ -4,8 +4,10 @@
 
 pub mod auth;
 pub mod client;
+mod dialog;
 pub mod error;
 pub mod message;
+pub mod publisher;
 pub mod rtp_info;
 pub mod sdp;
 pub mod server;
@@ -14,9 +16,12 @@ pub mod stream_url;
 pub mod transport;
 
 pub use auth::{AuthScheme, Credentials};
-pub use client::{ClientConfig, ClientError, ClientEvent, ClientSession, ClientStage};
+pub use client::{ClientConfig, ClientError, ClientEvent, ClientSession, ClientStage, ClientTrack};
 pub use error::MessageError;
 pub use message::{Interleaved, Item, MessageReader, Method, Request, Response};
+pub use publisher::{
+    PublisherConfig, PublisherError, PublisherEvent, PublisherSession, PublisherStage,
+};
 pub use rtp_info::TrackStart;
 pub use sdp::{MediaDescription, SessionDescription};
 pub use server::{ServerConfig, ServerError, ServerEvent, ServerSession};
@@ -24,6 +29,6 @@ pub use stream_url::StreamRequest;
 pub use transport::{Channels, Delivery, LowerTransport, PacketKind, Ports, Transport};
 
 #[cfg(test)]
-mod capture_tests;
+pub(crate) mod capture_tests;
 #[cfg(test)]
 mod pair_tests;

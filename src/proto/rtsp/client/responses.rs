@@ -5,16 +5,15 @@ use std::time::Instant;
 use url::Url;
 
 use super::{
-    Asked, ClientError, ClientEvent, ClientSession, ClientStage, ClientStart, ClientTrack, Pending,
-    Purpose, REASON_LEN_MAX,
+    Asked, ClientError, ClientEvent, ClientSession, ClientStage, ClientStart, ClientTrack, Purpose,
+    REASON_LEN_MAX,
 };
 use crate::limits::RTSP_TRACKS_MAX;
+use crate::proto::Output;
 use crate::proto::rtp::format::TrackKind;
-use crate::proto::rtsp::auth::ClientAuth;
 use crate::proto::rtsp::message::{Method, Response};
 use crate::proto::rtsp::rtp_info::TrackStart;
 use crate::proto::rtsp::sdp::{SessionDescription, control_url};
-use crate::proto::rtsp::session_id::SessionId;
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Ports, Transport};
 
 impl ClientSession {
@@ -27,9 +26,14 @@ impl ClientSession {
         if response.status < 200 {
             return Ok(());
         }
-        let Some(pending) = self.take_pending(response) else { return Ok(()) };
-        if response.status == 401 && self.can_authorize(&pending, response) {
-            self.send(Pending { retries: pending.retries + 1, ..pending });
+        // A CSeq of no request is that of one to keep the session alive that was given up; before
+        // there are any, the server can't count.
+        let may_miscount = self.keep_alive_at.is_none();
+        let Some(pending) = self.dialog.take(response, may_miscount) else { return Ok(()) };
+        if response.status == 401
+            && let Some(bytes) = self.dialog.authorize(&pending, response)
+        {
+            self.outputs.push_back(Output::Send(bytes));
             return Ok(());
         }
         let location = response.headers.find("location");
@@ -53,35 +57,8 @@ impl ClientSession {
         Ok(())
     }
 
-    /// The request that a response answers: that of its CSeq, the oldest where it has none. A CSeq of
-    /// no request is that of one to keep the session alive that was given up; before there are any,
-    /// the server can't count.
-    fn take_pending(&mut self, response: &Response) -> Option<Pending> {
-        let cseq = response.headers.find("cseq").and_then(|cseq| cseq.parse::<u32>().ok());
-        let at = match cseq {
-            Some(cseq) => self.pending.iter().position(|pending| pending.cseq == cseq),
-            None => Some(0),
-        };
-        let at = at.or_else(|| self.keep_alive_at.is_none().then_some(0))?;
-        (at < self.pending.len()).then(|| self.pending.remove(at))
-    }
-
-    /// Whether it makes sense to send a request again with credentials for this 401.
-    fn can_authorize(&mut self, pending: &Pending, response: &Response) -> bool {
-        if self.config.credentials.is_none() || pending.retries >= RETRIES_MAX {
-            return false;
-        }
-        let challenges = response.headers.find_all("www-authenticate");
-        let Some(auth) = ClientAuth::from_challenges(challenges) else { return false };
-        // A second refusal of the same credentials is about them, unless the nonce was too old.
-        let may_retry = pending.retries == 0 || auth.is_stale;
-        self.auth = Some(auth);
-        may_retry
-    }
-
     fn on_options(&mut self, now: Instant, response: &Response) {
-        // Another try could lock us out.
-        if response.status == 401 && self.auth.as_ref().is_some_and(|auth| !auth.is_stale) {
+        if response.status == 401 && self.dialog.is_denied() {
             return self.refuse(response.status, &response.reason);
         }
         // Servers that do not know it, or want credentials for it, may well describe.
@@ -160,9 +137,7 @@ impl ClientSession {
             }
             return Ok(());
         }
-        if let Some(session) = response.headers.find("session").and_then(SessionId::parse) {
-            self.session = Some(session);
-        }
+        self.dialog.note_session(response);
         let transport = response.headers.find("transport").unwrap_or_default();
         let transport = Transport::parse_list(transport).into_iter().next();
         let delivery = delivery(asked, transport.as_ref()).ok_or(ClientError::Transport)?;
@@ -265,7 +240,7 @@ impl ClientSession {
         let starts = std::mem::take(&mut self.starts);
         self.event(ClientEvent::Playing(starts));
         self.enter(ClientStage::AwaitingMedia, now);
-        self.keep_alive_at = Some(now + self.keep_alive_interval());
+        self.keep_alive_at = Some(now + self.dialog.keep_alive_interval());
         if self.has_media {
             self.note_media();
         }
@@ -288,11 +263,8 @@ impl ClientSession {
     }
 
     fn refuse(&mut self, status: u16, reason: &str) {
-        let mut len = reason.len().min(REASON_LEN_MAX);
-        while !reason.is_char_boundary(len) {
-            len -= 1;
-        }
-        self.event(ClientEvent::Refused { status, reason: reason[..len].to_owned() });
+        let reason = bounded_reason(reason);
+        self.event(ClientEvent::Refused { status, reason });
         self.over();
     }
 
@@ -302,8 +274,20 @@ impl ClientSession {
     }
 }
 
+/// At most [`REASON_LEN_MAX`] bytes of a status's reason.
+pub(in crate::proto::rtsp) fn bounded_reason(reason: &str) -> String {
+    let mut len = reason.len().min(REASON_LEN_MAX);
+    while !reason.is_char_boundary(len) {
+        len -= 1;
+    }
+    reason[..len].to_owned()
+}
+
 /// What was asked for, as the server changed it. `None` where it made something else of it.
-fn delivery(asked: Asked, answer: Option<&Transport>) -> Option<Delivery> {
+pub(in crate::proto::rtsp) fn delivery(
+    asked: Asked,
+    answer: Option<&Transport>,
+) -> Option<Delivery> {
     match (asked, answer) {
         (Asked::Tcp(channels), None) => Some(Delivery::Interleaved(channels)),
         (Asked::Tcp(channels), Some(answer)) => {
@@ -322,6 +306,3 @@ fn delivery(asked: Asked, answer: Option<&Transport>) -> Option<Delivery> {
         }
     }
 }
-
-/// With credentials, and once more with a new nonce.
-const RETRIES_MAX: u32 = 2;

@@ -367,10 +367,10 @@ fn session_is_kept_alive() {
             // Nobody answers.
             bench.sent.clear();
         }
-        assert_eq!(bench.session.pending.len(), 1);
+        assert_eq!(bench.session.dialog.pending_count(), 1);
         // A late answer to one that was given up.
         bench.feed(response("200 OK", &["CSeq: 6"], "").as_bytes()).unwrap();
-        assert_eq!(bench.session.pending.len(), 1);
+        assert_eq!(bench.session.dialog.pending_count(), 1);
         bench.feed(response("405 No", &["CSeq: 8"], "").as_bytes()).unwrap();
         assert_eq!(bench.timeout(40 * SECOND), None);
         assert!(bench.sent.starts_with("OPTIONS "), "{}", bench.sent);

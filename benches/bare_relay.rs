@@ -1,0 +1,161 @@
+//! The floor for many streams: 400 streams with a player each through a loop that receives and sends
+//! the same bytes and knows nothing of them. Streams of 0.57 Mbit/s as `benches/compare` has them:
+//! 25 video frames and 43 audio frames a second, each sent by itself. The loop on CPU 0, both ends
+//! on CPU 1, in sweeps of 1 ms. Prints Markdown; `docs/benchmarks.md` has the results.
+#![allow(clippy::print_stdout, reason = "what a bench prints is its result")]
+#![allow(clippy::disallowed_methods, reason = "plain threads on a schedule of their own")]
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::Pid;
+use rillcast::clock;
+
+const STREAMS: usize = 400;
+const WARM_UP: Duration = Duration::from_secs(1);
+const WINDOW: Duration = Duration::from_secs(6);
+const SWEEP: Duration = Duration::from_millis(1);
+
+/// Bytes and interval of each kind of frame.
+const KINDS: [(usize, Duration); 2] =
+    [(2_350, Duration::from_millis(40)), (300, Duration::from_micros(23_220))];
+
+fn main() {
+    println!("| loop | CPU s/GB | receives/s |");
+    println!("|---|---|---|");
+    for _ in 0..2 {
+        for (name, pause) in [("at once", Duration::ZERO), ("gathered 1 ms", SWEEP)] {
+            let Run { cpu, bytes, receives } = run(pause);
+            let per_gb = cpu.as_secs_f64() * 1e9 / bytes as f64;
+            let per_second = receives as f64 / WINDOW.as_secs_f64();
+            println!("| {name} | {per_gb:.2} | {per_second:.0} |");
+        }
+    }
+}
+
+struct Run {
+    cpu: Duration,
+    bytes: u64,
+    receives: u64,
+}
+
+fn run(pause: Duration) -> Run {
+    let (publishers, inputs) = pairs();
+    let (outputs, players) = pairs();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| publish(publishers, &done));
+        scope.spawn(|| play(players, &done));
+        let relay = scope.spawn(|| relay(&inputs, &outputs, pause));
+        let run = relay.join().expect("the loop ends");
+        done.store(true, Ordering::Relaxed);
+        run
+    })
+}
+
+/// Connected sockets, near and far ends.
+fn pairs() -> (Vec<TcpStream>, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let pair = |_| {
+        let near = TcpStream::connect(address).expect("a connection");
+        let (far, _) = listener.accept().expect("its other end");
+        for socket in [&near, &far] {
+            socket.set_nodelay(true).expect("an option");
+            socket.set_nonblocking(true).expect("a flag");
+        }
+        (near, far)
+    };
+    (0..STREAMS).map(pair).unzip()
+}
+
+fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration) -> Run {
+    pin(0);
+    let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
+    for (index, input) in inputs.iter().enumerate() {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+        epoll.add(input.as_fd(), event).expect("room");
+    }
+    let mut run = Run { cpu: Duration::ZERO, bytes: 0, receives: 0 };
+    let mut cpu_before = Duration::ZERO;
+    let mut events = vec![EpollEvent::empty(); STREAMS];
+    let mut buffer = vec![0; 16 * 1024];
+    let mut started = false;
+    let start = clock::now();
+    while start.elapsed() < WARM_UP + WINDOW {
+        if !started && start.elapsed() >= WARM_UP {
+            started = true;
+            (run.bytes, run.receives, cpu_before) = (0, 0, run_time());
+        }
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
+        let ready = epoll.wait(&mut events, EpollTimeout::from(10_u8)).expect("epoll");
+        for event in &events[..ready] {
+            let index = event.data() as usize;
+            let len = (&inputs[index]).read(&mut buffer).expect("the publisher stays");
+            (&outputs[index]).write_all(&buffer[..len]).expect("the player reads");
+            run.bytes += len as u64;
+            run.receives += 1;
+        }
+    }
+    run.cpu = run_time() - cpu_before;
+    run
+}
+
+/// Sends what is due to all streams, whose beginnings are spread over a frame's interval.
+fn publish(sockets: Vec<TcpStream>, done: &AtomicBool) {
+    pin(1);
+    let payload = vec![7; KINDS[0].0];
+    let start = clock::now();
+    let (_, spread) = KINDS[0];
+    let mut due: Vec<[Duration; 2]> =
+        (0..STREAMS).map(|index| [spread * index as u32 / STREAMS as u32; 2]).collect();
+    while !done.load(Ordering::Relaxed) {
+        thread::sleep(SWEEP);
+        let now = start.elapsed();
+        for (mut socket, due) in sockets.iter().zip(&mut due) {
+            for ((len, interval), due) in KINDS.iter().zip(due) {
+                while *due <= now {
+                    socket.write_all(&payload[..*len]).expect("the loop reads");
+                    *due += *interval;
+                }
+            }
+        }
+    }
+}
+
+fn play(sockets: Vec<TcpStream>, done: &AtomicBool) {
+    pin(1);
+    let mut buffer = vec![0; 64 * 1024];
+    while !done.load(Ordering::Relaxed) {
+        thread::sleep(SWEEP);
+        for mut socket in &sockets {
+            match socket.read(&mut buffer) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn pin(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).expect("a CPU");
+    sched_setaffinity(Pid::from_raw(0), &cpus).expect("two CPUs");
+}
+
+/// Run time of this thread by the scheduler.
+fn run_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("schedstat");
+    let ns = text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds");
+    Duration::from_nanos(ns)
+}

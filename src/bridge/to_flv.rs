@@ -1,0 +1,355 @@
+//! RTP packets into FLV tags.
+//!
+//! First `onMetaData`, then the configurations that the session description tells, then frames; a
+//! configuration again before the first frame that it is for, when it changes. Video begins at a
+//! keyframe, since a player can't begin before. A frame that a loss has damaged is left out, as the
+//! depacketizer has it.
+
+use bytes::Bytes;
+
+use super::metadata::Metadata;
+use super::picture_times::PictureTimes;
+use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload, is_carried};
+use crate::media::codec::{AudioParameters, ParameterSets, VideoParameters};
+use crate::media::timeline::distance;
+use crate::media::{Codec, Frame, TagKind};
+use crate::proto::rtp::{
+    Depacketized, Depacketizer, Format, Gap, LossPolicy, RtpPacket, TrackKind,
+};
+use crate::proto::rtsp::SessionDescription;
+
+/// Makes FLV tags of one stream's packets.
+#[derive(Debug)]
+pub struct ToFlv {
+    /// By their numbers in the description; `None` for those that are left out.
+    tracks: Vec<Option<Track>>,
+    /// The last packet's place, unwrapped.
+    newest_ms: Option<i64>,
+    /// The metadata that was told last.
+    metadata: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Track {
+    codec: Codec,
+    clock_rate: u32,
+    channels: u8,
+    depacketizer: Depacketizer,
+    /// The configuration in force.
+    record: Option<Bytes>,
+    /// It goes before the next frame.
+    record_untold: bool,
+    places: Places,
+    times: PictureTimes,
+    awaiting_keyframe: bool,
+}
+
+/// Where the last two timestamps lie on the timeline. A frame may end only with the packet after
+/// it.
+#[derive(Debug, Default)]
+struct Places {
+    newest: Option<(u32, i64)>,
+    before: Option<(u32, i64)>,
+}
+
+impl ToFlv {
+    /// A converter for the first video and the first audio track that FLV can carry; `None` where
+    /// there is neither.
+    pub fn new(description: &SessionDescription) -> Option<Self> {
+        let mut taken: Vec<TrackKind> = Vec::new();
+        let tracks = description.media.iter().map(|media| {
+            let kind = media.format.kind;
+            let is_wanted = media.is_rtp && kind != TrackKind::Other && !taken.contains(&kind);
+            let track = is_wanted.then(|| Track::new(&media.format)).flatten()?;
+            taken.push(kind);
+            Some(track)
+        });
+        let tracks: Vec<_> = tracks.collect();
+        let has_tracks = tracks.iter().any(Option::is_some);
+        has_tracks.then_some(Self { tracks, newest_ms: None, metadata: Vec::new() })
+    }
+
+    /// Takes the next packet of a track, in the order of its sequence, and what is missing before
+    /// it. `time_ms` is where its timestamp lies on the timeline of the stream, modulo 2^32.
+    pub fn handle_packet(
+        &mut self,
+        track: usize,
+        packet: &RtpPacket,
+        gap: Gap,
+        time_ms: u32,
+        sink: &mut impl FnMut(FlvTag),
+    ) {
+        if self.tracks.get(track).is_none_or(Option::is_none) {
+            return;
+        }
+        if self.newest_ms.is_none() {
+            self.tell_metadata(time_ms, sink);
+            let tracks = self.tracks.iter_mut().flatten();
+            tracks.for_each(|track| track.tell_config(time_ms, sink));
+        }
+        let from = |newest: i64| newest.wrapping_add(distance(newest as u32, time_ms));
+        let place = self.newest_ms.map_or_else(|| i64::from(time_ms), from);
+        self.newest_ms = Some(place);
+        let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
+        taken.places.note(packet.header().timestamp, place);
+        // What can't be read is counted there and damages one frame.
+        let _ = taken.depacketizer.handle_packet(packet, gap);
+        while let Some(item) = self.next_item(track) {
+            self.take_item(track, item, sink);
+        }
+    }
+
+    fn next_item(&mut self, track: usize) -> Option<Depacketized> {
+        self.tracks.get_mut(track)?.as_mut()?.depacketizer.poll_item()
+    }
+
+    fn take_item(&mut self, track: usize, item: Depacketized, sink: &mut impl FnMut(FlvTag)) {
+        let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
+        let frame = match item {
+            Depacketized::Config { record, .. } => return taken.set_config(record),
+            Depacketized::Frame(frame) => frame,
+        };
+        taken.awaiting_keyframe &= !frame.keyframe;
+        if taken.awaiting_keyframe {
+            return;
+        }
+        let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
+        let decoding = match taken.codec.is_video() {
+            true => taken.times.next(presentation),
+            false => presentation,
+        };
+        if taken.record_untold {
+            self.tell_metadata(decoding as u32, sink);
+        }
+        let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
+        taken.tell_config(decoding as u32, sink);
+        sink(taken.frame_tag(frame, presentation, decoding));
+    }
+
+    /// Where it differs from what was told before.
+    fn tell_metadata(&mut self, timestamp_ms: u32, sink: &mut impl FnMut(FlvTag)) {
+        let mut metadata = Metadata::default();
+        for track in self.tracks.iter().flatten() {
+            match track.codec.is_video() {
+                true => metadata.video = Some((track.codec, track.video_parameters())),
+                false => metadata.audio = Some((track.codec, track.audio_parameters())),
+            }
+        }
+        let bytes = metadata.encode();
+        if bytes != self.metadata {
+            self.metadata.clone_from(&bytes);
+            let payload = Bytes::from(bytes).into();
+            sink(FlvTag { kind: TagKind::Script, timestamp_ms, payload });
+        }
+    }
+}
+
+impl Track {
+    fn new(format: &Format) -> Option<Self> {
+        let &Format { clock_rate, channels, .. } = format;
+        let codec = format.codec();
+        let is_g711 = matches!(codec, Codec::PcmA | Codec::PcmU);
+        // FLV has G.711 of 8 kHz only.
+        if !is_carried(codec) || is_g711 && (clock_rate != 8000 || channels > 2) {
+            return None;
+        }
+        let mut track = Self {
+            codec,
+            clock_rate,
+            channels,
+            depacketizer: Depacketizer::new(format, LossPolicy::DropFrame)?,
+            record: None,
+            record_untold: false,
+            places: Places::default(),
+            times: PictureTimes::new(None),
+            awaiting_keyframe: codec.is_video(),
+        };
+        while let Some(Depacketized::Config { record, .. }) = track.depacketizer.poll_item() {
+            track.set_config(record);
+        }
+        if codec.is_video()
+            && let Some(record) = format.parameter_sets().to_record()
+        {
+            track.set_config(record);
+        }
+        Some(track)
+    }
+
+    fn set_config(&mut self, record: Bytes) {
+        if self.record.as_ref() == Some(&record) {
+            return;
+        }
+        if let Some(sets) = ParameterSets::from_record(self.codec, &record) {
+            self.times.set_depth(sets.reorder_depth());
+        }
+        self.record = Some(record);
+        self.record_untold = true;
+    }
+
+    fn tell_config(&mut self, timestamp_ms: u32, sink: &mut impl FnMut(FlvTag)) {
+        if !std::mem::take(&mut self.record_untold) {
+            return;
+        }
+        let record = self.record.clone().unwrap_or_default();
+        if let Some(payload) = config_payload(self.codec, record) {
+            sink(FlvTag { kind: self.tag_kind(), timestamp_ms, payload });
+        }
+    }
+
+    fn frame_tag(&self, frame: Frame, presentation: i64, decoding: i64) -> FlvTag {
+        let composition = (presentation - decoding).clamp(0, COMPOSITION_MS_MAX);
+        let head = FrameHead {
+            codec: self.codec,
+            keyframe: frame.keyframe,
+            composition_ms: composition as i32,
+            is_stereo: self.channels == 2,
+        };
+        let payload = head.payload(frame.payload);
+        FlvTag { kind: self.tag_kind(), timestamp_ms: decoding as u32, payload }
+    }
+
+    fn tag_kind(&self) -> TagKind {
+        if self.codec.is_video() { TagKind::Video } else { TagKind::Audio }
+    }
+
+    fn video_parameters(&self) -> Option<VideoParameters> {
+        VideoParameters::from_config(self.codec, self.record.as_deref()?)
+    }
+
+    fn audio_parameters(&self) -> Option<AudioParameters> {
+        if matches!(self.codec, Codec::PcmA | Codec::PcmU) {
+            let (sample_rate, channels) = (self.clock_rate, self.channels);
+            return Some(AudioParameters { sample_rate, channels, sample_bits: 16 });
+        }
+        AudioParameters::from_config(self.codec, self.record.as_deref()?)
+    }
+}
+
+impl Places {
+    fn note(&mut self, timestamp: u32, place_ms: i64) {
+        if self.newest.is_some_and(|newest| newest.0 != timestamp) {
+            self.before = self.newest;
+        }
+        self.newest = Some((timestamp, place_ms));
+    }
+
+    /// The place of a frame's timestamp: that of its packet, or for units further back in a packet
+    /// as far from it as their ticks say.
+    fn time_of(&self, timestamp: u32, clock_rate: u32) -> i64 {
+        let mut known = [self.newest, self.before].into_iter().flatten();
+        if let Some((_, place_ms)) = known.find(|known| known.0 == timestamp) {
+            return place_ms;
+        }
+        let (newest, place_ms) = self.newest.unwrap_or((timestamp, 0));
+        let ticks = i64::from(timestamp.wrapping_sub(newest).cast_signed());
+        let rate = i64::from(clock_rate);
+        place_ms + (ticks * 1000 + rate / 2).div_euclid(rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::rtp::RtpHeader;
+
+    const SPS: &[u8] =
+        b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a";
+    const PPS: &[u8] = b"\x68\xce\x0f\xc8";
+    const OTHER_PPS: &[u8] = b"\x68\xce\x0f\xc9";
+
+    struct Bench {
+        converter: ToFlv,
+        sequence: u16,
+    }
+
+    impl Bench {
+        fn new(text: &str) -> Self {
+            let description = SessionDescription::parse(text.as_bytes()).unwrap();
+            Self { converter: ToFlv::new(&description).unwrap(), sequence: 0 }
+        }
+
+        /// Feeds a packet; each tag as kind, time, and payload.
+        fn feed(
+            &mut self,
+            track: usize,
+            time_ms: u32,
+            timestamp: u32,
+            payload: &[u8],
+        ) -> Vec<(TagKind, u32, Vec<u8>)> {
+            let sequence = self.sequence;
+            self.sequence += 1;
+            let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 1 };
+            let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into()).unwrap();
+            let mut tags = Vec::new();
+            self.converter.handle_packet(track, &packet, Gap::None, time_ms, &mut |tag| {
+                tags.push((tag.kind, tag.timestamp_ms, tag.payload.to_vec()));
+            });
+            tags
+        }
+    }
+
+    fn aggregated(nals: &[&[u8]]) -> Vec<u8> {
+        let mut payload = vec![0x78];
+        for nal in nals {
+            payload.extend_from_slice(&(nal.len() as u16).to_be_bytes());
+            payload.extend_from_slice(nal);
+        }
+        payload
+    }
+
+    #[test]
+    fn video_begins_at_a_keyframe_and_tells_changes() {
+        let mut bench = Bench::new("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n");
+        let metadata = bench.feed(0, 0, 0, b"\x41\x88");
+        assert!(matches!(metadata[..], [(TagKind::Script, 0, _)]));
+        // Configured, and no keyframe.
+        assert_eq!(bench.feed(0, 40, 3600, &aggregated(&[SPS, PPS, b"\x41\x88"])), []);
+        let tags = bench.feed(0, 80, 7200, b"\x65\x88");
+        let kinds: Vec<_> = tags.iter().map(|(kind, time_ms, _)| (*kind, *time_ms)).collect();
+        // The size is known by now.
+        assert_eq!(kinds, [(TagKind::Script, 80), (TagKind::Video, 80), (TagKind::Video, 80)]);
+        assert_eq!(tags[1].2[..6], *b"\x17\0\0\0\0\x01");
+        assert_eq!(tags[2].2, b"\x17\x01\0\0\0\0\0\0\x02\x65\x88");
+        let picture = b"\x27\x01\0\0\0\0\0\0\x02\x41\x88".to_vec();
+        assert_eq!(bench.feed(0, 120, 10_800, b"\x41\x88"), [(TagKind::Video, 120, picture)]);
+        // The same again is no news, another one is.
+        assert_eq!(bench.feed(0, 160, 14_400, &aggregated(&[SPS, PPS, b"\x65\x88"])).len(), 1);
+        let tags = bench.feed(0, 200, 18_000, &aggregated(&[SPS, OTHER_PPS, b"\x65\x88"]));
+        assert_eq!(tags.len(), 2);
+        assert!(tags[0].2.ends_with(OTHER_PPS) && tags[0].2[1] == 0 && tags[0].1 == 200);
+    }
+
+    #[test]
+    fn each_unit_of_a_packet_has_its_own_time() {
+        let mut bench = Bench::new(
+            "m=audio 0 RTP/AVP 96\na=rtpmap:96 mpeg4-generic/44100/2\n\
+             a=fmtp:96 mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3;config=1210\n",
+        );
+        // Over the wrap of the timestamp.
+        let first = 0_u32.wrapping_sub(1024);
+        let four = b"\0\x40\0\x08\0\x08\0\x08\0\x08abcd";
+        let tags = bench.feed(0, 100, first, four);
+        assert!(matches!(tags[..2], [(TagKind::Script, 100, _), (TagKind::Audio, 100, _)]));
+        assert_eq!(tags[1].2, b"\xaf\0\x12\x10");
+        let times: Vec<u32> = tags[2..].iter().map(|(_, time_ms, _)| *time_ms).collect();
+        assert_eq!(times, [100, 123, 146, 170]);
+        // What was rounded there is not carried on.
+        let tags = bench.feed(0, 193, first.wrapping_add(4096), b"\0\x10\0\x08e");
+        assert_eq!(tags, [(TagKind::Audio, 193, b"\xaf\x01e".to_vec())]);
+    }
+
+    #[test]
+    fn first_track_of_each_kind_that_flv_carries_is_taken() {
+        let mut bench = Bench::new(
+            "m=application 0 RTP/AVP 0\nm=audio 0 RTP/AVP 97\na=rtpmap:97 PCMA/16000\n\
+             m=audio 0 RTP/AVP 8\nm=audio 0 RTP/AVP 0\nm=video 0 RTP/AVP 26\n",
+        );
+        for left_out in [0, 1, 3, 4, 5] {
+            assert_eq!(bench.feed(left_out, 0, 0, b"a"), []);
+        }
+        let tags = bench.feed(2, 7, 0, b"a");
+        assert_eq!(tags[1], (TagKind::Audio, 7, b"\x72a".to_vec()));
+        let none = SessionDescription::parse(b"m=video 0 RTP/AVP 26\n").unwrap();
+        assert!(ToFlv::new(&none).is_none());
+    }
+}

@@ -1,0 +1,165 @@
+//! Lists of networks: single addresses, `10.0.0.0/8`, `10.0.0.1-10.0.0.9`, and names for groups of
+//! them, with commas between.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::ip_ranges::{IpRangesError, parse_range};
+
+/// Networks for a rule to allow or deny. Unlike that of [`super::IpRanges`], an empty list has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Networks {
+    text: String,
+    ranges: Vec<(IpAddr, IpAddr)>,
+}
+
+/// Why a text is no list of networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NetworksError {
+    #[error("{0}, nor a network such as 10.0.0.0/8, loopback, link_local or private")]
+    Range(#[from] IpRangesError),
+    #[error("a network's prefix is longer than its address")]
+    Prefix,
+    #[error("a network has bits behind its prefix")]
+    Bits,
+}
+
+impl Networks {
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Whether the address is in one of them. An IPv4 address that is written as an IPv6 one counts
+    /// as what it is.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.ranges.iter().any(|&(first, last)| {
+            first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
+        })
+    }
+}
+
+impl TryFrom<String> for Networks {
+    type Error = NetworksError;
+
+    fn try_from(text: String) -> Result<Self, NetworksError> {
+        let mut ranges = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let group = GROUPS.iter().find(|(name, _)| *name == item);
+            match group {
+                Some((_, networks)) => {
+                    for network in *networks {
+                        ranges.push(parse_network(network)?);
+                    }
+                }
+                None => ranges.push(parse_network(item)?),
+            }
+        }
+        Ok(Self { text, ranges })
+    }
+}
+
+impl From<Networks> for String {
+    fn from(networks: Networks) -> Self {
+        networks.text
+    }
+}
+
+fn parse_network(text: &str) -> Result<(IpAddr, IpAddr), NetworksError> {
+    let Some((address, prefix)) = text.split_once('/') else { return Ok(parse_range(text)?) };
+    let address: IpAddr = address.trim().parse().map_err(|_| IpRangesError::Malformed)?;
+    let prefix: u32 = prefix.trim().parse().map_err(|_| IpRangesError::Malformed)?;
+    match address {
+        IpAddr::V4(address) => {
+            let rest = u32::MAX.checked_shr(prefix).unwrap_or(0);
+            let first = u32::from(address);
+            check_prefix((prefix, 32), first & rest == 0)?;
+            Ok((address.into(), Ipv4Addr::from(first | rest).into()))
+        }
+        IpAddr::V6(address) => {
+            let rest = u128::MAX.checked_shr(prefix).unwrap_or(0);
+            let first = u128::from(address);
+            check_prefix((prefix, 128), first & rest == 0)?;
+            Ok((address.into(), Ipv6Addr::from(first | rest).into()))
+        }
+    }
+}
+
+fn check_prefix((prefix, max): (u32, u32), has_no_bits: bool) -> Result<(), NetworksError> {
+    if prefix > max {
+        return Err(NetworksError::Prefix);
+    }
+    if has_no_bits { Ok(()) } else { Err(NetworksError::Bits) }
+}
+
+/// The unspecified addresses are among the loopback ones: a connect to them reaches this host.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("loopback", &["127.0.0.0/8", "::1", "0.0.0.0/8", "::"]),
+    ("link_local", &["169.254.0.0/16", "fe80::/10"]),
+    ("private", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(text: &str) -> Result<Networks, NetworksError> {
+        Networks::try_from(text.to_owned())
+    }
+
+    #[test]
+    fn addresses_are_in_their_networks_and_groups() {
+        let table = [
+            ("", "127.0.0.1", false),
+            ("10.0.0.0/8", "10.255.255.255", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("0.0.0.0/0", "255.255.255.255", true),
+            ("0.0.0.0/0", "::2", false),
+            ("::/0", "2001:db8::1", true),
+            ("1.2.3.4/32", "1.2.3.4", true),
+            ("1.2.3.4/32", "1.2.3.5", false),
+            ("1.2.3.4-1.2.3.6, 2001:db8::/32", "1.2.3.5", true),
+            ("1.2.3.4-1.2.3.6, 2001:db8::/32", "2001:db8:ffff::1", true),
+            ("loopback", "127.8.9.1", true),
+            ("loopback", "::1", true),
+            ("loopback", "::", true),
+            ("loopback", "0.0.0.0", true),
+            ("loopback", "::2", false),
+            ("link_local", "169.254.169.254", true),
+            ("link_local", "fe80::1", true),
+            ("link_local", "fec0::1", false),
+            ("private", "172.31.255.255", true),
+            ("private", "172.32.0.0", false),
+            ("private", "100.127.0.1", true),
+            ("private", "fd00::1", true),
+            ("private", "127.0.0.1", false),
+            ("private,loopback", "::ffff:127.0.0.1", true),
+        ];
+        for (list, address, is_in) in table {
+            let list_of = networks(list).unwrap();
+            assert_eq!(list_of.contains(address.parse().unwrap()), is_in, "{list}: {address}");
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        let malformed = NetworksError::Range(IpRangesError::Malformed);
+        let backward = NetworksError::Range(IpRangesError::Backward);
+        let table = [
+            ("x", malformed),
+            ("10.0.0.0/x", malformed),
+            ("/8", malformed),
+            ("2.0.0.0-1.0.0.0", backward),
+            ("10.0.0.0/33", NetworksError::Prefix),
+            ("::/129", NetworksError::Prefix),
+            ("10.0.0.1/8", NetworksError::Bits),
+            ("2001:db8::1/32", NetworksError::Bits),
+        ];
+        for (text, error) in table {
+            assert_eq!(networks(text), Err(error), "{text}");
+        }
+    }
+}

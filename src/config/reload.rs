@@ -1,0 +1,191 @@
+//! Reading the config file again: what changed in it since it was read last is changed in the running
+//! config, and nothing else, so that what a control plane has set meanwhile stays.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use serde::de::Error as _;
+use toml::{Table, Value};
+
+use super::{Config, ConfigError, Overrides, ValueError, ZLM_SHIPPED_SECRET};
+
+/// Where a config comes from, and what it said when it was read last.
+#[derive(Debug)]
+pub struct ConfigSource {
+    path: Option<PathBuf>,
+    overrides: Overrides,
+    last: Mutex<Config>,
+}
+
+/// A running config as it is to be from now on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reloaded {
+    pub config: Config,
+    /// `section.key` of what is different.
+    pub changed: Vec<String>,
+    /// `section.key` of what is different in the file and waits for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why nothing was changed; one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error("there is no config file: this node was started without --config")]
+    NoFile,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    #[error("the changed config is not valid: {0}")]
+    Merge(#[from] toml::de::Error),
+}
+
+impl ConfigSource {
+    /// `loaded` is the file with the overrides laid over it, before anything was made up for what it
+    /// lacks.
+    pub fn new(path: Option<PathBuf>, overrides: Overrides, loaded: Config) -> Self {
+        Self { path, overrides, last: Mutex::new(loaded) }
+    }
+
+    /// Reads and validates the file again, and lays what is new in it over the running config.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; everything then stays as it is.
+    pub fn reload(&self, running: &Config) -> Result<Reloaded, ReloadError> {
+        let mut file = Config::load(self.path.as_deref().ok_or(ReloadError::NoFile)?)?;
+        file.apply(self.overrides.clone());
+        file.validate()?;
+        // A panic elsewhere leaves a whole config.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (reloaded, read) = merge(&last, &file, running)?;
+        *last = read;
+        Ok(reloaded)
+    }
+}
+
+/// Also what counts as read now: the file without what waits for a restart, so that it is told again.
+fn merge(
+    last: &Config,
+    file: &Config,
+    running: &Config,
+) -> Result<(Reloaded, Config), ReloadError> {
+    let (secret, was) = (&file.api.secret, &last.api.secret);
+    if secret != was && (secret.is_empty() || secret == ZLM_SHIPPED_SECRET) {
+        let reason = "can't become empty, or one that everybody knows".to_owned();
+        return Err(ValueError { key: "api.secret", reason }.into());
+    }
+    let (was, is) = (sections(last)?, sections(file)?);
+    let (mut merged, mut read) = (sections(running)?, is.clone());
+    let (mut changed, mut needs_restart) = (Vec::new(), Vec::new());
+    for (section, keys) in &is {
+        for (key, value) in keys.as_table().into_iter().flatten() {
+            let old = &was[section][key];
+            let name = format!("{section}.{key}");
+            if value == old {
+                continue;
+            }
+            if NEEDS_RESTART.contains(&name.as_str()) {
+                read[section][key] = old.clone();
+                needs_restart.push(name);
+            } else {
+                merged[section][key] = value.clone();
+                changed.push(name);
+            }
+        }
+    }
+    let mut config: Config = Value::Table(merged).try_into()?;
+    config.zlm_stored.clone_from(&running.zlm_stored);
+    config.validate()?;
+    Ok((Reloaded { config, changed, needs_restart }, Value::Table(read).try_into()?))
+}
+
+fn sections(config: &Config) -> Result<Table, toml::de::Error> {
+    Table::try_from(config).map_err(toml::de::Error::custom)
+}
+
+/// What is used only at the start.
+const NEEDS_RESTART: &[&str] = &[
+    "server.shards",
+    "server.cpus",
+    "server.steer_by_cpu",
+    "server.data_dir",
+    "http.listen",
+    "rtmp.listen",
+    "rtsp.listen",
+    "log.filter",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text).expect(text)
+    }
+
+    #[test]
+    fn only_what_changed_in_the_file_is_changed() {
+        let last = config("[pull]\ntimeout_ms = 9000\n[api]\nsecret = \"a\"\n");
+        let mut running = last.clone();
+        running.set_zlm("general.maxStreamWaitMS", "777");
+        running.set_zlm("hook.timeoutSec", "3");
+        running.http.listen = ([127, 0, 0, 1], 4711).into();
+        let file = config(
+            "[pull]\ntimeout_ms = 8000\n[api]\nsecret = \"a\"\n[http]\nlisten = \"[::]:81\"\n",
+        );
+        let (reloaded, read) = merge(&last, &file, &running).unwrap();
+        assert_eq!(reloaded.changed, ["pull.timeout_ms"]);
+        assert_eq!(reloaded.needs_restart, ["http.listen"]);
+        let mut expected = running.clone();
+        expected.pull.timeout_ms = 8000;
+        assert_eq!(reloaded.config, expected);
+        // Read again: only what waits is told again.
+        let (again, _) = merge(&read, &file, &expected).unwrap();
+        assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 1));
+        assert_eq!(again.config, expected);
+    }
+
+    #[test]
+    fn what_is_not_valid_together_changes_nothing() {
+        let last = Config::default();
+        let mut running = last.clone();
+        running.pull.retry_max_ms = 3000;
+        let file = config("[pull]\nretry_base_ms = 4000\n");
+        let error = merge(&last, &file, &running).unwrap_err();
+        assert!(error.to_string().starts_with("pull.retry_base_ms: is above"), "{error}");
+    }
+
+    #[test]
+    fn made_secret_stays_and_a_set_one_can_not_go() {
+        let last = Config::default();
+        let mut running = last.clone();
+        assert!(running.ensure_secret([7; 16]));
+        let secret = running.api.secret.clone();
+        let (reloaded, _) = merge(&last, &last, &running).unwrap();
+        assert_eq!(reloaded.config.api.secret, secret);
+        let set = config("[api]\nsecret = \"b\"\n");
+        let (reloaded, read) = merge(&last, &set, &running).unwrap();
+        assert_eq!(reloaded.config.api.secret, "b");
+        for secret in ["", ZLM_SHIPPED_SECRET] {
+            let file = config(&format!("[api]\nsecret = \"{secret}\"\n"));
+            let error = merge(&read, &file, &reloaded.config).unwrap_err();
+            assert!(matches!(error, ReloadError::Value(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_that_wait_for_a_restart_exist() {
+        let all = sections(&Config::default()).unwrap();
+        for name in NEEDS_RESTART {
+            let (section, key) = name.split_once('.').unwrap();
+            assert!(all[section].get(key).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_file_there_is_nothing_to_read() {
+        let config = Config::default();
+        let source = ConfigSource::new(None, Overrides::default(), config.clone());
+        assert!(matches!(source.reload(&config), Err(ReloadError::NoFile)));
+    }
+}

@@ -1,0 +1,114 @@
+//! Who is let in: the rules of `access` where a connection is accepted, plays, publishes, and where a
+//! pull connects.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tracing::debug;
+
+use super::driver::Driver;
+use super::link::Link;
+use crate::access::{self, Denied, Entry, Limits};
+use crate::clock;
+use crate::config::AccessSection;
+use crate::media::StreamKey;
+use crate::ring::Token;
+
+/// What a peer is told of why it may not join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// A rule is against it.
+    Denied,
+    /// There are too many at once.
+    TooMany,
+}
+
+impl Driver {
+    /// Whether a connection of this address may stay; then whether it is counted.
+    pub(super) fn count_guest(&mut self, address: IpAddr) -> Option<bool> {
+        let limits = self.guest_limits();
+        match self.guests.enter(self.now, address, &limits) {
+            Entry::Counted => Some(true),
+            Entry::Uncounted => Some(false),
+            Entry::Refused => {
+                self.counters.refused += 1;
+                let what = "connection refused: its address has too many";
+                self.repeats.count(self.now, what);
+                None
+            }
+        }
+    }
+
+    /// Counts a connection that comes from another shard. Returns whether it is counted.
+    pub(super) fn count_adopted(&mut self, address: IpAddr) -> bool {
+        self.guests.enter(self.now, address, &Limits::default()) == Entry::Counted
+    }
+
+    /// A connection is gone, or moves to another shard.
+    pub(super) fn uncount_guest(&mut self, link: &Link) {
+        if link.counted {
+            self.guests.leave(self.now, link.peer.ip());
+        }
+    }
+
+    pub(super) fn may_publish(
+        &mut self,
+        token: Token,
+        key: &StreamKey,
+        params: &str,
+    ) -> Result<(), Refused> {
+        self.may_join(token, key, params, access::may_publish)
+    }
+
+    pub(super) fn may_play(
+        &mut self,
+        token: Token,
+        key: &StreamKey,
+        params: &str,
+    ) -> Result<(), Refused> {
+        self.may_join(token, key, params, access::may_play)
+    }
+
+    fn may_join(
+        &mut self,
+        token: Token,
+        key: &StreamKey,
+        params: &str,
+        rule: fn(&AccessSection, &access::Ask<'_>) -> Result<(), Denied>,
+    ) -> Result<(), Refused> {
+        // A connection that is gone asks for nothing.
+        let Some(link) = self.links.get(token) else { return Err(Refused::Denied) };
+        let (connection, peer) = (link.id, link.peer);
+        let limits = self.guest_limits();
+        if !self.guests.join(self.now, peer.ip(), &limits) {
+            self.counters.denied += 1;
+            self.repeats.count(self.now, "refused: too many plays and publishes a second");
+            return Err(Refused::TooMany);
+        }
+        let now_unix = clock::unix_seconds();
+        let ask = access::Ask { address: peer.ip(), key, params, now_unix };
+        rule(&self.config.access, &ask).map_err(|denied| {
+            self.counters.denied += 1;
+            self.repeats.count(self.now, "refused: not allowed to play or publish");
+            debug!(%connection, %peer, %key, reason = denied.as_str(), "is not let in");
+            Refused::Denied
+        })
+    }
+
+    /// Drops the addresses that pulls must not connect to; one of them, if any.
+    pub(super) fn drop_denied(&self, addresses: &mut Vec<SocketAddr>) -> Option<IpAddr> {
+        let access = &self.config.access;
+        let is_denied = |address: &SocketAddr| !access::may_pull_from(access, address.ip());
+        let denied = addresses.iter().copied().find(is_denied);
+        addresses.retain(|address| !is_denied(address));
+        denied.map(|address| address.ip())
+    }
+
+    fn guest_limits(&self) -> Limits {
+        let limits = &self.config.limits;
+        Limits {
+            connections_per_address_max: limits.connections_per_address_max,
+            joins_per_second_max: limits.joins_per_second_max,
+            joins_per_second_per_address_max: limits.joins_per_second_per_address_max,
+        }
+    }
+}

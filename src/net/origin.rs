@@ -1,0 +1,214 @@
+//! The sessions with origins, of each protocol, as pulls drive them.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use url::Url;
+
+use super::rtsp_origin::{RtspOrigin, RtspWanted};
+use crate::media::state::{ErrorClass, Fault};
+use crate::media::url::SourceProtocol;
+use crate::media::{MediaPart, SourceUrl};
+use crate::proto::Output;
+use crate::proto::flv::TagReader;
+use crate::proto::http::client::ClientSession as HttpSession;
+use crate::proto::http::client::{ClientConfig as HttpConfig, ClientEvent as HttpEvent};
+use crate::proto::rtmp::{
+    ClientConfig as RtmpConfig, ClientEvent as RtmpEvent, ClientSession as RtmpSession, ClientStage,
+};
+use crate::proto::rtp::SourceCounts;
+use crate::proto::rtsp::{LowerTransport, PacketKind};
+use crate::shard::Stage;
+
+/// The session with an origin.
+pub(super) enum OriginSession {
+    Rtmp(RtmpSession),
+    Http(HttpSession, TagReader),
+    Rtsp(Box<RtspOrigin>),
+}
+
+/// What an origin's session wants done.
+pub(super) enum Wanted {
+    Send(Bytes),
+    Stage(Stage, &'static str),
+    Media(MediaPart),
+    /// Of RTSP alone.
+    Rtsp(RtspWanted),
+    Redirect(String),
+    Fail(Fault),
+}
+
+/// Sessions do not judge an origin's silence: the shard's timers do, by the pull's options.
+pub(super) const NO_TIMEOUT: Duration = Duration::from_secs(3600);
+
+impl OriginSession {
+    pub(super) fn new(
+        now: Instant,
+        url: &SourceUrl,
+        rtp_transport: LowerTransport,
+        reorder: Duration,
+    ) -> Self {
+        match url.protocol {
+            SourceProtocol::Rtsp => {
+                Self::Rtsp(Box::new(RtspOrigin::new(now, url, rtp_transport, reorder)))
+            }
+            SourceProtocol::Rtmp => {
+                let (app, stream) = url.rtmp_names();
+                let tc_url = format!("rtmp://{}/{app}", url.authority());
+                let config = RtmpConfig {
+                    handshake_timeout: NO_TIMEOUT,
+                    command_timeout: NO_TIMEOUT,
+                    media_timeout: NO_TIMEOUT,
+                    ..RtmpConfig::new(app, stream, tc_url)
+                };
+                Self::Rtmp(RtmpSession::new(now, fastrand::u64(..), config))
+            }
+            SourceProtocol::HttpFlv => {
+                let config = HttpConfig {
+                    url: Url::parse(url.as_str()).expect("a source URL is a URL"),
+                    user_agent: concat!("rillcast/", env!("CARGO_PKG_VERSION")).to_owned(),
+                    reply_timeout: NO_TIMEOUT,
+                    body_timeout: NO_TIMEOUT,
+                };
+                Self::Http(HttpSession::new(now, config), TagReader::new())
+            }
+        }
+    }
+
+    pub(super) fn handle_input(&mut self, now: Instant, bytes: Bytes) -> Option<Fault> {
+        match self {
+            Self::Rtmp(session) => session.handle_input(now, bytes).err().map(protocol_fault),
+            Self::Http(session, _) => session.handle_input(now, bytes).err().map(protocol_fault),
+            Self::Rtsp(origin) => origin.handle_input(now, bytes),
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Fault> {
+        let silent =
+            |error: &dyn std::fmt::Display| Fault::new(ErrorClass::Silent, error.to_string());
+        match self {
+            Self::Rtmp(session) => session.handle_timeout(now).err().map(|error| silent(&error)),
+            Self::Http(session, _) => session.handle_timeout(now).err().map(|error| silent(&error)),
+            Self::Rtsp(origin) => origin.handle_timeout(now),
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Rtmp(session) => session.poll_timeout(),
+            Self::Http(session, _) => session.poll_timeout(),
+            Self::Rtsp(origin) => origin.poll_timeout(),
+        }
+    }
+
+    /// A datagram of one of its tracks; whether it was of use.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Instant,
+        track: usize,
+        kind: PacketKind,
+        bytes: Bytes,
+    ) -> bool {
+        match self {
+            Self::Rtsp(origin) => origin.handle_datagram(now, track, kind, bytes),
+            Self::Rtmp(_) | Self::Http(..) => false,
+        }
+    }
+
+    /// Our last words.
+    pub(super) fn goodbye(&mut self) -> Vec<Bytes> {
+        match self {
+            Self::Rtsp(origin) => origin.goodbye(),
+            Self::Rtmp(_) | Self::Http(..) => Vec::new(),
+        }
+    }
+
+    /// That of an RTSP origin.
+    pub(super) fn rtsp(&mut self) -> Option<&mut RtspOrigin> {
+        match self {
+            Self::Rtsp(origin) => Some(origin),
+            Self::Rtmp(_) | Self::Http(..) => None,
+        }
+    }
+
+    /// As [`RtspOrigin::counts`].
+    pub(super) fn rtp_counts(&self) -> (SourceCounts, u64) {
+        match self {
+            Self::Rtsp(origin) => origin.counts(),
+            Self::Rtmp(_) | Self::Http(..) => Default::default(),
+        }
+    }
+
+    pub(super) fn handle_eof(&mut self, now: Instant) {
+        if let Self::Http(session, _) = self {
+            // The fault is the loss itself.
+            let _ = session.handle_eof(now);
+        }
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Wanted> {
+        match self {
+            Self::Rtmp(session) => Some(match session.poll_output()? {
+                Output::Send(bytes) => Wanted::Send(bytes),
+                Output::Event(event) => rtmp_wants(event),
+            }),
+            Self::Http(session, tags) => {
+                if let Some(part) = tags.poll_part() {
+                    return Some(Wanted::Media(part));
+                }
+                Some(match session.poll_output()? {
+                    Output::Send(bytes) => Wanted::Send(bytes),
+                    Output::Event(event) => http_wants(event, tags),
+                })
+            }
+            Self::Rtsp(origin) => origin.poll(),
+        }
+    }
+}
+
+fn rtmp_wants(event: RtmpEvent) -> Wanted {
+    match event {
+        RtmpEvent::Progress(stage) => match stage {
+            ClientStage::Handshaking => Wanted::Stage(Stage::Handshaking, "RTMP handshake"),
+            ClientStage::Connecting => Wanted::Stage(Stage::Handshaking, "answer to connect"),
+            ClientStage::CreatingStream => {
+                Wanted::Stage(Stage::Handshaking, "answer to createStream")
+            }
+            ClientStage::AwaitingPlay => Wanted::Stage(Stage::Handshaking, "answer to play"),
+            ClientStage::AwaitingMedia => Wanted::Stage(Stage::AwaitingMedia, "media"),
+        },
+        RtmpEvent::Media(part) => Wanted::Media(part),
+        RtmpEvent::Refused { not_found, code, description } => {
+            let class = if not_found { ErrorClass::NotFound } else { ErrorClass::Rejected };
+            Wanted::Fail(Fault::new(class, format!("the origin refused: {code} {description}")))
+        }
+        RtmpEvent::Ended => {
+            Wanted::Fail(Fault::new(ErrorClass::Lost, "the origin ended the stream"))
+        }
+    }
+}
+
+fn http_wants(event: HttpEvent, tags: &mut TagReader) -> Wanted {
+    match event {
+        HttpEvent::Redirect(url) => Wanted::Redirect(url),
+        HttpEvent::Status { code, reason } => {
+            let class = match code {
+                404 | 410 => ErrorClass::NotFound,
+                _ => ErrorClass::Rejected,
+            };
+            Wanted::Fail(Fault::new(class, format!("the origin answered {code} {reason}")))
+        }
+        HttpEvent::BodyBegins { .. } => Wanted::Stage(Stage::AwaitingMedia, "media"),
+        HttpEvent::Body(bytes) => match tags.handle_input(bytes) {
+            Ok(()) => Wanted::Stage(Stage::AwaitingMedia, "media"),
+            Err(error) => Wanted::Fail(protocol_fault(error)),
+        },
+        HttpEvent::BodyEnds => {
+            Wanted::Fail(Fault::new(ErrorClass::Lost, "end of file: the origin ended the stream"))
+        }
+    }
+}
+
+pub(super) fn protocol_fault(error: impl std::fmt::Display) -> Fault {
+    Fault::new(ErrorClass::Protocol, error.to_string())
+}

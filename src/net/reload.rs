@@ -1,0 +1,58 @@
+//! The config file read again while the node runs: by SIGHUP, or by the API.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tracing::{error, info, warn};
+
+use super::NodeHandle;
+use super::driver::Driver;
+use crate::bus::message::Ask;
+use crate::config::{ReloadError, Reloaded};
+use crate::media::ShardId;
+
+impl NodeHandle {
+    /// Reads the file again and has every shard use what changed in it.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing is changed then.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let source = self.driver.borrow().setup.config_source.clone();
+        let source = source.ok_or(ReloadError::NoFile)?;
+        let result = source.reload(&self.config());
+        match &result {
+            Err(error) => error!(%error, "the config is not changed"),
+            Ok(Reloaded { changed, needs_restart, .. }) => {
+                info!(?changed, "the config file is read again");
+                if !needs_restart.is_empty() {
+                    warn!(?needs_restart, "some keys of the config file need a restart");
+                }
+            }
+        }
+        let reloaded = result?;
+        if !reloaded.changed.is_empty() {
+            self.set_config(reloaded.config.clone());
+            let (config, bound) = (self.config(), Duration::from_secs(1));
+            let shards = (0..self.shards()).map(|index| ShardId(index as u16));
+            let asks = shards.map(|shard| {
+                let config = Arc::clone(&config);
+                self.ask(shard, Ask::Configure { config }, bound)
+            });
+            // One that is late has it in its queue all the same.
+            join_all(asks).await;
+        }
+        Ok(reloaded)
+    }
+}
+
+impl Driver {
+    /// Has the file read again, in a task of its own.
+    pub(super) fn start_reload(&mut self) {
+        let node = self.handle.clone().expect("set when the driver was made");
+        self.tasks.push(Box::pin(async move {
+            // It is in the log.
+            let _ = node.reload().await;
+        }));
+    }
+}

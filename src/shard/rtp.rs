@@ -1,0 +1,97 @@
+//! Streams as RTP: packets of a source in, and what a player over RTSP is told before it gets any.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shard;
+use super::replica::Role;
+use super::tables::{Source, StreamHandle};
+use crate::egress::Removed;
+use crate::media::state::EndReason;
+use crate::media::{AttemptId, ConnectionId, Form};
+use crate::proto::rtp::{RtpPacket, RtpPart};
+use crate::proto::rtsp::SessionDescription;
+use crate::proto::rtsp::server::FirstPacket;
+use crate::stream::{Log, MediaProgress};
+
+impl Shard {
+    /// The next step of a source that brings RTP. `false` when the source is not that of the stream
+    /// any more.
+    pub fn rtp(&mut self, now: Instant, handle: StreamHandle, part: RtpPart) -> bool {
+        let stream = self.tables.get_mut(handle);
+        let stream = stream.filter(|stream| !matches!(stream.source, Source::None { .. }));
+        let Some(stream) = stream else {
+            self.totals.late_messages += 1;
+            return false;
+        };
+        let received = stream.media.bytes().received;
+        match stream.media.handle_rtp((now, self.now_unix), part) {
+            MediaProgress::Went(progress) => self.media_came(now, handle, received, progress),
+            MediaProgress::NewTracks => {
+                // Their descriptions are void. Players of tags go on with new configurations.
+                self.end_attached(handle, |form| form == Form::Rtp, EndReason::SourceLost);
+            }
+        }
+        true
+    }
+
+    /// The next step of an attempt whose origin brings RTP.
+    pub fn attempt_rtp(&mut self, now: Instant, attempt: AttemptId, part: RtpPart) -> bool {
+        match self.stream_of_attempt(attempt) {
+            Some(handle) => self.rtp(now, handle, part),
+            None => false,
+        }
+    }
+
+    /// What the stream has, for a player over RTSP that was admitted: the answer to its DESCRIBE.
+    /// `None` for whoever is no such player.
+    pub fn description(&self, connection: ConnectionId) -> Option<Arc<SessionDescription>> {
+        self.rtp_log(connection)?.description().cloned()
+    }
+
+    /// The first packet of each track that [`Self::admitted`] would send now: for the answer to
+    /// PLAY. A track that has none yet is left out.
+    pub fn first_packets(&self, connection: ConnectionId) -> Vec<FirstPacket> {
+        let Some(log) = self.rtp_log(connection).filter(|log| !log.awaits_keyframe()) else {
+            return Vec::new();
+        };
+        let tracks = log.description().map_or(0, |description| description.media.len());
+        let mut first: Vec<FirstPacket> = Vec::with_capacity(tracks);
+        for entry in log.range(log.start_seq()..log.flushed_seq()) {
+            let track = entry.track();
+            if entry.is_rtcp() || first.iter().any(|known| known.track == track) {
+                continue;
+            }
+            if let Ok(packet) = RtpPacket::parse(log.bytes(entry.packet())) {
+                let header = packet.header();
+                let (sequence, timestamp) = (header.sequence, header.timestamp);
+                first.push(FirstPacket { track, sequence, timestamp });
+            }
+            if first.len() == tracks {
+                break;
+            }
+        }
+        first
+    }
+
+    /// The player wants nothing until the next [`Self::admitted`]. What it has got is in the answer;
+    /// where that ends within a packet, its connection can't go on.
+    pub fn pause(&mut self, connection: ConnectionId) -> Option<Removed> {
+        let member = self.members.get_mut(&connection)?;
+        if member.role != Role::Player {
+            return None;
+        }
+        member.role = Role::Admitting;
+        let (key, form) = (member.key.clone(), member.form());
+        let here = self.locals.get_mut(&key, form).expect("a member's key is here");
+        here.admitting += 1;
+        here.crowd.remove(connection)
+    }
+
+    /// The log that a player of RTP reads, or is about to.
+    fn rtp_log(&self, connection: ConnectionId) -> Option<&Log> {
+        let member = self.members.get(&connection).filter(|member| member.form() == Form::Rtp)?;
+        let here = self.locals.get(&member.key, Form::Rtp)?;
+        here.log.get(Form::Rtp, &self.tables)
+    }
+}

@@ -1,0 +1,255 @@
+//! The form of a stream that its source does not bring: a reader of the source's log that writes
+//! another one.
+
+use super::ingest::Ingest;
+use super::log::{Entry, Log, PacketEntry};
+use super::tracks::Tracks;
+use crate::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
+use crate::media::{Codec, Form, Payload, TagKind};
+use crate::proto::rtp::rtcp::NtpTime;
+use crate::proto::rtp::{Gap, RtpPacket};
+
+/// One stream in the form that is made of the other.
+pub(super) struct Bridged {
+    log: Log,
+    /// What was read of the source's log.
+    next_seq: u64,
+    direction: Direction,
+    is_ready: bool,
+    bytes_copied: u64,
+}
+
+enum Direction {
+    ToFlv(Box<Tags>),
+    ToRtp(Box<Packets>),
+}
+
+/// Tags made of packets.
+struct Tags {
+    converter: Option<ToFlv>,
+    ingest: Ingest,
+    /// The sequence number after that of the last packet, by track; unknown after a change.
+    due: Vec<Option<u16>>,
+}
+
+/// Packets made of tags.
+struct Packets {
+    converter: ToRtp,
+    /// The wall clock at timestamp 0.
+    epoch_unix: u64,
+    /// By track: when its last report was.
+    reported_ms: Vec<Option<u32>>,
+}
+
+impl Bridged {
+    /// Begins at the newest keyframe of the source's log. `seed` is random; the wall clock is in
+    /// seconds since 1970.
+    pub(super) fn new(form: Form, source: &Log, seed: u64, now_unix: u64) -> Self {
+        let timestamp_ms = source.timestamp_at(source.start_seq());
+        let direction = match form {
+            Form::Flv => Direction::ToFlv(Box::new(Tags::new(source))),
+            Form::Rtp => Direction::ToRtp(Box::new(Packets {
+                converter: ToRtp::new(seed),
+                epoch_unix: now_unix.wrapping_sub(u64::from(timestamp_ms / 1000)),
+                reported_ms: Vec::new(),
+            })),
+        };
+        let mut bridged = Self {
+            log: Log::default(),
+            next_seq: source.start_seq(),
+            direction,
+            is_ready: false,
+            bytes_copied: 0,
+        };
+        if let Direction::ToRtp(packets) = &mut bridged.direction {
+            // The configurations are behind the keyframe.
+            for (kind, payload) in &source.prelude_at_start().tags {
+                let mut whole = Payload::new();
+                whole.push(payload.clone());
+                packets.converter.handle_tag(*kind, timestamp_ms, whole, &mut |_| {});
+            }
+        }
+        bridged
+    }
+
+    /// Whether FLV, or RTP, can carry a stream of these tracks.
+    pub(super) fn can_carry(form: Form, tracks: &Tracks) -> bool {
+        let codecs = [&tracks.video, &tracks.audio].into_iter().flatten().map(|track| track.codec);
+        let mut known = codecs.filter(|codec| {
+            let both =
+                [Codec::H264, Codec::H265, Codec::Aac, Codec::Opus, Codec::PcmA, Codec::PcmU];
+            form == Form::Flv && *codec == Codec::Mp3 || both.contains(codec)
+        });
+        known.next().is_some()
+    }
+
+    /// Makes what was flushed since the last call, and lets players have it.
+    pub(super) fn follow(&mut self, source: &Log) {
+        let end = source.flushed_seq();
+        self.next_seq = self.next_seq.max(source.first_seq());
+        for seq in self.next_seq..end {
+            let entry = *source.entry(seq).expect("what is flushed is held until it was read");
+            match &mut self.direction {
+                Direction::ToFlv(tags) => tags.handle(&mut self.log, source, &entry),
+                Direction::ToRtp(packets) => {
+                    self.bytes_copied += packets.handle(&mut self.log, source, &entry);
+                }
+            }
+        }
+        self.next_seq = end;
+        self.is_ready |= match &self.direction {
+            Direction::ToFlv(tags) => tags.is_ready(),
+            Direction::ToRtp(packets) => packets.is_ready(&mut self.log),
+        };
+        if self.is_ready {
+            self.log.flush();
+        }
+    }
+
+    /// Whether it can be played.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// The source is another one from now on.
+    pub(super) fn change_source(&mut self) {
+        if let Direction::ToFlv(tags) = &mut self.direction {
+            tags.ingest.change_source(&mut self.log);
+            tags.due.fill(None);
+        }
+        self.log.forget_gop();
+    }
+
+    /// The source's packets are of other tracks from now on.
+    pub(super) fn change_tracks(&mut self, source: &Log) {
+        if let Direction::ToFlv(tags) = &mut self.direction {
+            let description = source.description();
+            tags.converter = description.and_then(|description| ToFlv::new(description));
+            tags.due = vec![None; description.map_or(0, |description| description.media.len())];
+            tags.ingest.change_source(&mut self.log);
+        }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(super) fn log_mut(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    pub(super) fn bytes_copied(&self) -> u64 {
+        match &self.direction {
+            Direction::ToFlv(tags) => tags.ingest.bytes().copied,
+            Direction::ToRtp(_) => self.bytes_copied,
+        }
+    }
+}
+
+impl Tags {
+    fn new(source: &Log) -> Self {
+        let description = source.description();
+        Self {
+            converter: description.and_then(|description| ToFlv::new(description)),
+            ingest: Ingest::default(),
+            due: vec![None; description.map_or(0, |description| description.media.len())],
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let tracks = self.ingest.tracks();
+        [&tracks.video, &tracks.audio].into_iter().flatten().any(|track| track.frames > 0)
+    }
+
+    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) {
+        let Some(converter) = self.converter.as_mut().filter(|_| !entry.is_rtcp()) else { return };
+        let Ok(packet) = RtpPacket::parse(source.bytes(entry.packet())) else { return };
+        let Some(due) = self.due.get_mut(entry.track()) else { return };
+        let sequence = packet.header().sequence;
+        let gap = match due.replace(sequence.wrapping_add(1)) {
+            None => Gap::Restart,
+            Some(due) if due == sequence => Gap::None,
+            Some(due) => Gap::Lost(u32::from(sequence.wrapping_sub(due))),
+        };
+        let ingest = &mut self.ingest;
+        converter.handle_packet(entry.track(), &packet, gap, entry.timestamp_ms, &mut |tag| {
+            let FlvTag { kind, timestamp_ms, payload } = tag;
+            ingest.handle_tag(log, kind, timestamp_ms, &payload);
+        });
+    }
+}
+
+impl Packets {
+    /// Whether the tracks are known; tells them to the log then.
+    fn is_ready(&self, log: &mut Log) -> bool {
+        if log.description().is_some() {
+            return true;
+        }
+        if !self.converter.is_complete() || log.next_seq() == 0 {
+            return false;
+        }
+        let Some(description) = self.converter.description() else { return false };
+        log.set_description(description.into());
+        true
+    }
+
+    /// Returns the bytes that were copied.
+    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) -> u64 {
+        let mut payload = Payload::new();
+        source.views(entry.payload()).for_each(|view| payload.push(view));
+        let mut copied = 0;
+        let mut made = Vec::new();
+        self.converter.handle_tag(entry.kind, entry.timestamp_ms, payload, &mut |packet| {
+            made.push(packet);
+        });
+        for packet in made {
+            self.report_if_due(log, &packet);
+            copied += write(log, &packet);
+        }
+        copied
+    }
+
+    fn report_if_due(&mut self, log: &mut Log, packet: &OutPacket) {
+        let (track, time_ms) = (packet.track, packet.time_ms);
+        if self.reported_ms.len() <= track {
+            self.reported_ms.resize(track + 1, None);
+        }
+        let last = self.reported_ms[track];
+        if last.is_some_and(|last| time_ms.wrapping_sub(last) < REPORT_INTERVAL_MS) {
+            return;
+        }
+        let ntp = NtpTime::from_unix(
+            self.epoch_unix.wrapping_add(u64::from(time_ms / 1000)),
+            time_ms % 1000 * 1_000_000,
+        );
+        let Some(bytes) = self.converter.sender_report(track, time_ms, ntp) else { return };
+        self.reported_ms[track] = Some(time_ms);
+        let entry = PacketEntry {
+            channel: 2 * track as u8 + 1,
+            kind: TagKind::Script,
+            timestamp_ms: time_ms,
+            keyframe: false,
+            is_report: true,
+        };
+        log.push_packet(entry, bytes.len(), [&bytes[..]]);
+    }
+}
+
+/// Returns the bytes that were copied.
+fn write(log: &mut Log, made: &OutPacket) -> u64 {
+    let OutPacket { track, kind, time_ms, keyframe, packet } = made;
+    let entry = PacketEntry {
+        channel: 2 * *track as u8,
+        kind: *kind,
+        timestamp_ms: *time_ms,
+        keyframe: *keyframe,
+        is_report: false,
+    };
+    let header = packet.header.encode();
+    let pieces = std::iter::once(&header[..]).chain(packet.payload.slices());
+    log.push_packet(entry, packet.len(), pieces);
+    packet.len() as u64
+}
+
+/// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
+const REPORT_INTERVAL_MS: u32 = 5_000;

@@ -1,0 +1,285 @@
+//! The media of a stream on its owner: what its source brings, and the other form of it while somebody
+//! wants that.
+
+use std::time::Instant;
+
+use super::bridged::Bridged;
+use super::ingest::{Ingest, IngestBytes, Progress};
+use super::log::Log;
+use super::rtp_ingest::{RtpIngest, RtpProgress};
+use super::tracks::Tracks;
+use crate::media::{Form, MediaPart};
+use crate::proto::rtp::RtpPart;
+
+/// The media of one stream.
+pub struct Media {
+    /// In the form that the source brings.
+    log: Log,
+    ingest: Intake,
+    bridged: Option<Box<Bridged>>,
+    /// Of bridges that are gone.
+    bridged_bytes: u64,
+}
+
+enum Intake {
+    Flv(Box<Ingest>),
+    Rtp(Box<RtpIngest>),
+}
+
+/// What a step of a source led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaProgress {
+    Went(Progress),
+    /// Players of RTP can't go on: the tracks are others now.
+    NewTracks,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self::new(Form::Flv)
+    }
+}
+
+impl Media {
+    /// No media yet, of a source that brings this form.
+    pub fn new(form: Form) -> Self {
+        let ingest = match form {
+            Form::Flv => Intake::Flv(Box::default()),
+            Form::Rtp => Intake::Rtp(Box::default()),
+        };
+        Self { log: Log::default(), ingest, bridged: None, bridged_bytes: 0 }
+    }
+
+    /// The form that the source brings.
+    pub fn form(&self) -> Form {
+        match self.ingest {
+            Intake::Flv(_) => Form::Flv,
+            Intake::Rtp(_) => Form::Rtp,
+        }
+    }
+
+    /// Takes the next part of a source of tags; one of another form is passed over.
+    pub fn handle(&mut self, part: MediaPart) -> Progress {
+        match &mut self.ingest {
+            Intake::Flv(ingest) => ingest.handle(&mut self.log, part),
+            Intake::Rtp(_) => Progress::default(),
+        }
+    }
+
+    /// Takes the next step of a source of packets; `now` and the wall clock in seconds since 1970.
+    pub fn handle_rtp(&mut self, now: (Instant, u64), part: RtpPart) -> MediaProgress {
+        let Intake::Rtp(ingest) = &mut self.ingest else {
+            return MediaProgress::Went(Progress::default());
+        };
+        match ingest.handle(&mut self.log, now, part) {
+            RtpProgress::Media(progress) => MediaProgress::Went(progress),
+            RtpProgress::NewTracks => {
+                if let Some(bridged) = &mut self.bridged {
+                    bridged.change_tracks(&self.log);
+                }
+                MediaProgress::NewTracks
+            }
+        }
+    }
+
+    /// The next media is of another source: continue its timeline, start at its keyframe.
+    pub fn change_source(&mut self) {
+        match &mut self.ingest {
+            Intake::Flv(ingest) => ingest.change_source(&mut self.log),
+            Intake::Rtp(ingest) => ingest.change_source(&mut self.log),
+        }
+        if let Some(bridged) = &mut self.bridged {
+            bridged.change_source();
+        }
+    }
+
+    /// The source is gone: what it has not finished will not come.
+    pub fn drop_unfinished(&mut self) {
+        if let Intake::Flv(ingest) = &mut self.ingest {
+            ingest.drop_unfinished(&mut self.log);
+        }
+    }
+
+    /// Nobody has anything of it any more: begin anew. What was counted stays counted.
+    pub fn start_over(&mut self) {
+        self.drop_other();
+        match &mut self.ingest {
+            Intake::Flv(ingest) => ingest.start_over(&mut self.log),
+            Intake::Rtp(ingest) => ingest.start_over(&mut self.log),
+        }
+    }
+
+    /// Makes the form that the source does not bring, from the newest keyframe on. The caller tells
+    /// when nobody wants it any more.
+    pub fn want_other(&mut self, seed: u64, now_unix: u64) {
+        if self.bridged.is_none() {
+            let mut bridged =
+                Box::new(Bridged::new(self.form().other(), &self.log, seed, now_unix));
+            bridged.follow(&self.log);
+            self.bridged = Some(bridged);
+        }
+    }
+
+    /// Nobody wants the form that the source does not bring.
+    pub fn drop_other(&mut self) {
+        if let Some(bridged) = self.bridged.take() {
+            self.bridged_bytes += bridged.bytes_copied();
+        }
+    }
+
+    /// Lets players have everything that has come, in both forms.
+    pub fn flush(&mut self) {
+        self.log.flush();
+        if let Some(bridged) = &mut self.bridged {
+            bridged.follow(&self.log);
+        }
+    }
+
+    /// The stream in a form: its own log, or the bridged one when that can be played.
+    pub fn log(&self, form: Form) -> Option<&Log> {
+        if form == self.form() {
+            return Some(&self.log);
+        }
+        self.bridged.as_ref().filter(|bridged| bridged.is_ready()).map(|bridged| bridged.log())
+    }
+
+    pub fn log_mut(&mut self, form: Form) -> Option<&mut Log> {
+        if form == self.form() {
+            return Some(&mut self.log);
+        }
+        self.bridged.as_mut().filter(|bridged| bridged.is_ready()).map(|bridged| bridged.log_mut())
+    }
+
+    /// The form can be made, as far as the tracks that are known tell.
+    pub fn can_be(&self, form: Form) -> bool {
+        form == self.form() || Bridged::can_carry(form, self.tracks())
+    }
+
+    pub fn bytes(&self) -> IngestBytes {
+        match &self.ingest {
+            Intake::Flv(ingest) => ingest.bytes(),
+            Intake::Rtp(ingest) => ingest.bytes(),
+        }
+    }
+
+    /// Bytes copied to make the other form.
+    pub fn bridged_bytes(&self) -> u64 {
+        self.bridged_bytes + self.bridged.as_ref().map_or(0, |bridged| bridged.bytes_copied())
+    }
+
+    pub fn tracks(&self) -> &Tracks {
+        match &self.ingest {
+            Intake::Flv(ingest) => ingest.tracks(),
+            Intake::Rtp(ingest) => ingest.tracks(),
+        }
+    }
+
+    /// The newest timestamp of the stream.
+    pub fn timestamp_ms(&self) -> Option<u32> {
+        match &self.ingest {
+            Intake::Flv(ingest) => ingest.timestamp_ms(),
+            Intake::Rtp(ingest) => ingest.timestamp_ms(),
+        }
+    }
+
+    /// Bytes of memory held for media.
+    pub fn held_bytes(&self) -> u64 {
+        self.log.held_bytes()
+            + self.bridged.as_ref().map_or(0, |bridged| bridged.log().held_bytes())
+    }
+
+    /// Takes a form's log out, for players who are to get the rest of it.
+    pub fn take_log(&mut self, form: Form) -> Log {
+        self.log_mut(form).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::media::TagKind;
+    use crate::proto::rtp::{Gap, RtpHeader, RtpPacket};
+    use crate::proto::rtsp::SessionDescription;
+
+    fn tag(media: &mut Media, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
+        let (lane, len) = (kind as u32, payload.len() as u32);
+        media.handle(MediaPart::Begin { lane, kind, timestamp_ms, len });
+        media.handle(MediaPart::Data { lane, bytes: Bytes::copy_from_slice(payload) });
+    }
+
+    const PCMA: u8 = 0x72;
+
+    #[test]
+    fn tags_are_made_packets_from_where_players_start_and_on() {
+        let mut media = Media::default();
+        for index in 0..60 {
+            tag(
+                &mut media,
+                TagKind::Audio,
+                index * 20,
+                &[&[PCMA][..], &[index as u8; 160]].concat(),
+            );
+        }
+        media.flush();
+        assert!(media.log(Form::Rtp).is_none());
+        media.want_other(7, 1_700_000_000);
+        for index in 60..120 {
+            tag(
+                &mut media,
+                TagKind::Audio,
+                index * 20,
+                &[&[PCMA][..], &[index as u8; 160]].concat(),
+            );
+        }
+        media.flush();
+        let log = media.log(Form::Rtp).expect("it is made");
+        assert_eq!(log.description().expect("told").media.len(), 1);
+        let packets: Vec<RtpPacket> = log
+            .range(log.first_seq()..log.flushed_seq())
+            .filter(|entry| !entry.is_rtcp())
+            .map(|entry| RtpPacket::parse(log.bytes(entry.packet())).expect("sound"))
+            .collect();
+        assert_eq!(packets.len(), 60);
+        assert_eq!(packets[0].payload()[..], [60; 160]);
+        let steps = packets
+            .windows(2)
+            .map(|two| two[1].header().timestamp.wrapping_sub(two[0].header().timestamp));
+        assert!(steps.into_iter().all(|step| step == 160));
+        assert!(media.bridged_bytes() >= 60 * 160);
+        media.drop_other();
+        assert!(media.log(Form::Rtp).is_none() && media.bridged_bytes() > 0);
+    }
+
+    #[test]
+    fn packets_are_made_tags() {
+        let mut media = Media::new(Form::Rtp);
+        let now = (crate::clock::now(), 1_700_000_000);
+        let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\n";
+        let description = SessionDescription::parse(sdp).expect("a description");
+        media.handle_rtp(now, RtpPart::Begin(description.into()));
+        media.want_other(7, 0);
+        for index in 0..10_u16 {
+            let header = RtpHeader {
+                marker: false,
+                payload_type: 8,
+                sequence: index,
+                timestamp: 160 * u32::from(index),
+                ssrc: 5,
+            };
+            let bytes = [&header.encode()[..], &[index as u8; 160]].concat();
+            let packet = RtpPacket::parse(bytes.into()).expect("sound");
+            media.handle_rtp(now, RtpPart::Packet { track: 0, packet, gap: Gap::None });
+        }
+        media.flush();
+        let log = media.log(Form::Flv).expect("it is made");
+        let tags: Vec<u32> = log
+            .range(log.first_seq()..log.flushed_seq())
+            .filter(|entry| entry.kind == TagKind::Audio)
+            .map(|entry| entry.timestamp_ms)
+            .collect();
+        assert_eq!(tags.len(), 10);
+        assert!(tags.windows(2).all(|two| two[1] - two[0] == 20), "{tags:?}");
+    }
+}

@@ -1,0 +1,449 @@
+//! RTP packets into a log: each copied once, as it came, with its interleaved header before it.
+//!
+//! What players get of a track keeps one SSRC, one run of sequence numbers and one timeline for as
+//! long as the stream lives. The first source's are taken as they are; those of a source that takes
+//! over are changed to go on where the one before it ended, once for all players.
+//!
+//! Sender reports are made here, from the one timeline on which all tracks are put (`StreamClock`):
+//! so there are some from the first packet on, whenever the source's own come, and all tracks agree.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::ingest::{IngestBytes, Progress};
+use super::log::{Log, PacketEntry};
+use super::rtp_lane::{Given, Lane};
+use super::tracks::Tracks;
+use crate::media::TagKind;
+use crate::proto::rtp::packet::HEADER_LEN;
+use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock};
+use crate::proto::rtsp::SessionDescription;
+
+/// Writes one stream's log of packets.
+#[derive(Default)]
+pub struct RtpIngest {
+    description: Option<Arc<SessionDescription>>,
+    lanes: Vec<Lane>,
+    clock: Option<StreamClock>,
+    /// The wall clock where the timeline begins.
+    start_unix: u64,
+    /// Where the source's timeline begins on the stream's.
+    base_ns: i64,
+    /// The newest place on the stream's timeline, and when it came.
+    newest: Option<(i64, Instant)>,
+    /// The next source goes on where this one ended.
+    joins: bool,
+    /// Nothing passes before a keyframe.
+    awaits_keyframe: bool,
+    reported_ns: i64,
+    tracks: Tracks,
+    bytes: IngestBytes,
+    dropped: u64,
+}
+
+/// What a step led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RtpProgress {
+    Media(Progress),
+    /// The source has other tracks than the one before it: what players were told is void.
+    NewTracks,
+}
+
+impl RtpIngest {
+    /// The next packets come from another source: go on where this one ended, at a keyframe.
+    pub fn change_source(&mut self, log: &mut Log) {
+        if self.newest.is_some() {
+            self.joins = true;
+            log.forget_gop();
+        }
+    }
+
+    /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
+    pub fn start_over(&mut self, log: &mut Log) {
+        *self = Self { bytes: self.bytes, dropped: self.dropped, ..Self::default() };
+        *log = Log::default();
+    }
+
+    /// Takes the next step of the source; `now` and the wall clock in seconds since 1970.
+    pub fn handle(
+        &mut self,
+        log: &mut Log,
+        (now, now_unix): (Instant, u64),
+        part: RtpPart,
+    ) -> RtpProgress {
+        let mut progress = Progress::default();
+        match part {
+            RtpPart::Begin(description) => {
+                self.start_unix = if self.newest.is_some() { self.start_unix } else { now_unix };
+                return self.begin(log, now, description);
+            }
+            RtpPart::Announced { track, timestamp } => {
+                if let Some(clock) = self.clock_of(track) {
+                    clock.announce(track, timestamp);
+                }
+            }
+            RtpPart::Report { track, report, .. } => {
+                if let (Some(clock), Some(report)) = (self.clock_of(track), report) {
+                    clock.on_sender_report(track, &report);
+                }
+            }
+            RtpPart::Packet { track, packet, gap } => {
+                progress = self.packet(log, now, track, &packet, gap);
+            }
+        }
+        RtpProgress::Media(progress)
+    }
+
+    pub fn bytes(&self) -> IngestBytes {
+        self.bytes
+    }
+
+    pub fn tracks(&self) -> &Tracks {
+        &self.tracks
+    }
+
+    /// Packets that were not taken: of no track, too long to be interleaved, or before a keyframe
+    /// after a change of source.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The newest place on the stream's timeline.
+    pub fn timestamp_ms(&self) -> Option<u32> {
+        self.newest.map(|(place_ns, _)| to_ms(place_ns))
+    }
+
+    fn clock_of(&mut self, track: usize) -> Option<&mut StreamClock> {
+        self.clock.as_mut().filter(|_| track < self.lanes.len())
+    }
+
+    fn begin(
+        &mut self,
+        log: &mut Log,
+        now: Instant,
+        description: Arc<SessionDescription>,
+    ) -> RtpProgress {
+        let formats = description.media.iter().map(|media| &media.format);
+        let rates: Vec<u32> = formats.clone().map(|format| format.clock_rate).collect();
+        self.clock = Some(StreamClock::new(&rates));
+        self.base_ns = START_NS;
+        if let Some((place_ns, at)) = self.newest {
+            self.base_ns = place_ns + now.duration_since(at).as_nanos() as i64;
+            self.awaits_keyframe = std::mem::take(&mut self.joins);
+        }
+        let known = self.description.replace(description.clone());
+        if known.is_some_and(|known| has_same_tracks(&known, &description)) {
+            self.lanes.iter_mut().for_each(Lane::change_source);
+            self.awaits_keyframe &= self.has_video();
+            return RtpProgress::Media(Progress::default());
+        }
+        let had_tracks = !self.lanes.is_empty();
+        self.lanes = formats.map(Lane::new).collect();
+        self.awaits_keyframe &= self.has_video();
+        self.tracks = Tracks::default();
+        for lane in &self.lanes {
+            lane.describe(&mut self.tracks);
+        }
+        log.set_description(description);
+        if had_tracks { RtpProgress::NewTracks } else { RtpProgress::Media(Progress::default()) }
+    }
+
+    fn has_video(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.kind == TagKind::Video)
+    }
+
+    fn packet(
+        &mut self,
+        log: &mut Log,
+        now: Instant,
+        track: usize,
+        packet: &RtpPacket,
+        gap: Gap,
+    ) -> Progress {
+        let len = packet.len();
+        self.bytes.received += len as u64;
+        let lane = self.lanes.get_mut(track).filter(|_| u16::try_from(len).is_ok());
+        let (Some(lane), Some(clock)) = (lane, &mut self.clock) else {
+            self.dropped += 1;
+            return Progress::default();
+        };
+        if gap == Gap::Restart {
+            clock.restart(track);
+            lane.change_source();
+        }
+        let header = packet.header();
+        let place_ns = self.base_ns + clock.map(track, header.timestamp, now).position_ns;
+        let keyframe = lane.is_keyframe(packet);
+        if self.awaits_keyframe && !keyframe {
+            self.dropped += 1;
+            return Progress::default();
+        }
+        self.awaits_keyframe = false;
+        let is_first = lane.last.is_none();
+        let header = lane.map(header, place_ns);
+        if self.newest.is_none_or(|(newest_ns, _)| place_ns > newest_ns) {
+            self.newest = Some((place_ns, now));
+        }
+        if is_first {
+            self.report(log, track, place_ns);
+        } else if place_ns - self.reported_ns >= REPORT_INTERVAL_NS {
+            self.reported_ns = place_ns;
+            for track in 0..self.lanes.len() {
+                self.report(log, track, place_ns);
+            }
+        }
+        self.write(log, track, packet, header, (place_ns, keyframe))
+    }
+
+    fn write(
+        &mut self,
+        log: &mut Log,
+        track: usize,
+        packet: &RtpPacket,
+        header: RtpHeader,
+        (place_ns, keyframe): (i64, bool),
+    ) -> Progress {
+        let [bytes, tail] = packet.pieces();
+        let lane = &mut self.lanes[track];
+        // The first byte tells of sources, extension and padding, which stay.
+        let mut head = header.encode();
+        head[0] = bytes[0];
+        let entry = PacketEntry {
+            channel: 2 * track as u8,
+            kind: lane.kind,
+            timestamp_ms: to_ms(place_ns),
+            keyframe,
+            is_report: false,
+        };
+        let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
+        self.bytes.copied += (packet.len() + packet.copied_len()) as u64;
+        lane.count(&entry, packet, &mut self.tracks);
+        let video = lane.is_urgent;
+        Progress { committed: true, frame: true, video }
+    }
+
+    /// Puts a sender report of the track into the log (RFC 3550, 6.4.1).
+    fn report(&mut self, log: &mut Log, track: usize, place_ns: i64) {
+        let (lane, clock) = (&self.lanes[track], self.clock.as_ref());
+        let Some(Given { ssrc, .. }) = lane.last else { return };
+        let timestamp = clock.and_then(|clock| clock.timestamp_at(track, place_ns - self.base_ns));
+        let Some(timestamp) = timestamp else { return };
+        let seconds = self.start_unix.wrapping_add_signed(place_ns.div_euclid(NS_PER_SECOND));
+        let report = SenderReport {
+            ssrc,
+            ntp: NtpTime::from_unix(seconds, place_ns.rem_euclid(NS_PER_SECOND) as u32),
+            rtp_timestamp: lane.mapped_timestamp(timestamp),
+            packet_count: lane.packets,
+            octet_count: lane.octets,
+        };
+        let bytes = encode_sender_report(report, CNAME);
+        let entry = PacketEntry {
+            channel: 2 * track as u8 + 1,
+            kind: TagKind::Script,
+            timestamp_ms: to_ms(place_ns),
+            keyframe: false,
+            is_report: true,
+        };
+        log.push_packet(entry, bytes.len(), [&bytes[..], &[]]);
+        self.bytes.config_copied += log.take_config_bytes_copied();
+    }
+}
+
+/// Whether packets of one description can go on under the other: the parameter sets may differ.
+fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool {
+    let tracks = |of: &SessionDescription| -> Vec<_> {
+        let formats = of.media.iter().map(|media| &media.format);
+        formats
+            .map(|of| (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels))
+            .collect()
+    };
+    tracks(one) == tracks(other)
+}
+
+/// Wraps, as timestamps of tags do.
+fn to_ms(place_ns: i64) -> u32 {
+    place_ns.div_euclid(1_000_000) as u32
+}
+
+/// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
+const START_NS: i64 = NS_PER_SECOND;
+const NS_PER_SECOND: i64 = 1_000_000_000;
+/// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
+const REPORT_INTERVAL_NS: i64 = 5 * NS_PER_SECOND;
+const CNAME: &str = "rillcast";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::proto::rtp::rtcp::{Compound, RtcpPacket};
+    use crate::stream::Entry;
+
+    const SDP: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+        m=audio 0 RTP/AVP 8\r\n";
+
+    struct Scene {
+        ingest: RtpIngest,
+        log: Log,
+        now: Instant,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (ingest, log) = (RtpIngest::default(), Log::default());
+            let mut scene = Self { ingest, log, now: crate::clock::now() };
+            assert_eq!(scene.begin(SDP), RtpProgress::Media(Progress::default()));
+            scene
+        }
+
+        fn begin(&mut self, sdp: &[u8]) -> RtpProgress {
+            let description = SessionDescription::parse(sdp).expect("a description");
+            self.part(RtpPart::Begin(Arc::new(description)))
+        }
+
+        fn part(&mut self, part: RtpPart) -> RtpProgress {
+            self.ingest.handle(&mut self.log, (self.now, 1_700_000_000), part)
+        }
+
+        fn packet(&mut self, track: usize, header: (u32, u16, u32), payload: &[u8]) -> Bytes {
+            let bytes = packet(track, header, payload);
+            let packet = RtpPacket::parse(bytes.clone()).expect("a packet");
+            self.part(RtpPart::Packet { track, packet, gap: Gap::None });
+            bytes
+        }
+
+        fn entries(&self) -> Vec<Entry> {
+            self.log.range(self.log.first_seq()..self.log.next_seq()).copied().collect()
+        }
+
+        /// The packets of a track as players get them, reports left out.
+        fn given(&self, track: usize) -> Vec<Bytes> {
+            let of_track = |of: &&Entry| of.track() == track && !of.is_rtcp();
+            let entries = self.entries();
+            entries.iter().filter(of_track).map(|of| self.log.bytes(of.packet())).collect()
+        }
+    }
+
+    fn packet(track: usize, (ssrc, sequence, timestamp): (u32, u16, u32), payload: &[u8]) -> Bytes {
+        let payload_type = if track == 0 { 96 } else { 8 };
+        let header = RtpHeader { marker: false, payload_type, sequence, timestamp, ssrc };
+        [&header.encode()[..], payload].concat().into()
+    }
+
+    const IDR: &[u8] = &[0x65, 1, 2, 3];
+    const SLICE: &[u8] = &[0x41, 1, 2, 3];
+
+    #[test]
+    fn packets_lie_as_they_came_behind_their_interleaved_headers() {
+        let mut scene = Scene::new();
+        let mut sent = Vec::new();
+        for index in 0..100_u16 {
+            let payload = [SLICE, &vec![7; 1400]].concat();
+            sent.push(scene.packet(
+                0,
+                (9, 65_500_u16.wrapping_add(index), 90 * u32::from(index)),
+                &payload,
+            ));
+        }
+        assert_eq!(scene.given(0), sent);
+        let IngestBytes { received, copied, .. } = scene.ingest.bytes();
+        assert_eq!((copied, received), (received, 100 * 1416));
+        for entry in scene.entries() {
+            let header = scene.log.bytes(entry.position..entry.position + 4);
+            let len = (entry.len as u16 - 4).to_be_bytes();
+            assert_eq!(header, [b'$', entry.channel, len[0], len[1]].as_slice());
+        }
+    }
+
+    #[test]
+    fn each_track_begins_with_a_report_and_all_agree() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 90_000), IDR);
+        scene.now += Duration::from_millis(500);
+        scene.packet(1, (8, 1, 4000), &[1]);
+        let channels: Vec<u8> = scene.entries().iter().map(|of| of.channel).collect();
+        assert_eq!(channels, [1, 0, 3, 2]);
+        let reports: Vec<SenderReport> = scene
+            .entries()
+            .iter()
+            .filter(|of| of.is_rtcp())
+            .map(|of| {
+                let bytes = scene.log.bytes(of.packet());
+                let first = Compound::new(&bytes).next().expect("a packet").expect("a sound one");
+                let RtcpPacket::SenderReport(report, _) = first else { panic!("{first:?}") };
+                report
+            })
+            .collect();
+        let between = reports[1].ntp.as_nanoseconds() - reports[0].ntp.as_nanoseconds();
+        assert!((between - 500_000_000).abs() < 1_000, "{between}");
+        assert_eq!((reports[0].rtp_timestamp, reports[1].rtp_timestamp), (90_000, 4000));
+    }
+
+    #[test]
+    fn another_source_goes_on_at_its_keyframe() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 100, 90_000), IDR);
+        scene.packet(0, (9, 101, 93_600), SLICE);
+        scene.packet(1, (8, 50, 0), &[1]);
+        scene.log.flush();
+        scene.ingest.change_source(&mut scene.log);
+        assert!(scene.log.awaits_keyframe());
+        scene.now += Duration::from_secs(2);
+        scene.begin(SDP);
+        scene.packet(1, (3, 7, 777), &[2]);
+        scene.packet(0, (2, 5000, 5), SLICE);
+        assert_eq!((scene.given(0).len(), scene.given(1).len()), (2, 1), "no keyframe yet");
+        scene.packet(0, (2, 5001, 3605), IDR);
+        scene.packet(0, (2, 5002, 7205), SLICE);
+        scene.packet(1, (3, 8, 1097), &[3]);
+        let headers = |track| -> Vec<(u32, u16, u32)> {
+            let packets =
+                scene.given(track).into_iter().map(|of| RtpPacket::parse(of).expect("sound"));
+            packets.map(|of| of.header()).map(|of| (of.ssrc, of.sequence, of.timestamp)).collect()
+        };
+        let video = headers(0);
+        // 2 s after the newest packet, and a frame behind the source's first.
+        let start = 93_600 + 180_000 + 3600;
+        assert_eq!(video[2..], [(9, 102, start), (9, 103, start + 3600)]);
+        assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
+        let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
+        assert_eq!(keyframes, 2);
+    }
+
+    #[test]
+    fn other_tracks_are_told() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 0), IDR);
+        scene.ingest.change_source(&mut scene.log);
+        let sets_only = [SDP, b"a=fmtp:8 x=1\r\n"].concat();
+        assert_eq!(scene.begin(&sets_only), RtpProgress::Media(Progress::default()));
+        assert_eq!(scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n"), RtpProgress::NewTracks);
+    }
+
+    #[test]
+    fn what_is_of_no_track_is_dropped() {
+        let mut scene = Scene::new();
+        scene.packet(2, (9, 1, 0), IDR);
+        assert_eq!((scene.ingest.dropped(), scene.entries().len()), (1, 0));
+    }
+
+    #[test]
+    fn tracks_are_told_by_the_description_and_counted_by_frames() {
+        let mut scene = Scene::new();
+        for frame in 0..10 {
+            for piece in 0..3 {
+                let payload: &[u8] = if frame % 5 == 0 { IDR } else { SLICE };
+                scene.packet(0, (9, frame * 3 + piece, u32::from(frame) * 3600), payload);
+            }
+        }
+        let tracks = scene.ingest.tracks();
+        let video = tracks.video.as_ref().expect("told");
+        assert_eq!((video.frames, video.keyframes, video.fps_measured), (10, 2, 25.0));
+        let audio = tracks.audio.as_ref().and_then(|track| track.audio).expect("told");
+        assert_eq!((audio.sample_rate, audio.channels), (8000, 1));
+    }
+}

@@ -1,0 +1,161 @@
+//! One track of packets on its way into the log: what is changed in its headers, and what it tells of
+//! itself.
+
+use super::log::Entry;
+use super::tracks::Tracks;
+use crate::media::codec::{AudioParameters, ParameterSets};
+use crate::media::{Codec, TagKind};
+use crate::proto::rtp::random_access::for_each_nal;
+use crate::proto::rtp::{Format, RandomAccess, RtpHeader, RtpPacket, TrackKind};
+
+/// One track.
+pub(super) struct Lane {
+    pub(super) kind: TagKind,
+    /// It is shown at once: nothing else carries it along.
+    pub(super) is_urgent: bool,
+    format: Format,
+    codec: Codec,
+    access: RandomAccess,
+    /// Of H.264 and H.265, as far as they are known.
+    sets: Option<ParameterSets>,
+    /// What is done to the headers of this source, known from its first packet on.
+    mapping: Option<Mapping>,
+    /// The last packet that was given out.
+    pub(super) last: Option<Given>,
+    /// Timestamp of the frame that was counted last.
+    counted: Option<u32>,
+    pub(super) packets: u32,
+    pub(super) octets: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Mapping {
+    ssrc: u32,
+    sequence_offset: u16,
+    timestamp_offset: u32,
+}
+
+/// A packet as players got it.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    pub(super) ssrc: u32,
+    sequence: u16,
+    timestamp: u32,
+    place_ns: i64,
+}
+
+impl Lane {
+    pub(super) fn new(format: &Format) -> Self {
+        let codec = format.codec();
+        let is_known_video = matches!(codec, Codec::H264 | Codec::H265);
+        let kind = match format.kind {
+            TrackKind::Video if is_known_video => TagKind::Video,
+            TrackKind::Audio => TagKind::Audio,
+            // Where its keyframes are is not known, so players can't be made to wait for one.
+            TrackKind::Video | TrackKind::Other => TagKind::Script,
+        };
+        Self {
+            kind,
+            is_urgent: kind != TagKind::Audio,
+            format: format.clone(),
+            codec,
+            access: RandomAccess::new(codec),
+            sets: is_known_video.then(|| format.parameter_sets()),
+            mapping: None,
+            last: None,
+            counted: None,
+            packets: 0,
+            octets: 0,
+        }
+    }
+
+    /// The next packet is of another source.
+    pub(super) fn change_source(&mut self) {
+        self.mapping = None;
+        self.access = RandomAccess::new(self.codec);
+    }
+
+    /// Enters what the description tells.
+    pub(super) fn describe(&self, tracks: &mut Tracks) {
+        match self.format.kind {
+            TrackKind::Video => tracks.announce(TagKind::Video, self.codec),
+            TrackKind::Audio => tracks.announce(TagKind::Audio, self.codec),
+            TrackKind::Other => return,
+        }
+        if let Some(record) = self.sets.as_ref().and_then(ParameterSets::to_record) {
+            tracks.configure(TagKind::Video, &record);
+        }
+        if self.format.kind == TrackKind::Audio {
+            let Format { clock_rate: sample_rate, channels, .. } = self.format;
+            let stated = AudioParameters { sample_rate, channels, sample_bits: 16 };
+            let config = self.format.config().filter(|_| !self.format.is_latm());
+            let read = config.and_then(|record| AudioParameters::from_config(self.codec, &record));
+            tracks.set_audio(read.unwrap_or(stated));
+        }
+    }
+
+    pub(super) fn is_keyframe(&mut self, packet: &RtpPacket) -> bool {
+        self.kind == TagKind::Video && self.access.is_start(packet)
+    }
+
+    /// The header that players get.
+    pub(super) fn map(&mut self, header: RtpHeader, place_ns: i64) -> RtpHeader {
+        let (last, rate) = (self.last, self.format.clock_rate);
+        let mapping =
+            *self.mapping.get_or_insert_with(|| Mapping::new(last, header, place_ns, rate));
+        let header = RtpHeader {
+            ssrc: mapping.ssrc,
+            sequence: header.sequence.wrapping_add(mapping.sequence_offset),
+            timestamp: header.timestamp.wrapping_add(mapping.timestamp_offset),
+            payload_type: self.format.payload_type,
+            ..header
+        };
+        let RtpHeader { ssrc, sequence, timestamp, .. } = header;
+        self.last = Some(Given { ssrc, sequence, timestamp, place_ns });
+        header
+    }
+
+    /// The timestamp that players get for one of the source's.
+    pub(super) fn mapped_timestamp(&self, timestamp: u32) -> u32 {
+        timestamp.wrapping_add(self.mapping.map_or(0, |mapping| mapping.timestamp_offset))
+    }
+
+    /// Counts a packet that was given out, and reads what it tells of the track.
+    pub(super) fn count(&mut self, entry: &Entry, packet: &RtpPacket, tracks: &mut Tracks) {
+        self.packets = self.packets.wrapping_add(1);
+        self.octets = self.octets.wrapping_add(packet.payload_len() as u32);
+        if self.format.kind == TrackKind::Other {
+            return;
+        }
+        if let Some(sets) = self.sets.as_mut().filter(|_| entry.keyframe) {
+            let mut changed = false;
+            for_each_nal(self.codec, &packet.payload(), |nal| changed |= sets.insert(nal));
+            if let Some(record) = sets.to_record().filter(|_| changed) {
+                tracks.configure(TagKind::Video, &record);
+            }
+        }
+        let is_new =
+            self.counted.replace(packet.header().timestamp) != Some(packet.header().timestamp);
+        let kind =
+            if self.format.kind == TrackKind::Video { TagKind::Video } else { TagKind::Audio };
+        if is_new {
+            tracks.count(&Entry { kind, ..*entry });
+        }
+    }
+}
+
+impl Mapping {
+    /// The first source's headers stay as they are; another one's go on behind the last packet.
+    fn new(last: Option<Given>, first: RtpHeader, place_ns: i64, rate: u32) -> Self {
+        let Some(last) = last else {
+            return Self { ssrc: first.ssrc, sequence_offset: 0, timestamp_offset: 0 };
+        };
+        let passed_ns = i128::from(place_ns - last.place_ns);
+        let ticks = (passed_ns * i128::from(rate)).div_euclid(1_000_000_000) as u32;
+        Self {
+            ssrc: last.ssrc,
+            sequence_offset: last.sequence.wrapping_add(1).wrapping_sub(first.sequence),
+            timestamp_offset: last.timestamp.wrapping_add(ticks).wrapping_sub(first.timestamp),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Who may: signed URLs, allow and deny lists, limits of one address, and peers that take their time.
+
+mod kit;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use kit::fault::{Mode, Origin};
+use kit::ffmpeg::{Modern, Publisher};
+use kit::flv::Kind;
+use kit::{LIVENESS, Player, Relay, http, pause, wait_until};
+use rillcast::access::signature;
+use rillcast::clock;
+use rillcast::media::StreamKey;
+
+/// The query of a signed URL of `live/<stream>`.
+fn signed(secret: &str, stream: &str) -> String {
+    let key = StreamKey::in_default_vhost("live", stream).expect("a key");
+    let expires = clock::unix_seconds() + 600;
+    format!("expires={expires}&sign={}", signature(secret, &key, expires))
+}
+
+fn status(relay: &Relay, path: &str) -> u16 {
+    http::request(relay.http, &format!("GET {path}"), &[], b"").expect("a reply").status
+}
+
+#[test]
+fn signed_urls_are_for_one_stream_and_one_purpose() {
+    let keys = "publish_keys = { live = \"pub\" }\nplay_keys = { \"*\" = \"play\" }\n";
+    let relay = Relay::start_with(2, &format!("[access]\n{keys}"));
+    let refused = Player::rtmp_publish(relay.rtmp, "live", "a");
+    wait_code(&refused, "NetStream.Publish.BadAuth");
+    let wrong = format!("a?{}", signed("play", "a"));
+    wait_code(&Player::rtmp_publish(relay.rtmp, "live", &wrong), "NetStream.Publish.BadAuth");
+    let url = format!("{}?{}", relay.rtmp_url("a"), signed("pub", "a"));
+    let _publisher = Publisher::start(Modern::No, "av.flv", &url);
+    relay.wait_online("a");
+
+    let path = "/live/a.live.flv";
+    assert_eq!(status(&relay, path), 403);
+    assert_eq!(status(&relay, &format!("{path}?{}", signed("play", "b"))), 403);
+    assert_eq!(status(&relay, &format!("{path}?{}", signed("pub", "a"))), 403);
+    let name = format!("a?{}", signed("pub", "a"));
+    wait_code(&Player::rtmp(relay.rtmp, "live", &name), "NetStream.Play.BadAuth");
+    let query = signed("play", "a");
+    let players = [
+        Player::http_flv(relay.http, &format!("{path}?{query}")),
+        Player::ws_flv(relay.http, &format!("{path}?{query}")),
+        Player::rtmp(relay.rtmp, "live", &format!("a?{query}")),
+    ];
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 5));
+    assert!(relay.metric("rillcast_joins_denied_total") >= 6);
+    drop(players);
+    relay.stop();
+}
+
+#[track_caller]
+fn wait_code(player: &Player, code: &str) {
+    wait_until(LIVENESS, code, || player.look(|seen| seen.codes.iter().any(|seen| seen == code)));
+}
+
+#[test]
+fn denied_addresses_are_not_let_in_and_a_reload_lets_them() {
+    let relay = Relay::start_with(
+        1,
+        "[access]\npublish_deny = \"loopback\"\nplay_allow = \"192.0.2.0/24\"\napi_deny = \"::1\"\n",
+    );
+    assert_eq!(status(&relay, "/live/a.live.flv"), 403);
+    wait_code(&Player::rtmp_publish(relay.rtmp, "live", "a"), "NetStream.Publish.BadAuth");
+    wait_code(&Player::rtmp(relay.rtmp, "live", "a"), "NetStream.Play.BadAuth");
+    std::fs::write(relay.dir().file("rillcast.toml"), "").expect("the relay's config file");
+    assert_eq!(relay.api("reloadConfig", &[])["code"], 0);
+    let _publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    Player::http_flv(relay.http, "/live/a.live.flv").wait_frames(Kind::Video, 2);
+    relay.stop();
+}
+
+#[test]
+fn pulls_do_not_reach_what_is_denied_by_name_address_or_redirect() {
+    let target = Origin::start(Mode::Healthy);
+    let origin = Origin::start(Mode::Healthy);
+    // All of 127/8 is this host; origins listen on 127.0.0.1.
+    let relay = Relay::start_with(1, "[access]\npull_deny = \"127.0.0.2, ::1, 127.0.0.9\"\n");
+    let reply = relay.add("fine", &origin.rtmp_url("a"), &[]);
+    assert_eq!(reply["code"], 0, "{reply}");
+    let elsewhere = origin.flv_url("a").replace("127.0.0.1", "127.0.0.2");
+    let reply = relay.add("literal", &elsewhere, &[]);
+    assert_eq!(reply["msg"], "127.0.0.2 is in access.pull_deny");
+    let mapped = origin.flv_url("a").replace("127.0.0.1", "[::ffff:127.0.0.2]");
+    let reply = relay.add("mapped", &mapped, &[("async", "1")]);
+    assert_eq!(reply["code"], 0, "{reply}");
+    wait_until(LIVENESS, "it is denied", || {
+        relay.proxy("mapped").is_some_and(|row| row["errorClass"] == "denied")
+    });
+    origin.set(Mode::Redirect(target.flv_url("a").replace("127.0.0.1", "127.0.0.2")));
+    let reply = relay.add("redirected", &origin.flv_url("a"), &[]);
+    assert_eq!(reply["msg"], "127.0.0.2 is in access.pull_deny");
+    drop(relay);
+    let relay = Relay::start_with(1, "[access]\npull_deny = \"loopback\"\n");
+    let named = origin.flv_url("a").replace("127.0.0.1", "localhost");
+    let reply = relay.add("named", &named, &[]);
+    let msg = reply["msg"].as_str().expect("why");
+    assert!(msg.ends_with("is in access.pull_deny"), "{reply}");
+    relay.stop();
+}
+
+#[test]
+fn one_address_has_so_many_connections_and_joins() {
+    let limits = "connections_per_address_max = 8\njoins_per_second_per_address_max = 2\n";
+    let relay = Relay::start_with(1, &format!("[limits]\n{limits}"));
+    let open = || TcpStream::connect(relay.http).expect("it listens");
+    let mut held: Vec<TcpStream> = (0..8).map(|_| open()).collect();
+    wait_until(LIVENESS, "the ninth is closed", || ended(&mut open()));
+    held.truncate(1);
+    wait_until(LIVENESS, "there is room again", || relay_answers(relay.http));
+    // As many joins as are made at once, and more a second later.
+    let statuses: Vec<u16> = (0..4)
+        .map(|_| {
+            let mut socket = open();
+            let head = b"GET /live/absent.live.flv HTTP/1.1\r\nHost: x\r\n\r\n";
+            socket.write_all(head).expect("a request");
+            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+            let mut reply = [0; 12];
+            match socket.read_exact(&mut reply) {
+                Ok(()) => String::from_utf8_lossy(&reply[9..]).parse().expect("a status"),
+                // It waits for the stream.
+                Err(_) => 0,
+            }
+        })
+        .collect();
+    assert_eq!(statuses[0], 0, "{statuses:?}");
+    assert!(relay.metric("rillcast_connections_refused_total") >= 1);
+    drop(held);
+    relay.stop();
+}
+
+/// Whether the peer has closed it.
+fn ended(socket: &mut TcpStream) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    match socket.read(&mut [0]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+fn relay_answers(address: SocketAddr) -> bool {
+    http::request(address, "GET /healthz", &[], b"").is_ok_and(|reply| reply.status == 200)
+}
+
+#[test]
+fn peers_that_send_a_byte_now_and_then_are_closed() {
+    let deadlines = "[http]\nheader_timeout_ms = 500\n[rtmp]\nhandshake_ms = 500\n";
+    let relay = Relay::start_with(1, deadlines);
+    let head = b"GET /index/api/version HTTP/1.1\r\nX-Filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    let handshake = [3; 100];
+    for (address, bytes) in [(relay.http, &head[..]), (relay.rtmp, &handshake[..])] {
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        let mut sent = 0;
+        wait_until(LIVENESS, "it is closed", || {
+            pause(Duration::from_millis(80));
+            let byte = bytes[sent % bytes.len()];
+            sent += 1;
+            socket.write_all(&[byte]).is_err() || ended(&mut socket)
+        });
+    }
+    relay.stop();
+}

@@ -1,0 +1,95 @@
+//! A look at an origin, through the API and from the command line: nothing is registered.
+
+mod kit;
+
+use kit::fault::{Mode, Origin};
+use kit::relay::run;
+use kit::{LIVENESS, Relay, wait_until};
+use serde_json::Value;
+
+fn probe(relay: &Relay, url: &str, timeout_sec: &str) -> Value {
+    relay.api("probeStream", &[("url", url), ("timeout_sec", timeout_sec)])
+}
+
+#[test]
+fn healthy_origin_shows_its_steps_and_tracks() {
+    let relay = Relay::start(2);
+    let origin = Origin::start(Mode::Healthy);
+    let start = relay.holdings();
+    for url in [origin.rtmp_url("a"), origin.flv_url("a")] {
+        let reply = probe(&relay, &url, "10");
+        assert_eq!(reply["code"], 0, "{reply}");
+        let data = &reply["data"];
+        let names = [
+            "resolvedMs",
+            "connectedMs",
+            "handshakeMs",
+            "firstMediaMs",
+            "tracksMs",
+            "firstKeyframeMs",
+        ];
+        let times: Vec<u64> =
+            names.iter().map(|name| data[name].as_u64().expect("a time")).collect();
+        assert!(times.is_sorted(), "{reply}");
+        assert_eq!(data["tracks"].as_array().map(Vec::len), Some(2), "{reply}");
+        assert_eq!(data["errorClass"], Value::Null);
+    }
+    assert_eq!(relay.api("listStreamProxy", &[])["data"], serde_json::json!([]));
+    relay.assert_back_to(&start, "looks at an origin");
+    relay.stop();
+}
+
+#[test]
+fn faults_have_their_class_within_the_time() {
+    let relay = Relay::start(1);
+    let table = [
+        (Mode::Refused, "refused"),
+        (Mode::AcceptedSilent, "silent"),
+        (Mode::NoMedia, "silent"),
+        (Mode::NotFound, "not_found"),
+    ];
+    for (mode, class) in table {
+        let origin = Origin::start(mode);
+        let reply = probe(&relay, &origin.rtmp_url("a"), "1");
+        assert_eq!(reply["code"], -1, "{reply}");
+        assert_eq!(reply["data"]["errorClass"], class, "{reply}");
+        assert!(!reply["msg"].as_str().expect("why").is_empty(), "{reply}");
+    }
+    let reply = probe(&relay, "rtmp://nosuch.invalid/live/a", "5");
+    assert_eq!(reply["data"]["errorClass"], "unresolved", "{reply}");
+    assert_eq!(probe(&relay, "gopher://h/a", "5")["code"], -1);
+    relay.stop();
+}
+
+#[test]
+fn only_so_many_at_once_and_none_to_where_pulls_are_denied() {
+    let relay = Relay::start_with(1, "[access]\npull_deny = \"127.0.0.2\"\n");
+    let origin = Origin::start(Mode::AcceptedSilent);
+    let url = origin.rtmp_url("a");
+    let reply = probe(&relay, &url.replace("127.0.0.1", "127.0.0.2"), "5");
+    assert_eq!(reply["data"]["errorClass"], "denied", "{reply}");
+    let params = [("url", url.as_str()), ("timeout_sec", "2")];
+    let calls: Vec<_> = (0..12).map(|_| relay.api.call_later("probeStream", &params)).collect();
+    let replies: Vec<Value> =
+        calls.into_iter().map(|call| call.join().expect("an answer")).collect();
+    let busy = replies.iter().filter(|reply| reply["msg"] == "too many probes under way").count();
+    assert_eq!(busy, 4, "{replies:?}");
+    wait_until(LIVENESS, "there is room again", || {
+        probe(&relay, &url, "0.2")["data"]["errorClass"] == "silent"
+    });
+    relay.stop();
+}
+
+#[test]
+fn command_line_prints_the_steps() {
+    let origin = Origin::start(Mode::Healthy);
+    let (code, out, error) = run(&["probe", &origin.rtmp_url("a")]);
+    assert_eq!(code, Some(0), "{out}{error}");
+    for word in ["resolved", "handshake", "first keyframe", "track"] {
+        assert!(out.contains(word), "no {word} in {out}");
+    }
+    origin.set(Mode::Refused);
+    let (code, out, _) = run(&["probe", &origin.rtmp_url("a"), "--timeout", "2"]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("refused: "), "{out}");
+}

@@ -1,0 +1,82 @@
+//! The config file read again: validated first, and without a player noticing.
+
+mod kit;
+
+use std::fs;
+
+use kit::ffmpeg::{Modern, Publisher};
+use kit::flv::Kind;
+use kit::{LIVENESS, Player, Relay, wait_until};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+fn write(relay: &Relay, text: &str) {
+    fs::write(relay.dir().file("rillcast.toml"), text).expect("the relay's config file");
+}
+
+/// Sends SIGHUP and waits for so many lines about it in the log.
+fn hang_up(relay: &Relay, line: &str, count: usize) {
+    relay.process.signal(Signal::SIGHUP);
+    wait_until(LIVENESS, &format!("{line:?} in the log"), || {
+        relay.log().matches(line).count() == count
+    });
+}
+
+fn stream_wait(relay: &Relay) -> Value {
+    relay.api("getServerConfig", &[])["data"][0]["general.maxStreamWaitMS"].clone()
+}
+
+#[test]
+fn reload_changes_what_changed_and_no_player_drops() {
+    let relay = Relay::start_with(2, "[stream]\nmax_stream_wait_ms = 9000\n");
+    let _publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    let path = "/live/a.live.flv";
+    let players: Vec<Player> = (0..4)
+        .flat_map(|_| {
+            [
+                Player::http_flv(relay.http, path),
+                Player::ws_flv(relay.http, path),
+                Player::rtmp(relay.rtmp, "live", "a"),
+            ]
+        })
+        .collect();
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 5));
+    relay.api("setServerConfig", &[("protocol.continue_push_ms", "4321")]);
+    let read = "the config file is read again";
+    write(&relay, "[stream]\nmax_stream_wait_ms = 8000\n[egress]\nlag_evict_ms = 14000\n");
+    hang_up(&relay, read, 1);
+    assert_eq!(stream_wait(&relay), "8000");
+    // What is not valid is told with its place, and changes nothing.
+    write(&relay, "[stream]\nmax_stream_wait_ms = 7000\ncontinue_push_ms = \"x\"\n");
+    hang_up(&relay, "rillcast.toml:3:20", 1);
+    let reply = relay.api("reloadConfig", &[]);
+    assert_eq!(reply["code"], -1, "{reply}");
+    assert!(reply["msg"].as_str().expect("why").contains("rillcast.toml:3:20"), "{reply}");
+    assert_eq!(stream_wait(&relay), "8000");
+    // The command line wins over the file, and a port waits for a restart.
+    write(
+        &relay,
+        "[stream]\nmax_stream_wait_ms = 7000\n[api]\nsecret = \"x\"\n[log]\nfilter = \"warn\"\n[server]\nsteer_by_cpu = true\n",
+    );
+    let reply = relay.api("reloadConfig", &[]);
+    let changed = json!(["egress.lag_evict_ms", "stream.max_stream_wait_ms"]);
+    assert_eq!(reply["data"], json!({"changed": changed, "needsRestart": ["server.steer_by_cpu"]}));
+    let config = relay.api("getServerConfig", &[])["data"][0].clone();
+    assert_eq!(config["protocol.continue_push_ms"], "4321");
+    // All of them play on.
+    for player in &players {
+        player.wait_more_frames(Kind::Video, 5);
+        player.assert_open();
+    }
+    drop(players);
+    relay.stop();
+}
+
+#[test]
+fn without_a_file_there_is_nothing_to_reload() {
+    let relay = Relay::start(1);
+    assert_eq!(relay.api("reloadConfig", &[])["code"], -1);
+    hang_up(&relay, "there is no config file", 2);
+    relay.stop();
+}
