@@ -4,6 +4,9 @@
 mod kit;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,8 +16,9 @@ use kit::ffmpeg::{Modern, Publisher};
 use kit::flv::Kind;
 use kit::hook_server::Call;
 use kit::http::{encode, request};
+use kit::process::Process;
 use kit::relay::SECRET;
-use kit::{Answer, HookServer, LIVENESS, Player, Relay, wait_until};
+use kit::{Answer, HookServer, LIVENESS, Player, Relay, TempDir, wait_until};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
@@ -274,6 +278,107 @@ fn a_denied_player_or_publisher_is_told_so_in_its_own_protocol() {
     ] {
         wait_until(LIVENESS, code, || peer.look(|seen| seen.codes.iter().any(|have| have == code)));
     }
+    assert_eq!(relay.ledger()["streams"], 0);
+    relay.stop();
+}
+
+/// ffmpeg over RTSP, interleaved.
+fn ffmpeg(name: &str, args: &[&str], dir: &TempDir) -> Process {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "warning"]).args(args);
+    command.stdout(Stdio::null());
+    Process::start(name, &mut command, dir.file(&format!("{name}.log")))
+}
+
+#[test]
+fn rtsp_is_asked_about_and_told_in_both_schemas() {
+    let relay = Relay::start(2);
+    let server = HookServer::start();
+    server.behave(|_| Answer::Json(json!({"code": 0})));
+    let hooks = ["on_play", "on_publish", "on_stream_changed", "on_flow_report"];
+    set_hooks(&relay, &server, &hooks, &[("general.flowThreshold", "0")]);
+    let dir = TempDir::new("rtsp");
+    let file = kit::media("av.flv").display().to_string();
+    let tcp = ["-rtsp_transport", "tcp"];
+    // Two keys, so that one of the publishers may move to the other shard after the verdict.
+    let urls = ["a", "b"].map(|stream| format!("{}?sign=x", relay.rtsp_url(stream)));
+    let mut publishers = urls.each_ref().map(|url| {
+        let input = ["-re", "-stream_loop", "-1", "-i", &file, "-c", "copy", "-f", "rtsp"];
+        ffmpeg("publisher", &[&input[..], &tcp, &[url.as_str()]].concat(), &dir)
+    });
+    for stream in ["a", "b"] {
+        let asked = server.wait("on_publish", |body| body["stream"] == stream).body;
+        for (name, value) in [
+            ("schema", json!("rtsp")),
+            ("protocol", json!("rtsp")),
+            ("params", json!("sign=x")),
+            ("originType", json!(2)),
+        ] {
+            assert_eq!(asked[name], value, "{name}: {asked}");
+        }
+        for schema in ["rtmp", "rtsp"] {
+            server.wait("on_stream_changed", |body| {
+                body["stream"] == stream && body["schema"] == schema && body["regist"] == true
+            });
+        }
+    }
+
+    let play = ["-i", &urls[0], "-map", "0:v", "-frames:v", "5", "-f", "null", "-"];
+    let mut player = ffmpeg("player", &[&tcp[..], &play].concat(), &dir);
+    let asked = server.wait("on_play", |body| body["stream"] == "a").body;
+    assert_eq!((&asked["protocol"], &asked["params"]), (&json!("rtsp"), &json!("sign=x")));
+    let status = player.wait(LIVENESS);
+    assert!(status.is_some_and(|status| status.success()), "{}", player.log());
+    let flow = server.wait("on_flow_report", |body| body["player"] == true).body;
+    assert_eq!((&flow["id"], &flow["schema"]), (&asked["id"], &json!("rtsp")), "{flow}");
+    assert!(flow["totalBytes"].as_u64().is_some_and(|bytes| bytes > 1000), "{flow}");
+
+    publishers.iter_mut().for_each(Process::kill);
+    for stream in ["a", "b"] {
+        server.wait("on_flow_report", |body| {
+            body["player"] == false && body["stream"] == stream && body["schema"] == "rtsp"
+        });
+        for schema in ["rtmp", "rtsp"] {
+            server.wait("on_stream_changed", |body| {
+                body["stream"] == stream && body["schema"] == schema && body["regist"] == false
+            });
+        }
+    }
+    let reports = server.calls_of("on_flow_report");
+    assert_eq!(reports.len(), 3, "each of them once: {reports:?}");
+    relay.stop();
+}
+
+/// The status of the answer to an RTSP request.
+fn rtsp_status(relay: &Relay, request: &str, body: &str) -> String {
+    let mut socket = TcpStream::connect(relay.rtsp).expect("a relay");
+    socket.set_read_timeout(Some(LIVENESS)).unwrap();
+    let len = body.len();
+    write!(
+        socket,
+        "{request} {} RTSP/1.0\r\nCSeq: 1\r\nContent-Type: application/sdp\r\n\
+         Content-Length: {len}\r\n\r\n{body}",
+        relay.rtsp_url("a")
+    )
+    .expect("a request");
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).expect("an answer");
+    line
+}
+
+#[test]
+fn rtsp_is_denied() {
+    let relay = Relay::start(2);
+    let server = HookServer::start();
+    server.behave(|_| Answer::Json(json!({"code": -1, "msg": "not you"})));
+    set_hooks(&relay, &server, &["on_play", "on_publish"], &[]);
+    let sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n\
+               a=rtpmap:96 H264/90000\r\na=control:track0\r\n";
+    for (request, body) in [("DESCRIBE", ""), ("ANNOUNCE", sdp)] {
+        let status = rtsp_status(&relay, request, body);
+        assert_eq!(status.trim_end(), "RTSP/1.0 403 Forbidden", "{request}");
+    }
+    assert_eq!((server.calls_of("on_play").len(), server.calls_of("on_publish").len()), (1, 1));
     assert_eq!(relay.ledger()["streams"], 0);
     relay.stop();
 }
