@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use kit::camera::{Camera, Habits};
 use kit::compare::{AtLeast, assert_never_steps_back, assert_same_media};
 use kit::fault::{Mode, Origin, Stage};
 use kit::ffmpeg::{
@@ -14,7 +15,13 @@ use kit::ffmpeg::{
 };
 use kit::flv::{Kind, Role, Tag, encode, header, read};
 use kit::player::End;
-use kit::{Nginx, Player, media};
+use kit::rtp_media::{Media, Plan};
+use kit::rtsp::Lower;
+use kit::rtsp_peers::{Clip, FilePlayer, Sound};
+use kit::rtsp_player::RtspPlayer;
+use kit::tape::{assert_gapless, assert_well_formed};
+use kit::units::{Unit, WithinMs, assert_part_of, assert_same};
+use kit::{Nginx, Player, TempDir, media};
 
 /// About two seconds.
 const SOME: AtLeast = AtLeast { video: 50, audio: 80 };
@@ -150,7 +157,7 @@ fn packets_of_ffmpeg_are_those_published() {
     for url in [origin.rtmp_url("a"), origin.flv_url("a")] {
         let mut recorder = Recorder::start(Modern::No, &url);
         recorder.wait_packets(150);
-        let dir = kit::TempDir::new("sent");
+        let dir = TempDir::new("sent");
         let mut bytes = header(true, true);
         origin.sent().iter().for_each(|tag| bytes.extend(encode(tag)));
         std::fs::write(dir.file("sent.flv"), bytes).unwrap();
@@ -298,4 +305,82 @@ fn full_listener_drops_the_syn() {
     assert_eq!(origin.half_open_count(), 0);
     origin.set(Mode::Healthy);
     Player::http_flv(at, "/live/a.flv").wait_frames(Kind::Video, 5);
+}
+
+#[test]
+fn rtsp_players_of_the_kit_agree_on_a_camera() {
+    for lower in [Lower::Tcp, Lower::Udp] {
+        let camera = Camera::start(Habits::default());
+        let url = camera.url();
+        let players = [
+            FilePlayer::ffmpeg(Modern::No, &url, lower),
+            FilePlayer::ffmpeg(Modern::Yes, &url, lower),
+            FilePlayer::gstreamer(&url, lower),
+        ];
+        let own = RtspPlayer::start(camera.address, &url, lower);
+        own.wait_units(Kind::Audio, 100);
+        let dir = TempDir::new("tape");
+        let tape = dir.file("tape.pcap");
+        own.write_tape(&tape);
+        let decode = format!("tcp.port=={},rtsp", camera.address.port());
+        assert_well_formed("own", &tape, &decode, "rtp", 100);
+        assert_gapless("own", &tape, &decode, 2);
+        let recording = own.stop();
+        recording.assert_announced("own");
+        let sent = &camera.media.units;
+        assert_same("own", sent, &recording.units(), SOME, WithinMs(1.0));
+        for (at, mut player) in players.into_iter().enumerate() {
+            player.wait(SOME.video, SOME.audio);
+            let what = player.what().to_owned();
+            let within = WithinMs(if at == 2 { f64::INFINITY } else { 2.0 });
+            assert_same(&what, sent, &player.stop(), SOME, within);
+        }
+    }
+}
+
+#[test]
+fn comparison_of_units_finds_what_differs() {
+    let sent = Media::of("av.flv", Plan::default()).units;
+    let first = sent.iter().position(|unit| unit.is_keyframe && unit.kind == Kind::Video);
+    let got: Vec<Unit> = sent[first.unwrap()..300].to_vec();
+    let same = |got: &[Unit]| assert_same("a", &sent, got, SOME, WithinMs(10.0));
+    same(&got);
+    let moved: Vec<Unit> =
+        got.iter().map(|unit| Unit { pts_ms: unit.pts_ms + 1e9, ..unit.clone() }).collect();
+    same(&moved);
+    let spoiled = |spoil: &dyn Fn(&mut Vec<Unit>)| {
+        let mut got = got.clone();
+        spoil(&mut got);
+        fails(|| same(&got))
+    };
+    let late = |kind: Kind| {
+        move |got: &mut Vec<Unit>| {
+            got.iter_mut().filter(|unit| unit.kind == kind).for_each(|unit| unit.pts_ms += 11.0);
+        }
+    };
+    assert!(spoiled(&late(Kind::Audio)));
+    assert!(spoiled(&late(Kind::Video)));
+    assert!(spoiled(&|got| drop(got.remove(200))));
+    assert!(spoiled(&|got| drop(got.remove(0))), "no keyframe at the start");
+    assert!(spoiled(&|got| got[200].bytes[3] ^= 1));
+    assert!(spoiled(&|got| got.truncate(20)));
+    assert!(spoiled(&|got| got[100].pts_ms += 11.0));
+    let lost = assert_part_of("a", &sent, &got, Kind::Video);
+    assert_eq!(lost, 0);
+    let without: Vec<Unit> = got.iter().filter(|unit| unit.pts_ms != 1200.0).cloned().collect();
+    assert_eq!(assert_part_of("a", &sent, &without, Kind::Video), 1);
+}
+
+#[test]
+fn clips_have_the_sound_that_is_asked_for() {
+    for (sound, is_pcm) in
+        [(Sound::Same, false), (Sound::Opus, false), (Sound::PcmA, true), (Sound::PcmU, true)]
+    {
+        let clip = Clip::with_sound("av.flv", sound);
+        let of = |kind: Kind| clip.units.iter().filter(move |unit| unit.kind == kind);
+        assert_eq!(of(Kind::Video).count(), 300, "{sound:?}");
+        assert!(of(Kind::Audio).all(|unit| unit.is_pcm == is_pcm), "{sound:?}");
+        let last_ms = of(Kind::Audio).next_back().map_or(0.0, |unit| unit.pts_ms);
+        assert!(last_ms > 11_000.0, "{sound:?}: {last_ms}");
+    }
 }

@@ -5,6 +5,7 @@
 mod access;
 mod cpu_list;
 mod defaults;
+mod error;
 mod hook;
 mod ip_ranges;
 mod networks;
@@ -14,7 +15,7 @@ mod zlm;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ use tracing_subscriber::EnvFilter;
 
 pub use access::AccessSection;
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
+pub use error::{ConfigError, ValueError};
+use error::{find_key, line_and_column};
 pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use networks::{Networks, NetworksError};
@@ -190,24 +193,6 @@ pub struct Overrides {
     pub rtsp_listen: Option<SocketAddr>,
     pub secret: Option<String>,
     pub log_filter: Option<String>,
-}
-
-/// Why a file is no config; one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{}: cannot be read: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{}:{line}:{column}: {reason}", path.display())]
-    Invalid { path: PathBuf, line: usize, column: usize, reason: String },
-}
-
-/// A value that its key cannot have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {reason}")]
-pub struct ValueError {
-    /// `section.key`.
-    pub key: &'static str,
-    pub reason: String,
 }
 
 impl Config {
@@ -386,27 +371,6 @@ fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
-}
-
-/// Where `section.key` stands in a file that parses; its section's place if the key has none.
-fn find_key(text: &str, key: &str) -> Option<Range<usize>> {
-    let (section, name) = key.split_once('.')?;
-    let table = toml::de::DeTable::parse(text).ok()?;
-    let (_, section) = table.get_ref().iter().find(|(found, _)| found.get_ref() == section)?;
-    let keys = section.get_ref().as_table()?;
-    let found = keys.iter().find(|(found, _)| found.get_ref() == name);
-    Some(found.map_or_else(|| section.span(), |(_, value)| value.span()))
-}
-
-/// Line and column of a byte, both from 1; the column counts characters.
-fn line_and_column(text: &str, place: usize) -> (usize, usize) {
-    let mut end = place.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let before = &text[..end];
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 const MIB: u64 = 1 << 20;

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::driver::{Driver, LISTENER_BIT, Listener, Protocol};
 use super::link::{Link, Role, Session};
-use super::rtsp::RtspPeer;
+use super::rtsp_peer::RtspPeer;
 use crate::clock;
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::ConnectionId;

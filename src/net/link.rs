@@ -17,7 +17,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::origin::OriginSession;
-use super::rtsp::RtspPeer;
+use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
 use crate::bus::keeper::Follower;
 use crate::media::state::EndReason;

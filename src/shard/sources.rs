@@ -446,7 +446,7 @@ impl Shard {
         let of_form = stream.subscribers.iter_mut().filter(|((_, of), _)| *of == form);
         for (&(shard, _), subscriber) in of_form {
             if subscriber.lacks_flush {
-                behind.push(shard);
+                behind.push((shard, subscriber.attached));
             } else if shard == own {
                 is_here = subscriber.attached;
             } else {
@@ -457,8 +457,9 @@ impl Shard {
         for (shard, local, delta) in others {
             self.send(shard, Message::Flushed { key: key.clone(), local, delta, video_since });
         }
-        for shard in behind {
-            self.totals.resyncs += u64::from(!self.backed_up[shard.index()]);
+        for (shard, was_attached) in behind {
+            let is_resync = was_attached && !self.backed_up[shard.index()];
+            self.totals.resyncs += u64::from(is_resync);
             self.attach(handle, shard, form);
         }
         if is_here {

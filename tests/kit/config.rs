@@ -22,3 +22,18 @@ pub fn connects_per_origin_max(count: u32) -> String {
 
 /// `close_stream` and `close_streams` leave pending streams alone, as ZLMediaKit does.
 pub const FORCE_LEAVES_PENDING: &str = "[api]\nforce_closes_pending = false\n";
+
+/// What may carry RTP: `both`, `tcp` or `udp`.
+pub fn rtp_transport(name: &str) -> String {
+    format!("[rtsp]\nrtp_transport = \"{name}\"\n")
+}
+
+/// Who may publish and play over RTSP.
+pub fn rtsp_user(user: &str, password: &str, basic: bool) -> String {
+    format!(
+        "[rtsp]\nauth_user = \"{user}\"\nauth_password = \"{password}\"\nauth_basic = {basic}\n"
+    )
+}
+
+/// Pulls that fail are tried again at once.
+pub const RETRY_SOON: &str = "[pull]\nretry_base_ms = 100\nretry_step_ms = 100\n";

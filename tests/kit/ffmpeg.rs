@@ -21,7 +21,7 @@ pub enum Modern {
 }
 
 impl Modern {
-    fn program(self) -> PathBuf {
+    pub fn program(self) -> PathBuf {
         if self == Self::No {
             return PathBuf::from("ffmpeg");
         }

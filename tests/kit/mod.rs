@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "end-to-end tests wait for real peers on real time")]
 
 pub mod browser;
+pub mod camera;
 pub mod compare;
 pub mod config;
 pub mod fault;
@@ -25,7 +26,15 @@ pub mod relay;
 pub mod rtmp;
 pub mod rtmp_player;
 pub mod rtmp_publisher;
+pub mod rtp;
+pub mod rtp_media;
+pub mod rtsp;
+pub mod rtsp_peers;
+pub mod rtsp_player;
+pub mod rtsp_publisher;
 pub mod sse;
+pub mod tape;
+pub mod units;
 pub mod ws_player;
 
 use std::fs;

@@ -133,6 +133,17 @@ impl Relay {
         wait_until(LIVENESS, &format!("live/{stream} is registered"), || self.is_online(stream));
     }
 
+    /// The schemas in which `getMediaList` shows a stream.
+    #[track_caller]
+    pub fn schemas(&self, stream: &str) -> Vec<String> {
+        let list = self.api("getMediaList", &[("stream", stream)]);
+        let media = list["data"].as_array().cloned().unwrap_or_default();
+        let mut schemas: Vec<String> =
+            media.iter().filter_map(|media| media["schema"].as_str().map(str::to_owned)).collect();
+        schemas.sort();
+        schemas
+    }
+
     /// The sum of a metric over its labels, such as shards.
     #[track_caller]
     pub fn metric(&self, name: &str) -> u64 {

@@ -265,7 +265,8 @@ impl ServerSession {
                 self.outputs.push_back(Output::Event(ServerEvent::Pause));
                 self.reply(200);
             }
-            Phase::Paused => self.reply(200),
+            // A publisher sends nothing meanwhile. GStreamer's rtspclientsink pauses at its end.
+            Phase::Paused | Phase::Recording => self.reply(200),
             _ => self.reply(455),
         }
     }

@@ -246,6 +246,9 @@ fn publishers_are_served() {
         assert_eq!(bench.session.stray_packets(), 0, "{name}");
         if name == "ffmpeg" {
             assert_eq!(bench.events.last(), Some(&ServerEvent::Teardown));
+        } else {
+            // As GStreamer does at its end.
+            assert_eq!(bench.status("PAUSE rtsp://h/live/a", &[]), 200, "{name}");
         }
     }
 }

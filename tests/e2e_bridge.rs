@@ -1,0 +1,290 @@
+//! Between FLV and RTP: what comes in by RTMP is played over RTSP, and the other way round. The coded
+//! pictures and sounds are the same, and they are together from the first second on.
+
+mod kit;
+
+use kit::compare::{AtLeast, assert_never_steps_back};
+use kit::ffmpeg::{Modern, decode_first_frames};
+use kit::flv::{Kind, Role, Tag};
+use kit::process::Process;
+use kit::rtp_media::{Media, Plan, Sets};
+use kit::rtsp::Lower;
+use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
+use kit::rtsp_player::RtspPlayer;
+use kit::rtsp_publisher::RtspPublisher;
+use kit::tape::{Tap, assert_gapless, assert_well_formed};
+use kit::units::{self, Unit, WithinMs, assert_same};
+use kit::{LIVENESS, Player, Relay, TempDir};
+
+/// About two seconds.
+const BOTH: AtLeast = AtLeast { video: 50, audio: 40 };
+
+/// RTSP on a side.
+const CLOSE: WithinMs = WithinMs(10.0);
+
+/// ffmpeg reads RTP before the sender report that came before it on another port, and takes the
+/// tracks' first packets for simultaneous until then.
+const FFMPEG_OVER_UDP: WithinMs = WithinMs(100.0);
+
+const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
+
+/// Players of every FLV egress.
+fn flv_players(relay: &Relay) -> [Player; 3] {
+    [
+        Player::http_flv(relay.http, "/live/a.live.flv"),
+        Player::ws_flv(relay.http, "/live/a.live.flv"),
+        Player::rtmp(relay.rtmp, "live", "a"),
+    ]
+}
+
+/// Waits for so much, and compares it with what was sent.
+#[track_caller]
+fn compare_flv(players: [Player; 3], sent: &[Unit], at_least: AtLeast, within: WithinMs) {
+    for player in &players {
+        for (kind, count) in [(Kind::Video, at_least.video), (Kind::Audio, at_least.audio)] {
+            if count > 0 {
+                player.wait_frames(kind, count);
+            }
+        }
+    }
+    for player in players {
+        let what = player.what().to_owned();
+        let tags = player.stop();
+        assert_never_steps_back(&what, &tags);
+        assert_configured(&what, &tags);
+        assert_same(&what, sent, &units::of_tags(&tags), at_least, within);
+    }
+}
+
+/// A track whose codec has a configuration has it before its first frame.
+#[track_caller]
+fn assert_configured(what: &str, tags: &[Tag]) {
+    for kind in [Kind::Video, Kind::Audio] {
+        let own: Vec<&Tag> = tags.iter().filter(|tag| tag.kind == kind).collect();
+        let has_config = kind == Kind::Video
+            || own.first().is_some_and(|tag| matches!(tag.payload[0] >> 4, 9 | 10));
+        if let (true, Some(first)) = (has_config, own.first()) {
+            assert_eq!(first.role(), Role::Config, "{what}: {kind:?} begins without configuration");
+        }
+    }
+}
+
+/// RTMP in, RTSP out over TCP and UDP, to the kit's player and ffmpeg.
+#[track_caller]
+fn rtmp_plays_as_rtsp(modern: Modern, clip: &Clip, at_least: AtLeast, shards: usize) {
+    let relay = Relay::start(shards);
+    let mut publisher = ffmpeg_publish(modern, clip, &relay.rtmp_url("a"), Lower::Tcp);
+    relay.wait_online("a");
+    let url = relay.rtsp_url("a");
+    let own = LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+    assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
+    let kinds: &[Kind] = match at_least {
+        AtLeast { video: 0, .. } => &[Kind::Audio],
+        AtLeast { audio: 0, .. } => &[Kind::Video],
+        _ => &[Kind::Video, Kind::Audio],
+    };
+    let mut files = LOWERS.map(|lower| FilePlayer::ffmpeg_of(modern, &url, lower, kinds));
+    for player in own {
+        for (kind, count) in [(Kind::Video, at_least.video), (Kind::Audio, at_least.audio)] {
+            if count > 0 {
+                player.wait_units(kind, count);
+            }
+        }
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        assert_same(&what, &clip.units, &recording.units(), at_least, CLOSE);
+    }
+    let few = AtLeast { video: at_least.video / 2, audio: at_least.audio / 2 };
+    files.iter_mut().for_each(|player| player.wait(few.video, few.audio));
+    for (player, within) in files.into_iter().zip([CLOSE, FFMPEG_OVER_UDP]) {
+        let what = player.what().to_owned();
+        assert_same(&what, &clip.units, &player.stop(), few, within);
+    }
+    publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+/// RTSP in, every FLV egress out.
+#[track_caller]
+fn rtsp_plays_as_flv(
+    clip: &Clip,
+    at_least: AtLeast,
+    within: WithinMs,
+    start: impl FnOnce(&str) -> Process,
+) {
+    let relay = Relay::start(2);
+    let mut publisher = start(&relay.rtsp_url("a"));
+    relay.wait_online("a");
+    let players = flv_players(&relay);
+    assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
+    compare_flv(players, &clip.units, at_least, within);
+    publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+#[test]
+fn h264_and_aac_of_rtmp_play_as_rtsp() {
+    let clip = Clip::of("av.flv");
+    rtmp_plays_as_rtsp(Modern::No, &clip, BOTH, 1);
+    rtmp_plays_as_rtsp(Modern::No, &clip, BOTH, 2);
+}
+
+#[test]
+fn h264_without_b_frames_of_rtmp_plays_as_rtsp() {
+    rtmp_plays_as_rtsp(Modern::Yes, &Clip::of("demo.flv"), BOTH, 2);
+}
+
+#[test]
+fn hevc_of_rtmp_plays_as_rtsp() {
+    rtmp_plays_as_rtsp(Modern::Yes, &Clip::of("hevc_aac.flv"), BOTH, 2);
+}
+
+#[test]
+fn opus_of_rtmp_plays_as_rtsp() {
+    rtmp_plays_as_rtsp(Modern::Yes, &Clip::with_sound("av.flv", Sound::Opus), BOTH, 2);
+}
+
+#[test]
+fn g711_of_rtmp_plays_as_rtsp() {
+    for sound in [Sound::PcmA, Sound::PcmU] {
+        let at_least = AtLeast { video: 50, audio: 8 };
+        rtmp_plays_as_rtsp(Modern::Yes, &Clip::with_sound("av.flv", sound), at_least, 1);
+    }
+}
+
+#[test]
+fn one_track_of_rtmp_plays_as_rtsp() {
+    let video = AtLeast { video: 50, audio: 0 };
+    rtmp_plays_as_rtsp(Modern::No, &Clip::of("video.flv"), video, 1);
+    let audio = AtLeast { video: 0, audio: 60 };
+    rtmp_plays_as_rtsp(Modern::No, &Clip::of("audio.flv"), audio, 1);
+}
+
+#[test]
+fn known_packets_play_as_flv() {
+    let sets = [Sets::Everywhere, Sets::DescriptionOnly, Sets::InBandOnly];
+    for (file, lower, sets) in [
+        ("av.flv", Lower::Tcp, sets[0]),
+        ("av.flv", Lower::Udp, sets[1]),
+        ("demo.flv", Lower::Tcp, sets[2]),
+        ("hevc_aac.flv", Lower::Tcp, sets[1]),
+        ("hevc_aac.flv", Lower::Udp, sets[2]),
+    ] {
+        let relay = Relay::start(2);
+        let media = Media::of(file, Plan { sets, ..Plan::default() });
+        let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &media);
+        relay.wait_online("a");
+        let players = flv_players(&relay);
+        decode_first_frames(Modern::Yes, &relay.flv_url("a"), 5);
+        compare_flv(players, &media.units, BOTH, WithinMs(2.0));
+        publisher.stop();
+        relay.stop();
+    }
+}
+
+#[test]
+fn h264_and_aac_of_ffmpeg_over_rtsp_play_as_flv() {
+    let clip = Clip::of("av.flv");
+    for (modern, lower) in
+        [(Modern::No, Lower::Tcp), (Modern::No, Lower::Udp), (Modern::Yes, Lower::Tcp)]
+    {
+        let start = |url: &str| ffmpeg_publish(modern, &clip, url, lower);
+        rtsp_plays_as_flv(&clip, BOTH, CLOSE, start);
+    }
+}
+
+#[test]
+fn hevc_of_ffmpeg_over_rtsp_plays_as_flv() {
+    let clip = Clip::of("hevc_aac.flv").into_matroska();
+    for modern in [Modern::No, Modern::Yes] {
+        let start = |url: &str| ffmpeg_publish(modern, &clip, url, Lower::Tcp);
+        rtsp_plays_as_flv(&clip, BOTH, CLOSE, start);
+    }
+}
+
+#[test]
+fn opus_and_g711_of_ffmpeg_over_rtsp_play_as_flv() {
+    for sound in [Sound::Opus, Sound::PcmA, Sound::PcmU] {
+        let clip = Clip::with_sound("av.flv", sound);
+        let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, Lower::Tcp);
+        let audio = if sound == Sound::Opus { 40 } else { 8 };
+        rtsp_plays_as_flv(&clip, AtLeast { video: 50, audio }, CLOSE, start);
+    }
+}
+
+#[test]
+fn latm_of_gstreamer_over_rtsp_plays_as_flv() {
+    let clip = Clip::of("av.flv");
+    for lower in LOWERS {
+        let start = |url: &str| gstreamer_publish(&clip, url, lower);
+        // Its payloader of LATM gives the first two frames one timestamp (1.22), and its first
+        // reports come late.
+        rtsp_plays_as_flv(&clip, BOTH, WithinMs(100.0), start);
+    }
+}
+
+#[test]
+fn one_track_of_rtsp_plays_as_flv() {
+    for (file, at_least) in [
+        ("video.flv", AtLeast { video: 50, audio: 0 }),
+        ("audio.flv", AtLeast { video: 0, audio: 60 }),
+    ] {
+        let clip = Clip::of(file);
+        let start = |url: &str| ffmpeg_publish(Modern::No, &clip, url, Lower::Tcp);
+        rtsp_plays_as_flv(&clip, at_least, CLOSE, start);
+    }
+}
+
+/// The bridge is there while somebody wants it, and again when somebody wants it again.
+#[test]
+fn bridge_comes_and_goes_with_its_players() {
+    let relay = Relay::start(2);
+    let clip = Clip::of("av.flv");
+    let mut publisher = ffmpeg_publish(Modern::No, &clip, &relay.rtmp_url("a"), Lower::Tcp);
+    relay.wait_online("a");
+    let url = relay.rtsp_url("a");
+    for _ in 0..3 {
+        let player = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+        player.wait_units(Kind::Audio, 30);
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        let some = AtLeast { video: 5, audio: 30 };
+        assert_same(&what, &clip.units, &recording.units(), some, CLOSE);
+    }
+    publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+#[test]
+fn tshark_finds_no_fault_in_what_is_bridged() {
+    let relay = Relay::start(2);
+    let clip = Clip::of("av.flv");
+    let mut publisher = ffmpeg_publish(Modern::No, &clip, &relay.rtmp_url("a"), Lower::Tcp);
+    relay.wait_online("a");
+    let dir = TempDir::new("tape");
+    for lower in LOWERS {
+        let player = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), lower);
+        player.wait_units(Kind::Audio, 60);
+        let tape = dir.file(&format!("{}.pcap", lower.name()));
+        player.write_tape(&tape);
+        let decode = format!("tcp.port=={},rtsp", relay.rtsp.port());
+        assert_well_formed(player.what(), &tape, &decode, "rtp", 20);
+        assert_well_formed(player.what(), &tape, &decode, "rtcp", 1);
+        assert_gapless(player.what(), &tape, &decode, 2);
+    }
+    publisher.terminate(LIVENESS);
+    let media = Media::of("av.flv", Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("b"), Lower::Tcp, &media);
+    relay.wait_online("b");
+    let tap = Tap::start(relay.http);
+    let player = Player::http_flv(tap.address, "/live/b.live.flv");
+    player.wait_frames(Kind::Video, 50);
+    let tape = dir.file("http.pcap");
+    tap.tape.write(&tape);
+    let decode = format!("tcp.port=={},http", tap.address.port());
+    assert_well_formed(player.what(), &tape, &decode, "http", 1);
+    publisher.stop();
+    relay.stop();
+}

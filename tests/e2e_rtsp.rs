@@ -1,0 +1,555 @@
+//! RTSP in and RTSP out: the packets of a publisher are those of its players, over TCP and UDP, from
+//! and to ffmpeg, GStreamer and another rillcast.
+
+mod kit;
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
+
+use kit::compare::AtLeast;
+use kit::ffmpeg::Modern;
+use kit::flv::Kind;
+use kit::process::Process;
+use kit::relay::key;
+use kit::rtp::{Packet, parse_description};
+use kit::rtp_media::{Media, Plan};
+use kit::rtsp::{Client, Lower, Message};
+use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
+use kit::rtsp_player::{Recording, RtspPlayer};
+use kit::rtsp_publisher::RtspPublisher;
+use kit::tape::{Tap, assert_gapless, assert_well_formed};
+use kit::units::{WithinMs, assert_same};
+use kit::{LIVENESS, Player, Relay, TempDir, wait_until};
+
+/// About two seconds.
+const BOTH: AtLeast = AtLeast { video: 50, audio: 60 };
+
+const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
+
+/// Each track's packets are a contiguous part of what was sent, payloads, marks and types equal,
+/// times moved by one number.
+#[track_caller]
+fn assert_same_packets(what: &str, media: &Media, recording: &Recording, at_least: usize) {
+    assert_eq!(recording.tracks.len(), media.formats.len(), "{what}: tracks");
+    for (track, (format, got)) in media.formats.iter().zip(&recording.tracks).enumerate() {
+        let codec = format.codec;
+        assert_eq!(got.format.codec, codec, "{what}");
+        assert_eq!(got.format.clock_rate, format.clock_rate, "{what}: {codec:?}");
+        let sent = media.rtp(track);
+        let first = &got.packets[0];
+        let is_first = |packet: &&Packet| packet.payload == first.payload;
+        let told = |packet: &Packet, base: u32| {
+            let Packet { marker, payload_type, timestamp, .. } = *packet;
+            (marker, payload_type, timestamp.wrapping_sub(base), packet.payload.clone())
+        };
+        let fits =
+            sent.iter().enumerate().filter(|(_, packet)| is_first(packet)).any(|(at, start)| {
+                let part = sent.get(at..at + got.packets.len());
+                part.is_some_and(|part| {
+                    let part = part.iter().map(|packet| told(packet, start.timestamp));
+                    part.eq(got.packets.iter().map(|packet| told(packet, first.timestamp)))
+                })
+            });
+        let count = got.packets.len();
+        assert!(count >= at_least, "{what}: {count} packets of {codec:?}");
+        assert!(fits, "{what}: {count} packets of {codec:?} are not those that were sent");
+        for pair in got.packets.windows(2) {
+            let next = pair[0].sequence.wrapping_add(1);
+            assert_eq!(pair[1].sequence, next, "{what}: {codec:?}");
+        }
+    }
+}
+
+fn own_players(relay: &Relay, stream: &str) -> Vec<RtspPlayer> {
+    let lowers = [Lower::Tcp, Lower::Udp, Lower::Tcp, Lower::Udp];
+    lowers.map(|lower| RtspPlayer::start(relay.rtsp, &relay.rtsp_url(stream), lower)).into()
+}
+
+#[track_caller]
+fn stop_and_compare(players: Vec<RtspPlayer>, media: &Media) {
+    for player in &players {
+        player.wait_units(Kind::Video, 60);
+        player.wait_units(Kind::Audio, 60);
+    }
+    for player in players {
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        assert_same_packets(&what, media, &recording, 50);
+        assert_same(&what, &media.units, &recording.units(), BOTH, WithinMs(1.0));
+    }
+}
+
+#[track_caller]
+fn passes_bit_equal(file: &str, lower: Lower, shards: usize) {
+    let relay = Relay::start(shards);
+    let media = Media::of(file, Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &media);
+    relay.wait_online("a");
+    assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
+    let first = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), lower);
+    // By then each GOP has some of both tracks.
+    first.wait_units(Kind::Audio, 20);
+    let mut players = own_players(&relay, "a");
+    assert!(players.iter().any(|player| player.look(Recording::is_all_told)));
+    players.push(first);
+    stop_and_compare(players, &media);
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn packets_published_over_tcp_pass_bit_equal() {
+    passes_bit_equal("av.flv", Lower::Tcp, 1);
+    passes_bit_equal("av.flv", Lower::Tcp, 2);
+}
+
+#[test]
+fn packets_published_over_udp_pass_bit_equal() {
+    passes_bit_equal("av.flv", Lower::Udp, 1);
+    passes_bit_equal("av.flv", Lower::Udp, 2);
+}
+
+#[test]
+fn packets_of_hevc_pass_bit_equal() {
+    passes_bit_equal("hevc_aac.flv", Lower::Tcp, 2);
+    passes_bit_equal("hevc_aac.flv", Lower::Udp, 2);
+}
+
+#[test]
+fn packets_pass_bit_equal_through_two_rillcasts() {
+    for (shards, rtp_type) in [(1, "0"), (2, "0"), (1, "1"), (2, "1")] {
+        let origin = Relay::start(2);
+        let relay = Relay::start(shards);
+        let media = Media::of("av.flv", Plan::default());
+        let publisher =
+            RtspPublisher::start(origin.rtsp, &origin.rtsp_url("a"), Lower::Tcp, &media);
+        origin.wait_online("a");
+        let added = relay.add("a", &origin.rtsp_url("a"), &[("rtp_type", rtp_type)]);
+        assert_eq!(added["code"], 0, "{added}");
+        assert_eq!(added["data"]["key"], key("a"), "{added}");
+        relay.wait_online("a");
+        assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
+        stop_and_compare(own_players(&relay, "a"), &media);
+        assert_eq!(relay.delete("a")["data"]["flag"], true);
+        publisher.stop();
+        relay.stop();
+        origin.stop();
+    }
+}
+
+/// ffmpeg reads RTP before the sender report that came before it on another port, and takes the
+/// tracks' first packets for simultaneous until then.
+const FFMPEG_OVER_UDP: WithinMs = WithinMs(100.0);
+
+/// How AAC comes, for what depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AacFormat {
+    Generic,
+    /// GStreamer's player is left out: its parser does not make frames of it again.
+    Latm,
+}
+
+/// One publisher; ffmpeg of both versions, GStreamer and the kit's player over TCP and UDP.
+#[track_caller]
+fn plays_everywhere(clip: &Clip, aac: Option<AacFormat>, start: impl FnOnce(&str) -> Process) {
+    let relay = Relay::start(2);
+    let url = relay.rtsp_url("a");
+    let mut publisher = start(&url);
+    relay.wait_online("a");
+    // GStreamer sends nothing for a while.
+    let first = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+    first.wait_units(Kind::Video, 5);
+    drop(first);
+    // Its payloader of LATM gives the first two frames one timestamp, and its tracks are some frames
+    // apart by its own reports (1.22).
+    let close = WithinMs(if aac == Some(AacFormat::Latm) { 100.0 } else { 10.0 });
+    let own = LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+    let mut players: Vec<(FilePlayer, WithinMs)> = Vec::new();
+    for lower in LOWERS {
+        let close = if lower == Lower::Tcp { close } else { FFMPEG_OVER_UDP };
+        for modern in [Modern::No, Modern::Yes] {
+            players.push((FilePlayer::ffmpeg(modern, &url, lower), close));
+        }
+        if aac == Some(AacFormat::Generic) {
+            players.push((FilePlayer::gstreamer(&url, lower), WithinMs(f64::INFINITY)));
+        }
+    }
+    for player in own {
+        player.wait_units(Kind::Audio, 60);
+        player.wait_units(Kind::Video, 60);
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        assert_same(&what, &clip.units, &recording.units(), BOTH, close);
+    }
+    players.iter_mut().for_each(|(player, _)| player.wait(25, 25));
+    for (player, within) in players {
+        let what = player.what().to_owned();
+        let few = AtLeast { video: 25, audio: 25 };
+        assert_same(&what, &clip.units, &player.stop(), few, within);
+    }
+    publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+#[test]
+fn ffmpeg_5_publishes_to_everybody_over_tcp() {
+    let clip = Clip::of("av.flv");
+    let start = |url: &str| ffmpeg_publish(Modern::No, &clip, url, Lower::Tcp);
+    plays_everywhere(&clip, Some(AacFormat::Generic), start);
+}
+
+#[test]
+fn ffmpeg_5_publishes_to_everybody_over_udp() {
+    let clip = Clip::of("av.flv");
+    let start = |url: &str| ffmpeg_publish(Modern::No, &clip, url, Lower::Udp);
+    plays_everywhere(&clip, Some(AacFormat::Generic), start);
+}
+
+#[test]
+fn ffmpeg_9_publishes_to_everybody_over_tcp() {
+    let clip = Clip::of("demo.flv");
+    let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, Lower::Tcp);
+    plays_everywhere(&clip, Some(AacFormat::Generic), start);
+}
+
+#[test]
+fn ffmpeg_9_publishes_to_everybody_over_udp() {
+    let clip = Clip::of("av.flv");
+    let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, Lower::Udp);
+    plays_everywhere(&clip, Some(AacFormat::Generic), start);
+}
+
+#[test]
+fn gstreamer_publishes_to_everybody_over_tcp() {
+    let clip = Clip::of("av.flv");
+    let start = |url: &str| gstreamer_publish(&clip, url, Lower::Tcp);
+    plays_everywhere(&clip, Some(AacFormat::Latm), start);
+}
+
+#[test]
+fn gstreamer_publishes_to_everybody_over_udp() {
+    let clip = Clip::of("av.flv");
+    let start = |url: &str| gstreamer_publish(&clip, url, Lower::Udp);
+    plays_everywhere(&clip, Some(AacFormat::Latm), start);
+}
+
+#[test]
+fn hevc_is_published_to_everybody() {
+    let clip = Clip::of("hevc_aac.flv").into_matroska();
+    for modern in [Modern::No, Modern::Yes] {
+        let start = |url: &str| ffmpeg_publish(modern, &clip, url, Lower::Tcp);
+        plays_everywhere(&clip, None, start);
+    }
+}
+
+#[test]
+fn opus_and_g711_are_published_to_everybody() {
+    for sound in [Sound::Opus, Sound::PcmA, Sound::PcmU] {
+        let clip = Clip::with_sound("av.flv", sound);
+        let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, Lower::Tcp);
+        plays_everywhere(&clip, None, start);
+    }
+}
+
+#[test]
+fn tshark_finds_no_fault_in_what_is_played() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let tap = Tap::start(relay.rtsp);
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let dir = TempDir::new("tape");
+    for lower in LOWERS {
+        let player = RtspPlayer::start(relay.rtsp, &url, lower);
+        player.wait_units(Kind::Audio, 80);
+        let tape = dir.file(&format!("{}.pcap", lower.name()));
+        player.write_tape(&tape);
+        let decode = format!("tcp.port=={},rtsp", relay.rtsp.port());
+        assert_well_formed(player.what(), &tape, &decode, "rtp", 20);
+        assert_well_formed(player.what(), &tape, &decode, "rtcp", 1);
+        assert_gapless(player.what(), &tape, &decode, 2);
+    }
+    // Another program's dialog.
+    let tapped = url.replace(&relay.rtsp.to_string(), &tap.address.to_string());
+    let mut player = FilePlayer::ffmpeg(Modern::Yes, &tapped, Lower::Tcp);
+    player.wait(50, 50);
+    player.stop();
+    let tape = dir.file("ffmpeg.pcap");
+    tap.tape.write(&tape);
+    let decode = format!("tcp.port=={},rtsp", tap.address.port());
+    assert_well_formed("ffmpeg", &tape, &decode, "rtp", 20);
+    assert_gapless("ffmpeg", &tape, &decode, 2);
+    publisher.stop();
+    relay.stop();
+}
+
+const SDP: (&str, &str) = ("Content-Type", "application/sdp");
+
+fn ask(relay: &Relay, method: &str, headers: &[(&str, &str)], body: &str) -> Message {
+    let mut client = Client::connect(relay.rtsp);
+    client.ask(method, &relay.rtsp_url("a"), headers, body).expect("an answer")
+}
+
+/// Status of the first SETUP over this lower transport, of a player and of a publisher.
+#[track_caller]
+fn setup_statuses(relay: &Relay, lower: Lower, description: &str) -> [Option<u16>; 2] {
+    let transport = match lower {
+        Lower::Tcp => "RTP/AVP/TCP;unicast;interleaved=0-1",
+        Lower::Udp => "RTP/AVP;unicast;client_port=45678-45679",
+    };
+    let mut player = Client::connect(relay.rtsp);
+    let url = relay.rtsp_url("a");
+    let described = player.demand("DESCRIBE", &url, &[], "");
+    let control = &parse_description(&described.text()).expect("a description")[0].control;
+    let track = kit::rtsp_player::control_url(&url, control);
+    let played = player.ask("SETUP", &track, &[("Transport", transport)], "").expect("an answer");
+    let mut publisher = Client::connect(relay.rtsp);
+    let url = relay.rtsp_url("b");
+    publisher.demand("ANNOUNCE", &url, &[SDP], description);
+    let record = format!("{transport};mode=record");
+    let track = format!("{url}/track1");
+    let recorded = publisher.ask("SETUP", &track, &[("Transport", &record)], "");
+    [played.status(), recorded.expect("an answer").status()]
+}
+
+#[test]
+fn transport_that_is_not_allowed_is_answered_with_461() {
+    let media = Media::of("av.flv", Plan::default());
+    for (name, allowed) in [("tcp", Lower::Tcp), ("udp", Lower::Udp)] {
+        let relay = Relay::start_with(1, &kit::config::rtp_transport(name));
+        let url = relay.rtsp_url("a");
+        let publisher = RtspPublisher::start(relay.rtsp, &url, allowed, &media);
+        relay.wait_online("a");
+        for lower in LOWERS {
+            let status = Some(if lower == allowed { 200 } else { 461 });
+            let found = setup_statuses(&relay, lower, &media.description());
+            assert_eq!(found, [status; 2], "only {name}, asked for {lower:?}");
+        }
+        publisher.stop();
+        relay.stop();
+    }
+}
+
+#[test]
+fn password_is_asked_of_publishers_and_players() {
+    for basic in [false, true] {
+        let relay = Relay::start_with(1, &kit::config::rtsp_user("user", "secret", basic));
+        let sdp = Media::of("av.flv", Plan::default()).description();
+        for (method, body) in [("DESCRIBE", ""), ("ANNOUNCE", sdp.as_str())] {
+            let answer = ask(&relay, method, &[SDP], body);
+            assert_eq!(answer.status(), Some(401), "{method}: {answer:?}");
+            let challenges = answer.headers.iter().filter(|(name, _)| name == "www-authenticate");
+            let mut challenges = challenges.map(|(_, value)| value.as_str());
+            assert_eq!(challenges.clone().any(|value| value.starts_with("Basic")), basic);
+            assert!(challenges.any(|value| value.starts_with("Digest")), "{answer:?}");
+        }
+        // user:wrong, user:secret
+        let wrong = [SDP, ("Authorization", "Basic dXNlcjp3cm9uZw==")];
+        assert_eq!(ask(&relay, "ANNOUNCE", &wrong, &sdp).status(), Some(401));
+        let right = [SDP, ("Authorization", "Basic dXNlcjpzZWNyZXQ=")];
+        let status = ask(&relay, "ANNOUNCE", &right, &sdp).status();
+        assert_eq!(status, Some(if basic { 200 } else { 401 }));
+        let clip = Clip::of("av.flv");
+        let with = |password: &str| {
+            relay.rtsp_url("a").replace("rtsp://", &format!("rtsp://user:{password}@"))
+        };
+        let mut refused = ffmpeg_publish(Modern::No, &clip, &with("wrong"), Lower::Tcp);
+        let end = refused.wait(LIVENESS).expect("ffmpeg gives up");
+        assert!(!end.success(), "{}", refused.log());
+        let mut publisher = ffmpeg_publish(Modern::No, &clip, &with("secret"), Lower::Tcp);
+        relay.wait_online("a");
+        for modern in [Modern::No, Modern::Yes] {
+            let mut player = FilePlayer::ffmpeg(modern, &with("secret"), Lower::Tcp);
+            player.wait(25, 25);
+            player.stop();
+        }
+        publisher.terminate(LIVENESS);
+        relay.stop();
+    }
+}
+
+#[test]
+fn player_that_comes_first_waits_for_the_publisher() {
+    let relay = Relay::start(2);
+    let url = relay.rtsp_url("a");
+    let address = relay.rtsp;
+    let waiting = std::thread::spawn(move || RtspPlayer::start(address, &url, Lower::Tcp));
+    wait_until(LIVENESS, "a waiter", || relay.ledger()["waiters"] == 1);
+    let media = Media::of("av.flv", Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
+    let player = waiting.join().expect("the player is let in");
+    stop_and_compare(vec![player], &media);
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn stream_that_never_comes_is_not_found() {
+    let relay = Relay::start_with(1, &kit::config::max_stream_wait_ms(300));
+    assert_eq!(ask(&relay, "DESCRIBE", &[], "").status(), Some(404));
+    relay.stop();
+}
+
+#[test]
+fn second_publisher_of_a_name_is_refused_and_the_first_goes_on() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
+    relay.wait_online("a");
+    let players = own_players(&relay, "a");
+    // Several, so that both shards get one.
+    for _ in 0..4 {
+        let answer = ask(&relay, "ANNOUNCE", &[SDP], &media.description());
+        assert_ne!(answer.status(), Some(200), "{answer:?}");
+    }
+    stop_and_compare(players, &media);
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn publisher_that_ends_closes_its_players() {
+    let relay = Relay::start(2);
+    let start = relay.holdings();
+    let media = Media::of("av.flv", Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
+    relay.wait_online("a");
+    let players = own_players(&relay, "a");
+    players.iter().for_each(|player| player.wait_units(Kind::Video, 10));
+    publisher.stop();
+    for player in players {
+        player.wait_end(LIVENESS);
+    }
+    relay.assert_back_to(&start, "publisher and players are gone");
+    relay.stop();
+}
+
+/// Numbers that look like noise, the same each time.
+fn noise(seed: u32, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+/// Media of a publisher over UDP goes through while `disturb` does its worst.
+#[track_caller]
+fn goes_on_while(disturb: impl FnOnce(&Relay, &RtspPublisher, &Media)) {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Udp, &media);
+    relay.wait_online("a");
+    let players = own_players(&relay, "a");
+    disturb(&relay, &publisher, &media);
+    stop_and_compare(players, &media);
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
+    goes_on_while(|relay, _, _| {
+        for seed in 1..40 {
+            let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
+            let mut bytes = noise(seed, 20_000);
+            // Binary from the first byte, behind a request, and in place of a packet.
+            let before: &[u8] = match seed % 4 {
+                0 => b"$\x05\xff\xff",
+                1 => b"DESCRIBE rtsp://h/live/a RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+                2 => b"OPTIONS * RTSP/1.0\r\nContent-Length: 99999999\r\n\r\n",
+                _ => b"",
+            };
+            bytes.splice(..0, before.iter().copied());
+            // The relay may have had enough before the end.
+            let _ = socket.write_all(&bytes);
+        }
+        for endless in ["A", "DESCRIBE rtsp://h/live/a RTSP/1.0\r\nA: "] {
+            let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
+            socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+            let filler = [b'a'; 4096];
+            let mut sent = socket.write_all(endless.as_bytes());
+            let mut count = 0;
+            while sent.is_ok() && count < 4096 {
+                sent = socket.write_all(&filler);
+                count += 1;
+            }
+            let mut rest = Vec::new();
+            let ended = sent.is_err() || socket.read_to_end(&mut rest).is_ok();
+            assert!(ended, "a head of 16 MB is taken");
+        }
+    });
+}
+
+#[test]
+fn noise_at_the_udp_ports_is_ignored() {
+    goes_on_while(|_, publisher, media| {
+        let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
+        for seed in 1..500 {
+            let port = publisher.relay_port((seed % 2) as usize);
+            let mut packet = media.rtp((seed % 2) as usize)[0].clone();
+            packet.ssrc = seed;
+            packet.payload = noise(seed, 40);
+            let bytes = if seed % 3 == 0 { packet.encode() } else { noise(seed, 200) };
+            let at = (port.ip(), port.port() + u16::from(seed % 5 == 0));
+            // A port may not take it, and say so by ICMP.
+            let _ = socket.send_to(&bytes, at);
+        }
+    });
+}
+
+#[test]
+fn absurd_descriptions_are_refused() {
+    goes_on_while(|relay, _, media| {
+        let good = media.description();
+        let long = format!("{good}a={}\r\n", "x".repeat(200_000));
+        let many = format!("{good}{}", "m=video 0 RTP/AVP 96\r\n".repeat(2000));
+        let texts = [
+            "v=0\r\n".to_owned(),
+            String::from_utf8_lossy(&noise(5, 3000)).into_owned(),
+            "v=0\r\nm=video 0 RTP/AVP 999999999999\r\n".to_owned(),
+            "v=0\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 mpeg4-generic/0/0\r\n".to_owned(),
+            good.replace("config=", "config=zz"),
+            many,
+            long,
+        ];
+        for (index, text) in texts.iter().enumerate() {
+            let mut client = Client::connect(relay.rtsp);
+            let url = relay.rtsp_url(&format!("absurd{index}"));
+            // Refused, or closed; that it is taken is no harm while nothing comes.
+            if let Ok(answer) = client.ask("ANNOUNCE", &url, &[SDP], text) {
+                assert!(answer.status().is_some(), "{answer:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn publisher_with_noise_for_media_harms_itself_alone() {
+    goes_on_while(|relay, _, media| {
+        let mut spoiled = media.clone();
+        for (index, packet) in spoiled.packets.iter_mut().enumerate() {
+            let seed = u32::try_from(index).expect("few packets") + 1;
+            let len = packet.bytes.len();
+            match index % 3 {
+                0 => packet.bytes = noise(seed, len),
+                // Another SSRC each time.
+                1 if len > 12 => packet.bytes[8..12].copy_from_slice(&seed.to_be_bytes()),
+                _ if len > 12 => packet.bytes.splice(12.., noise(seed, len - 12)).for_each(drop),
+                _ => {}
+            }
+        }
+        let url = relay.rtsp_url("spoiled");
+        let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &spoiled);
+        let player = Player::http_flv(relay.http, "/live/spoiled.live.flv");
+        kit::pause(Duration::from_secs(2));
+        drop((player, publisher));
+    });
+}

@@ -1,0 +1,442 @@
+//! Pulls over RTSP from cameras with habits: each one plays, over RTSP and FLV; and a pull that is
+//! ended leaves nothing, wherever it had come to.
+
+mod kit;
+
+use std::time::Duration;
+
+use kit::camera::{Access, Camera, Control, Cseq, Habits, KeepAlive, Loss, Ssrc, Stage};
+use kit::compare::{AtLeast, assert_never_steps_back};
+use kit::config::RETRY_SOON;
+use kit::flv::Kind;
+use kit::relay::{add_params, key};
+use kit::rtp_media::{Plan, Sets};
+use kit::rtsp::Lower;
+use kit::rtsp_player::RtspPlayer;
+use kit::units::{self, WithinMs, assert_part_of, assert_same};
+use kit::{LIVENESS, Player, Relay, wait_until};
+
+/// About one second.
+const SOME: AtLeast = AtLeast { video: 25, audio: 30 };
+
+/// Times that are told.
+const CLOSE: WithinMs = WithinMs(10.0);
+
+/// Times that are guessed by arrival.
+const GUESSED: WithinMs = WithinMs(200.0);
+
+const OVER_UDP: (&str, &str) = ("rtp_type", "1");
+
+/// A pull under way, to be looked at while it lasts.
+struct Pull {
+    relay: Relay,
+    camera: Camera,
+}
+
+impl Pull {
+    #[track_caller]
+    fn start(camera: Camera, more: &[(&str, &str)]) -> Self {
+        let url = camera.url();
+        Self::start_at(camera, &url, more)
+    }
+
+    #[track_caller]
+    fn start_at(camera: Camera, url: &str, more: &[(&str, &str)]) -> Self {
+        let relay = Relay::start(2);
+        let added = relay.add("a", url, more);
+        assert_eq!(added["code"], 0, "{added}");
+        assert_eq!(added["data"]["key"], key("a"), "{added}");
+        relay.wait_online("a");
+        Self { relay, camera }
+    }
+
+    /// Players over FLV and RTSP get what the camera sends.
+    #[track_caller]
+    fn assert_plays(&self, at_least: AtLeast, within: WithinMs) {
+        let flv = Player::http_flv(self.relay.http, "/live/a.live.flv");
+        let rtsp = RtspPlayer::start(self.relay.rtsp, &self.relay.rtsp_url("a"), Lower::Tcp);
+        for (kind, count) in [(Kind::Video, at_least.video), (Kind::Audio, at_least.audio)] {
+            if count > 0 {
+                flv.wait_frames(kind, count);
+                rtsp.wait_units(kind, count);
+            }
+        }
+        let sent = &self.camera.media.units;
+        let tags = flv.stop();
+        assert_never_steps_back("flv", &tags);
+        assert_same("flv", sent, &units::of_tags(&tags), at_least, within);
+        let recording = rtsp.stop();
+        assert_same("rtsp", sent, &recording.units(), at_least, within);
+    }
+
+    /// The pull is deleted: the camera is left in an orderly way.
+    #[track_caller]
+    fn end(self) {
+        assert_eq!(self.relay.delete("a")["data"]["flag"], true);
+        self.camera.wait_all_closed();
+        let last = self.camera.connections().pop().expect("there was one");
+        assert_eq!(last.asked.last().map(String::as_str), Some("TEARDOWN"), "{last:?}");
+        self.relay.stop();
+    }
+}
+
+#[track_caller]
+fn plays(habits: Habits, more: &[(&str, &str)]) {
+    let pull = Pull::start(Camera::start(habits), more);
+    pull.assert_plays(SOME, CLOSE);
+    pull.end();
+}
+
+#[test]
+fn camera_by_the_book_plays_over_tcp() {
+    plays(Habits::default(), &[]);
+}
+
+#[test]
+fn camera_by_the_book_plays_over_udp() {
+    plays(Habits::default(), &[OVER_UDP]);
+}
+
+#[test]
+fn answers_with_another_number_are_taken() {
+    plays(Habits { cseq: Cseq::Wrong, ..Habits::default() }, &[]);
+}
+
+#[test]
+fn answers_without_a_number_are_taken() {
+    plays(Habits { cseq: Cseq::Missing, ..Habits::default() }, &[]);
+}
+
+#[test]
+fn play_answered_without_range_and_rtp_info_plays() {
+    plays(Habits { tells_start: false, ..Habits::default() }, &[]);
+    plays(Habits { tells_start: false, ..Habits::default() }, &[OVER_UDP]);
+}
+
+#[test]
+fn stray_packets_and_media_before_the_answer_play() {
+    plays(Habits { stray: true, ..Habits::default() }, &[]);
+}
+
+#[test]
+fn transport_with_blanks_plays() {
+    plays(Habits { spaced_transport: true, ..Habits::default() }, &[]);
+    plays(Habits { spaced_transport: true, ..Habits::default() }, &[OVER_UDP]);
+}
+
+#[test]
+fn relative_control_without_a_base_plays() {
+    plays(Habits { control: Control::RelativeWithoutBase, ..Habits::default() }, &[]);
+}
+
+#[test]
+fn absolute_control_plays() {
+    plays(Habits { control: Control::Absolute, ..Habits::default() }, &[]);
+}
+
+#[test]
+fn track_without_control_plays() {
+    let camera = Camera::start(Habits { control: Control::AggregateOnly, ..Habits::default() });
+    let pull = Pull::start(camera, &[]);
+    pull.assert_plays(AtLeast { video: 25, audio: 0 }, CLOSE);
+    pull.end();
+}
+
+#[test]
+fn tracks_that_are_played_one_by_one_play() {
+    plays(Habits { control: Control::PerTrack, ..Habits::default() }, &[]);
+}
+
+/// The user and password of the camera, in a URL.
+fn with_user(camera: &Camera, password: &str) -> String {
+    camera.url().replace("rtsp://", &format!("rtsp://admin:{password}@"))
+}
+
+#[track_caller]
+fn plays_with_password(access: Access, checks_options: bool) {
+    let habits = Habits { access: Some(access), checks_options, ..Habits::default() };
+    let camera = Camera::start(habits);
+    let url = with_user(&camera, "p%40ss%3Aword");
+    let pull = Pull::start_at(camera, &url, &[]);
+    pull.assert_plays(SOME, CLOSE);
+    pull.end();
+}
+
+#[test]
+fn password_is_proven_by_basic() {
+    plays_with_password(Access::Basic, false);
+}
+
+#[test]
+fn password_is_proven_by_digest_md5() {
+    plays_with_password(Access::DigestMd5, true);
+}
+
+#[test]
+fn password_is_proven_by_digest_md5_with_qop() {
+    plays_with_password(Access::DigestQop, false);
+}
+
+#[test]
+fn password_is_proven_by_digest_sha256() {
+    plays_with_password(Access::DigestSha256, true);
+}
+
+#[test]
+fn password_can_be_told_beside_the_url() {
+    let camera = Camera::start(Habits { access: Some(Access::DigestMd5), ..Habits::default() });
+    let user = [("rtsp_user", "admin"), ("rtsp_pwd", "p@ss:word")];
+    let pull = Pull::start(camera, &user);
+    pull.assert_plays(SOME, CLOSE);
+    pull.end();
+}
+
+#[test]
+fn wrong_password_is_told_and_tried_once() {
+    let habits = Habits { access: Some(Access::DigestMd5), ..Habits::default() };
+    let camera = Camera::start(habits);
+    let relay = Relay::start(2);
+    let start = relay.holdings();
+    let reply = relay.add("a", &with_user(&camera, "guess"), &[]);
+    assert_eq!(reply["code"], -1, "{reply}");
+    let message = reply["msg"].as_str().unwrap_or_default();
+    assert!(!message.is_empty() && !message.contains("guess"), "{reply}");
+    camera.wait_all_closed();
+    let asked = camera.connections().pop().expect("there was one").asked;
+    let tries = asked.iter().filter(|method| *method == "DESCRIBE").count();
+    assert!(tries <= 2, "a camera locks out who guesses: {asked:?}");
+    relay.assert_back_to(&start, "refused");
+    relay.stop();
+}
+
+#[test]
+fn redirect_is_followed() {
+    let target = Camera::start(Habits::default());
+    let first = Camera::start(Habits { redirect: Some(target.url()), ..Habits::default() });
+    let pull = Pull::start_at(target, &first.url(), &[]);
+    pull.assert_plays(SOME, CLOSE);
+    assert_eq!(first.open_count(), 0, "the first one is left");
+    pull.end();
+}
+
+#[test]
+fn redirect_without_end_is_given_up() {
+    let camera = Camera::start(Habits::default());
+    camera.set(Habits { redirect: Some(camera.url()), ..Habits::default() });
+    let relay = Relay::start(1);
+    let reply = relay.add("a", &camera.url(), &[]);
+    assert_eq!(reply["code"], -1, "{reply}");
+    camera.wait_all_closed();
+    let count = camera.connections().len();
+    assert!((2..=12).contains(&count), "{count} connections");
+    relay.stop();
+}
+
+/// A session of 2 s that is played for 7 s.
+#[track_caller]
+fn stays_alive(keep_alive: KeepAlive, more: &[(&str, &str)]) {
+    let timeout = Some(Duration::from_secs(2));
+    let habits = Habits { timeout, keep_alive, ..Habits::default() };
+    let pull = Pull::start(Camera::start(habits), more);
+    pull.assert_plays(AtLeast { video: 170, audio: 200 }, CLOSE);
+    let connections = pull.camera.connections();
+    assert_eq!(connections.len(), 1, "{connections:?}");
+    assert!(!connections[0].is_timed_out);
+    pull.end();
+}
+
+#[test]
+fn session_is_kept_alive() {
+    stays_alive(KeepAlive::Any, &[]);
+}
+
+#[test]
+fn session_is_kept_alive_over_udp_by_get_parameter() {
+    stays_alive(KeepAlive::GetParameter, &[OVER_UDP]);
+}
+
+#[test]
+fn session_is_kept_alive_by_options_where_get_parameter_is_refused() {
+    stays_alive(KeepAlive::OptionsOnly, &[]);
+}
+
+#[test]
+fn udp_that_is_refused_gives_way_to_tcp() {
+    plays(Habits { udp_refused: true, ..Habits::default() }, &[OVER_UDP]);
+}
+
+#[test]
+fn announced_ssrc_plays() {
+    plays(Habits { ssrc: Ssrc::True, ..Habits::default() }, &[OVER_UDP]);
+}
+
+#[test]
+fn announced_ssrc_that_is_not_so_plays() {
+    plays(Habits { ssrc: Ssrc::False, ..Habits::default() }, &[]);
+    plays(Habits { ssrc: Ssrc::False, ..Habits::default() }, &[OVER_UDP]);
+}
+
+#[test]
+fn packets_of_type_50_are_skipped() {
+    plays(Habits { payload_type_50: true, ..Habits::default() }, &[]);
+}
+
+#[track_caller]
+fn plays_plan(file: &str, plan: Plan, tells_start: bool, within: WithinMs) {
+    let habits = Habits { tells_start, ..Habits::default() };
+    let pull = Pull::start(Camera::start_with(habits, file, plan), &[]);
+    pull.assert_plays(SOME, within);
+    pull.end();
+}
+
+#[test]
+fn sender_reports_that_come_late_play() {
+    let plan = Plan { report_after_ms: 60_000, ..Plan::default() };
+    plays_plan("av.flv", plan, true, GUESSED);
+    plays_plan("av.flv", plan, false, GUESSED);
+}
+
+#[test]
+fn parameter_sets_in_the_description_alone_play() {
+    let plan = Plan { sets: Sets::DescriptionOnly, ..Plan::default() };
+    plays_plan("av.flv", plan, true, CLOSE);
+    plays_plan("hevc_aac.flv", plan, true, CLOSE);
+}
+
+#[test]
+fn parameter_sets_in_band_alone_play() {
+    let plan = Plan { sets: Sets::InBandOnly, ..Plan::default() };
+    plays_plan("av.flv", plan, true, CLOSE);
+    plays_plan("hevc_aac.flv", plan, true, CLOSE);
+}
+
+#[test]
+fn packets_out_of_order_are_put_in_order() {
+    plays(Habits { loss: Loss::Reordered, ..Habits::default() }, &[OVER_UDP]);
+}
+
+#[test]
+fn lost_packets_leave_whole_pictures() {
+    let habits = Habits { loss: Loss::Lost, ..Habits::default() };
+    let pull = Pull::start(Camera::start(habits), &[OVER_UDP]);
+    let flv = Player::http_flv(pull.relay.http, "/live/a.live.flv");
+    flv.wait_frames(Kind::Video, 60);
+    flv.wait_frames(Kind::Audio, 60);
+    let tags = flv.stop();
+    assert_never_steps_back("flv", &tags);
+    let got = units::of_tags(&tags);
+    let sent = &pull.camera.media.units;
+    let lost = [Kind::Video, Kind::Audio].map(|kind| assert_part_of("flv", sent, &got, kind));
+    assert!(lost[0] + lost[1] > 0, "nothing was lost");
+    pull.end();
+}
+
+#[test]
+fn silent_camera_is_told() {
+    let camera = Camera::start(Habits { is_silent: true, ..Habits::default() });
+    let relay = Relay::start(1);
+    let start = relay.holdings();
+    for more in [&[("media_timeout_ms", "500")][..], &[("media_timeout_ms", "500"), OVER_UDP]] {
+        let reply = relay.add("a", &camera.url(), more);
+        assert_eq!(reply["code"], -1, "{reply}");
+        assert!(reply["msg"].as_str().is_some_and(|msg| !msg.is_empty()), "{reply}");
+        camera.wait_all_closed();
+    }
+    relay.assert_back_to(&start, "the silent ones are given up");
+    relay.stop();
+}
+
+#[test]
+fn camera_that_closes_anywhere_is_tried_again() {
+    let relay = Relay::start_with(2, RETRY_SOON);
+    for more in [&[("async", "1"), ("force", "1")][..], &[("async", "1"), ("force", "1"), OVER_UDP]]
+    {
+        for stage in Stage::ALL {
+            let camera = Camera::start(Habits { drop: Some(stage), ..Habits::default() });
+            let reply = relay.add("a", &camera.url(), more);
+            assert_eq!(reply["code"], 0, "{stage:?}: {reply}");
+            wait_until(LIVENESS, &format!("{stage:?}: a second attempt"), || {
+                camera.connections().len() >= 2
+            });
+            camera.set(Habits::default());
+            relay.wait_online("a");
+            let player = Player::http_flv(relay.http, "/live/a.live.flv");
+            player.wait_frames(Kind::Video, 5);
+            drop(player);
+            assert_eq!(relay.delete("a")["data"]["flag"], true, "{stage:?}");
+            camera.wait_all_closed();
+        }
+    }
+    relay.stop();
+}
+
+/// A pull that hangs at each stage is deleted: what it held is given back, and the name is free.
+#[track_caller]
+fn is_deleted_anywhere(lower: Lower) {
+    let relay = Relay::start(2);
+    let rtp_type = ("rtp_type", if lower == Lower::Tcp { "0" } else { "1" });
+    let camera = Camera::start(Habits::default());
+    let url = camera.url();
+    // One whole life first, so that what stays allocated for good is there.
+    assert_eq!(relay.add("a", &url, &[rtp_type])["code"], 0);
+    assert_eq!(relay.delete("a")["data"]["flag"], true);
+    camera.wait_all_closed();
+    let start = relay.holdings();
+    let again = || {
+        camera.set(Habits::default());
+        let reply = relay.add("a", &url, &[rtp_type]);
+        assert_eq!(reply["code"], 0, "{reply}");
+        assert_eq!(relay.delete("a")["data"]["flag"], true);
+        camera.wait_all_closed();
+    };
+    for stage in Stage::ALL {
+        let what = format!("{lower:?} {stage:?}");
+        camera.set(Habits { stall: Some(stage), ..Habits::default() });
+        let before = camera.connections().len();
+        let more = [("async", "1"), ("timeout_sec", "30"), ("media_timeout_ms", "30000"), rtp_type];
+        assert_eq!(relay.add("a", &url, &more)["code"], 0, "{what}");
+        camera.wait_asked(before, stage.method());
+        let reply = relay.delete("a");
+        assert_eq!(reply["data"]["flag"], true, "{what}: {reply}");
+        camera.wait_all_closed();
+        relay.assert_back_to(&start, &what);
+        // An add that waits for media is answered.
+        let before = camera.connections().len();
+        let more = [("timeout_sec", "30"), ("media_timeout_ms", "30000"), rtp_type];
+        let add = relay.api.call_later("addStreamProxy", &add_params("a", &url, &more));
+        camera.wait_asked(before, stage.method());
+        assert!(!add.is_finished(), "{what}: answered while it hangs");
+        assert_eq!(relay.delete("a")["data"]["flag"], true, "{what}");
+        let reply = add.join().expect("a reply");
+        assert_eq!(reply["code"], -1, "{what}: {reply}");
+        camera.wait_all_closed();
+        relay.assert_back_to(&start, &what);
+        again();
+        relay.assert_back_to(&start, &what);
+    }
+    // With players of both forms.
+    camera.set(Habits::default());
+    assert_eq!(relay.add("a", &url, &[rtp_type])["code"], 0);
+    let flv = Player::http_flv(relay.http, "/live/a.live.flv");
+    let rtsp = [Lower::Tcp, Lower::Udp]
+        .map(|lower| RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), lower));
+    flv.wait_frames(Kind::Video, 5);
+    rtsp.iter().for_each(|player| player.wait_units(Kind::Video, 5));
+    assert_eq!(relay.delete("a")["data"]["flag"], true);
+    flv.wait_end(LIVENESS);
+    rtsp.iter().for_each(|player| drop(player.wait_end(LIVENESS)));
+    drop((flv, rtsp));
+    camera.wait_all_closed();
+    relay.assert_back_to(&start, "a live pull with players");
+    relay.stop();
+}
+
+#[test]
+fn pull_over_tcp_is_deleted_at_any_stage() {
+    is_deleted_anywhere(Lower::Tcp);
+}
+
+#[test]
+fn pull_over_udp_is_deleted_at_any_stage() {
+    is_deleted_anywhere(Lower::Udp);
+}

@@ -1,0 +1,488 @@
+//! An RTSP origin with the habits of cameras, each of which can be switched on: what they leave out,
+//! put elsewhere, or get wrong.
+//!
+//! Every connection plays the file from its beginning, and is kept on record with what was asked.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use super::player::is_wait;
+use super::rtp::{Packet, description};
+use super::rtp_media::{Media, Plan, Timed};
+use super::rtsp::{Item, Message, Reader, first_of_pair, interleaved, transport_parameter};
+use super::rtsp_player::udp_pair;
+use super::{LIVENESS, wait_until};
+
+mod auth;
+mod habits;
+
+pub use habits::{Access, Control, Cseq, Habits, KeepAlive, Loss, Ssrc, Stage};
+
+use auth::is_allowed;
+
+/// One connection's record.
+#[derive(Debug, Clone, Default)]
+pub struct Connection {
+    /// The methods of the requests, in their order.
+    pub asked: Vec<String>,
+    pub is_closed: bool,
+    /// The camera closed it, because nobody kept the session alive.
+    pub is_timed_out: bool,
+}
+
+/// The camera.
+#[derive(Debug)]
+pub struct Camera {
+    pub address: SocketAddr,
+    pub media: Arc<Media>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    habits: Mutex<Habits>,
+    records: Mutex<Vec<Connection>>,
+    stopped: AtomicBool,
+}
+
+impl Camera {
+    /// H.264 with B-frames, and AAC.
+    #[track_caller]
+    pub fn start(habits: Habits) -> Self {
+        Self::start_with(habits, "av.flv", Plan::default())
+    }
+
+    #[track_caller]
+    pub fn start_with(habits: Habits, file: &str, plan: Plan) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        listener.set_nonblocking(true).expect("a nonblocking listener");
+        let media = Arc::new(Media::of(file, plan));
+        let shared = Arc::new(Shared {
+            habits: Mutex::new(habits),
+            records: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let (for_thread, for_media) = (Arc::clone(&shared), Arc::clone(&media));
+        let listen = move || {
+            while !for_thread.stopped.load(Ordering::SeqCst) {
+                let Ok((socket, _)) = listener.accept() else {
+                    sleep(Duration::from_millis(5));
+                    continue;
+                };
+                accept(&for_thread, &for_media, socket);
+            }
+        };
+        let thread = Some(Builder::new().name("camera".into()).spawn(listen).expect("a thread"));
+        Self { address, media, shared, thread }
+    }
+
+    pub fn url(&self) -> String {
+        format!("rtsp://{}/cam", self.address)
+    }
+
+    /// For connections to come.
+    pub fn set(&self, habits: Habits) {
+        *self.shared.habits.lock().expect("no panic while locked") = habits;
+    }
+
+    pub fn connections(&self) -> Vec<Connection> {
+        self.shared.records.lock().expect("no panic while locked").clone()
+    }
+
+    pub fn open_count(&self) -> usize {
+        self.connections().iter().filter(|connection| !connection.is_closed).count()
+    }
+
+    /// Waits until the newest connection has asked for this.
+    #[track_caller]
+    pub fn wait_asked(&self, before: usize, method: &str) {
+        wait_until(LIVENESS, &format!("the camera is asked for {method}"), || {
+            let connections = self.connections();
+            let new = connections.get(before..).unwrap_or_default();
+            new.iter().any(|connection| connection.asked.iter().any(|asked| asked == method))
+        });
+    }
+
+    #[track_caller]
+    pub fn wait_all_closed(&self) {
+        wait_until(LIVENESS, "all connections to the camera are closed", || self.open_count() == 0);
+    }
+}
+
+impl Drop for Camera {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            // A test that fails has said why.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(shared: &Arc<Shared>, media: &Arc<Media>, socket: TcpStream) {
+    let mut records = shared.records.lock().expect("no panic while locked");
+    let index = records.len();
+    records.push(Connection::default());
+    drop(records);
+    socket.set_nonblocking(false).expect("a blocking socket");
+    socket.set_nodelay(true).expect("TCP_NODELAY");
+    socket.set_read_timeout(Some(Duration::from_millis(2))).expect("a timeout");
+    let habits = shared.habits.lock().expect("no panic while locked").clone();
+    let link = Link {
+        shared: Arc::clone(shared),
+        media: Arc::clone(media),
+        index,
+        socket,
+        habits,
+        setups: Vec::new(),
+        start: None,
+        next: 0,
+        alive: Instant::now(),
+        is_stalled: false,
+    };
+    let run = move || link.run();
+    Builder::new().name("camera connection".into()).spawn(run).expect("a thread");
+}
+
+/// How a track goes out.
+#[derive(Debug)]
+enum Setup {
+    Tcp { track: usize, channel: u8 },
+    Udp { track: usize, sockets: [UdpSocket; 2] },
+}
+
+impl Setup {
+    fn track(&self) -> usize {
+        match self {
+            Self::Tcp { track, .. } | Self::Udp { track, .. } => *track,
+        }
+    }
+}
+
+/// A connection under way.
+struct Link {
+    shared: Arc<Shared>,
+    media: Arc<Media>,
+    index: usize,
+    socket: TcpStream,
+    habits: Habits,
+    setups: Vec<Setup>,
+    /// When PLAY was answered.
+    start: Option<Instant>,
+    /// The packet that is due next.
+    next: usize,
+    alive: Instant,
+    is_stalled: bool,
+}
+
+impl Link {
+    fn run(mut self) {
+        // An error is the peer's leaving.
+        let _ = self.serve();
+        let _ = self.socket.shutdown(Shutdown::Both);
+        self.record(|connection| connection.is_closed = true);
+    }
+
+    fn serve(&mut self) -> std::io::Result<()> {
+        let mut reader = Reader::default();
+        let mut buffer = [0; 16_384];
+        while !self.shared.stopped.load(Ordering::SeqCst) {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(len) => reader.push(&buffer[..len]),
+                Err(error) if is_wait(&error) => {}
+                Err(error) => return Err(error),
+            }
+            while let Some(item) = reader.next_item().map_err(std::io::Error::other)? {
+                if let Item::Message(request) = item
+                    && !self.answer(&request)?
+                {
+                    return Ok(());
+                }
+            }
+            self.send_due()?;
+            let is_late = |timeout: Duration| self.alive.elapsed() > 2 * timeout;
+            if self.start.is_some() && self.habits.timeout.is_some_and(is_late) {
+                self.record(|connection| connection.is_timed_out = true);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, change: impl FnOnce(&mut Connection)) {
+        change(&mut self.shared.records.lock().expect("no panic while locked")[self.index]);
+    }
+
+    /// Whether the connection goes on.
+    fn answer(&mut self, request: &Message) -> std::io::Result<bool> {
+        let method = request.method().to_owned();
+        self.record(|connection| connection.asked.push(method.clone()));
+        if method == "TEARDOWN" {
+            self.reply(request, 200, &[], "")?;
+            return Ok(false);
+        }
+        let stage = Stage::of(&method);
+        if self.is_stalled || (stage.is_some() && self.habits.stall == stage) {
+            self.is_stalled = true;
+            return Ok(true);
+        }
+        if stage.is_some() && self.habits.drop == stage {
+            return Ok(false);
+        }
+        let is_checked = method != "OPTIONS" || self.habits.checks_options;
+        if is_checked
+            && let Some(access) = &self.habits.access
+            && !is_allowed(access, request)
+        {
+            let challenge = auth::challenge(access);
+            self.reply(request, 401, &[("WWW-Authenticate", &challenge)], "")?;
+            return Ok(true);
+        }
+        self.note_alive(&method);
+        match method.as_str() {
+            "OPTIONS" => {
+                self.reply(request, 200, &[("Public", self.habits.public())], "")?;
+            }
+            "DESCRIBE" => self.describe(request)?,
+            "SETUP" => self.set_up(request)?,
+            "PLAY" => self.play(request)?,
+            "GET_PARAMETER" if self.habits.keep_alive == KeepAlive::OptionsOnly => {
+                self.reply(request, 501, &[], "")?;
+            }
+            "GET_PARAMETER" => self.reply(request, 200, &[], "")?,
+            _ => self.reply(request, 501, &[], "")?,
+        }
+        Ok(true)
+    }
+
+    fn note_alive(&mut self, method: &str) {
+        let counts = match self.habits.keep_alive {
+            KeepAlive::Any => true,
+            KeepAlive::GetParameter => method != "OPTIONS",
+            KeepAlive::OptionsOnly => method != "GET_PARAMETER",
+        };
+        if counts {
+            self.alive = Instant::now();
+        }
+    }
+
+    fn reply(
+        &mut self,
+        request: &Message,
+        status: u16,
+        headers: &[(&'static str, &str)],
+        body: &str,
+    ) -> std::io::Result<()> {
+        let mut text = format!("RTSP/1.0 {status} {}\r\n", reason(status));
+        let cseq = request.header("cseq").unwrap_or("0").to_owned();
+        match self.habits.cseq {
+            Cseq::Echoed => text += &format!("CSeq: {cseq}\r\n"),
+            Cseq::Wrong => text += "CSeq: 7777\r\n",
+            Cseq::Missing => {}
+        }
+        for (name, value) in headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        if !body.is_empty() {
+            text += &format!("Content-Length: {}\r\n", body.len());
+        }
+        text += &format!("\r\n{body}");
+        self.socket.write_all(text.as_bytes())
+    }
+
+    fn base(&self) -> String {
+        let address = self.socket.local_addr().expect("a connected socket");
+        format!("rtsp://{address}/cam")
+    }
+
+    fn describe(&mut self, request: &Message) -> std::io::Result<()> {
+        if let Some(url) = self.habits.redirect.clone() {
+            return self.reply(request, 302, &[("Location", &url)], "");
+        }
+        let base = self.base();
+        let mut formats = self.media.formats.clone();
+        for (index, format) in formats.iter_mut().enumerate() {
+            format.control = match self.habits.control {
+                Control::Absolute => format!("{base}/{}", format.control),
+                Control::AggregateOnly if index == 0 => String::new(),
+                _ => format.control.clone(),
+            };
+        }
+        if self.habits.control == Control::AggregateOnly {
+            formats.truncate(1);
+        }
+        let session = match self.habits.control {
+            Control::Absolute => base.as_str(),
+            Control::RelativeWithoutBase | Control::AggregateOnly => "",
+            Control::Relative | Control::PerTrack => "*",
+        };
+        let body = description(session, &formats);
+        let content_base = format!("{base}/");
+        let mut headers = vec![("Content-Type", "application/sdp")];
+        if matches!(self.habits.control, Control::Relative | Control::PerTrack) {
+            headers.push(("Content-Base", content_base.as_str()));
+        }
+        self.reply(request, 200, &headers, &body)
+    }
+
+    fn set_up(&mut self, request: &Message) -> std::io::Result<()> {
+        let asked = request.header("transport").unwrap_or_default().to_owned();
+        let formats = &self.media.formats;
+        let named = formats.iter().position(|format| request.uri().ends_with(&format.control));
+        let is_aggregate = self.habits.control == Control::AggregateOnly;
+        let Some(track) = named.or_else(|| is_aggregate.then_some(0)) else {
+            return self.reply(request, 404, &[], "");
+        };
+        let is_tcp = asked.contains("RTP/AVP/TCP");
+        if !is_tcp && self.habits.udp_refused {
+            return self.reply(request, 461, &[], "");
+        }
+        let ssrc = match (self.habits.ssrc, self.media.rtp(track).first()) {
+            (Ssrc::True, Some(packet)) => Some(packet.ssrc),
+            (Ssrc::False, _) => Some(0xdead_beef),
+            _ => None,
+        };
+        let mut parts = Vec::new();
+        if is_tcp {
+            let channel = transport_parameter(&asked, "interleaved").and_then(first_of_pair::<u8>);
+            let channel = channel.unwrap_or(0);
+            parts.extend(["RTP/AVP/TCP", "unicast"].map(str::to_owned));
+            parts.push(format!("interleaved={channel}-{}", channel + 1));
+            self.setups.push(Setup::Tcp { track, channel });
+        } else {
+            let client = transport_parameter(&asked, "client_port").and_then(first_of_pair::<u16>);
+            let Some(client) = client else { return self.reply(request, 461, &[], "") };
+            let sockets = udp_pair();
+            let peer: IpAddr = self.socket.peer_addr()?.ip();
+            for (socket, port) in sockets.iter().zip([client, client + 1]) {
+                socket.connect((peer, port))?;
+            }
+            let port = sockets[0].local_addr()?.port();
+            parts.extend(["RTP/AVP", "unicast"].map(str::to_owned));
+            parts.push(format!("client_port={client}-{}", client + 1));
+            parts.push(format!("server_port={port}-{}", port + 1));
+            self.setups.push(Setup::Udp { track, sockets });
+        }
+        parts.extend(ssrc.map(|ssrc| format!("ssrc={ssrc:08X}")));
+        let separator = if self.habits.spaced_transport { " ; " } else { ";" };
+        let transport = parts.join(separator);
+        let session = match self.habits.timeout {
+            Some(timeout) => format!("12345678;timeout={}", timeout.as_secs()),
+            None => "12345678".to_owned(),
+        };
+        self.reply(request, 200, &[("Transport", &transport), ("Session", &session)], "")
+    }
+
+    fn play(&mut self, request: &Message) -> std::io::Result<()> {
+        if self.habits.control == Control::PerTrack && !request.uri().contains("/track") {
+            return self.reply(request, 459, &[], "");
+        }
+        if self.habits.stray && self.start.is_none() {
+            // Channels that nobody set up, and media before the answer.
+            self.socket.write_all(&interleaved(40, b"not for anybody"))?;
+            self.send_first(2)?;
+            self.socket.write_all(&interleaved(41, &[0x80; 40]))?;
+        }
+        if self.habits.tells_start {
+            let base = self.base();
+            let start = |setup: &Setup| {
+                let track = setup.track();
+                let packets = self.media.rtp(track);
+                let Packet { sequence, timestamp, .. } = &packets[0];
+                let control = &self.media.formats[track].control;
+                format!("url={base}/{control};seq={sequence};rtptime={timestamp}")
+            };
+            let starts: Vec<String> = self.setups.iter().map(start).collect();
+            let headers = [("Range", "npt=0.000-"), ("RTP-Info", &starts.join(","))];
+            self.reply(request, 200, &headers, "")?;
+        } else {
+            self.reply(request, 200, &[], "")?;
+        }
+        self.start.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    fn send_first(&mut self, count: usize) -> std::io::Result<()> {
+        let media = Arc::clone(&self.media);
+        for packet in &media.packets[..count] {
+            self.send(packet)?;
+        }
+        self.next = count;
+        Ok(())
+    }
+
+    fn send_due(&mut self) -> std::io::Result<()> {
+        let Some(start) = self.start else { return Ok(()) };
+        let is_silent = self.habits.is_silent || self.habits.stall == Some(Stage::Media);
+        if is_silent {
+            return Ok(());
+        }
+        let media = Arc::clone(&self.media);
+        let elapsed = start.elapsed();
+        while let Some(packet) = media.packets.get(self.next) {
+            if Duration::from_millis(packet.at_ms.into()) > elapsed {
+                break;
+            }
+            if self.habits.drop == Some(Stage::Media) && self.next > 100 {
+                return Err(std::io::ErrorKind::ConnectionAborted.into());
+            }
+            match self.habits.loss {
+                Loss::Lost if self.next % 50 == 49 && !packet.is_rtcp => {}
+                // Every third packet after the one that follows it.
+                Loss::Reordered if self.next % 3 == 2 => {
+                    if let Some(following) = media.packets.get(self.next + 1) {
+                        self.send(following)?;
+                    }
+                    self.send(packet)?;
+                    self.next += 1;
+                }
+                _ => self.send(packet)?,
+            }
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, packet: &Timed) -> std::io::Result<()> {
+        let setup = self.setups.iter().find(|setup| setup.track() == packet.track);
+        match setup {
+            None => Ok(()),
+            Some(Setup::Udp { sockets, .. }) => {
+                // The relay may have closed its port.
+                let _ = sockets[usize::from(packet.is_rtcp)].send(&packet.bytes);
+                Ok(())
+            }
+            Some(Setup::Tcp { channel, .. }) => {
+                let channel = channel + u8::from(packet.is_rtcp);
+                let bytes = interleaved(channel, &packet.bytes);
+                let stray = self.habits.payload_type_50 && !packet.is_rtcp && self.next % 5 == 1;
+                let stray = stray.then(|| {
+                    let mut twin = packet.bytes.clone();
+                    twin[1] = 50;
+                    twin.truncate(40);
+                    interleaved(channel, &twin)
+                });
+                self.socket.write_all(&[bytes, stray.unwrap_or_default()].concat())
+            }
+        }
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        302 => "Found",
+        401 => "Unauthorized",
+        404 => "Not Found",
+        459 => "Aggregate Operation Not Allowed",
+        461 => "Unsupported Transport",
+        _ => "Not Implemented",
+    }
+}

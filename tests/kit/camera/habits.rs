@@ -1,0 +1,164 @@
+//! What a camera does its own way.
+
+use std::time::Duration;
+
+/// All habits; by default those of a server that follows the specification.
+#[derive(Debug, Clone)]
+pub struct Habits {
+    pub cseq: Cseq,
+    /// PLAY's answer has `Range` and `RTP-Info`.
+    pub tells_start: bool,
+    /// Packets in channels that nobody set up, and media before the answer to PLAY.
+    pub stray: bool,
+    /// Blanks around the semicolons of `Transport`.
+    pub spaced_transport: bool,
+    pub control: Control,
+    pub access: Option<Access>,
+    /// OPTIONS needs a password, too.
+    pub checks_options: bool,
+    /// DESCRIBE is sent elsewhere.
+    pub redirect: Option<String>,
+    /// What `Session` says; after twice that without a sign of life the camera closes.
+    pub timeout: Option<Duration>,
+    pub keep_alive: KeepAlive,
+    pub udp_refused: bool,
+    pub ssrc: Ssrc,
+    /// Packets of type 50 with the sequence number of the one before, as Geovision's cameras send.
+    pub payload_type_50: bool,
+    /// PLAY is answered, no media comes.
+    pub is_silent: bool,
+    /// Over UDP.
+    pub loss: Loss,
+    /// From here on nothing is answered or sent.
+    pub stall: Option<Stage>,
+    /// Here the camera closes.
+    pub drop: Option<Stage>,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            cseq: Cseq::Echoed,
+            tells_start: true,
+            stray: false,
+            spaced_transport: false,
+            control: Control::Relative,
+            access: None,
+            checks_options: false,
+            redirect: None,
+            timeout: Some(Duration::from_secs(60)),
+            keep_alive: KeepAlive::Any,
+            udp_refused: false,
+            ssrc: Ssrc::Untold,
+            payload_type_50: false,
+            is_silent: false,
+            loss: Loss::None,
+            stall: None,
+            drop: None,
+        }
+    }
+}
+
+impl Habits {
+    pub fn public(&self) -> &'static str {
+        match self.keep_alive {
+            KeepAlive::Any => "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN",
+            // One that offers what it refuses, too.
+            _ => "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER",
+        }
+    }
+}
+
+/// The number that an answer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cseq {
+    Echoed,
+    Wrong,
+    Missing,
+}
+
+/// How tracks are addressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Relative to `Content-Base`.
+    Relative,
+    /// Relative, and there is no `Content-Base`.
+    RelativeWithoutBase,
+    /// Whole URLs, and there is no `Content-Base`.
+    Absolute,
+    /// One track, which has no address of its own.
+    AggregateOnly,
+    /// Each track is played by itself; PLAY of all is refused with 459.
+    PerTrack,
+}
+
+/// Which password is asked for, and how. The user is `admin`, the password `p@ss:word`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Basic,
+    DigestMd5,
+    DigestSha256,
+    /// MD5 with `qop="auth"`.
+    DigestQop,
+}
+
+/// What keeps a session alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepAlive {
+    Any,
+    GetParameter,
+    /// GET_PARAMETER is offered and answered with 501.
+    OptionsOnly,
+}
+
+/// The SSRC in the answer to SETUP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ssrc {
+    Untold,
+    True,
+    False,
+}
+
+/// What the network does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    None,
+    Reordered,
+    Lost,
+}
+
+/// Where a camera stalls or closes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Options,
+    Describe,
+    Setup,
+    Play,
+    Media,
+}
+
+impl Stage {
+    pub const ALL: [Self; 5] =
+        [Self::Options, Self::Describe, Self::Setup, Self::Play, Self::Media];
+
+    /// The stage that a request begins.
+    pub fn of(method: &str) -> Option<Self> {
+        Some(match method {
+            "OPTIONS" => Self::Options,
+            "DESCRIBE" => Self::Describe,
+            "SETUP" => Self::Setup,
+            "PLAY" => Self::Play,
+            _ => return None,
+        })
+    }
+
+    /// The request that begins it; media follows PLAY.
+    pub fn method(self) -> &'static str {
+        match self {
+            Self::Options => "OPTIONS",
+            Self::Describe => "DESCRIBE",
+            Self::Setup => "SETUP",
+            Self::Play | Self::Media => "PLAY",
+        }
+    }
+}

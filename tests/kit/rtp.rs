@@ -1,0 +1,252 @@
+//! RTP and RTCP packets, and the session descriptions that name them, as the tests read and write
+//! them (RFC 3550, RFC 8866). Strict, and nothing shared with the relay's own parser.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::flv::Kind;
+
+/// One RTP packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    pub marker: bool,
+    pub payload_type: u8,
+    pub sequence: u16,
+    pub timestamp: u32,
+    pub ssrc: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Packet {
+    /// # Errors
+    /// What is wrong with the bytes. Extensions and CSRCs are: nothing in the tests sends them on.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let Some(([first, marked, s1, s0, t3, t2, t1, t0, r3, r2, r1, r0], payload)) =
+            bytes.split_first_chunk::<12>()
+        else {
+            return Err(format!("RTP of {} bytes", bytes.len()));
+        };
+        if *first != 0x80 {
+            return Err(format!("RTP begins with {first:02x}"));
+        }
+        Ok(Self {
+            marker: marked & 0x80 != 0,
+            payload_type: marked & 0x7f,
+            sequence: u16::from_be_bytes([*s1, *s0]),
+            timestamp: u32::from_be_bytes([*t3, *t2, *t1, *t0]),
+            ssrc: u32::from_be_bytes([*r3, *r2, *r1, *r0]),
+            payload: payload.to_vec(),
+        })
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0x80, self.payload_type | u8::from(self.marker) << 7];
+        bytes.extend_from_slice(&self.sequence.to_be_bytes());
+        bytes.extend_from_slice(&self.timestamp.to_be_bytes());
+        bytes.extend_from_slice(&self.ssrc.to_be_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+}
+
+/// What a sender report says of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SenderReport {
+    pub ssrc: u32,
+    /// Seconds since 1900, in 32.32 bits.
+    pub ntp: u64,
+    pub timestamp: u32,
+}
+
+impl SenderReport {
+    pub fn ntp_ms(&self) -> f64 {
+        self.ntp as f64 / f64::from(1 << 16) / f64::from(1 << 16) * 1000.0
+    }
+
+    /// The report alone, without a CNAME.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0x80, 200, 0, 6];
+        bytes.extend_from_slice(&self.ssrc.to_be_bytes());
+        bytes.extend_from_slice(&self.ntp.to_be_bytes());
+        bytes.extend_from_slice(&self.timestamp.to_be_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        bytes
+    }
+}
+
+/// The sender reports of a compound packet.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn sender_reports(mut bytes: &[u8]) -> Result<Vec<SenderReport>, String> {
+    let mut reports = Vec::new();
+    while !bytes.is_empty() {
+        let Some([first, kind, high, low]) = bytes.first_chunk() else {
+            return Err(format!("RTCP ends with {bytes:02x?}"));
+        };
+        let len = 4 + 4 * usize::from(u16::from_be_bytes([*high, *low]));
+        if first >> 6 != 2 || len > bytes.len() {
+            return Err(format!("RTCP of {} bytes, type {kind}, {first:02x}", bytes.len()));
+        }
+        let (packet, rest) = bytes.split_at(len);
+        if *kind == 200 {
+            let word = |at: usize| packet.get(at..at + 4).and_then(|word| word.try_into().ok());
+            let words = [4, 8, 12, 16].map(|at| word(at).map(u32::from_be_bytes));
+            let [Some(ssrc), Some(high), Some(low), Some(timestamp)] = words else {
+                return Err(format!("sender report of {len} bytes"));
+            };
+            let ntp = u64::from(high) << 32 | u64::from(low);
+            reports.push(SenderReport { ssrc, ntp, timestamp });
+        }
+        bytes = rest;
+    }
+    Ok(reports)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    H264,
+    H265,
+    Aac,
+    /// AAC in LATM, without configuration in band.
+    Latm,
+    Opus,
+    PcmA,
+    PcmU,
+}
+
+impl Codec {
+    pub fn kind(self) -> Kind {
+        if matches!(self, Self::H264 | Self::H265) { Kind::Video } else { Kind::Audio }
+    }
+
+    fn of_encoding(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_uppercase().as_str() {
+            "H264" => Self::H264,
+            "H265" => Self::H265,
+            "MPEG4-GENERIC" => Self::Aac,
+            "MP4A-LATM" => Self::Latm,
+            "OPUS" => Self::Opus,
+            "PCMA" => Self::PcmA,
+            "PCMU" => Self::PcmU,
+            _ => return None,
+        })
+    }
+
+    fn encoding(self) -> &'static str {
+        match self {
+            Self::H264 => "H264",
+            Self::H265 => "H265",
+            Self::Aac => "mpeg4-generic",
+            Self::Latm => "MP4A-LATM",
+            Self::Opus => "opus",
+            Self::PcmA => "PCMA",
+            Self::PcmU => "PCMU",
+        }
+    }
+
+    /// Whether a NAL unit is no part of the picture: parameter sets, delimiters, filler, and SEI, with
+    /// which a player over RTSP does not begin.
+    pub fn is_beside_picture(self, nal: &[u8]) -> bool {
+        let first = nal.first().copied().unwrap_or(0);
+        match self {
+            Self::H264 => matches!(first & 0x1f, 6..=9 | 12),
+            _ => matches!(first >> 1 & 0x3f, 32..=35 | 38..=40),
+        }
+    }
+
+    pub fn is_keyframe(self, nal: &[u8]) -> bool {
+        let first = nal.first().copied().unwrap_or(0);
+        match self {
+            Self::H264 => first & 0x1f == 5,
+            _ => matches!(first >> 1 & 0x3f, 16..=21),
+        }
+    }
+}
+
+/// A media section of a session description.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Format {
+    pub codec: Codec,
+    pub payload_type: u8,
+    pub clock_rate: u32,
+    pub channels: u8,
+    /// Without the payload type.
+    pub fmtp: String,
+    pub control: String,
+}
+
+impl Format {
+    /// The section's lines.
+    pub fn lines(&self) -> String {
+        let Self { codec, payload_type, clock_rate, channels, fmtp, control } = self;
+        let kind = if codec.kind() == Kind::Video { "video" } else { "audio" };
+        let mut text = format!("m={kind} 0 RTP/AVP {payload_type}\r\n");
+        text += &format!("a=rtpmap:{payload_type} {}/{clock_rate}", codec.encoding());
+        if codec.kind() == Kind::Audio && *channels > 1 {
+            text += &format!("/{channels}");
+        }
+        text += "\r\n";
+        if !fmtp.is_empty() {
+            text += &format!("a=fmtp:{payload_type} {fmtp}\r\n");
+        }
+        if !control.is_empty() {
+            text += &format!("a=control:{control}\r\n");
+        }
+        text
+    }
+
+    /// Parameter sets that the section tells.
+    pub fn parameter_sets(&self) -> Vec<Vec<u8>> {
+        let values = self.fmtp.split(';').filter_map(|pair| {
+            let (name, value) = pair.trim().split_once('=')?;
+            name.starts_with("sprop-").then_some(value)
+        });
+        let sets = values.flat_map(|value| value.split(','));
+        sets.filter_map(|set| STANDARD.decode(set).ok()).collect()
+    }
+}
+
+/// A whole description.
+pub fn description(session_control: &str, formats: &[Format]) -> String {
+    let mut text = String::from("v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=kit\r\nc=IN IP4 0.0.0.0\r\n");
+    text += "t=0 0\r\n";
+    if !session_control.is_empty() {
+        text += &format!("a=control:{session_control}\r\n");
+    }
+    formats.iter().for_each(|format| text += &format.lines());
+    text
+}
+
+/// The media sections of a description.
+///
+/// # Errors
+/// What is wrong with the text, or unknown to the tests.
+pub fn parse_description(text: &str) -> Result<Vec<Format>, String> {
+    if !text.starts_with("v=0\r\n") {
+        return Err(format!("no description: {text:?}"));
+    }
+    let sections = text.split("\r\nm=").skip(1);
+    sections.map(|section| parse_section(section).ok_or_else(|| section.to_owned())).collect()
+}
+
+fn parse_section(section: &str) -> Option<Format> {
+    let payload_type: u8 = section.lines().next()?.split(' ').nth(3)?.parse().ok()?;
+    let value = |name: &str| section.lines().find_map(|line| line.strip_prefix(name));
+    let known = match payload_type {
+        0 => Some("PCMU/8000"),
+        8 => Some("PCMA/8000"),
+        _ => None,
+    };
+    let rtpmap = value(&format!("a=rtpmap:{payload_type} ")).or(known)?;
+    let mut parts = rtpmap.split('/');
+    let codec = Codec::of_encoding(parts.next()?)?;
+    Some(Format {
+        codec,
+        payload_type,
+        clock_rate: parts.next()?.parse().ok()?,
+        channels: parts.next().map_or(Some(1), |channels| channels.parse().ok())?,
+        fmtp: value(&format!("a=fmtp:{payload_type} ")).unwrap_or_default().to_owned(),
+        control: value("a=control:").unwrap_or_default().to_owned(),
+    })
+}

@@ -1,0 +1,282 @@
+//! A file of tests/media as RTP: formats, and packets each with its time. What the tests' own
+//! publisher and camera send.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::flv::{self, Kind, Role, Tag};
+use super::rtp::{Codec, Format, Packet, SenderReport};
+use super::units::{self, Unit, split_nals};
+
+/// Where parameter sets are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sets {
+    Everywhere,
+    DescriptionOnly,
+    InBandOnly,
+}
+
+/// What to make of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub sets: Sets,
+    /// How often the file is played.
+    pub turns: u32,
+    /// The first sender report of each track; they go on each second.
+    pub report_after_ms: u32,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { sets: Sets::Everywhere, turns: 3, report_after_ms: 0 }
+    }
+}
+
+/// An RTP or RTCP packet and its time.
+#[derive(Debug, Clone)]
+pub struct Timed {
+    pub track: usize,
+    pub at_ms: u32,
+    pub is_rtcp: bool,
+    pub bytes: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Media {
+    pub formats: Vec<Format>,
+    pub packets: Vec<Timed>,
+    /// What the packets carry.
+    pub units: Vec<Unit>,
+}
+
+/// A track in the making.
+struct Track {
+    format: Format,
+    sets: Vec<Vec<u8>>,
+    sequence: u16,
+    timestamp_base: u32,
+    ssrc: u32,
+    next_report_ms: u32,
+}
+
+impl Media {
+    #[track_caller]
+    pub fn of(file: &str, plan: Plan) -> Self {
+        let (coded, configs): (Vec<Tag>, Vec<Tag>) =
+            flv::read(&super::media(file)).into_iter().partition(Tag::is_coded);
+        let mut tracks: Vec<Track> = [Kind::Video, Kind::Audio]
+            .into_iter()
+            .filter_map(|kind| coded.iter().find(|tag| tag.kind == kind))
+            .enumerate()
+            .map(|(index, first)| {
+                let config =
+                    configs.iter().find(|tag| tag.kind == first.kind && tag.role() == Role::Config);
+                Track::new(index, first, config, plan)
+            })
+            .collect();
+        let last_ms = coded.iter().map(|tag| tag.timestamp_ms).max().expect("a file with frames");
+        let mut sent = Vec::new();
+        for turn in 0..plan.turns {
+            let moved = |tag: &Tag| Tag {
+                timestamp_ms: tag.timestamp_ms + turn * (last_ms + 40),
+                ..tag.clone()
+            };
+            sent.extend(coded.iter().map(moved));
+        }
+        let mut packets = Vec::new();
+        let units = units::of_tags(&sent);
+        for (tag, unit) in sent.iter().zip(&units) {
+            let of_tag = |(_, track): &(usize, &mut Track)| track.format.codec.kind() == tag.kind;
+            let found = tracks.iter_mut().enumerate().find(of_tag);
+            let (index, track) = found.expect("each tag has a track");
+            let timed =
+                |is_rtcp, bytes| Timed { track: index, at_ms: tag.timestamp_ms, is_rtcp, bytes };
+            if tag.timestamp_ms >= track.next_report_ms {
+                track.next_report_ms = tag.timestamp_ms + 1000;
+                packets.push(timed(true, track.report(tag.timestamp_ms)));
+            }
+            packets.extend(track.packets(unit, plan.sets).map(|bytes| timed(false, bytes)));
+        }
+        let formats = tracks.into_iter().map(|track| track.format).collect();
+        Self { formats, packets, units }
+    }
+
+    /// The RTP packets of a track.
+    pub fn rtp(&self, track: usize) -> Vec<Packet> {
+        let own = self.packets.iter().filter(|packet| packet.track == track && !packet.is_rtcp);
+        own.map(|packet| Packet::parse(&packet.bytes).expect("made here")).collect()
+    }
+
+    /// What tells the whole stream.
+    pub fn description(&self) -> String {
+        super::rtp::description("", &self.formats)
+    }
+}
+
+impl Track {
+    fn new(index: usize, first: &Tag, config: Option<&Tag>, plan: Plan) -> Self {
+        let config = config.map_or(&[][..], |tag| &tag.payload);
+        let (codec, channels, clock_rate) = match (first.kind, first.payload[0]) {
+            (Kind::Video, 0x80..) => (Codec::H265, 1, 90_000),
+            (Kind::Video, _) => (Codec::H264, 1, 90_000),
+            (_, 0x90..=0x9f) => (Codec::Opus, 2, 48_000),
+            (_, 0xa0..=0xaf) => {
+                let rate = (config[2] & 7) << 1 | config[3] >> 7;
+                (Codec::Aac, config[3] >> 3 & 0x0f, AAC_RATES[usize::from(rate)])
+            }
+            (_, 0x70..=0x7f) => (Codec::PcmA, 1, 8000),
+            _ => (Codec::PcmU, 1, 8000),
+        };
+        let sets = match codec {
+            Codec::H264 => sets_of_avc(&config[5..]),
+            Codec::H265 => sets_of_hevc(&config[5..]),
+            _ => Vec::new(),
+        };
+        let tells_sets = plan.sets != Sets::InBandOnly;
+        let base64 = |sets: &[Vec<u8>]| {
+            let texts: Vec<String> = sets.iter().map(|set| STANDARD.encode(set)).collect();
+            texts.join(",")
+        };
+        let fmtp = match codec {
+            Codec::H264 if tells_sets => {
+                format!("packetization-mode=1;sprop-parameter-sets={}", base64(&sets))
+            }
+            Codec::H264 => "packetization-mode=1".to_owned(),
+            Codec::H265 if tells_sets => {
+                let named = ["vps", "sps", "pps"].iter().zip(&sets);
+                let named = named.map(|(name, set)| {
+                    format!("sprop-{name}={}", base64(std::slice::from_ref(set)))
+                });
+                named.collect::<Vec<_>>().join(";")
+            }
+            Codec::Aac => {
+                let config: String = config[2..].iter().map(|b| format!("{b:02x}")).collect();
+                format!(
+                    "streamtype=5;profile-level-id=1;mode=AAC-hbr;sizelength=13;indexlength=3;\
+                     indexdeltalength=3;config={config}"
+                )
+            }
+            _ => String::new(),
+        };
+        let number = u8::try_from(index).expect("few tracks");
+        let payload_type = match codec {
+            Codec::PcmA => 8,
+            Codec::PcmU => 0,
+            _ => 96 + number,
+        };
+        let control = format!("track{}", index + 1);
+        Self {
+            format: Format { codec, payload_type, clock_rate, channels, fmtp, control },
+            sets,
+            // Wraps soon.
+            sequence: 65_500 + u16::from(number),
+            timestamp_base: u32::MAX - 90_000,
+            ssrc: 0x1234_5670 + u32::from(number),
+            next_report_ms: plan.report_after_ms,
+        }
+    }
+
+    fn timestamp(&self, ms: f64) -> u32 {
+        let ticks = (ms * f64::from(self.format.clock_rate) / 1000.0).round() as i64;
+        self.timestamp_base.wrapping_add(ticks as u32)
+    }
+
+    fn report(&self, ms: u32) -> Vec<u8> {
+        let seconds = u64::from(ms / 1000) + 3_900_000_000;
+        let ntp = (seconds << 32) | ((u64::from(ms % 1000) << 32) / 1000);
+        let timestamp = self.timestamp(f64::from(ms));
+        SenderReport { ssrc: self.ssrc, ntp, timestamp }.encode()
+    }
+
+    fn packets(&mut self, unit: &Unit, sets: Sets) -> impl Iterator<Item = Vec<u8>> {
+        let payloads = match self.format.codec {
+            codec @ (Codec::H264 | Codec::H265) => {
+                let mut nals = split_nals(&unit.bytes);
+                if unit.is_keyframe && sets != Sets::DescriptionOnly {
+                    nals.splice(..0, self.sets.iter().cloned());
+                }
+                nals.iter().flat_map(|nal| fragments(codec, nal)).collect()
+            }
+            Codec::Aac => {
+                let len = u16::try_from(unit.bytes.len()).expect("a short frame") << 3;
+                let [high, low] = len.to_be_bytes();
+                vec![[&[0, 16, high, low], unit.bytes.as_slice()].concat()]
+            }
+            _ => vec![unit.bytes.clone()],
+        };
+        let timestamp = self.timestamp(unit.pts_ms);
+        let count = payloads.len();
+        let Format { codec, payload_type, .. } = self.format;
+        let (ssrc, start) = (self.ssrc, self.sequence);
+        self.sequence = start.wrapping_add(u16::try_from(count).expect("few packets"));
+        payloads.into_iter().enumerate().map(move |(index, payload)| {
+            let is_last = index + 1 == count;
+            let marker = is_last && matches!(codec, Codec::H264 | Codec::H265 | Codec::Aac);
+            let sequence = start.wrapping_add(index as u16);
+            Packet { marker, payload_type, sequence, timestamp, ssrc, payload }.encode()
+        })
+    }
+}
+
+fn fragments(codec: Codec, nal: &[u8]) -> Vec<Vec<u8>> {
+    if nal.len() <= PAYLOAD_LEN_MAX {
+        return vec![nal.to_vec()];
+    }
+    let (header, kind) = match codec {
+        Codec::H264 => (vec![nal[0] & 0xe0 | 28], nal[0] & 0x1f),
+        _ => (vec![nal[0] & 0x81 | 49 << 1, nal[1]], nal[0] >> 1 & 0x3f),
+    };
+    let pieces: Vec<&[u8]> =
+        nal[header.len()..].chunks(PAYLOAD_LEN_MAX - header.len() - 1).collect();
+    let last = pieces.len() - 1;
+    let fragment = |(index, piece): (usize, &&[u8])| {
+        let marks = if index == 0 { 0x80 } else { 0 } | if index == last { 0x40 } else { 0 };
+        [&header, &[kind | marks][..], piece].concat()
+    };
+    pieces.iter().enumerate().map(fragment).collect()
+}
+
+/// Of an `AVCDecoderConfigurationRecord`.
+fn sets_of_avc(record: &[u8]) -> Vec<Vec<u8>> {
+    let mut sets = Vec::new();
+    let mut at = 5;
+    for mask in [0x1f, 0xff] {
+        let count = record[at] & mask;
+        at += 1;
+        for _ in 0..count {
+            sets.push(take_set(record, &mut at));
+        }
+    }
+    sets
+}
+
+/// Of an `HEVCDecoderConfigurationRecord`.
+fn sets_of_hevc(record: &[u8]) -> Vec<Vec<u8>> {
+    let mut sets = Vec::new();
+    let mut at = 23;
+    for _ in 0..record[22] {
+        let kind = record[at] & 0x3f;
+        let count = u16::from_be_bytes([record[at + 1], record[at + 2]]);
+        at += 3;
+        for _ in 0..count {
+            let set = take_set(record, &mut at);
+            // SEI is there, too.
+            sets.extend((32..=34).contains(&kind).then_some(set));
+        }
+    }
+    sets
+}
+
+fn take_set(record: &[u8], at: &mut usize) -> Vec<u8> {
+    let len = usize::from(u16::from_be_bytes([record[*at], record[*at + 1]]));
+    let set = record[*at + 2..*at + 2 + len].to_vec();
+    *at += 2 + len;
+    set
+}
+
+const AAC_RATES: [u32; 13] = [
+    96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000,
+    7350,
+];
+
+const PAYLOAD_LEN_MAX: usize = 1200;

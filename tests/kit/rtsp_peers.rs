@@ -1,0 +1,315 @@
+//! ffmpeg and GStreamer as RTSP publishers and players.
+//!
+//! What a publisher sends is a file that the test can read, played once; what a player gets it
+//! writes to files that the kit reads.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::ffmpeg::Modern;
+use super::flv::{self, Kind};
+use super::process::Process;
+use super::rtp::Codec;
+use super::rtsp::Lower;
+use super::units::{self, Unit};
+use super::{LIVENESS, TempDir, holds_within};
+
+/// A file that a publisher sends, and what is in it.
+#[derive(Debug)]
+pub struct Clip {
+    dir: TempDir,
+    name: &'static str,
+    pub units: Vec<Unit>,
+}
+
+/// What the sound of a clip is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sound {
+    /// As in the file.
+    Same,
+    Opus,
+    PcmA,
+    PcmU,
+}
+
+impl Clip {
+    /// A file of tests/media twice over: 12 s.
+    #[track_caller]
+    pub fn of(file: &str) -> Self {
+        Self::with_sound(file, Sound::Same)
+    }
+
+    #[track_caller]
+    pub fn with_sound(file: &str, sound: Sound) -> Self {
+        let dir = TempDir::new("clip");
+        let mut command = Command::new(Modern::Yes.program());
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-stream_loop", "1", "-i"]);
+        command.arg(super::media(file));
+        let pcm = |name| ["-map", "0", "-c:v", "copy", "-c:a", name, "-ar", "8000", "-ac", "1"];
+        match sound {
+            Sound::Same => command.args(["-map", "0", "-c", "copy"]),
+            Sound::Opus => command
+                .args(["-stream_loop", "1", "-i"])
+                .arg(super::media("av1_opus.flv"))
+                .args(["-map", "0:v", "-map", "1:a", "-c", "copy"]),
+            Sound::PcmA => command.args(pcm("pcm_alaw")),
+            Sound::PcmU => command.args(pcm("pcm_mulaw")),
+        };
+        command.args(["-f", "flv", "-y"]).arg(dir.file("clip.flv"));
+        let output = command.output().expect("ffmpeg");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let units = units::of_tags(&flv::read(&dir.file("clip.flv")));
+        Self { dir, name: "clip.flv", units }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.file(self.name)
+    }
+
+    /// The same in Matroska, which older programs can read whatever the codec.
+    #[track_caller]
+    pub fn into_matroska(mut self) -> Self {
+        let mut command = Command::new(Modern::Yes.program());
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-i"]).arg(self.path());
+        command.args(["-c", "copy", "-y"]).arg(self.dir.file("clip.mkv"));
+        let output = command.output().expect("ffmpeg");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.name = "clip.mkv";
+        self
+    }
+}
+
+/// ffmpeg sends a clip in real time, over RTSP or, where the URL says so, RTMP.
+#[track_caller]
+pub fn ffmpeg_publish(modern: Modern, clip: &Clip, url: &str, lower: Lower) -> Process {
+    let mut command = Command::new(modern.program());
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-re", "-i"]);
+    command.arg(clip.path()).args(["-map", "0", "-c", "copy"]);
+    if url.starts_with("rtsp") {
+        command.args(["-f", "rtsp", "-rtsp_transport", lower.name()]);
+    } else {
+        command.args(["-f", "flv"]);
+    }
+    command.arg(url).stdout(Stdio::null());
+    Process::start(&format!("ffmpeg to {url}"), &mut command, clip.dir.file("publisher.log"))
+}
+
+/// GStreamer sends a clip of H.264 and AAC in real time.
+#[track_caller]
+pub fn gstreamer_publish(clip: &Clip, url: &str, lower: Lower) -> Process {
+    let file = format!("location={}", clip.path().display());
+    let place = format!("location={url}");
+    let protocols = format!("protocols={}", lower.name());
+    let mut command = Command::new("gst-launch-1.0");
+    command.args(["-q", "filesrc", &file, "!", "flvdemux", "name=d"]);
+    command.args(["rtspclientsink", "name=s", &place, &protocols, "latency=0"]);
+    command.args(["d.video", "!", "queue", "!", "h264parse", "!", "s."]);
+    command.args(["d.audio", "!", "queue", "!", "aacparse", "!", "s."]);
+    command.stdout(Stdio::null());
+    Process::start(&format!("GStreamer to {url}"), &mut command, clip.dir.file("publisher.log"))
+}
+
+/// A program playing a URL into files.
+#[derive(Debug)]
+pub struct FilePlayer {
+    what: String,
+    process: Process,
+    dir: TempDir,
+    is_ffmpeg: bool,
+}
+
+impl FilePlayer {
+    /// ffmpeg without decoding: its packets one behind the other, and a list of them. (FLV of
+    /// pictures whose decoding times RTP does not tell is more than it can write.)
+    #[track_caller]
+    pub fn ffmpeg(modern: Modern, url: &str, lower: Lower) -> Self {
+        Self::ffmpeg_of(modern, url, lower, &[Kind::Video, Kind::Audio])
+    }
+
+    /// As [`Self::ffmpeg`], of a stream that has no other tracks.
+    #[track_caller]
+    pub fn ffmpeg_of(modern: Modern, url: &str, lower: Lower, kinds: &[Kind]) -> Self {
+        let dir = TempDir::new("ffmpeg-player");
+        let mut command = Command::new(modern.program());
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-copyts"]);
+        command.args(["-rtsp_transport", lower.name(), "-i", url]);
+        for kind in kinds {
+            let is_video = *kind == Kind::Video;
+            let (map, name) = if is_video { ("0:v", "got.video") } else { ("0:a", "got.audio") };
+            command.args(["-map", map, "-c", "copy", "-copyts", "-flush_packets", "1"]);
+            // Of AAC in LATM no frame is a keyframe for version 9.
+            command.arg("-copyinkf:a");
+            // Times are in the list; what has none in order would be refused here.
+            command.args(["-bsf", "setts=ts=N", "-f", "data", "-y"]).arg(dir.file(name));
+        }
+        command.args(["-map", "0:v?", "-map", "0:a?", "-c", "copy", "-copyts", "-copyinkf:a"]);
+        command.args(["-flush_packets", "1", "-f", "framecrc", "-y"]).arg(dir.file("got.list"));
+        command.stdout(Stdio::null());
+        let what = format!("ffmpeg from {url} over {}", lower.name());
+        let process = Process::start(&what, &mut command, dir.file("stderr.log"));
+        Self { what, process, dir, is_ffmpeg: true }
+    }
+
+    /// GStreamer, H.264 and AAC into a file each; it tells no times.
+    #[track_caller]
+    pub fn gstreamer(url: &str, lower: Lower) -> Self {
+        let dir = TempDir::new("gstreamer-player");
+        let place = format!("location={url}");
+        let protocols = format!("protocols={}", lower.name());
+        let files = ["video", "audio"]
+            .map(|name| format!("location={}", dir.file(&format!("got.{name}")).display()));
+        // Units behind their lengths would run into each other: Annex B tells them apart.
+        let mut command = Command::new("gst-launch-1.0");
+        command.args(["-q", "rtspsrc", "name=s", &place, &protocols, "latency=100"]);
+        command.args(["s.", "!", "application/x-rtp,media=video", "!", "rtph264depay"]);
+        command.args(["!", "video/x-h264,stream-format=byte-stream,alignment=nal"]);
+        command.args(["!", "filesink", "buffer-mode=unbuffered", &files[0]]);
+        command.args(["s.", "!", "application/x-rtp,media=audio", "!", "rtpmp4gdepay"]);
+        command.args(["!", "aacparse", "!", "audio/mpeg,stream-format=adts"]);
+        command.args(["!", "filesink", "buffer-mode=unbuffered", &files[1]]);
+        command.stdout(Stdio::null());
+        let what = format!("GStreamer from {url} over {}", lower.name());
+        let process = Process::start(&what, &mut command, dir.file("stderr.log"));
+        Self { what, process, dir, is_ffmpeg: false }
+    }
+
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Waits for so many pictures and sounds.
+    #[track_caller]
+    pub fn wait(&mut self, video: usize, audio: usize) {
+        let mut counts = (0, 0);
+        let enough = holds_within(LIVENESS, || {
+            let units = self.units();
+            let count = |kind| units.iter().filter(|unit| unit.kind == kind).count();
+            counts = (count(Kind::Video), count(Kind::Audio));
+            let enough = counts.0 >= video && counts.1 >= audio;
+            assert!(
+                enough || self.process.is_running(),
+                "{}: ended with {counts:?}: {}",
+                self.what,
+                self.process.log()
+            );
+            enough
+        });
+        assert!(enough, "{}: {counts:?} pictures and sounds: {}", self.what, self.process.log());
+    }
+
+    /// What is written so far.
+    #[track_caller]
+    pub fn units(&self) -> Vec<Unit> {
+        if self.is_ffmpeg {
+            return listed_units(&self.dir);
+        }
+        let read = |name: &str| std::fs::read(self.dir.file(name)).unwrap_or_default();
+        [pictures_of_annex_b(&read("got.video")), sounds_of_adts(&read("got.audio"))].concat()
+    }
+
+    /// Ends it; a player of its kind heeds that only while media comes.
+    pub fn stop(mut self) -> Vec<Unit> {
+        self.process.terminate(LIVENESS);
+        self.units()
+    }
+}
+
+/// What ffmpeg's list says of its packets, whose bytes are in two files.
+fn listed_units(dir: &TempDir) -> Vec<Unit> {
+    let list = std::fs::read_to_string(dir.file("got.list")).unwrap_or_default();
+    let mut data = ["got.video", "got.audio"].map(|name| {
+        let bytes = std::fs::read(dir.file(name)).unwrap_or_default();
+        std::collections::VecDeque::from(bytes)
+    });
+    let mut tracks: Vec<(f64, String)> = Vec::new();
+    let mut units = Vec::new();
+    for line in list.lines() {
+        // `#tb 0: 1/90000`, `#codec_id 0: h264`
+        if let Some((_, base)) = line.strip_prefix("#tb ").and_then(|rest| rest.split_once("1/")) {
+            tracks.push((base.parse().expect("a clock rate"), String::new()));
+        } else if let Some(rest) = line.strip_prefix("#codec_id ") {
+            let (track, name) = rest.split_once(": ").expect("a track and its codec");
+            tracks[track.parse::<usize>().expect("a number")].1 = name.to_owned();
+        }
+        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
+        let [track, _, pts, _, len, ..] = fields[..] else { continue };
+        let (clock_rate, codec) = &tracks[track.parse::<usize>().expect("a track's number")];
+        let video = match codec.as_str() {
+            "h264" => Some(Codec::H264),
+            "hevc" => Some(Codec::H265),
+            _ => None,
+        };
+        let data = &mut data[usize::from(video.is_none())];
+        // The line may be cut off, and the files are written in turns.
+        let Some(len) = len.parse::<usize>().ok().filter(|len| *len <= data.len()) else { break };
+        let bytes: Vec<u8> = data.drain(..len).collect();
+        let nals = video.map(|_| nals_of_annex_b(&bytes)).unwrap_or_default();
+        units.push(Unit {
+            kind: if video.is_some() { Kind::Video } else { Kind::Audio },
+            pts_ms: match pts.parse() {
+                Ok(i64::MIN) | Err(_) => f64::NAN,
+                Ok(pts) => pts as f64 * 1000.0 / clock_rate,
+            },
+            is_keyframe: video.is_none_or(|codec| nals.iter().any(|nal| codec.is_keyframe(nal))),
+            is_pcm: codec.starts_with("pcm"),
+            bytes: video.map_or(bytes, |codec| units::picture(codec, &nals)),
+        });
+    }
+    units
+}
+
+/// Units behind start codes.
+fn nals_of_annex_b(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let starts: Vec<usize> = bytes
+        .windows(3)
+        .enumerate()
+        .filter_map(|(at, window)| (window == [0, 0, 1]).then_some(at + 3))
+        .collect();
+    let ends = starts.iter().skip(1).map(|start| start - 3).chain([bytes.len()]);
+    let nals = starts.iter().zip(ends).map(|(start, end)| {
+        let nal = &bytes[*start..end];
+        let len = nal.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        nal[..len].to_vec()
+    });
+    nals.filter(|nal| !nal.is_empty()).collect()
+}
+
+/// H.264 behind start codes. The last picture may go on, and is left out.
+fn pictures_of_annex_b(bytes: &[u8]) -> Vec<Unit> {
+    let mut pictures: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
+    for nal in nals_of_annex_b(bytes) {
+        // The first slice of a picture: `first_mb_in_slice` is 0. What goes before it is its own.
+        let is_slice = matches!(nal[0] & 0x1f, 1 | 5);
+        let has_slice = |nals: &[Vec<u8>]| nals.iter().any(|nal| matches!(nal[0] & 0x1f, 1 | 5));
+        let begins = !is_slice || nal.get(1).is_some_and(|byte| byte & 0x80 != 0);
+        if begins && pictures.last().is_some_and(|nals| has_slice(nals)) {
+            pictures.push(Vec::new());
+        }
+        pictures.last_mut().expect("never empty").push(nal);
+    }
+    pictures.pop();
+    let unit = |nals: &Vec<Vec<u8>>| Unit {
+        kind: Kind::Video,
+        pts_ms: 0.0,
+        is_keyframe: nals.iter().any(|nal| Codec::H264.is_keyframe(nal)),
+        is_pcm: false,
+        bytes: units::picture(Codec::H264, nals),
+    };
+    pictures.iter().map(unit).collect()
+}
+
+/// Frames behind their ADTS headers.
+fn sounds_of_adts(mut bytes: &[u8]) -> Vec<Unit> {
+    let mut units = Vec::new();
+    while let Some((head, _)) = bytes.split_first_chunk::<7>() {
+        let len =
+            usize::from(head[3] & 3) << 11 | usize::from(head[4]) << 3 | usize::from(head[5] >> 5);
+        let start = if head[1] & 1 == 1 { 7 } else { 9 };
+        let Some(frame) = bytes.get(start..len.max(start)) else { break };
+        let bytes_of = frame.to_vec();
+        let (kind, pts_ms) = (Kind::Audio, 0.0);
+        units.push(Unit { kind, pts_ms, is_keyframe: true, is_pcm: false, bytes: bytes_of });
+        bytes = &bytes[len.max(start)..];
+    }
+    units
+}

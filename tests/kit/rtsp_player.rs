@@ -1,0 +1,413 @@
+//! An RTSP player that keeps every packet: over TCP or UDP, with what `RTP-Info` and the sender
+//! reports said.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, spawn};
+use std::time::Duration;
+
+use super::flv::Kind;
+use super::player::{End, is_wait};
+use super::rtp::{Codec, Format, Packet, SenderReport, parse_description, sender_reports};
+use super::rtsp::{Client, Item, Lower, Message, Reader, first_of_pair, transport_parameter};
+use super::tape::{Tape, Way};
+use super::units::{self, Unit};
+use super::{LIVENESS, wait_until};
+
+/// What has been seen so far.
+#[derive(Debug, Clone, Default)]
+pub struct Recording {
+    pub description: String,
+    pub tracks: Vec<TrackRecording>,
+    pub end: Option<End>,
+    /// What was wrong with the bytes.
+    pub fault: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TrackRecording {
+    pub format: Format,
+    /// SSRC that the answer to SETUP told.
+    pub ssrc: Option<u32>,
+    /// Sequence number and timestamp of `RTP-Info`.
+    pub start: Option<(u16, u32)>,
+    pub packets: Vec<Packet>,
+    /// Each with the number of packets before it.
+    pub reports: Vec<(usize, SenderReport)>,
+}
+
+impl TrackRecording {
+    /// Milliseconds of a timestamp, on the sender's clock.
+    #[track_caller]
+    fn ms_of(&self, timestamp: u32) -> f64 {
+        let (_, report) = self.reports.first().expect("a sender report has come");
+        let ticks = timestamp.wrapping_sub(report.timestamp) as i32;
+        report.ntp_ms() + f64::from(ticks) * 1000.0 / f64::from(self.format.clock_rate)
+    }
+
+    /// How many units are whole: pictures by their marks, sounds as packets tell them.
+    pub fn unit_count(&self) -> usize {
+        let marked = self.packets.iter().filter(|packet| packet.marker).count();
+        let sounds = |packet: &Packet| match (self.format.codec, packet.payload.get(1)) {
+            // Bits of their headers, 16 each.
+            (Codec::Aac, Some(bits)) => usize::from(*bits) / 16,
+            _ => 1,
+        };
+        if self.format.codec.kind() == Kind::Video {
+            marked
+        } else {
+            self.packets.iter().map(sounds).sum()
+        }
+    }
+
+    /// The track's units by the sender's clock.
+    #[track_caller]
+    pub fn units(&self) -> Vec<Unit> {
+        let first = self.packets.first().map_or(0, |packet| packet.timestamp);
+        units::of_packets(&self.format, &self.packets, |timestamp| {
+            if self.reports.is_empty() { f64::from(first) } else { self.ms_of(timestamp) }
+        })
+    }
+}
+
+impl Recording {
+    /// Whether `RTP-Info` named all tracks.
+    pub fn is_all_told(&self) -> bool {
+        self.tracks.iter().all(|track| track.start.is_some())
+    }
+
+    /// The units of all tracks by the sender's clock.
+    #[track_caller]
+    pub fn units(&self) -> Vec<Unit> {
+        self.tracks.iter().flat_map(TrackRecording::units).collect()
+    }
+
+    /// `RTP-Info` names the first packet of every track that had any by then;
+    /// each had its sender report with its first packets, and every packet and report has the SSRC
+    /// that SETUP told.
+    #[track_caller]
+    pub fn assert_announced(&self, what: &str) {
+        for track in &self.tracks {
+            let codec = track.format.codec;
+            let first = track.packets.first().unwrap_or_else(|| panic!("{what}: no {codec:?}"));
+            let begins = (first.sequence, first.timestamp);
+            let told = track.start.unwrap_or(begins);
+            assert_eq!(told, begins, "{what}: {codec:?} begins otherwise than RTP-Info says");
+            let before = track.reports.first().map(|(before, _)| *before);
+            let soon = before.is_some_and(|before| before <= REPORT_AFTER_MAX);
+            assert!(soon, "{what}: {codec:?} has its first sender report after {before:?} packets");
+            let ssrc = track.ssrc.unwrap_or(first.ssrc);
+            let reports = track.reports.iter().map(|(_, report)| report.ssrc);
+            let mut all = track.packets.iter().map(|packet| packet.ssrc).chain(reports);
+            assert!(all.all(|have| have == ssrc), "{what}: {codec:?} is not of SSRC {ssrc:08x}");
+        }
+    }
+}
+
+/// A connected player.
+#[derive(Debug)]
+pub struct RtspPlayer {
+    what: String,
+    seen: Arc<Mutex<Recording>>,
+    paused: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    client: Client,
+    threads: Vec<JoinHandle<()>>,
+    url: String,
+}
+
+/// A track's sockets and where the relay sends from.
+struct Udp {
+    track: usize,
+    is_rtcp: bool,
+    socket: UdpSocket,
+}
+
+impl RtspPlayer {
+    /// Plays all tracks of `url`.
+    #[track_caller]
+    pub fn start(address: SocketAddr, url: &str, lower: Lower) -> Self {
+        Self::start_with(Client::connect(address), url, lower)
+    }
+
+    /// As [`Self::start`], over this connection.
+    #[track_caller]
+    pub fn start_with(mut client: Client, url: &str, lower: Lower) -> Self {
+        let what = format!("rtsp over {} {url}", lower.name());
+        client.demand("OPTIONS", url, &[], "");
+        let described = client.demand("DESCRIBE", url, &[("Accept", "application/sdp")], "");
+        let description = described.text();
+        let formats = parse_description(&description);
+        let formats = formats.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert!(!formats.is_empty(), "{what}: no tracks");
+        let base = described.header("content-base").unwrap_or(url).to_owned();
+        let mut sockets = Vec::new();
+        let mut tracks = Vec::new();
+        let mut urls = Vec::new();
+        for (index, format) in formats.into_iter().enumerate() {
+            let track_url = control_url(&base, &format.control);
+            let (answer, mut own) = set_up(&mut client, &track_url, index, lower);
+            sockets.append(&mut own);
+            let transport = answer.header("transport").unwrap_or_default();
+            let ssrc = transport_parameter(transport, "ssrc");
+            let ssrc = ssrc.map(|ssrc| u32::from_str_radix(ssrc, 16).expect("an SSRC"));
+            urls.push(track_url);
+            let (start, packets, reports) = (None, Vec::new(), Vec::new());
+            tracks.push(TrackRecording { format, ssrc, start, packets, reports });
+        }
+        let played = client.demand("PLAY", &base, &[("Range", "npt=0.000-")], "");
+        read_starts(&mut tracks, &urls, played.header("rtp-info").unwrap_or_default());
+        let recording = Recording { description, tracks, ..Recording::default() };
+        let mut player = Self {
+            what,
+            seen: Arc::new(Mutex::new(recording)),
+            paused: Arc::default(),
+            stopped: Arc::default(),
+            client,
+            threads: Vec::new(),
+            url: base,
+        };
+        player.listen(sockets);
+        player
+    }
+
+    fn listen(&mut self, sockets: Vec<Udp>) {
+        for udp in sockets {
+            let (seen, stopped) = (Arc::clone(&self.seen), Arc::clone(&self.stopped));
+            let tape = self.client.tape.clone();
+            self.threads.push(spawn(move || read_udp(&udp, &seen, &stopped, &tape)));
+        }
+        for (channel, bytes) in std::mem::take(&mut self.client.early) {
+            note_interleaved(&mut self.seen.lock().expect("a fresh lock"), channel, &bytes);
+        }
+        let mut reader = std::mem::take(&mut self.client.reader);
+        let mut socket = self.client.socket.try_clone().expect("a second handle");
+        socket.set_read_timeout(Some(TURN)).expect("a timeout");
+        let (seen, stopped) = (Arc::clone(&self.seen), Arc::clone(&self.stopped));
+        let (paused, tape) = (Arc::clone(&self.paused), self.client.tape.clone());
+        self.threads.push(spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !stopped.load(Ordering::Relaxed) {
+                if paused.load(Ordering::Relaxed) {
+                    std::thread::sleep(TURN);
+                    continue;
+                }
+                // What came with the answer to PLAY is here already.
+                take_items(&mut reader, &seen);
+                match socket.read(&mut buffer) {
+                    Ok(0) => return end(&seen, End::Eof),
+                    Ok(len) => {
+                        tape.tcp(&socket, Way::In, &buffer[..len]);
+                        reader.push(&buffer[..len]);
+                    }
+                    Err(error) if is_wait(&error) => {}
+                    Err(_) => return end(&seen, End::Reset),
+                }
+            }
+        }));
+    }
+
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Looks at what has been seen. A fault in the bytes fails the test here.
+    #[track_caller]
+    pub fn look<T>(&self, look: impl FnOnce(&Recording) -> T) -> T {
+        let seen = self.seen.lock().expect("no panic while locked");
+        assert_eq!(seen.fault, None, "{}: bad bytes", self.what);
+        look(&seen)
+    }
+
+    /// Waits for so many pictures or sounds in each track of this kind.
+    #[track_caller]
+    pub fn wait_units(&self, kind: Kind, count: usize) {
+        wait_until(LIVENESS, &format!("{}: {count} {kind:?} units", self.what), || {
+            self.look(|seen| {
+                let of_kind = seen.tracks.iter().filter(|t| t.format.codec.kind() == kind);
+                let have = of_kind.map(TrackRecording::unit_count).min().unwrap_or(0);
+                let is_open = seen.end.is_none() || have >= count;
+                assert!(is_open, "{}: ended ({:?}) with {have}", self.what, seen.end);
+                have >= count
+            })
+        });
+    }
+
+    #[track_caller]
+    pub fn wait_end(&self, bound: Duration) -> End {
+        wait_until(bound, &format!("{}: closed by the relay", self.what), || {
+            self.look(|seen| seen.end.is_some())
+        });
+        self.look(|seen| seen.end.clone()).expect("just seen")
+    }
+
+    /// Stops reading the connection.
+    pub fn pause(&self) {
+        self.paused.store(true, Ordering::Relaxed);
+    }
+
+    /// What went over the wire, as a pcap file.
+    pub fn write_tape(&self, path: &Path) {
+        self.client.tape.write(path);
+    }
+
+    /// Leaves as a player should; what came until then.
+    #[track_caller]
+    pub fn stop(mut self) -> Recording {
+        let url = self.url.clone();
+        let session = self.client.session.clone().unwrap_or_default();
+        let request = format!("TEARDOWN {url} RTSP/1.0\r\nCSeq: 99\r\nSession: {session}\r\n\r\n");
+        // The relay may have closed it first.
+        let _ = self.client.send(request.as_bytes());
+        self.close();
+        self.look(Clone::clone)
+    }
+
+    fn close(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // The relay may have closed it first.
+        let _ = self.client.socket.shutdown(Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("the reading threads do not panic");
+        }
+    }
+}
+
+impl Drop for RtspPlayer {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        let _ = self.client.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// A relative address behind its base, or an absolute one as it is.
+pub fn control_url(base: &str, control: &str) -> String {
+    match control {
+        "" | "*" => base.to_owned(),
+        _ if control.starts_with("rtsp://") => control.to_owned(),
+        _ if base.ends_with('/') => format!("{base}{control}"),
+        _ => format!("{base}/{control}"),
+    }
+}
+
+#[track_caller]
+fn set_up(client: &mut Client, url: &str, track: usize, lower: Lower) -> (Message, Vec<Udp>) {
+    if lower == Lower::Tcp {
+        let rtp = 2 * track;
+        let transport = format!("RTP/AVP/TCP;unicast;interleaved={rtp}-{}", rtp + 1);
+        let answer = client.demand("SETUP", url, &[("Transport", &transport)], "");
+        let told = answer.header("transport").unwrap_or_default().to_owned();
+        let channel = transport_parameter(&told, "interleaved").and_then(first_of_pair::<usize>);
+        assert_eq!(channel, Some(rtp), "{url}: {told:?}");
+        return (answer, Vec::new());
+    }
+    let sockets = udp_pair();
+    let ports = sockets.each_ref().map(|s| s.local_addr().expect("a bound socket").port());
+    let transport = format!("RTP/AVP;unicast;client_port={}-{}", ports[0], ports[1]);
+    let answer = client.demand("SETUP", url, &[("Transport", &transport)], "");
+    let told = answer.header("transport").unwrap_or_default().to_owned();
+    let port: Option<u16> = transport_parameter(&told, "server_port").and_then(first_of_pair);
+    assert!(port.is_some_and(|port| port > 0), "{url}: {told:?}");
+    let udp = sockets.into_iter().enumerate();
+    (answer, udp.map(|(at, socket)| Udp { track, is_rtcp: at == 1, socket }).collect())
+}
+
+/// Two ports, an even one and the next.
+pub fn udp_pair() -> [UdpSocket; 2] {
+    loop {
+        let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = first.local_addr().expect("a bound socket").port();
+        let second = UdpSocket::bind((Ipv4Addr::LOCALHOST, port.wrapping_add(1)));
+        if let (0, Ok(second)) = (port % 2, second) {
+            for socket in [&first, &second] {
+                let socket = socket2::SockRef::from(socket);
+                socket.set_recv_buffer_size(1 << 20).expect("a large receive buffer");
+                socket.set_read_timeout(Some(TURN)).expect("a timeout");
+            }
+            return [first, second];
+        }
+    }
+}
+
+fn read_starts(tracks: &mut [TrackRecording], urls: &[String], rtp_info: &str) {
+    for entry in rtp_info.split(",url=") {
+        let value = |name: &str| {
+            let mut parts = entry.split(';').filter_map(|part| part.trim().split_once('='));
+            parts.find(|(have, _)| *have == name).map(|(_, value)| value)
+        };
+        let url = entry.split(';').next().unwrap_or_default().trim_start_matches("url=");
+        let place = urls.iter().position(|have| have == url);
+        let number = |name| value(name).and_then(|value| value.parse::<u32>().ok());
+        if let (Some(place), Some(seq), Some(timestamp)) = (place, number("seq"), number("rtptime"))
+        {
+            tracks[place].start = Some((u16::try_from(seq).expect("16 bits"), timestamp));
+        }
+    }
+}
+
+fn take_items(reader: &mut Reader, seen: &Mutex<Recording>) {
+    let mut seen = seen.lock().expect("no panic while locked");
+    loop {
+        match reader.next_item() {
+            Ok(Some(Item::Packet { channel, bytes })) => {
+                note_interleaved(&mut seen, channel, &bytes);
+            }
+            Ok(Some(Item::Message(_))) => {}
+            Ok(None) => return,
+            Err(fault) => {
+                seen.fault = Some(fault);
+                return;
+            }
+        }
+    }
+}
+
+fn note_interleaved(seen: &mut Recording, channel: u8, bytes: &[u8]) {
+    note(seen, usize::from(channel / 2), channel % 2 == 1, bytes);
+}
+
+fn note(seen: &mut Recording, track: usize, is_rtcp: bool, bytes: &[u8]) {
+    let Some(track) = seen.tracks.get_mut(track) else {
+        seen.fault = Some(format!("a packet for track {track}"));
+        return;
+    };
+    let result = if is_rtcp {
+        sender_reports(bytes).map(|reports| {
+            let before = track.packets.len();
+            track.reports.extend(reports.into_iter().map(|report| (before, report)));
+        })
+    } else {
+        Packet::parse(bytes).map(|packet| track.packets.push(packet))
+    };
+    if let Err(fault) = result {
+        seen.fault = Some(fault);
+    }
+}
+
+fn read_udp(udp: &Udp, seen: &Mutex<Recording>, stopped: &AtomicBool, tape: &Tape) {
+    let mut buffer = [0; 2048];
+    while !stopped.load(Ordering::Relaxed) {
+        let Ok((len, from)) = udp.socket.recv_from(&mut buffer) else { continue };
+        // Packets that open the way through a NAT.
+        if len < 8 {
+            continue;
+        }
+        tape.udp(&udp.socket, from, Way::In, &buffer[..len]);
+        let mut seen = seen.lock().expect("no panic while locked");
+        note(&mut seen, udp.track, udp.is_rtcp, &buffer[..len]);
+    }
+}
+
+fn end(seen: &Mutex<Recording>, end: End) {
+    seen.lock().expect("no panic while locked").end.get_or_insert(end);
+}
+
+/// How long a thread sleeps at most.
+const TURN: Duration = Duration::from_millis(50);
+
+/// Packets of a track before its first sender report: over UDP another thread reads those, while a
+/// GOP comes at once.
+const REPORT_AFTER_MAX: usize = 60;

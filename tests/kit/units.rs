@@ -1,0 +1,339 @@
+//! Coded pictures and sounds, whatever carries them: what FLV and RTP recordings are compared by.
+//!
+//! A picture is its NAL units behind lengths of four bytes, without parameter sets, delimiters,
+//! filler and SEI, which carriers keep elsewhere or leave out. A sound is the codec's own bytes.
+
+use std::collections::HashMap;
+
+use super::compare::AtLeast;
+use super::flv::{Kind, Role, Tag};
+use super::rtp::{Codec, Format, Packet};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unit {
+    pub kind: Kind,
+    /// When it is shown or heard; NaN where the program that wrote it could not tell.
+    pub pts_ms: f64,
+    pub is_keyframe: bool,
+    /// G.711: may be cut anywhere.
+    pub is_pcm: bool,
+    pub bytes: Vec<u8>,
+}
+
+/// The coded frames of FLV.
+#[track_caller]
+pub fn of_tags(tags: &[Tag]) -> Vec<Unit> {
+    tags.iter().filter(|tag| tag.is_coded()).map(of_tag).collect()
+}
+
+#[track_caller]
+fn of_tag(tag: &Tag) -> Unit {
+    let body = &tag.payload;
+    let is_video = tag.kind == Kind::Video;
+    // Behind the FourCC: a composition time, where the packet type says so.
+    let (start, has_offset) = match (tag.kind, body[0]) {
+        (Kind::Video, first) if first & 0x80 != 0 => (5, first & 0x0f == 1),
+        (Kind::Video, _) => (2, true),
+        (_, first) if first >> 4 == 9 => (5, false),
+        (_, first) if first >> 4 == 10 => (2, false),
+        _ => (1, false),
+    };
+    let offset_ms = if has_offset {
+        i32::from_be_bytes([body[start], body[start + 1], body[start + 2], 0]) >> 8
+    } else {
+        0
+    };
+    let data = &body[start + if has_offset { 3 } else { 0 }..];
+    let codec = if body[0] & 0x80 != 0 { Codec::H265 } else { Codec::H264 };
+    Unit {
+        kind: tag.kind,
+        pts_ms: f64::from(tag.timestamp_ms) + f64::from(offset_ms),
+        is_keyframe: tag.role() == Role::Keyframe,
+        is_pcm: !is_video && matches!(body[0] >> 4, 7 | 8),
+        bytes: if is_video { picture(codec, &split_nals(data)) } else { data.to_vec() },
+    }
+}
+
+/// Units behind lengths of four bytes.
+#[track_caller]
+pub fn split_nals(mut data: &[u8]) -> Vec<Vec<u8>> {
+    let mut nals = Vec::new();
+    while let Some((len, rest)) = data.split_first_chunk::<4>() {
+        let len = u32::from_be_bytes(*len) as usize;
+        assert!(len <= rest.len(), "NAL unit of {len} bytes in {}", rest.len());
+        nals.push(rest[..len].to_vec());
+        data = &rest[len..];
+    }
+    nals
+}
+
+/// The picture that units make.
+pub fn picture(codec: Codec, nals: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for nal in nals.iter().filter(|nal| !codec.is_beside_picture(nal)) {
+        let len = u32::try_from(nal.len()).expect("a short unit");
+        bytes.extend_from_slice(&len.to_be_bytes());
+        bytes.extend_from_slice(nal);
+    }
+    bytes
+}
+
+/// The units of a track's packets, which must follow each other without a gap. `ms_of` tells what
+/// an RTP timestamp means. A picture that is not whole at the end is left out.
+#[track_caller]
+pub fn of_packets(format: &Format, packets: &[Packet], ms_of: impl Fn(u32) -> f64) -> Vec<Unit> {
+    for pair in packets.windows(2) {
+        let [before, after] = [pair[0].sequence, pair[1].sequence];
+        assert_eq!(after, before.wrapping_add(1), "{:?}: sequence number", format.codec);
+    }
+    let codec = format.codec;
+    let unit = |timestamp: u32, is_keyframe: bool, bytes: Vec<u8>| Unit {
+        kind: codec.kind(),
+        pts_ms: ms_of(timestamp),
+        is_keyframe,
+        is_pcm: matches!(codec, Codec::PcmA | Codec::PcmU),
+        bytes,
+    };
+    if codec.kind() == Kind::Video {
+        let mut groups: Vec<&[Packet]> =
+            packets.chunk_by(|a, b| a.timestamp == b.timestamp).collect();
+        // Its marker has not come yet.
+        groups.pop_if(|group| !group.last().is_some_and(|packet| packet.marker));
+        let pictures = groups.iter().map(|group| {
+            let nals = nals_of(codec, group);
+            let is_keyframe = nals.iter().any(|nal| codec.is_keyframe(nal));
+            unit(group[0].timestamp, is_keyframe, picture(codec, &nals))
+        });
+        return pictures.filter(|unit| !unit.bytes.is_empty()).collect();
+    }
+    if codec == Codec::Latm {
+        let whole = |packet: &Packet| unit(packet.timestamp, true, latm(&packet.payload));
+        return packets.iter().map(whole).collect();
+    }
+    if codec != Codec::Aac {
+        return packets.iter().map(|p| unit(p.timestamp, true, p.payload.clone())).collect();
+    }
+    let frames = packets.iter().flat_map(|packet| {
+        access_units(&packet.payload).into_iter().enumerate().map(|(index, bytes)| {
+            // 1024 samples each.
+            let ticks = 1024 * u32::try_from(index).expect("few units");
+            unit(packet.timestamp.wrapping_add(ticks), true, bytes)
+        })
+    });
+    frames.collect()
+}
+
+/// One frame behind its length, in bytes of 255 and one that is less (ISO/IEC 14496-3, 1.7.3).
+#[track_caller]
+fn latm(payload: &[u8]) -> Vec<u8> {
+    let full = payload.iter().take_while(|byte| **byte == 255).count();
+    let len = 255 * full + usize::from(payload[full]);
+    assert_eq!(payload.len(), full + 1 + len, "LATM in one packet");
+    payload[full + 1..].to_vec()
+}
+
+/// `mode=AAC-hbr`: sizes of 13 bits behind the length of them all (RFC 3640, 3.3.6).
+#[track_caller]
+fn access_units(payload: &[u8]) -> Vec<Vec<u8>> {
+    let headers_len = usize::from(u16::from_be_bytes([payload[0], payload[1]])) / 8;
+    let (headers, mut data) = payload[2..].split_at(headers_len);
+    let mut units = Vec::new();
+    for header in headers.chunks(2) {
+        let len = usize::from(u16::from_be_bytes([header[0], header[1]]) >> 3);
+        assert!(len <= data.len(), "AAC of {len} bytes is fragmented");
+        units.push(data[..len].to_vec());
+        data = &data[len..];
+    }
+    assert!(data.is_empty(), "AAC with {} bytes behind it", data.len());
+    units
+}
+
+/// Of single units, aggregates and fragments (RFC 6184, 5.6 to 5.8; RFC 7798, 4.4).
+#[track_caller]
+pub fn nals_of(codec: Codec, packets: &[Packet]) -> Vec<Vec<u8>> {
+    let header_len = if codec == Codec::H264 { 1 } else { 2 };
+    let mut nals: Vec<Vec<u8>> = Vec::new();
+    for packet in packets {
+        let body = &packet.payload;
+        let kind = if codec == Codec::H264 { body[0] & 0x1f } else { body[0] >> 1 & 0x3f };
+        match (codec, kind) {
+            (Codec::H264, 24) | (Codec::H265, 48) => {
+                let mut rest = &body[header_len..];
+                while let Some((len, behind)) = rest.split_first_chunk::<2>() {
+                    let len = usize::from(u16::from_be_bytes(*len));
+                    nals.push(behind[..len].to_vec());
+                    rest = &behind[len..];
+                }
+            }
+            (Codec::H264, 28) | (Codec::H265, 49) => {
+                let fragment = body[header_len];
+                if fragment & 0x80 != 0 {
+                    nals.push(if codec == Codec::H264 {
+                        vec![body[0] & 0xe0 | fragment & 0x1f]
+                    } else {
+                        vec![body[0] & 0x81 | (fragment & 0x3f) << 1, body[1]]
+                    });
+                }
+                let nal = nals.last_mut().expect("a fragment follows the first one");
+                nal.extend_from_slice(&body[header_len + 1..]);
+            }
+            _ => nals.push(body.clone()),
+        }
+    }
+    nals
+}
+
+/// How far a unit's time may be from what was sent, beside the one offset of all tracks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WithinMs(pub f64);
+
+/// `got` is a contiguous part of `sent`, from a keyframe on, all times moved by one offset.
+#[track_caller]
+pub fn assert_same(what: &str, sent: &[Unit], got: &[Unit], at_least: AtLeast, within: WithinMs) {
+    let of = |units: &[Unit], kind: Kind| -> Vec<Unit> {
+        units.iter().filter(|unit| unit.kind == kind).cloned().collect()
+    };
+    let [sent_video, sent_audio] = [Kind::Video, Kind::Audio].map(|kind| of(sent, kind));
+    let [got_video, got_audio] = [Kind::Video, Kind::Audio].map(|kind| of(got, kind));
+    assert!(
+        got_video.len() >= at_least.video && got_audio.len() >= at_least.audio,
+        "{what}: {} pictures and {} sounds, want {at_least:?}; {} and {} were sent",
+        got_video.len(),
+        got_audio.len(),
+        sent_video.len(),
+        sent_audio.len(),
+    );
+    assert!(got_video.first().is_none_or(|unit| unit.is_keyframe), "{what}: begins in a GOP");
+    let lead =
+        if got_video.is_empty() { (&sent_audio, &got_audio) } else { (&sent_video, &got_video) };
+    let Some(first) = lead.1.iter().find(|unit| !unit.pts_ms.is_nan()) else { return };
+    let mut problems = Vec::new();
+    for start in starts(lead.0, first) {
+        let offset_ms = first.pts_ms - start;
+        let problem = mismatch("video", &sent_video, &got_video, offset_ms, within)
+            .or_else(|| mismatch("audio", &sent_audio, &got_audio, offset_ms, within));
+        match problem {
+            None => return,
+            Some(problem) => problems.push(format!("at offset {offset_ms:.3} ms: {problem}")),
+        }
+    }
+    problems.truncate(4);
+    panic!("{what}: not what was sent; {problems:#?}");
+}
+
+/// When something with the first one's bytes was sent.
+fn starts(sent: &[Unit], first: &Unit) -> Vec<f64> {
+    if !first.is_pcm {
+        let same = sent.iter().filter(|unit| unit.bytes == first.bytes);
+        return same.map(|unit| unit.pts_ms).collect();
+    }
+    let (bytes, _) = joined(sent);
+    places(&bytes, &first.bytes).into_iter().map(|place| ms_at(sent, place)).collect()
+}
+
+fn mismatch(
+    track: &str,
+    sent: &[Unit],
+    got: &[Unit],
+    offset_ms: f64,
+    within: WithinMs,
+) -> Option<String> {
+    let first = got.first()?;
+    if first.is_pcm {
+        return mismatch_pcm(sent, got, offset_ms, within);
+    }
+    let is_at = |sent: &Unit, got: &Unit| {
+        got.pts_ms.is_nan() || (sent.pts_ms + offset_ms - got.pts_ms).abs() <= within.0
+    };
+    let untimed = got.iter().take_while(|unit| unit.pts_ms.is_nan()).count();
+    let first = got.get(untimed)?;
+    let start = sent.iter().position(|unit| unit.bytes == first.bytes && is_at(unit, first));
+    let Some(start) = start.and_then(|start| start.checked_sub(untimed)) else {
+        let near = starts(sent, first).into_iter().map(|ms| first.pts_ms - ms - offset_ms);
+        let near = near.min_by(|a, b| a.abs().total_cmp(&b.abs()));
+        return Some(format!("{track}: its first unit is off by {near:?} ms"));
+    };
+    for (index, unit) in got.iter().enumerate() {
+        let Some(expected) = sent.get(start + index) else {
+            return Some(format!("{track}: unit {index} is past the end of what was sent"));
+        };
+        if expected.bytes != unit.bytes || !is_at(expected, unit) {
+            return Some(format!(
+                "{track}: unit {index} of {}: sent {:.3} ms and {} bytes, got {:.3} ms and {} \
+                 bytes, bytes equal: {}",
+                got.len(),
+                expected.pts_ms + offset_ms,
+                expected.bytes.len(),
+                unit.pts_ms,
+                unit.bytes.len(),
+                expected.bytes == unit.bytes,
+            ));
+        }
+    }
+    None
+}
+
+fn mismatch_pcm(sent: &[Unit], got: &[Unit], offset_ms: f64, within: WithinMs) -> Option<String> {
+    let (sent_bytes, _) = joined(sent);
+    let (got_bytes, got_starts) = joined(got);
+    let off = |place: usize, start: usize, unit: &Unit| {
+        (ms_at(sent, place + start) + offset_ms - unit.pts_ms).abs()
+    };
+    let mut worst = f64::INFINITY;
+    for place in places(&sent_bytes, &got_bytes) {
+        let offs = got.iter().zip(&got_starts).map(|(unit, start)| off(place, *start, unit));
+        worst = worst.min(offs.fold(0.0, f64::max));
+    }
+    (worst > within.0).then(|| format!("samples are off by {worst} ms, or not what was sent"))
+}
+
+/// All bytes, and where each unit's begin.
+fn joined(units: &[Unit]) -> (Vec<u8>, Vec<usize>) {
+    let mut bytes = Vec::new();
+    let mut starts = Vec::new();
+    for unit in units {
+        starts.push(bytes.len());
+        bytes.extend_from_slice(&unit.bytes);
+    }
+    (bytes, starts)
+}
+
+/// When the sample at this place was sent: 8000 a second.
+fn ms_at(sent: &[Unit], place: usize) -> f64 {
+    let mut before = 0;
+    for unit in sent {
+        if place < before + unit.bytes.len() {
+            return unit.pts_ms + (place - before) as f64 / 8.0;
+        }
+        before += unit.bytes.len();
+    }
+    f64::NAN
+}
+
+fn places(bytes: &[u8], part: &[u8]) -> Vec<usize> {
+    if part.is_empty() || part.len() > bytes.len() {
+        return Vec::new();
+    }
+    (0..=bytes.len() - part.len()).filter(|at| bytes[*at..].starts_with(part)).collect()
+}
+
+/// How many pictures were lost of a track whose packets may be: each one that came was sent, in
+/// its order, whole. For players over a faulty network.
+#[track_caller]
+pub fn assert_part_of(what: &str, sent: &[Unit], got: &[Unit], kind: Kind) -> usize {
+    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    let sent: Vec<&Unit> = sent.iter().filter(|unit| unit.kind == kind).collect();
+    for (at, unit) in sent.iter().enumerate() {
+        places.entry(&unit.bytes).or_default().push(at);
+    }
+    let (mut next, mut lost) = (None, 0);
+    for unit in got.iter().filter(|unit| unit.kind == kind) {
+        let from = next.unwrap_or(0);
+        let found = places.get(unit.bytes.as_slice());
+        let place = found.and_then(|places| places.iter().find(|place| **place >= from));
+        let place = *place.unwrap_or_else(|| panic!("{what}: {:.0} ms was not sent", unit.pts_ms));
+        lost += if next.is_some() { place - from } else { 0 };
+        next = Some(place + 1);
+    }
+    lost
+}
