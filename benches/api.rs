@@ -86,6 +86,10 @@ impl api::Node for Node {
         true
     }
 
+    async fn recent_events(&self, _: &StreamKey, _: Duration) -> Vec<String> {
+        Vec::new()
+    }
+
     fn journal_is_behind(&self) -> bool {
         false
     }

@@ -23,6 +23,7 @@ use crate::clock;
 use crate::config::{AccessSection, Config, ConfigSource, CpuList, Overrides};
 use crate::demo;
 use crate::doctor;
+use crate::events::Keeper;
 use crate::journal::Journal;
 use crate::limits::{DESCRIPTORS_AT_START_MAX, PROBE_TIMEOUT_MS_MAX};
 use crate::load;
@@ -31,7 +32,9 @@ use crate::media::SourceUrl;
 use crate::media::codec::VideoParameters;
 use crate::media::state::Fault;
 use crate::net::resolver::Resolver;
-use crate::net::{self, Call, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Setup};
+use crate::net::{
+    self, Call, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Reply, Setup,
+};
 use crate::shard::ledger::Ledger;
 use crate::stream::tracks::Track;
 
@@ -51,6 +54,8 @@ enum Command {
     /// Load a live server, ours or another one, and measure what it does.
     #[command(subcommand)]
     Load(load::Command),
+    /// Ask a running relay what a stream is doing and why it is slow or absent.
+    Why(WhyOptions),
     /// Look at an origin as a pull would: each step with its time, or what failed.
     ///
     /// Exit code: 0 when it delivers, 1 when it does not.
@@ -99,6 +104,18 @@ struct ServeOptions {
 }
 
 #[derive(Args)]
+struct WhyOptions {
+    /// The stream: vhost/app/stream.
+    key: String,
+    /// Where the relay's API is.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    api: String,
+    /// Secret of the API.
+    #[arg(long, value_name = "S")]
+    secret: String,
+}
+
+#[derive(Args)]
 pub(crate) struct DemoOptions {
     /// Address of HTTP-FLV, WebSocket-FLV and the API.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
@@ -118,6 +135,7 @@ pub fn run() -> ExitCode {
         Command::Serve(options) => serve(options),
         Command::Demo(options) => demo::run(&options),
         Command::Load(command) => run_load(&command),
+        Command::Why(options) => why(&options),
         Command::Probe { url, timeout } => probe(&url, timeout),
         Command::CheckConfig { file } => check_config(&file),
         Command::Doctor(options) => Ok(doctor::run(&options)),
@@ -137,6 +155,19 @@ pub(crate) type Failure = Box<dyn std::error::Error>;
 fn check_config(file: &Path) -> Result<ExitCode, Failure> {
     Config::load(file)?;
     println!("{}: ok", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the cause and, below it, the whole answer.
+fn why(options: &WhyOptions) -> Result<ExitCode, Failure> {
+    let api = load::api::Api::new(&options.api, &options.secret, WHY_TIMEOUT)?;
+    let mut reply = api.call("why", &[("key", &options.key)])?;
+    if reply["code"] != 0 {
+        return Err(format!("why: {reply}").into());
+    }
+    let data = reply["data"].take();
+    println!("{}", data["cause"].as_str().unwrap_or_default());
+    println!("{data:#}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -219,8 +250,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     let generated = ensure_secret(&mut config)?;
     let signals = Signals::block_with_hangup()?;
     let (_journal, kept) = open_journal(&config.server.data_dir)?.unzip();
-    let setup = Setup { kept, config_source: Some(Arc::new(source)), ..setup() };
-    let node = start(config.clone(), &setup)?;
+    let (node, keeper) = start(config.clone(), kept, Some(Arc::new(source)))?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
@@ -234,7 +264,7 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
             None => {}
         }
     }
-    let ledger = shut_down(node, &signals)?;
+    let ledger = shut_down(node, keeper, &signals)?;
     Ok(report(&ledger))
 }
 
@@ -258,24 +288,40 @@ fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
     Ok(Some((journal, kept)))
 }
 
-/// Starts the node on the CPUs that the config names.
-pub(crate) fn start(config: Config, setup: &Setup) -> Result<Node, Failure> {
+/// Starts the node on the CPUs that the config names, and the keeper of its event log.
+pub(crate) fn start(
+    config: Config,
+    kept: Option<Kept>,
+    config_source: Option<Arc<ConfigSource>>,
+) -> Result<(Node, Keeper), Failure> {
     raise_file_limit();
     let cpus = cpus_of(&config)?;
-    Ok(Node::start(&Arc::new(config), &cpus, setup)?)
+    let config = Arc::new(config);
+    let keeper = Keeper::start(config.clone())
+        .map_err(|error| format!("no thread for the event log: {error}"))?;
+    let make_handler = make_handler();
+    let setup = Setup { make_handler, kept, config_source, keeper: keeper.port() };
+    Ok((Node::start(&config, &cpus, &setup)?, keeper))
 }
 
-/// A node that keeps nothing, with the API as what answers requests on each shard.
-pub(crate) fn setup() -> Setup {
-    let make_handler: MakeHandler = Arc::new(|| {
+/// The API, as what answers requests on each shard.
+fn make_handler() -> MakeHandler {
+    Arc::new(|| {
         let handler: Handler = Rc::new(|node: NodeHandle, call: Call| {
             let Call { peer, local, connection, request } = call;
             let caller = api::Caller { peer, local, connection };
-            Box::pin(api::handle(node, caller, request))
+            Box::pin(async move {
+                if request.path == api::EVENTS_PATH {
+                    return match api::admit_follower(&node, &caller, &request) {
+                        Ok(follow) => Reply::Follow(follow),
+                        Err(response) => response.into(),
+                    };
+                }
+                Reply::Response(api::handle(node, caller, request).await)
+            })
         });
         handler
-    });
-    Setup { make_handler, kept: None, config_source: None }
+    })
 }
 
 fn cpus_of(config: &Config) -> Result<Vec<usize>, Failure> {
@@ -326,7 +372,7 @@ fn raise_file_limit() {
 
 /// Ends every session and waits until nothing is held, for as long as the operator was promised. A
 /// second signal ends the process at once.
-pub(crate) fn shut_down(node: Node, signals: &Signals) -> Result<Ledger, Failure> {
+pub(crate) fn shut_down(node: Node, keeper: Keeper, signals: &Signals) -> Result<Ledger, Failure> {
     info!("shutting down");
     notify("STOPPING=1");
     node.shut_down();
@@ -337,7 +383,9 @@ pub(crate) fn shut_down(node: Node, signals: &Signals) -> Result<Ledger, Failure
             std::process::exit(130);
         }
     }
-    Ok(node.stop())
+    let ledger = node.stop();
+    keeper.stop();
+    Ok(ledger)
 }
 
 /// Prints the ledger; an exit code that tells whether it is zero.
@@ -346,6 +394,7 @@ pub(crate) fn report(ledger: &Ledger) -> ExitCode {
     if ledger.is_zero() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+const WHY_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUT_DOWN_MAX: Duration = Duration::from_secs(4);
 
 /// SIGTERM and SIGINT, and SIGHUP where it is asked for, taken by the main thread alone.

@@ -13,8 +13,9 @@
 //! 7. [`shard`], [`metrics`]: one core's world, synchronous; what it counts, as Prometheus text.
 //! 8. [`net`]: the sockets, and what drives the sessions on them.
 //! 9. [`api`]: ZLMediaKit's HTTP API, health and metrics.
-//! 10. [`load`]: the load generator.
-//! 11. [`cli`], `demo`, `doctor`: the command line.
+//! 10. [`events`]: the event log: who follows it, the web hooks.
+//! 11. [`load`]: the load generator.
+//! 12. [`cli`], `demo`, `doctor`: the command line.
 
 pub mod access;
 pub mod api;
@@ -26,6 +27,7 @@ pub mod config;
 mod demo;
 mod doctor;
 pub mod egress;
+pub mod events;
 pub mod journal;
 pub mod limits;
 pub mod load;

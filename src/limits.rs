@@ -334,3 +334,41 @@ pub const PROBES_MAX: usize = 8;
 
 /// Time that a look may be given.
 pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;
+// Events.
+
+/// Events that the shards have told and the keeper has not taken: 3,000 players that leave at once
+/// are 3,000. At some 300 bytes each, 5 MiB.
+pub const EVENTS_UNDER_WAY_MAX: usize = 16_384;
+
+/// Events that the log keeps, for followers that come back: at some 300 bytes each, 5 MiB. With 10 a
+/// second that is half an hour.
+pub const EVENTS_KEPT: usize = 16_384;
+
+/// Bytes that wait for a follower's shard to take them, and as many again for its socket: a replay
+/// of all that is kept is 400 bytes an event, 6.5 MB.
+pub const FOLLOWER_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// Connections that follow the event log at once, on each shard.
+pub const FOLLOWERS_MAX: usize = 64;
+
+// Web hooks.
+
+/// Hooks that are told something at once: one after the other for a stream, so that this many streams
+/// change side by side. A thread each.
+pub const HOOK_POSTS_MAX: usize = 8;
+
+/// Hooks that are asked something at once, a thread each. A server that thinks for 50 ms answers 640
+/// players a second.
+pub const HOOK_QUESTIONS_MAX: usize = 32;
+
+/// Players and publishers that wait for an answer of a hook; those beyond are treated as without one.
+pub const HOOK_WAITERS_MAX: usize = 20_000;
+
+/// Answers of hooks that are remembered.
+pub const HOOK_VERDICTS_KEPT_MAX: usize = 65_536;
+
+/// Bytes of the reply of a hook. ZLMediaKit's longest has some 30 options.
+pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
+
+/// Events of one stream that `why` shows.
+pub const RECENT_EVENTS_MAX: usize = 50;

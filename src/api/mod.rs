@@ -4,14 +4,18 @@
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `why.rs`: what one stream is doing, and why.
+//! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
 mod auth;
 #[cfg(test)]
 mod capture;
+mod follow;
 mod gather;
 mod media;
 mod node;
+mod objects;
 mod params;
 mod proxy;
 mod router;
@@ -19,12 +23,17 @@ mod server;
 mod session;
 #[cfg(test)]
 mod testing;
+mod why;
 mod wire;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use follow::{EVENTS_PATH, admit_follower};
+pub use objects::{statistic_object, stream_object};
+pub use wire::schema;
 
 use crate::bus::message::{Answer, Ask, NodeAsk};
 use crate::bus::view::ProbeView;
@@ -41,6 +50,9 @@ pub trait Node: Clone + 'static {
 
     /// Asks a shard. `None` when it is shutting down or does not answer within `bound`.
     fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> impl Future<Output = Option<Answer>>;
+
+    /// The last events of a key, each a line of JSON, the oldest first.
+    fn recent_events(&self, key: &StreamKey, bound: Duration) -> impl Future<Output = Vec<String>>;
 
     fn config(&self) -> Arc<Config>;
 

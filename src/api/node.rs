@@ -31,6 +31,10 @@ impl Node for NodeHandle {
         Self::set_config(self, config);
     }
 
+    async fn recent_events(&self, key: &StreamKey, bound: Duration) -> Vec<String> {
+        Self::recent_events(self, key, bound).await.unwrap_or_default()
+    }
+
     fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>> {
         Self::probe(self, url, timeout)
     }

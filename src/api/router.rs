@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, auth, media, proxy, server, session};
+use super::{Caller, Node, auth, media, proxy, server, session, why};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -58,6 +58,7 @@ enum Endpoint {
     ReloadConfig,
     SetServerConfig,
     Version,
+    Why,
 }
 
 impl Endpoint {
@@ -139,6 +140,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
         Endpoint::GetWorkThreadsLoad => Ok(server::list_work_load().await),
         Endpoint::Version => Ok(server::show_version()),
+        Endpoint::Why => why::explain(call).await,
     }
 }
 
@@ -191,6 +193,7 @@ const ROUTES: &[Route] = &[
     route("reloadConfig", &[], Endpoint::ReloadConfig),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
     route("version", &[], Endpoint::Version),
+    route("why", &[], Endpoint::Why),
 ];
 
 const fn route(name: &'static str, required: &'static [&'static str], endpoint: Endpoint) -> Route {
@@ -250,7 +253,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 23);
+        assert_eq!(paths.len(), 24);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {

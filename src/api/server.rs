@@ -114,8 +114,8 @@ pub(super) fn show_version() -> Response {
     wire::success(Data { data })
 }
 
-/// HTTP and RTMP.
-const LISTENERS_PER_SHARD: u64 = 2;
+/// HTTP, RTMP and RTSP.
+pub(super) const LISTENERS_PER_SHARD: u64 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -185,7 +185,7 @@ mod tests {
             assert!(data[name].is_u64(), "{name}: {data}");
         }
         assert_eq!(data.as_object().unwrap().len(), 16);
-        assert_eq!((&data["Socket"], &data["TcpServer"]), (&json!(10), &json!(4)));
+        assert_eq!((&data["Socket"], &data["TcpServer"]), (&json!(10), &json!(6)));
     }
 
     #[test]

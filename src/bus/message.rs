@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
+use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
 use crate::stream::log::Delta;
 
@@ -138,6 +139,8 @@ pub enum Ask {
         /// Also where it is pending.
         pending_too: bool,
     },
+    /// Of the key's owner: sends those away who wait for a key that nobody brings.
+    SendAway { key: StreamKey },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
@@ -161,7 +164,13 @@ pub enum NodeAsk {
     Sessions,
     Metrics,
     Load,
-    Kick { connection: ConnectionId },
+    Kick {
+        connection: ConnectionId,
+    },
+    /// What the kernel knows of a connection.
+    Tcp {
+        connection: ConnectionId,
+    },
 }
 
 /// What a shard answers.
@@ -196,6 +205,9 @@ pub enum Answer {
     Sessions(Vec<SessionView>),
     Metrics(Vec<Metric>),
     Load(LoadView),
+    Tcp(Option<TcpFacts>),
+    /// The last events of a key, each a line of JSON, the oldest first; the keeper's.
+    Recent(Vec<String>),
     /// Whether there was such a connection.
     Kicked(bool),
     /// Whether all that was acknowledged before is in the journal; it never crosses a core.

@@ -24,6 +24,8 @@ pub struct StreamView {
     /// In the order of [`Form::ALL`].
     pub forms: [FormView; Form::ALL.len()],
     pub waiters: u32,
+    /// Since its source last brought media.
+    pub media_age_ms: u64,
     pub bytes_per_second: u64,
     pub bytes_total: u64,
     pub timestamp_ms: u32,

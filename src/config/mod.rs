@@ -4,7 +4,9 @@
 
 mod access;
 mod cpu_list;
+mod defaults;
 mod error;
+mod hook;
 mod ip_ranges;
 mod networks;
 mod port_range;
@@ -12,7 +14,7 @@ mod reload;
 mod zlm;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,7 @@ pub use access::AccessSection;
 pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use error::{ConfigError, ValueError};
 use error::{find_key, line_and_column};
+pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use networks::{Networks, NetworksError};
 pub use port_range::{PortRange, PortRangeError};
@@ -45,6 +48,7 @@ pub struct Config {
     pub limits: LimitsSection,
     pub access: AccessSection,
     pub api: ApiSection,
+    pub hook: HookSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
     /// What a control plane set of ZLMediaKit's keys that have no key of ours.
@@ -128,6 +132,7 @@ pub struct StreamSection {
     pub continue_push_ms: u64,
     pub reconnect_grace_ms: u64,
     pub max_stream_wait_ms: u64,
+    pub none_reader_delay_ms: u64,
     pub gop_bytes_max: u64,
     pub waiters_per_key_max: u32,
 }
@@ -174,12 +179,6 @@ pub struct LogSection {
 #[serde(default, deny_unknown_fields)]
 pub struct MediaRingSection {
     pub coalesce_us: u64,
-}
-
-impl Default for MediaRingSection {
-    fn default() -> Self {
-        Self { coalesce_us: 1000 }
-    }
 }
 
 /// What the command line sets over the file.
@@ -268,6 +267,7 @@ impl Config {
                 return fault(key, format!("{address} is taken by {other}"));
             }
         }
+        self.hook.validate()?;
         match EnvFilter::builder().parse(&self.log.filter) {
             Ok(_) => Ok(()),
             Err(error) => fault("log.filter", error.to_string()),
@@ -311,7 +311,7 @@ impl Config {
     /// Every number with the range that it may have.
     fn ranges(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         let Self { http, rtmp, rtsp, pull, stream, egress, limits, .. } = self;
-        vec![
+        let mut ranges = vec![
             ("server.shards", self.server.shards.into(), 0..=1024),
             ("http.header_timeout_ms", http.header_timeout_ms, 100..=TIME_MS_MAX),
             ("http.keep_alive_ms", http.keep_alive_ms, 100..=TIME_MS_MAX),
@@ -330,6 +330,7 @@ impl Config {
             ("stream.continue_push_ms", stream.continue_push_ms, 0..=TIME_MS_MAX),
             ("stream.reconnect_grace_ms", stream.reconnect_grace_ms, 0..=TIME_MS_MAX),
             ("stream.max_stream_wait_ms", stream.max_stream_wait_ms, 0..=TIME_MS_MAX),
+            ("stream.none_reader_delay_ms", stream.none_reader_delay_ms, 0..=TIME_MS_MAX),
             ("stream.gop_bytes_max", stream.gop_bytes_max, MESSAGE_LEN_MAX as u64..=GIB),
             ("stream.waiters_per_key_max", stream.waiters_per_key_max.into(), 1..=1_000_000),
             ("egress.audio_wait_ms", egress.audio_wait_ms, 0..=1000),
@@ -360,122 +361,10 @@ impl Config {
             ),
             ("api.reply_bound_ms", self.api.reply_bound_ms, 10..=TIME_MS_MAX),
             ("media_ring.coalesce_us", self.media_ring.coalesce_us, 0..=100_000),
-        ]
+        ];
+        ranges.extend(self.hook.ranges());
+        ranges
     }
-}
-
-impl Default for ServerSection {
-    fn default() -> Self {
-        Self {
-            shards: 0,
-            cpus: CpuList::default(),
-            steer_by_cpu: false,
-            id: "rillcast".to_owned(),
-            data_dir: PathBuf::new(),
-        }
-    }
-}
-
-impl Default for HttpSection {
-    fn default() -> Self {
-        Self {
-            listen: any_address(8080),
-            header_timeout_ms: 15_000,
-            keep_alive_ms: 30_000,
-            allow_ip_range: IpRanges::default(),
-            allow_cross_domains: true,
-        }
-    }
-}
-
-impl Default for RtmpSection {
-    fn default() -> Self {
-        Self { listen: any_address(1935), handshake_ms: 15_000, keep_alive_ms: 15_000 }
-    }
-}
-
-impl Default for RtspSection {
-    fn default() -> Self {
-        Self {
-            listen: any_address(8554),
-            handshake_ms: 15_000,
-            session_timeout_ms: 60_000,
-            rtp_transport: RtpTransport::Both,
-            udp_ports: PortRange::new(30_000, 34_999).expect("it has pairs"),
-            reorder_ms: 100,
-            auth_user: String::new(),
-            auth_password: String::new(),
-            auth_basic: false,
-        }
-    }
-}
-
-impl Default for PullSection {
-    fn default() -> Self {
-        Self {
-            timeout_ms: 10_000,
-            media_timeout_ms: 5_000,
-            retry_base_ms: 2_000,
-            retry_step_ms: 3_000,
-            retry_max_ms: 60_000,
-            retry_jitter_percent: 20,
-            connects_per_origin_max: 64,
-        }
-    }
-}
-
-impl Default for StreamSection {
-    fn default() -> Self {
-        Self {
-            continue_push_ms: 15_000,
-            reconnect_grace_ms: 15_000,
-            max_stream_wait_ms: 15_000,
-            gop_bytes_max: 16 * MIB,
-            waiters_per_key_max: 10_000,
-        }
-    }
-}
-
-impl Default for EgressSection {
-    fn default() -> Self {
-        Self {
-            audio_wait_ms: 40,
-            flush_window_ms: 0,
-            lag_bytes_max: 2 * MIB,
-            lag_evict_ms: 15_000,
-            send_notsent_lowat_bytes: 131_072,
-            udp_gso: true,
-        }
-    }
-}
-
-impl Default for LimitsSection {
-    fn default() -> Self {
-        Self {
-            connections_per_shard_max: 20_000,
-            connections_per_address_max: 0,
-            joins_per_second_max: 0,
-            joins_per_second_per_address_max: 0,
-            pending_per_shard_max: 20_000,
-        }
-    }
-}
-
-impl Default for ApiSection {
-    fn default() -> Self {
-        Self { secret: String::new(), force_closes_pending: true, reply_bound_ms: 1_000 }
-    }
-}
-
-impl Default for LogSection {
-    fn default() -> Self {
-        Self { filter: "info".to_owned() }
-    }
-}
-
-/// `[::]` takes IPv4 as well.
-fn any_address(port: u16) -> SocketAddr {
-    (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
 fn set<T>(place: &mut T, value: Option<T>) {

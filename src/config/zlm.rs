@@ -35,13 +35,18 @@ impl Config {
         });
         let fixed = self.zlm_fixed().map(|(name, value)| (name.to_owned(), value.to_string()));
         let shared = SHARED.iter().map(|key| (key.name.to_owned(), (key.read)(self)));
-        stored.chain(fixed).chain(shared).collect()
+        let hooks = self.hook.zlm_values().into_iter();
+        let hooks = hooks.map(|(name, value)| (name.to_owned(), value));
+        stored.chain(fixed).chain(shared).chain(hooks).collect()
     }
 
     /// Sets one key while we run. A value that would make the config invalid changes nothing.
     pub fn set_zlm(&mut self, name: &str, value: &str) -> ZlmSet {
         if let Some(key) = SHARED.iter().find(|key| key.name == name) {
-            return self.set_shared(key, value);
+            return self.set_checked(|config| (key.write)(config, value));
+        }
+        if self.hook.zlm_values().iter().any(|(hook, _)| *hook == name) {
+            return self.set_checked(|config| config.hook.set_zlm(name, value));
         }
         if let Some(&(name, default)) = STORED.iter().find(|(stored, _)| *stored == name) {
             if self.zlm_stored.get(name).map_or(default, String::as_str) == value {
@@ -56,12 +61,9 @@ impl Config {
         }
     }
 
-    fn set_shared(&mut self, key: &Shared, value: &str) -> ZlmSet {
+    fn set_checked(&mut self, write: impl FnOnce(&mut Self) -> Option<()>) -> ZlmSet {
         let mut changed = self.clone();
-        if (key.write)(&mut changed, value).is_none()
-            || changed == *self
-            || changed.validate().is_err()
-        {
+        if write(&mut changed).is_none() || changed == *self || changed.validate().is_err() {
             return ZlmSet::Unchanged;
         }
         *self = changed;
@@ -107,6 +109,11 @@ const SHARED: &[Shared] = &[
             config.server.id = text.to_owned();
             Some(())
         },
+    },
+    Shared {
+        name: "general.streamNoneReaderDelayMS",
+        read: |config| config.stream.none_reader_delay_ms.to_string(),
+        write: |config, text| text.parse().map(|ms| config.stream.none_reader_delay_ms = ms).ok(),
     },
     Shared {
         name: "http.allow_cross_domains",
@@ -184,11 +191,9 @@ const STORED: &[(&str, &str)] = &[
     ("cluster.retry_count", "3"),
     ("cluster.timeout_sec", "15"),
     ("general.enableVhost", "0"),
-    ("general.flowThreshold", "1024"),
     ("general.listen_ip", "::"),
     ("general.mergeWriteMS", "0"),
     ("general.resetWhenRePlay", "1"),
-    ("general.streamNoneReaderDelayMS", "20000"),
     ("general.unready_frame_cache", "100"),
     ("general.wait_add_track_ms", "3000"),
     ("general.wait_audio_track_data_ms", "1000"),
@@ -200,29 +205,14 @@ const STORED: &[(&str, &str)] = &[
     ("hls.segKeep", "0"),
     ("hls.segNum", "3"),
     ("hls.segRetain", "5"),
-    ("hook.alive_interval", "10.0"),
-    ("hook.enable", "0"),
-    ("hook.on_flow_report", ""),
     ("hook.on_http_access", ""),
-    ("hook.on_play", ""),
-    ("hook.on_publish", ""),
     ("hook.on_record_mp4", ""),
     ("hook.on_record_ts", ""),
     ("hook.on_rtp_server_timeout", ""),
     ("hook.on_rtsp_auth", ""),
     ("hook.on_rtsp_realm", ""),
     ("hook.on_send_rtp_stopped", ""),
-    ("hook.on_server_exited", ""),
-    ("hook.on_server_keepalive", ""),
-    ("hook.on_server_started", ""),
     ("hook.on_shell_login", ""),
-    ("hook.on_stream_changed", ""),
-    ("hook.on_stream_none_reader", ""),
-    ("hook.on_stream_not_found", ""),
-    ("hook.retry", "1"),
-    ("hook.retry_delay", "3.0"),
-    ("hook.stream_changed_schemas", "rtsp/rtmp/fmp4/ts/hls/hls.fmp4"),
-    ("hook.timeoutSec", "10"),
     ("http.charSet", "utf-8"),
     ("http.dirMenu", "0"),
     ("http.forwarded_ip_header", ""),
@@ -257,7 +247,7 @@ const STORED: &[(&str, &str)] = &[
     ("rtsp.lowLatency", "0"),
 ];
 
-fn parse_flag(text: &str) -> Option<bool> {
+pub(super) fn parse_flag(text: &str) -> Option<bool> {
     match text {
         "1" => Some(true),
         "0" => Some(false),
@@ -268,13 +258,13 @@ fn parse_flag(text: &str) -> Option<bool> {
 }
 
 /// Milliseconds of seconds that may have a fraction.
-fn parse_seconds(text: &str) -> Option<u64> {
+pub(super) fn parse_seconds(text: &str) -> Option<u64> {
     let seconds: f64 = text.parse().ok()?;
     // A cast saturates; what is too large then fails the validation.
     (seconds.is_finite() && seconds >= 0.0).then_some((seconds * 1000.0).round() as u64)
 }
 
-fn to_seconds(ms: u64) -> String {
+pub(super) fn to_seconds(ms: u64) -> String {
     match ms % 1000 {
         0 => (ms / 1000).to_string(),
         _ => (ms as f64 / 1000.0).to_string(),
@@ -288,7 +278,8 @@ mod tests {
     #[test]
     fn names_are_told_once() {
         let config = Config::default();
-        let name_count = SHARED.len() + STORED.len() + config.zlm_fixed().len();
+        let hooks = config.hook.zlm_values().len();
+        let name_count = SHARED.len() + STORED.len() + config.zlm_fixed().len() + hooks;
         assert_eq!(config.zlm_map().len(), name_count);
     }
 
@@ -308,6 +299,7 @@ mod tests {
             ("api.secret", "new"),
             ("general.maxStreamWaitMS", "2000"),
             ("general.mediaServerId", "edge-1"),
+            ("general.streamNoneReaderDelayMS", "500"),
             ("http.allow_cross_domains", "0"),
             ("http.allow_ip_range", ""),
             ("http.keepAliveSecond", "1.5"),

@@ -32,7 +32,7 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
     let looping = LoopingOrigin::start()?;
     let silent = SilentOrigin::start()?;
     let secret = config.api.secret.clone();
-    let node = cli::start(config, &cli::setup())?;
+    let (node, keeper) = cli::start(config, None, None)?;
     let api = ApiClient::new(node.http, &secret)?;
     let (http, rtmp, rtsp) = (node.http, node.rtmp, node.rtsp);
 
@@ -59,6 +59,6 @@ pub(crate) fn run(options: &DemoOptions) -> Result<ExitCode, Failure> {
         }
     }
     println!();
-    let ledger = cli::shut_down(node, &signals)?;
+    let ledger = cli::shut_down(node, keeper, &signals)?;
     Ok(cli::report(&ledger))
 }

@@ -47,6 +47,8 @@ pub struct CrowdEvents {
     pub broken: Vec<ConnectionId>,
     /// Players over the eviction bound.
     pub evicted: Vec<ConnectionId>,
+    /// Players whose number of jumps, which stands beside them, has doubled.
+    pub jumped: Vec<(ConnectionId, u32)>,
     /// Players over UDP are to get more soon, whether something comes or not.
     pub is_behind: bool,
 }
@@ -56,6 +58,7 @@ impl CrowdEvents {
         self.blocked.append(&mut later.blocked);
         self.broken.append(&mut later.broken);
         self.evicted.append(&mut later.evicted);
+        self.jumped.append(&mut later.jumped);
         self.is_behind |= later.is_behind;
     }
 }

@@ -57,6 +57,9 @@ impl Crowd {
         }
         player.jumps += 1;
         self.totals.jumps += 1;
+        if player.jumps.is_power_of_two() {
+            events.jumped.push((player.id, player.jumps));
+        }
         player.jumped_since.get_or_insert(now);
         player.leave_log(log);
         let Some(seq) = log.resume_from(player.cursor.seq + 1) else { return };

@@ -133,6 +133,8 @@ pub enum EndReason {
     TooSlow,
     /// Its connection broke while it was sent to.
     Broken,
+    /// A hook did not let it.
+    Denied,
     /// Kicked by the operator.
     Kicked,
     /// A limit of this node.
@@ -151,6 +153,7 @@ impl EndReason {
             Self::NotFound => "not_found",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
+            Self::Denied => "denied",
             Self::Kicked => "kicked",
             Self::Overloaded => "overloaded",
             Self::Shutdown => "shutdown",

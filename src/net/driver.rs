@@ -8,17 +8,19 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::events::Events;
 use super::keeping::Keeper;
-use super::link::{Links, Phase, Role};
+use super::link::{Links, Phase};
 use super::pace::Pace;
 use super::probe::Prober;
 use super::pull::{Attempt, Resolved};
 use super::resolver::Resolver;
 use super::udp::{PortPool, UDP_BIT, UdpPairs};
+use super::verdicts::Wanted;
 use super::wire::RingWire;
 use super::{Handler, NodeHandle, Setup};
 use crate::access::Guests;
-use crate::bus::message::{Answer, Ask, Message, NodeAsk};
+use crate::bus::message::{Answer, Ask, Message};
 use crate::bus::view::ProbeView;
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
@@ -75,6 +77,10 @@ pub(super) struct Driver {
     next_housekeeping: Instant,
     pub(super) load: super::load::LoadMeter,
     pub(super) counters: Counters,
+    pub(super) events: Events,
+    /// Connections that wait for a hook's verdict, by the question.
+    pub(super) judged: HashMap<u64, (ConnectionId, Wanted)>,
+    pub(super) next_verdict: u64,
     pub(super) residence: Residence,
     pub(super) repeats: Repeats,
     pub(super) reserve: Option<socket::ReserveFd>,
@@ -134,6 +140,7 @@ pub(super) struct Parts {
     pub(super) port: MeshPort,
     pub(super) config: Arc<Config>,
     pub(super) resolver: Arc<Resolver>,
+    pub(super) events: Events,
     pub(super) prober: Prober,
     pub(super) setup: Setup,
 }
@@ -183,6 +190,9 @@ impl Driver {
             next_housekeeping: now + HOUSEKEEPING,
             load: super::load::LoadMeter::default(),
             counters: Counters::default(),
+            events: parts.events,
+            judged: HashMap::new(),
+            next_verdict: 0,
             residence: Residence::default(),
             repeats: Repeats::default(),
             reserve: socket::ReserveFd::open().ok(),
@@ -209,9 +219,13 @@ impl Driver {
         self.take_resolved();
         self.take_synced();
         self.take_probed();
+        self.take_from_keeper();
         self.run_due();
+        // Before owners hear of new waiters, so that the keeper knows who waits.
+        self.tell_events();
         self.flush();
         self.act();
+        self.tell_events();
         // What is kept for a full queue is tried again soon.
         self.again |= self.port.flush();
         for index in 0..self.port.shards() {
@@ -289,12 +303,8 @@ impl Driver {
         }
         self.shard.shut_down(self.now);
         self.act();
-        let idle: Vec<Token> = self
-            .links
-            .iter()
-            .filter(|link| matches!(link.role, Role::None | Role::Leaving { .. }))
-            .map(|link| link.token)
-            .collect();
+        let idle: Vec<Token> =
+            self.links.iter().filter(|link| link.role.is_idle()).map(|link| link.token).collect();
         for token in idle {
             self.close(token);
         }
@@ -329,6 +339,7 @@ impl Driver {
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.load.sample(now);
+            self.tell_figures();
             self.shard.housekeep(now, &mut self.wire);
             self.act();
             self.accept_again();
@@ -479,19 +490,6 @@ impl Driver {
                 );
             }
             message => self.shard.handle_message(self.now, from, message),
-        }
-    }
-
-    fn node_answer(&mut self, ask: NodeAsk) -> Answer {
-        match ask {
-            NodeAsk::Sessions => Answer::Sessions(super::report::sessions(&self.links)),
-            NodeAsk::Metrics => Answer::Metrics(super::report::metrics(self)),
-            NodeAsk::Load => {
-                let fd_count =
-                    (self.links.len() + self.udp.sockets() + self.listeners.len()) as u32;
-                Answer::Load(self.load.view(fd_count))
-            }
-            NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),
         }
     }
 }

@@ -31,6 +31,7 @@ impl Driver {
         };
         let refused = is_get.then(|| self.may_play(token, &key, &request.query).err()).flatten();
         let Some(link) = self.links.get_mut(token) else { return };
+        link.params = request.query;
         let Session::Http(session) = &mut link.session else { return };
         let answered = if let Some(refused) = refused {
             let (status, text) = match refused {
@@ -63,8 +64,8 @@ impl Driver {
         let node = self.handle.clone().expect("set when the driver was made");
         let answer = (self.handler)(node.clone(), call);
         self.tasks.push(Box::pin(async move {
-            let response = answer.await;
-            node.respond(token, response);
+            let reply = answer.await;
+            node.respond(token, reply);
         }));
     }
 

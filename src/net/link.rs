@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
@@ -18,6 +19,7 @@ use bytes::{Buf, Bytes};
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
+use crate::bus::keeper::Follower;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};
 use crate::proto::{http, rtmp};
@@ -51,6 +53,15 @@ pub(super) struct Link {
     pub(super) opened: Instant,
     /// The stream that it publishes or plays, or did, for the log.
     pub(super) part: Option<Part>,
+    /// It has played or published.
+    pub(super) has_started: bool,
+    /// Until when, and until how many bytes in and out, its earlier parts were told: over RTSP a
+    /// connection may have several.
+    pub(super) told: (Instant, u64, u64),
+    /// The query that it came with, raw.
+    pub(super) params: String,
+    /// ZLMediaKit's word for what it plays or publishes over.
+    pub(super) protocol: &'static str,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
 }
@@ -81,10 +92,21 @@ pub(super) enum Role {
         params: String,
         held: Vec<Bytes>,
     },
+    /// A hook is asked whether it may play or publish.
+    Judged,
     /// A request is answered by the API.
     Asking,
+    /// It is sent the event log.
+    Follower(Arc<Follower>),
     /// To an origin.
     Attempt(AttemptId),
+}
+
+impl Role {
+    /// Nobody but us ends it.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Self::None | Self::Leaving { .. } | Self::Follower(_) | Self::Judged)
+    }
 }
 
 /// A connection's part in a stream.
@@ -135,6 +157,10 @@ impl Link {
             deadline: None,
             opened: now,
             part: None,
+            has_started: false,
+            told: (now, 0, 0),
+            params: String::new(),
+            protocol: "",
             received_bytes: 0,
             sent_bytes: 0,
         }

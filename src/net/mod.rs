@@ -3,6 +3,7 @@
 mod accept;
 mod admission;
 mod driver;
+mod events;
 mod http;
 mod keeping;
 mod link;
@@ -22,6 +23,7 @@ mod rtsp_peer;
 mod serve;
 mod sockets;
 mod udp;
+mod verdicts;
 mod wire;
 
 use std::cell::RefCell;
@@ -37,22 +39,24 @@ use std::time::Duration;
 
 pub use driver::Protocol;
 use driver::{Driver, Parts};
+use events::Events;
 pub use keeping::Kept;
 use probe::Prober;
 pub use probe::{ProbeRequest, probe};
 use resolver::Resolver;
 use wire::RingWire;
 
+use crate::bus::keeper::{Follow, ToKeeper};
 use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
-use crate::bus::{Mesh, MeshPort};
+use crate::bus::{KeeperPort, Mesh, MeshPort};
 use crate::clock;
 use crate::config::{Config, ConfigSource};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
 use crate::ring::{self, EgressRing, MediaRing, RingSizes, Token, Waker, socket};
-use crate::rt::{self, StartError, Tasks, oneshot};
+use crate::rt::{self, OneshotReceiver, StartError, Tasks, oneshot};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Policy, Shard};
 
@@ -64,8 +68,21 @@ pub struct Call {
     pub request: Request,
 }
 
+/// How a request is answered.
+pub enum Reply {
+    Response(Response),
+    /// With the event log, as long as the peer stays.
+    Follow(Follow),
+}
+
+impl From<Response> for Reply {
+    fn from(response: Response) -> Self {
+        Self::Response(response)
+    }
+}
+
 /// Answers the requests that are not for a live stream. One on each shard.
-pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Response>>>>;
+pub type Handler = Rc<dyn Fn(NodeHandle, Call) -> Pin<Box<dyn Future<Output = Reply>>>>;
 
 /// Makes a shard's handler on its thread.
 pub type MakeHandler = Arc<dyn Fn() -> Handler + Send + Sync>;
@@ -77,6 +94,8 @@ pub struct Setup {
     pub kept: Option<Kept>,
     /// What is read again.
     pub config_source: Option<Arc<ConfigSource>>,
+    /// The way to who keeps the event log.
+    pub keeper: KeeperPort,
 }
 
 /// The node, as seen from one of its shards.
@@ -104,7 +123,10 @@ impl NodeHandle {
 
     /// Uses a configuration on this shard; the others are asked with [`Ask::Configure`].
     pub fn set_config(&self, config: Config) {
-        self.driver.borrow_mut().config = Arc::new(config);
+        let mut driver = self.driver.borrow_mut();
+        driver.config = Arc::new(config);
+        let config = driver.config.clone();
+        driver.events.keeper.tell(ToKeeper::Configure(config));
     }
 
     /// Whether the node takes new work.
@@ -114,12 +136,9 @@ impl NodeHandle {
 
     /// Asks a shard. `None` when it does not answer within `bound`.
     pub async fn ask(&self, to: ShardId, ask: Ask, bound: Duration) -> Option<Answer> {
-        let (sender, receiver) = oneshot();
-        let deadline = clock::now() + bound;
+        let (ticket, receiver) = self.open_ticket(bound);
         {
             let mut driver = self.driver.borrow_mut();
-            let serial = driver.await_answer(sender, deadline);
-            let ticket = Ticket { shard: driver.shard.id(), serial };
             driver.port.put(to, Message::Ask { ticket, ask });
             // The own turn takes it, or flushes it to the other shard.
             driver.again = true;
@@ -128,10 +147,34 @@ impl NodeHandle {
         receiver.await.ok()
     }
 
-    fn respond(&self, token: Token, response: Response) {
+    /// The last events of a key, each a line of JSON; `None` when the keeper does not answer within
+    /// `bound`.
+    pub async fn recent_events(&self, key: &StreamKey, bound: Duration) -> Option<Vec<String>> {
+        let (Ticket { shard, serial }, receiver) = self.open_ticket(bound);
+        let message = ToKeeper::Recent { shard, serial, key: key.clone() };
+        self.driver.borrow().events.keeper.tell(message);
+        match receiver.await {
+            Ok(Answer::Recent(lines)) => Some(lines),
+            _ => None,
+        }
+    }
+
+    /// Has an answer awaited, for so long.
+    fn open_ticket(&self, bound: Duration) -> (Ticket, OneshotReceiver<Answer>) {
+        let (sender, receiver) = oneshot();
+        let deadline = clock::now() + bound;
+        let mut driver = self.driver.borrow_mut();
+        let serial = driver.await_answer(sender, deadline);
+        (Ticket { shard: driver.shard.id(), serial }, receiver)
+    }
+
+    fn respond(&self, token: Token, reply: Reply) {
         let mut driver = self.driver.borrow_mut();
         driver.now = clock::now();
-        driver.respond(token, response);
+        match reply {
+            Reply::Response(response) => driver.respond(token, response),
+            Reply::Follow(follow) => driver.follow(token, follow),
+        }
         driver.act();
         driver.again = true;
     }
@@ -307,6 +350,7 @@ impl Node {
         for give in give_wakers {
             give.send(wakers.clone()).expect("each shard waits for them");
         }
+        setup.keeper.tell(ToKeeper::Started(config));
         Ok(Self { shards, wakers, control, http, rtmp, rtsp })
     }
 
@@ -390,11 +434,13 @@ impl ShardStart {
         for (index, waker) in wakers.iter().enumerate() {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
-        let shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        shard.keep_events();
         let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
+        let events = Events::connect(id, setup.keeper.clone(), ring.waker());
         let wire = RingWire::new(egress);
         let driver =
-            Driver::new(Parts { shard, ring, wire, port, config, resolver, prober, setup });
+            Driver::new(Parts { shard, ring, wire, port, config, resolver, events, prober, setup });
         driver.borrow_mut().restore();
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);

@@ -5,6 +5,7 @@ use tracing::{debug, info};
 
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
+use super::verdicts::Wanted;
 use crate::egress::{Removed, Socket};
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, StreamKey};
@@ -19,7 +20,18 @@ use crate::shard::{Admitted, PlayRequest};
 use crate::stream::Packaging;
 
 impl Driver {
+    /// A connection asks to play; a hook may have to be asked first.
     pub(super) fn play(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
+        let Some(link) = self.links.get_mut(token) else { return };
+        link.protocol = protocol_of(packaging);
+        if let Some(Wanted::Play { key, packaging }) =
+            self.ask_verdict(token, Wanted::Play { key, packaging })
+        {
+            self.play_allowed(token, key, packaging);
+        }
+    }
+
+    pub(super) fn play_allowed(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Waiter;
         link.part = Some(Part { what: "player", key: key.clone(), ended: None });
@@ -27,7 +39,9 @@ impl Driver {
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
         // Whoever called acts on it. A peer that asks again and again in one message must not have us
         // answer within the answer.
-        self.shard.play(self.now, PlayRequest { connection, key, packaging, local, peer });
+        self.shard
+            .play(self.now, PlayRequest { connection, key: key.clone(), packaging, local, peer });
+        self.tell_waits(token, &key);
     }
 
     /// The stream is there: the session is told, and its socket is fed from now on.
@@ -77,6 +91,8 @@ impl Driver {
         if let Some(part) = &link.part {
             info!(%connection, peer = %link.peer, key = %part.key, "plays");
         }
+        self.tell_started(token);
+        let Some(link) = self.links.get_mut(token) else { return };
         let unsent = link.take_unsent();
         let socket = Socket(link.raw_fd());
         self.shard.admitted(
@@ -100,6 +116,8 @@ impl Driver {
             part.ended = Some(reason);
         }
         debug!(%connection, reason = reason.as_str(), "refused");
+        self.tell_refused(token, reason);
+        let Some(link) = self.links.get_mut(token) else { return };
         let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
@@ -214,6 +232,15 @@ impl Driver {
             self.close(token);
         }
         true
+    }
+}
+
+fn protocol_of(packaging: Packaging) -> &'static str {
+    match packaging {
+        Packaging::Rtmp => "rtmp",
+        Packaging::Flv => "http",
+        Packaging::WsFlv => "ws",
+        Packaging::Rtsp => "rtsp",
     }
 }
 

@@ -1,11 +1,37 @@
 //! What a shard's connections and counters look like from outside.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::driver::{Counters, Driver};
 use super::link::{Links, Session};
+use crate::bus::keeper::HookCounts;
+use crate::bus::message::{Answer, NodeAsk};
 use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
 use crate::metrics;
+use crate::ring::tcp_facts;
 
-pub(super) fn sessions(links: &Links) -> Vec<SessionView> {
+impl Driver {
+    /// What the API asks this shard's connections.
+    pub(super) fn node_answer(&mut self, ask: NodeAsk) -> Answer {
+        match ask {
+            NodeAsk::Sessions => Answer::Sessions(sessions(&self.links)),
+            NodeAsk::Metrics => Answer::Metrics(metrics(self)),
+            NodeAsk::Load => {
+                let fd_count =
+                    (self.links.len() + self.udp.sockets() + self.listeners.len()) as u32;
+                Answer::Load(self.load.view(fd_count))
+            }
+            NodeAsk::Tcp { connection } => {
+                let token = self.by_connection.get(&connection);
+                let link = token.and_then(|&token| self.links.get(token));
+                Answer::Tcp(link.and_then(|link| tcp_facts(&link.fd).ok()))
+            }
+            NodeAsk::Kick { connection } => Answer::Kicked(self.kick(connection)),
+        }
+    }
+}
+
+fn sessions(links: &Links) -> Vec<SessionView> {
     links
         .iter()
         .filter_map(|link| {
@@ -20,7 +46,7 @@ pub(super) fn sessions(links: &Links) -> Vec<SessionView> {
         .collect()
 }
 
-pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
+fn metrics(driver: &Driver) -> Vec<Metric> {
     let counters = &driver.counters;
     let counter = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
     let gauge = |name, value| Metric { name, label: None, kind: MetricKind::Gauge, value };
@@ -36,13 +62,39 @@ pub(super) fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("joins_denied_total", counters.denied),
         counter("connections_handed_over_total", counters.handed_over),
         counter("session_errors_total", counters.session_errors),
+        counter("events_lost_total", driver.events.lost_total),
+        counter("event_followers_dropped_total", driver.events.followers_dropped),
+        gauge("event_followers", driver.events.followers as u64),
         counter("ticks_total", counters.ticks),
         gauge("origins_dialed", driver.shard.origins_dialed() as u64),
         gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
         gauge("ring_operations", driver.ring.ops_in_flight() as u64),
     ]);
+    if driver.shard.id().0 == 0 {
+        metrics.extend(hooks(&driver.events.keeper.hooks));
+    }
     metrics.extend(driver.residence.metrics());
     metrics
+}
+
+/// What the keeper counts, for the whole node.
+fn hooks(counts: &HookCounts) -> [Metric; 7] {
+    let of = |name, label, value: &AtomicU64| {
+        let value = value.load(Ordering::Relaxed);
+        Metric { name, label: Some(label), kind: MetricKind::Counter, value }
+    };
+    let calls = |result, value| of("hook_calls_total", ("result", result), value);
+    let verdicts = |verdict, value| of("hook_verdicts_total", ("verdict", verdict), value);
+    let waiting = counts.waiting.load(Ordering::Relaxed);
+    [
+        calls("taken", &counts.taken),
+        calls("failed", &counts.failed),
+        calls("dropped", &counts.dropped),
+        verdicts("allowed", &counts.allowed),
+        verdicts("denied", &counts.denied),
+        verdicts("unanswered", &counts.unanswered),
+        Metric { name: "hook_calls_waiting", label: None, kind: MetricKind::Gauge, value: waiting },
+    ]
 }
 
 /// What came of RTP and was no use, sources that are still up included.

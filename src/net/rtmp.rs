@@ -12,6 +12,7 @@ use tracing::info;
 use super::admission::Refused;
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
+use super::verdicts::Wanted;
 use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
 use crate::media::{ConnectionId, Form, StreamKey};
@@ -81,6 +82,18 @@ impl Driver {
             self.refuse_publish(token, refusal, text);
             return;
         }
+        let Some(link) = self.links.get_mut(token) else { return };
+        (link.params, link.protocol) = (params.clone(), publisher_protocol(&link.session));
+        if let Some(Wanted::Publish { key, params }) =
+            self.ask_verdict(token, Wanted::Publish { key, params })
+        {
+            self.publish_allowed(token, key, params);
+        }
+    }
+
+    /// A publisher may publish, as far as rules and hooks are concerned: here, or on the shard that
+    /// owns the key.
+    pub(super) fn publish_allowed(&mut self, token: Token, key: StreamKey, params: String) {
         if self.shard.owner_of(&key) == self.shard.id() {
             self.publish_here(token, &key, params);
             return;
@@ -103,12 +116,14 @@ impl Driver {
             Session::Rtsp(_) => Form::Rtp,
             _ => Form::Flv,
         };
-        let view = PublisherView { connection, form, local, peer, params };
+        let view = PublisherView { connection, form, local, peer, params: params.clone() };
         match self.shard.publish(self.now, key, view) {
             Ok(handle) => {
                 info!(%connection, %peer, %key, "publishes");
                 let link = self.links.get_mut(token).expect("just seen");
                 link.role = Role::Publisher(handle);
+                (link.has_started, link.params) = (true, params);
+                link.protocol = publisher_protocol(&link.session);
                 link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
                 let Session::Rtmp(session) = &mut link.session else {
                     self.begin_rtp(token, handle);
@@ -202,7 +217,10 @@ impl Driver {
             return;
         };
         match self.may_play(token, &key, &request.params) {
-            Ok(()) => self.play(token, key, Packaging::Rtmp),
+            Ok(()) => {
+                self.set_params(token, request.params);
+                self.play(token, key, Packaging::Rtmp);
+            }
             Err(Refused::Denied) => self.refuse_rtmp_play(token, PlayRefusal::Denied, ""),
             Err(Refused::TooMany) => self.refuse_rtmp_play(token, PlayRefusal::Unavailable, ""),
         }
@@ -215,5 +233,13 @@ impl Driver {
         }
         self.drain(token);
         self.finish(token);
+    }
+}
+
+/// ZLMediaKit's word for what a publisher speaks.
+fn publisher_protocol(session: &Session) -> &'static str {
+    match session {
+        Session::Rtsp(_) => "rtsp",
+        _ => "rtmp",
     }
 }

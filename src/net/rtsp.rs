@@ -85,9 +85,13 @@ impl Driver {
     fn rtsp_describe(&mut self, token: Token, request: &StreamRequest) {
         // Asked again, for something else perhaps.
         self.leave_role(token, false);
+        self.tell_part_left(token);
         match StreamKey::in_default_vhost(&request.app, &request.stream) {
             Ok(key) => match self.may_play(token, &key, &request.params) {
-                Ok(()) => self.play(token, key, Packaging::Rtsp),
+                Ok(()) => {
+                    self.set_params(token, request.params.clone());
+                    self.play(token, key, Packaging::Rtsp);
+                }
                 Err(Refused::Denied) => self.refuse_rtsp(token, Refusal::Denied),
                 Err(Refused::TooMany) => self.refuse_rtsp(token, Refusal::Unavailable),
             },
@@ -213,6 +217,10 @@ impl Driver {
         if let Some(part) = &link.part {
             info!(%connection, peer = %link.peer, key = %part.key, over_udp, "plays");
         }
+        if !link.has_started {
+            self.tell_started(token);
+        }
+        let Some(link) = self.links.get_mut(token) else { return };
         let unsent = if over_udp { Bytes::new() } else { link.take_unsent() };
         if over_udp {
             // The answer goes before the packets as far as that can be.
@@ -303,6 +311,7 @@ impl Driver {
     /// The peer plays or publishes no more, and may go on with something else.
     fn rtsp_teardown(&mut self, token: Token) {
         let player = self.leave_role(token, true);
+        self.tell_part_left(token);
         if player.is_some_and(|player| !player.between_tags) {
             // Half a packet is on its way: nothing could be said that the peer would understand.
             self.close(token);

@@ -53,7 +53,10 @@ impl Driver {
             Session::Rtmp(_) | Session::Rtsp(_) => self.close(token),
             Session::Origin(_) => self.origin_ended(token, true),
             Session::Http(session) => {
-                let waits_for_stream = matches!(link.role, Role::Player | Role::Waiter);
+                let waits_for_stream = matches!(
+                    link.role,
+                    Role::Player | Role::Waiter | Role::Judged | Role::Follower(_)
+                );
                 let answering = matches!(link.role, Role::Asking);
                 let ended = session.handle_eof(self.now);
                 self.drain(token);

@@ -147,9 +147,10 @@ impl Driver {
                 return player;
             }
             Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
+            Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
-            Role::None | Role::Leaving { .. } | Role::Asking => {}
+            Role::None | Role::Leaving { .. } | Role::Asking | Role::Judged => {}
         }
         None
     }
@@ -169,6 +170,7 @@ impl Driver {
     }
 
     pub(super) fn forget(&mut self, link: Box<Link>) {
+        self.tell_left(&link);
         self.uncount_guest(&link);
         let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
         let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);

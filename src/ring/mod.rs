@@ -12,10 +12,12 @@ mod media;
 mod sleep;
 pub mod socket;
 mod steering;
+mod tcp_facts;
 mod waker;
 
 pub use completion::{Completion, Ended, OpKind, Outcome, Token};
 pub use egress::{Batch, EgressRing, SendFailure, SpanId};
 pub use media::{MediaRing, RingSizes};
 pub use steering::steer_by_cpu;
+pub use tcp_facts::{TcpFacts, tcp_facts};
 pub use waker::Waker;

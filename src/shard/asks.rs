@@ -19,6 +19,7 @@ impl Shard {
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
+            Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
             Ask::Stream { key } => {
                 let found = self.tables.find(&key);
                 let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);
@@ -55,6 +56,21 @@ impl Shard {
         }
     }
 
+    /// A hook says that nobody will bring it. Where somebody does meanwhile, nothing happens.
+    fn send_away_waiters(&mut self, now: Instant, ticket: Ticket, key: &StreamKey) {
+        let found = self.tables.find(key).filter(|&handle| {
+            let stream = self.tables.get(handle);
+            stream.is_some_and(|stream| matches!(stream.source, Source::None { kept: false }))
+        });
+        match found {
+            None => self.answer(ticket, Answer::Close(CloseOutcome::NotFound)),
+            Some(handle) => {
+                let asked = Some((ticket, AskedFor::Close));
+                self.end_stream(now, handle, EndReason::NotFound, asked);
+            }
+        }
+    }
+
     fn close(
         &mut self,
         now: Instant,
@@ -86,7 +102,7 @@ impl Shard {
         self.end_stream(now, handle, EndReason::Closed, Some((ticket, AskedFor::Close)));
     }
 
-    fn view(&self, now: Instant, handle: StreamHandle) -> Option<StreamView> {
+    pub(super) fn view(&self, now: Instant, handle: StreamHandle) -> Option<StreamView> {
         let stream = self.tables.get(handle)?;
         let source = match &stream.source {
             Source::None { .. } => SourceView::None,
@@ -117,6 +133,7 @@ impl Shard {
                 players: stream.players_of(form),
             }),
             waiters: stream.waiters(),
+            media_age_ms: now.duration_since(stream.last_media).as_millis() as u64,
             bytes_per_second: stream.rate.per_second(now),
             bytes_total: stream.media.bytes().received,
             timestamp_ms: stream.media.timestamp_ms().unwrap_or(0),

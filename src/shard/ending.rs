@@ -10,6 +10,7 @@ use super::replica::{Ending, LocalLog, Role};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, Shard};
+use crate::bus::event::End;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::media::state::{EndReason, Generation, Released};
 use crate::media::{ConnectionId, Form, ShardId, StreamKey};
@@ -38,6 +39,7 @@ impl Shard {
         self.flush_now(handle);
         let mut stream = self.tables.remove(handle).expect("just seen");
         let generation = handle.generation;
+        self.tell_end(&stream, End::For(reason));
         let bytes = stream.media.bytes();
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;

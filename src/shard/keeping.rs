@@ -13,6 +13,7 @@ use super::Shard;
 use super::lifecycle::{Pull, PullState};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
+use crate::bus::event::{Asker, What};
 use crate::bus::message::PullOptions;
 use crate::journal::{PullRecord, Record};
 use crate::limits::RESTORES_PER_SECOND;
@@ -72,7 +73,9 @@ impl Shard {
         let timer = self.timers.set(next, Timer::Retry(handle));
         pull.state = PullState::BackingOff { next, timer };
         let stream = self.tables.get_mut(handle).expect("just made");
+        let url = Some(pull.url.clone());
         stream.source = Source::Pull(Box::new(pull));
+        self.tell(handle, |_| What::Pending { by: Asker::Pull, url });
     }
 
     /// Puts a pull into the journal, once.

@@ -8,6 +8,7 @@
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
+//! - `events.rs`: what is told to the event log.
 //! - `keeping.rs`: what survives a restart, and how it comes back.
 
 mod asks;
@@ -16,6 +17,7 @@ mod budget;
 mod bus_tests;
 mod closing;
 mod ending;
+mod events;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
@@ -50,6 +52,7 @@ pub use tables::StreamHandle;
 use tables::{Source, Tables};
 use timers::{Timer, Timers};
 
+use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
 use crate::journal::Record;
@@ -165,6 +168,8 @@ pub struct Shard {
     totals: Totals,
     now_unix: u64,
     shutting_down: bool,
+    /// What happened and was not taken; `None` where nobody takes it.
+    events: Option<Vec<Event>>,
 }
 
 impl Shard {
@@ -204,6 +209,7 @@ impl Shard {
             totals: Totals::default(),
             now_unix: 0,
             shutting_down: false,
+            events: None,
         }
     }
 
@@ -330,6 +336,7 @@ impl Shard {
     /// Once a second: slow players of streams that stand still.
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
+        self.look_for_unwatched(now);
     }
 
     /// Ends everything.

@@ -8,6 +8,7 @@ use super::replica::{Local, LocalLog, LocalState, Member, Role};
 use super::tables::{Source, Subscriber};
 use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
+use crate::bus::event::{Asker, End, What};
 use crate::bus::message::{LocalId, Message};
 use crate::egress::datagrams::CATCH_UP_INTERVAL;
 use crate::egress::{Crowd, CrowdEvents, Due, PlayerStart, Removed, RtpStart, Turn, Wire, round};
@@ -157,7 +158,9 @@ impl Shard {
             None => {
                 let generation = self.next_generation();
                 let source = Source::None { kept: false };
-                self.tables.insert(key, generation, source, (now, self.now_unix))
+                let handle = self.tables.insert(key, generation, source, (now, self.now_unix));
+                self.tell(handle, |_| What::Pending { by: Asker::Players, url: None });
+                handle
             }
         };
         let stream = self.tables.get_mut(handle).expect("just found or made");
@@ -167,8 +170,11 @@ impl Shard {
                 stream.media.drop_other();
             }
             let is_awaited = !stream.subscribers.is_empty();
-            if !is_awaited && matches!(stream.source, Source::None { kept: false }) {
-                self.tables.remove(handle);
+            if !is_awaited
+                && matches!(stream.source, Source::None { kept: false })
+                && let Some(stream) = self.tables.remove(handle)
+            {
+                self.tell_end(&stream, End::Abandoned);
             }
             return;
         }
@@ -444,11 +450,15 @@ impl Shard {
         for connection in events.blocked {
             self.actions.push_back(Action::PollWritable { connection });
         }
+        for (connection, jumps) in events.jumped {
+            self.tell_slow(connection, jumps);
+        }
         for connection in events.broken {
             self.send_away(connection, EndReason::Broken);
         }
         for connection in events.evicted {
             self.totals.player_evictions += 1;
+            self.tell_evicted(connection);
             self.send_away(connection, EndReason::TooSlow);
         }
     }

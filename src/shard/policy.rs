@@ -23,6 +23,8 @@ pub struct Policy {
     /// How long a publisher may be silent.
     pub publisher_silence: Duration,
     pub stream_wait: Duration,
+    /// After so long without a player a registered stream is told to be unwatched.
+    pub none_reader_delay: Duration,
     /// How long a close waits to be confirmed before it is answered nevertheless.
     pub close_bound: Duration,
     /// How long audio waits for video to ride on.
@@ -52,6 +54,7 @@ impl Policy {
             continue_push: ms(config.stream.continue_push_ms),
             publisher_silence: ms(config.rtmp.keep_alive_ms),
             stream_wait: ms(config.stream.max_stream_wait_ms),
+            none_reader_delay: ms(config.stream.none_reader_delay_ms),
             close_bound: ms(config.api.reply_bound_ms),
             audio_wait: ms(config.egress.audio_wait_ms),
             flush_window: ms(config.egress.flush_window_ms),

@@ -362,8 +362,11 @@ fn restored_pulls_come_in_groups_as_large_as_their_budget() {
     pulls.push(PullRecord { key: "nosuch".to_owned(), ..record("x", "rtmp://h/a/b") });
     pulls.push(PullRecord { url: "gopher://h/a".to_owned(), ..record("y", "") });
     let mut scene = Scene::new(2);
+    scene.shard.keep_events();
     let (count, refused) = scene.shard.restore(scene.now, &pulls);
     assert_eq!((count, refused.len()), (6, 2));
+    let told = scene.shard.take_events();
+    assert_eq!(told.iter().filter(|event| event.what.name() == "pending").count(), 6);
     scene.drain();
     assert_eq!((scene.dialed.len(), scene.kept.len()), (0, 0));
     assert_eq!(scene.state_of("4"), StreamState::BackingOff);

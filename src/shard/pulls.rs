@@ -7,6 +7,7 @@ use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
+use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
@@ -63,6 +64,7 @@ impl Shard {
                 handle
             }
         };
+        let wanted = url.clone();
         let mut pull = Pull::new(url, options);
         if !options.no_wait {
             pull.adds.push(ticket);
@@ -73,6 +75,7 @@ impl Shard {
         if options.force || options.no_wait {
             self.keep_pull(handle);
         }
+        self.tell(handle, |_| What::Pending { by: Asker::Pull, url: Some(wanted) });
         self.start_attempt(now, handle);
         if options.no_wait {
             let state = self.state_of(handle);
@@ -310,6 +313,7 @@ impl Shard {
         let is_news = pull.row.add(fault.class);
         let (failures, attempt) = (pull.row.count, pull.attempts);
         let told = fault.clone();
+        self.tell_failure(handle, &fault, &after);
         self.actions.push_back(Action::Tell(match after {
             AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
             AfterFailure::Retry(next_try) if is_news => {
@@ -317,6 +321,8 @@ impl Shard {
             }
             AfterFailure::Retry(_) => PullNews::FailedAgain,
         }));
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let pull = stream.pull_mut().expect("only pulls fail");
         match after {
             AfterFailure::GiveUp => {
                 pull.state = PullState::New;

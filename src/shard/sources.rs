@@ -8,6 +8,7 @@ use super::lifecycle::PullState;
 use super::tables::{Source, StreamHandle, Subscriber};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard};
+use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, Message};
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
@@ -35,8 +36,9 @@ impl Shard {
         view: PublisherView,
     ) -> Result<StreamHandle, PublishRefusal> {
         debug_assert_eq!(self.owner_of(key), self.id);
-        let (connection, form) = (view.connection, view.form);
+        let (connection, form, peer) = (view.connection, view.form, view.peer);
         let source = Source::Publisher { connection, view: Box::new(view) };
+        let mut was_kept = false;
         let handle = match self.tables.find(key) {
             _ if self.shutting_down => return Err(PublishRefusal::Overloaded),
             None if self.tables.pending_count() >= self.policy.pending_max => {
@@ -52,6 +54,7 @@ impl Shard {
                     self.totals.publishes_refused += 1;
                     return Err(PublishRefusal::NameTaken);
                 }
+                was_kept = matches!(stream.source, Source::None { kept: true });
                 stream.source = source;
                 let grace = stream.grace.take();
                 stream.media.change_source();
@@ -65,6 +68,10 @@ impl Shard {
         stream.last_media = now;
         let due = now + self.policy.publisher_silence;
         stream.silence = Some(self.timers.set(due, Timer::Silence(handle)));
+        self.tell(handle, |_| match was_kept {
+            true => What::SourceSwitched { connection, peer },
+            false => What::Pending { by: Asker::Publisher, url: None },
+        });
         Ok(handle)
     }
 
@@ -79,6 +86,11 @@ impl Shard {
         self.timers.cancel(silence);
         if keep {
             let grace = self.policy.continue_push;
+            let fault = Fault::new(ErrorClass::Lost, "the publisher's connection has ended");
+            self.tell(handle, |stream| {
+                let forms = stream.told_forms.clone();
+                What::Lost { url: None, fault, next_try: None, forms }
+            });
             self.suspend(now, handle, grace);
             return;
         }
@@ -93,6 +105,7 @@ impl Shard {
         if !stream.registered && !stream.subscribers.is_empty() {
             // It never came up, so those who wait for it go on waiting.
             self.forget_media(handle);
+            self.tell(handle, |_| What::Pending { by: Asker::Players, url: None });
             return;
         }
         let reason = if clean { EndReason::Unpublished } else { EndReason::SourceLost };
@@ -240,6 +253,7 @@ impl Shard {
             }
         }
         self.flush_soon(handle);
+        self.tell_registered(now, handle);
     }
 
     /// Gives a shard the log in a form, as far as it is flushed. Where that form is only being made,

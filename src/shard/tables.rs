@@ -34,6 +34,12 @@ pub(super) struct Stream {
     pub(super) since_unix: u64,
     pub(super) registered_at: Option<(Instant, u64)>,
     pub(super) last_media: Instant,
+    /// It was registered before, so that the next time it is back.
+    pub(super) was_registered: bool,
+    /// The forms in which it was told to be registered.
+    pub(super) told_forms: Vec<Form>,
+    /// Since when it is registered and has no player; `None` too when that was told.
+    pub(super) unwatched_since: Option<Instant>,
     pub(super) grace: Option<TimerId>,
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
@@ -140,6 +146,9 @@ impl Tables {
             since_unix: now.1,
             registered_at: None,
             last_media: now.0,
+            was_registered: false,
+            told_forms: Vec::new(),
+            unwatched_since: None,
             grace: None,
             silence: None,
             unflushed: false,

@@ -17,6 +17,7 @@ pub mod config;
 pub mod fault;
 pub mod ffmpeg;
 pub mod flv;
+pub mod hook_server;
 pub mod http;
 pub mod nginx;
 pub mod player;
@@ -31,6 +32,7 @@ pub mod rtsp;
 pub mod rtsp_peers;
 pub mod rtsp_player;
 pub mod rtsp_publisher;
+pub mod sse;
 pub mod tape;
 pub mod units;
 pub mod ws_player;
@@ -42,11 +44,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use ffmpeg::{Modern, Publisher};
+pub use hook_server::{Answer, HookServer};
 pub use http::Api;
 pub use nginx::Nginx;
 pub use player::Player;
 pub use relay::Relay;
 pub use rtmp_publisher::Interleaver;
+pub use sse::Follower;
 
 /// How long anything may take that must happen at all, on a busy two-core machine.
 pub const LIVENESS: Duration = Duration::from_secs(20);

@@ -120,6 +120,7 @@ impl Plan {
             continue_push: if rng.u32(0..3) == 0 { Duration::ZERO } else { continue_push },
             publisher_silence,
             stream_wait,
+            none_reader_delay: Duration::from_secs(20),
             close_bound: Duration::from_millis(1000),
             audio_wait: Duration::from_millis(if rng.u32(0..4) == 0 { 0 } else { 40 }),
             flush_window: Duration::from_millis(if rng.u32(0..4) == 0 {

@@ -84,6 +84,10 @@ impl Node for FakeNode {
         self.world.borrow_mut().config = Arc::new(config);
     }
 
+    async fn recent_events(&self, _key: &StreamKey, _bound: Duration) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn probe(&self, _url: SourceUrl, _timeout: Duration) -> Option<ProbeView> {
         Some(ProbeView { resolved_ms: Some(1), ..ProbeView::default() })
     }

@@ -24,7 +24,7 @@ use crate::media::{Form, StreamKey};
 use crate::proto::http::Response;
 
 /// The schema of a form: RTMP, HTTP-FLV and WebSocket-FLV players read `rtmp`, RTSP players `rtsp`.
-pub(super) fn schema(form: Form) -> &'static str {
+pub fn schema(form: Form) -> &'static str {
     match form {
         Form::Flv => "rtmp",
         Form::Rtp => "rtsp",

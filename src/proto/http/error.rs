@@ -1,8 +1,8 @@
 //! Why an HTTP connection cannot go on, and the status that tells the peer.
 
 use crate::limits::{
-    HEADERS_MAX, REPLY_HEAD_LEN_MAX, REQUEST_BODY_LEN_MAX, REQUEST_HEAD_LEN_MAX,
-    REQUEST_HELD_LEN_MAX, REQUEST_LINE_LEN_MAX,
+    HEADERS_MAX, HOOK_REPLY_LEN_MAX, REPLY_HEAD_LEN_MAX, REQUEST_BODY_LEN_MAX,
+    REQUEST_HEAD_LEN_MAX, REQUEST_HELD_LEN_MAX, REQUEST_LINE_LEN_MAX,
 };
 use crate::proto::http::websocket::FrameError;
 
@@ -19,6 +19,8 @@ pub enum HttpError {
     ReplyHeadTooLarge,
     #[error("request body is larger than {REQUEST_BODY_LEN_MAX} bytes")]
     BodyTooLarge,
+    #[error("reply is larger than {HOOK_REPLY_LEN_MAX} bytes")]
+    ReplyTooLarge,
     #[error("method is not one that we serve")]
     MethodUnknown,
     #[error("HTTP version is not 1.0 or 1.1")]
@@ -63,6 +65,7 @@ impl HttpError {
             Self::IdleTimeout
             | Self::HeldTooMuch
             | Self::ReplyHeadTooLarge
+            | Self::ReplyTooLarge
             | Self::ReplyTimeout
             | Self::BodyTimeout
             | Self::Truncated

@@ -1,0 +1,190 @@
+//! `why`, ours: what one stream is doing and why it is slow or absent, in one answer.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Node;
+use super::gather::concurrently;
+use super::router::Call;
+use super::wire::{self, Code, Failure};
+use crate::bus::message::{Answer, Ask, NodeAsk};
+use crate::bus::view::{PlayerView, SourceView, StreamView};
+use crate::media::state::StreamState;
+use crate::media::{ConnectionId, StreamKey};
+use crate::proto::http::Response;
+use crate::ring::TcpFacts;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Why<'a> {
+    key: &'a str,
+    /// One sentence: what acts on it now.
+    cause: String,
+    state: &'static str,
+    players: u32,
+    waiters: u32,
+    /// Milliseconds since its source last brought media.
+    media_age_ms: Option<u64>,
+    bytes_per_second: u64,
+    slowest: Vec<Slow>,
+    /// Its last events, the oldest first; as `/events` tells them.
+    events: Vec<Box<RawValue>>,
+}
+
+/// A player, those that lag most first.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Slow {
+    identifier: String,
+    peer: String,
+    lag_bytes: u64,
+    jumps: u32,
+    #[serde(flatten)]
+    tcp: Option<TcpRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TcpRow {
+    rtt_us: u32,
+    window_segments: u32,
+    unacked_segments: u32,
+    retransmitted_segments: u32,
+    last_ack_ms: u32,
+}
+
+/// `why`: with `key`, or `app` and `stream`.
+pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let named = call.params.find("key").and_then(wire::parse_key).or_else(|| call.key().ok());
+    let bad = || Failure::new(Code::InvalidArgs, "why needs a key, or an app and a stream");
+    let key = named.ok_or_else(bad)?;
+    let view = call.stream(&key).await?;
+    let events = call.node.recent_events(&key, call.bound()).await;
+    let slowest = match &view {
+        Some(_) => slowest(call, &key).await?,
+        None => Vec::new(),
+    };
+    let why = Why {
+        key: key.as_str(),
+        cause: cause(view.as_ref(), &slowest, call.config.egress.lag_bytes_max),
+        state: view.as_ref().map_or("absent", |view| view.state.as_str()),
+        players: view.as_ref().map_or(0, StreamView::players),
+        waiters: view.as_ref().map_or(0, |view| view.waiters),
+        media_age_ms: view.as_ref().filter(|view| view.bytes_total > 0).map(|v| v.media_age_ms),
+        bytes_per_second: view.as_ref().map_or(0, |view| view.bytes_per_second),
+        slowest,
+        events: events.into_iter().filter_map(|line| RawValue::from_string(line).ok()).collect(),
+    };
+    Ok(wire::success(wire::Data { data: why }))
+}
+
+async fn slowest<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<Vec<Slow>, Failure> {
+    let mut players: Vec<PlayerView> = Vec::new();
+    for answer in call.ask_all(|| Ask::Players { key: key.clone() }).await {
+        let Answer::Players(views) = answer? else { return Err(Failure::other_answer()) };
+        players.extend(views.unwrap_or_default());
+    }
+    players.sort_by_key(|player| std::cmp::Reverse((player.lag_bytes, player.jumps)));
+    players.truncate(SLOWEST);
+    let facts = players.iter().map(|player| tcp_of(call, player.connection));
+    let facts = concurrently(facts).await;
+    let rows = players.iter().zip(facts).map(|(player, tcp)| Slow {
+        identifier: player.connection.to_string(),
+        peer: player.peer.to_string(),
+        lag_bytes: player.lag_bytes,
+        jumps: player.jumps,
+        tcp,
+    });
+    Ok(rows.collect())
+}
+
+/// A player stays on the shard that accepted it.
+async fn tcp_of<N: Node>(call: &Call<'_, N>, connection: ConnectionId) -> Option<TcpRow> {
+    let ask = Ask::Node(NodeAsk::Tcp { connection });
+    let Ok(Answer::Tcp(Some(facts))) = call.ask(connection.shard, ask).await else { return None };
+    let TcpFacts { rtt_us, window_segments, unacked_segments, retransmitted_segments, last_ack_ms } =
+        facts;
+    Some(TcpRow { rtt_us, window_segments, unacked_segments, retransmitted_segments, last_ack_ms })
+}
+
+/// The first of these that holds: no stream, no source, a source that fails or falls silent, a
+/// player that lags.
+fn cause(view: Option<&StreamView>, slowest: &[Slow], lag_bytes_max: u64) -> String {
+    let Some(view) = view else { return "nobody has asked for it or brings it".to_owned() };
+    if let (false, SourceView::Pull(pull)) = (view.registered, &view.source) {
+        let fault = pull.last_fault.as_ref();
+        let last = fault.map_or(String::new(), |fault| {
+            format!("; try {} failed ({}): {}", pull.attempts, fault.class.as_str(), fault.text)
+        });
+        return match view.state {
+            StreamState::BackingOff => {
+                format!("its origin fails: the next try is in {} ms{last}", pull.next_retry_ms)
+            }
+            StreamState::Queued => format!("it waits for its origin's connect budget{last}"),
+            state => format!("a try is under way: {}{last}", state.as_str()),
+        };
+    }
+    match view.state {
+        StreamState::AwaitingSource => return "players wait, and nobody brings it".to_owned(),
+        StreamState::AwaitingMedia => return "its publisher has sent no media yet".to_owned(),
+        _ => {}
+    }
+    if view.media_age_ms >= SOURCE_GAP_MS {
+        return format!("its source is silent: no media for {} ms", view.media_age_ms);
+    }
+    match slowest.first() {
+        Some(slow) if slow.jumps > 0 || slow.lag_bytes > lag_bytes_max / 2 => format!(
+            "its source is fine; player {} lags {} bytes and has jumped {} times \
+             (egress.lag_bytes_max is {lag_bytes_max})",
+            slow.identifier, slow.lag_bytes, slow.jumps
+        ),
+        _ => "it is live, and no player lags".to_owned(),
+    }
+}
+
+/// Players that are shown.
+const SLOWEST: usize = 5;
+/// A source that is silent for longer than a frame of one a second is.
+const SOURCE_GAP_MS: u64 = 1500;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::api::testing::FakeNode;
+    use crate::media::state::{ErrorClass, Fault};
+    use crate::media::{ConnectionId, ShardId};
+    use crate::stream::Packaging;
+
+    const CAM: (&str, &str) = ("key", "__defaultVhost__/live/cam1");
+
+    fn cause(node: &FakeNode) -> String {
+        node.call("why", &[CAM])["data"]["cause"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_first_cause_is_named_at_each_stage() {
+        let node = FakeNode::new();
+        assert_eq!(node.call("why", &[])["code"], -300);
+        assert!(cause(&node).starts_with("nobody has asked"), "{}", cause(&node));
+        node.play(ConnectionId { serial: 9, shard: ShardId(1) }, "cam1", Packaging::Flv);
+        assert!(cause(&node).starts_with("players wait"), "{}", cause(&node));
+        let url = "rtmp://10.0.0.1/live/cam1";
+        let params =
+            [("vhost", "v"), ("app", "live"), ("stream", "cam1"), ("url", url), ("async", "1")];
+        node.call("addStreamProxy", &params);
+        assert!(cause(&node).starts_with("a try is under way"), "{}", cause(&node));
+        node.fail(&node.take_dial(), Fault::new(ErrorClass::Refused, "connection refused"));
+        let text = cause(&node);
+        assert!(text.starts_with("its origin fails") && text.contains("(refused)"), "{text}");
+        node.pass(std::time::Duration::from_secs(3));
+        let dial = node.take_dial();
+        node.deliver(&dial);
+        assert_eq!(cause(&node), "it is live, and no player lags");
+        node.pass(std::time::Duration::from_secs(2));
+        assert!(cause(&node).starts_with("its source is silent"), "{}", cause(&node));
+        let data = node.call("why", &[("app", "live"), ("stream", "cam1")])["data"].clone();
+        assert_eq!((&data["players"], &data["events"]), (&json!(1), &json!([])));
+        assert_eq!(data["slowest"][0]["identifier"], "9-1");
+    }
+}

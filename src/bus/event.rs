@@ -1,0 +1,165 @@
+//! What happens to streams and their players, as shards tell the keeper of the event log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::view::StreamView;
+use crate::media::state::{EndReason, Fault, Generation};
+use crate::media::{ConnectionId, Form, SourceUrl, StreamKey};
+
+/// Something happened to a stream. What a key's owner tells comes in the order in which it happened;
+/// what is told of players comes from the shard that has them.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub key: StreamKey,
+    /// Which life of the key; `None` where the shard of a player does not know it.
+    pub generation: Option<Generation>,
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// The key is asked for, or somebody has come to bring it.
+    Pending {
+        by: Asker,
+        url: Option<Arc<SourceUrl>>,
+    },
+    /// A try of a pull that was not up; `next_try` is `None` where it was the last.
+    AttemptFailed {
+        url: Arc<SourceUrl>,
+        fault: Fault,
+        attempt: u32,
+        next_try: Option<Duration>,
+    },
+    /// Media has come: for the first time, or again where `back`.
+    Registered {
+        view: Option<Box<StreamView>>,
+        url: Option<Arc<SourceUrl>>,
+        back: bool,
+    },
+    /// A publisher goes on with a stream that was kept.
+    SourceSwitched {
+        connection: ConnectionId,
+        peer: SocketAddr,
+    },
+    /// A registered stream has lost its source; its players are kept. `forms` are those in which it
+    /// was told to be registered.
+    Lost {
+        url: Option<Arc<SourceUrl>>,
+        fault: Fault,
+        next_try: Option<Duration>,
+        forms: Vec<Form>,
+    },
+    /// The life of the key is over; `url` is that of a pull, `forms` are those in which it was told to be
+    /// registered.
+    Ended {
+        reason: End,
+        forms: Vec<Form>,
+        url: Option<Arc<SourceUrl>>,
+    },
+    /// Registered, and without a player for `stream.none_reader_delay_ms`.
+    Unwatched,
+    /// It asked to play what is not here, and waits.
+    PlayerWaits(Box<Peer>),
+    PlayerStarted(Box<Peer>),
+    PlayerRefused {
+        peer: Box<Peer>,
+        reason: EndReason,
+    },
+    /// A player was too far behind and has jumped to a keyframe, so often by now; told when the
+    /// number doubles.
+    PlayerSlow {
+        connection: ConnectionId,
+        jumps: u32,
+    },
+    PlayerEvicted {
+        connection: ConnectionId,
+    },
+    /// A connection that played or published is closed. Without a reason the peer ended it.
+    Left {
+        peer: Box<Peer>,
+        reason: Option<EndReason>,
+        traffic: Traffic,
+    },
+}
+
+/// Who made a key pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    Players,
+    Publisher,
+    Pull,
+}
+
+/// Why the life of a key is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    For(EndReason),
+    /// It was pending, and the last of those who waited for it went.
+    Abandoned,
+}
+
+/// A connection that plays or publishes, or wants to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub connection: ConnectionId,
+    pub address: SocketAddr,
+    /// ZLMediaKit's word for what it speaks: `rtmp`, `http`, `ws`, `rtsp`.
+    pub protocol: &'static str,
+    /// The query that it came with, raw.
+    pub params: String,
+    pub is_player: bool,
+}
+
+/// What went over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    pub seconds: u64,
+}
+
+impl What {
+    /// The name under which it is told.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pending { .. } => "pending",
+            Self::AttemptFailed { .. } => "attempt_failed",
+            Self::Registered { back: false, .. } => "registered",
+            Self::Registered { back: true, .. } => "back",
+            Self::SourceSwitched { .. } => "source_switched",
+            Self::Lost { .. } => "lost",
+            Self::Ended { reason: End::For(EndReason::Deleted), .. } => "deleted",
+            Self::Ended { .. } => "closed",
+            Self::Unwatched => "unwatched",
+            Self::PlayerWaits(_) => "player_waits",
+            Self::PlayerStarted(_) => "player_started",
+            Self::PlayerRefused { .. } => "player_refused",
+            Self::PlayerSlow { .. } => "player_slow",
+            Self::PlayerEvicted { .. } => "player_evicted",
+            Self::Left { peer, .. } if peer.is_player => "player_left",
+            Self::Left { .. } => "publisher_left",
+        }
+    }
+}
+
+impl Asker {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Players => "players",
+            Self::Publisher => "publisher",
+            Self::Pull => "pull",
+        }
+    }
+}
+
+impl End {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::For(reason) => reason.as_str(),
+            Self::Abandoned => "abandoned",
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a hook's reply says, in ZLMediaKit's terms: HTTP 200 and a JSON object with a `code`.
+
+use serde_json::Value;
+
+use super::queue::Outcome;
+use crate::bus::keeper::Posted;
+
+/// What a hook said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// `code` 0; `close` where it has that.
+    Yes { close: bool },
+    /// Another `code`, with the text for the peer.
+    No(String),
+    /// Nothing that counts, and why.
+    Nothing(String),
+}
+
+impl Said {
+    pub(super) fn of(posted: &Posted) -> Self {
+        let (status, body) = match posted {
+            Ok(reply) => reply,
+            Err(error) => return Self::Nothing(format!("[network err]:{error}")),
+        };
+        if *status != 200 {
+            return Self::Nothing(format!("[bad http status code]:{status}"));
+        }
+        let Ok(reply) = serde_json::from_slice::<Value>(body) else {
+            return Self::Nothing("[parse json failed]".to_owned());
+        };
+        match reply["code"].as_i64() {
+            None => Self::Nothing("[json code]".to_owned()),
+            Some(0) => Self::Yes { close: reply["close"].as_bool().unwrap_or(false) },
+            Some(code) => {
+                let msg = reply["msg"].as_str().unwrap_or_default();
+                Self::No(format!("[auth failed]: code:{code} msg:{msg}"))
+            }
+        }
+    }
+}
+
+/// Whether a hook that was told something has taken it: it has answered, whatever it said. A server
+/// that is overloaded or behind a proxy that can't reach it says so with its status.
+pub(super) fn outcome(posted: &Posted) -> Outcome {
+    match posted {
+        Err(_) => Outcome::Unreachable,
+        Ok((408 | 425 | 429 | 500.., _)) => Outcome::NotNow,
+        Ok(_) => Outcome::Taken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_status_200_with_a_code_counts() {
+        let yes = |close| Said::Yes { close };
+        let nothing = |text: &str| Said::Nothing(text.to_owned());
+        let table = [
+            (200, r#"{"code":0}"#, yes(false)),
+            (200, r#"{"code":0,"msg":null,"close":true,"enable_mp4":null}"#, yes(true)),
+            (200, r#"{"code":-1,"msg":"no"}"#, Said::No("[auth failed]: code:-1 msg:no".into())),
+            (200, r#"{"code":"0"}"#, nothing("[json code]")),
+            (200, "ok", nothing("[parse json failed]")),
+            (500, r#"{"code":0}"#, nothing("[bad http status code]:500")),
+        ];
+        for (status, body, said) in table {
+            assert_eq!(Said::of(&Ok((status, body.into()))), said, "{status} {body}");
+        }
+        assert_eq!(Said::of(&Err("x".into())), nothing("[network err]:x"));
+    }
+
+    #[test]
+    fn a_server_that_answers_has_taken_it_unless_it_says_later() {
+        let of = |status| outcome(&Ok((status, Vec::new())));
+        assert_eq!(outcome(&Err(String::new())), Outcome::Unreachable);
+        for status in [200, 204, 302, 400, 404] {
+            assert_eq!(of(status), Outcome::Taken, "{status}");
+        }
+        for status in [408, 429, 500, 502, 503] {
+            assert_eq!(of(status), Outcome::NotNow, "{status}");
+        }
+    }
+}

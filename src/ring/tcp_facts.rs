@@ -1,0 +1,66 @@
+//! What the kernel knows of a TCP connection (`TCP_INFO`, tcp(7)).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// A connection as the kernel sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// Smoothed round trip, microseconds.
+    pub rtt_us: u32,
+    /// Congestion window, segments.
+    pub window_segments: u32,
+    /// Segments sent and not acknowledged.
+    pub unacked_segments: u32,
+    /// Segments retransmitted since the connection began.
+    pub retransmitted_segments: u32,
+    /// Milliseconds since the peer last acknowledged something.
+    pub last_ack_ms: u32,
+}
+
+/// Asks the kernel.
+///
+/// # Errors
+/// Where the descriptor is no TCP socket.
+pub fn tcp_facts(fd: &impl AsFd) -> io::Result<TcpFacts> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`, which is as long and lives here.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: plain numbers, all of which may be zero, as they were before.
+    let info = unsafe { info.assume_init() };
+    Ok(TcpFacts {
+        rtt_us: info.tcpi_rtt,
+        window_segments: info.tcpi_snd_cwnd,
+        unacked_segments: info.tcpi_unacked,
+        retransmitted_segments: info.tcpi_total_retrans,
+        last_ack_ms: info.tcpi_last_ack_recv,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_has_facts_and_a_file_has_none() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let facts = tcp_facts(&socket).expect("a TCP socket");
+        assert!(facts.window_segments > 0 && facts.rtt_us > 0, "{facts:?}");
+        assert!(tcp_facts(&std::fs::File::open("/dev/null").expect("a file")).is_err());
+    }
+}

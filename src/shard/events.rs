@@ -1,0 +1,132 @@
+//! What is told to the event log, where somebody keeps one.
+
+use std::time::Instant;
+
+use super::Shard;
+use super::lifecycle::AfterFailure;
+use super::tables::{Stream, StreamHandle};
+use crate::bus::event::{End, Event, What};
+use crate::media::state::{Fault, Generation};
+use crate::media::{ConnectionId, Form, StreamKey};
+
+impl Shard {
+    /// From now on what happens is told; whoever wants that empties [`Self::take_events`] each turn.
+    pub fn keep_events(&mut self) {
+        self.events.get_or_insert_default();
+    }
+
+    /// What has happened since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.events.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Tells of a player here; its session is `net`'s.
+    pub fn tell_of_player(&mut self, key: StreamKey, what: What) {
+        if let Some(events) = &mut self.events {
+            let here = |form| self.locals.get(&key, form)?.generation;
+            let generation = Form::ALL.into_iter().find_map(here);
+            events.push(Event { key, generation, what });
+        }
+    }
+
+    /// Whether this shard waits for the owner of a key to let it have the stream.
+    pub fn is_awaited(&self, connection: ConnectionId) -> bool {
+        let member = self.members.get(&connection);
+        member.is_some_and(|member| matches!(member.role, super::Role::Waiter(_)))
+    }
+
+    pub(super) fn tell(&mut self, handle: StreamHandle, what: impl FnOnce(&Stream) -> What) {
+        let Some(events) = &mut self.events else { return };
+        if let Some(stream) = self.tables.get(handle) {
+            let generation: Option<Generation> = Some(stream.generation);
+            events.push(Event { key: stream.key.clone(), generation, what: what(stream) });
+        }
+    }
+
+    pub(super) fn tell_registered(&mut self, now: Instant, handle: StreamHandle) {
+        if self.events.is_none() {
+            return;
+        }
+        let view = self.view(now, handle).map(Box::new);
+        let Some(stream) = self.tables.get_mut(handle) else { return };
+        let back = std::mem::replace(&mut stream.was_registered, true);
+        stream.unwatched_since = Some(now);
+        stream.told_forms =
+            Form::ALL.into_iter().filter(|&form| stream.is_playable(form)).collect();
+        self.tell(handle, |stream| What::Registered { view, url: stream.url(), back });
+    }
+
+    /// A try has failed, or a pull that was up is lost.
+    pub(super) fn tell_failure(
+        &mut self,
+        handle: StreamHandle,
+        fault: &Fault,
+        after: &AfterFailure,
+    ) {
+        let next_try = match after {
+            AfterFailure::Retry(delay) => Some(*delay),
+            AfterFailure::GiveUp => None,
+        };
+        let fault = || fault.clone();
+        self.tell(handle, |stream| {
+            let pull = stream.pull().expect("only pulls fail");
+            let (url, attempt) = (pull.url.clone(), pull.attempts);
+            match stream.registered {
+                true => {
+                    let forms = stream.told_forms.clone();
+                    What::Lost { url: Some(url), fault: fault(), next_try, forms }
+                }
+                false => What::AttemptFailed { url, fault: fault(), attempt, next_try },
+            }
+        });
+    }
+
+    /// A stream is out of its table.
+    pub(super) fn tell_end(&mut self, stream: &Stream, reason: End) {
+        if let Some(events) = &mut self.events {
+            let url = stream.pull().map(|pull| pull.url.clone());
+            let forms = if stream.registered { stream.told_forms.clone() } else { Vec::new() };
+            let what = What::Ended { reason, forms, url };
+            let generation = Some(stream.generation);
+            events.push(Event { key: stream.key.clone(), generation, what });
+        }
+    }
+
+    pub(super) fn tell_slow(&mut self, connection: ConnectionId, jumps: u32) {
+        if let Some(member) = self.members.get(&connection) {
+            self.tell_of_player(member.key.clone(), What::PlayerSlow { connection, jumps });
+        }
+    }
+
+    pub(super) fn tell_evicted(&mut self, connection: ConnectionId) {
+        if let Some(member) = self.members.get(&connection) {
+            self.tell_of_player(member.key.clone(), What::PlayerEvicted { connection });
+        }
+    }
+
+    /// Registered streams that have been without a player for as long as the operator says; each is
+    /// told once until it has a player again.
+    pub(super) fn look_for_unwatched(&mut self, now: Instant) {
+        if self.events.is_none() {
+            return;
+        }
+        let mut unwatched = Vec::new();
+        for handle in self.tables.handles() {
+            let stream = self.tables.get_mut(handle).expect("just listed");
+            if !stream.registered {
+                continue;
+            }
+            if stream.players() > 0 {
+                stream.unwatched_since = Some(now);
+            } else if let Some(since) = stream.unwatched_since
+                && now.duration_since(since) >= self.policy.none_reader_delay
+            {
+                stream.unwatched_since = None;
+                unwatched.push(handle);
+            }
+        }
+        for handle in unwatched {
+            self.tell(handle, |_| What::Unwatched);
+        }
+    }
+}

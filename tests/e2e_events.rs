@@ -1,0 +1,149 @@
+//! The event log: what happens to a stream is told in order, and who comes back misses nothing.
+
+mod kit;
+
+use kit::fault::{Mode, Origin};
+use kit::ffmpeg::{Modern, Publisher};
+use kit::flv::Kind;
+use kit::relay::{SECRET, key};
+use kit::{Follower, LIVENESS, Player, Relay};
+use serde_json::json;
+
+fn follow(relay: &Relay, more: &str, last_id: Option<&str>) -> Follower {
+    Follower::start(relay.http, &format!("secret={SECRET}{more}"), last_id)
+}
+
+/// Positions of the names in what came, each behind the one before it.
+#[track_caller]
+fn assert_in_order(follower: &Follower, names: &[&str]) {
+    let got = follower.names();
+    let mut rest = got.iter();
+    for name in names {
+        assert!(rest.any(|have| have == name), "{name} of {names:?} in {got:?}");
+    }
+}
+
+#[test]
+fn a_pull_tells_its_attempts_and_its_end() {
+    let relay = Relay::start(2);
+    let follower = follow(&relay, "", None);
+    let origin = Origin::start(Mode::Refused);
+    let url = origin.rtmp_url("a");
+    let reply = relay.add("a", &url, &[("async", "1")]);
+    assert_eq!(reply["code"], 0, "{reply}");
+    let failed = follower.wait("attempt_failed");
+    assert_eq!(failed.data["errorClass"], "refused", "{failed:?}");
+    assert_eq!((&failed.data["attempt"], &failed.data["url"]), (&json!(1), &json!(url)));
+    assert!(failed.data["nextTryMs"].as_u64().is_some_and(|ms| ms > 0), "{failed:?}");
+    relay.delete("a");
+    let deleted = follower.wait("deleted");
+    assert_in_order(&follower, &["pending", "attempt_failed", "deleted"]);
+    for event in [&failed, &deleted] {
+        assert_eq!(event.data["generation"], reply["data"]["generation"], "{event:?}");
+        assert_eq!(event.data["key"], key("a"));
+    }
+    let sequences: Vec<u64> =
+        follower.events().iter().map(|event| event.data["sequence"].as_u64().unwrap()).collect();
+    assert!(sequences.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequences:?}");
+    relay.stop();
+}
+
+#[test]
+fn players_and_publishers_are_told_and_a_filter_leaves_out_the_others() {
+    let relay = Relay::start(2);
+    let (all, other) = (follow(&relay, "", None), follow(&relay, "&app=live&stream=b", None));
+    let waiter = Player::http_flv(relay.http, "/live/a.live.flv?token=x");
+    all.wait("player_waits");
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    waiter.wait_frames(Kind::Video, 5);
+    let started = all.wait("player_started");
+    assert_eq!(started.data["protocol"], "http", "{started:?}");
+    drop(waiter);
+    let left = all.wait("player_left");
+    assert!(left.data["sentBytes"].as_u64().is_some_and(|bytes| bytes > 0), "{left:?}");
+    assert_eq!(left.data["connection"], started.data["connection"]);
+    publisher.stop();
+    all.wait("closed");
+    all.wait("publisher_left");
+    let order =
+        ["player_waits", "pending", "registered", "player_started", "player_left", "closed"];
+    assert_in_order(&all, &order);
+    assert!(other.names().is_empty(), "{:?}", other.names());
+    relay.stop();
+}
+
+#[test]
+fn who_comes_back_gets_what_it_missed_once_and_in_order() {
+    let relay = Relay::start(2);
+    let origin = Origin::start(Mode::Refused);
+    let cycle = |stream: &str| {
+        relay.add(stream, &origin.rtmp_url(stream), &[("async", "1")]);
+        relay.delete(stream);
+    };
+    let whole = follow(&relay, "", None);
+    let first = follow(&relay, "", None);
+    cycle("a");
+    first.wait("deleted");
+    let (last_id, mut got) = (first.last_id(), first.events());
+    drop(first);
+    for number in 0..20 {
+        cycle(&format!("s{number}"));
+    }
+    let again = follow(&relay, "", Some(&last_id));
+    cycle("z");
+    let is_last =
+        |event: &kit::sse::SseEvent| event.name == "deleted" && event.data["key"] == key("z");
+    for follower in [&whole, &again] {
+        kit::wait_until(LIVENESS, "the last event", || follower.events().iter().any(is_last));
+    }
+    got.extend(again.events());
+    let ids = |events: &[kit::sse::SseEvent]| -> Vec<String> {
+        events.iter().map(|event| event.id.clone()).collect()
+    };
+    assert_eq!(ids(&got), ids(&whole.events()));
+    // Of another run: all that is kept, and a word about it.
+    let stranger = follow(&relay, "", Some("1-5"));
+    kit::wait_until(LIVENESS, "the replay", || stranger.events().iter().any(is_last));
+    assert_eq!(stranger.names()[0], "gap");
+    assert_eq!(ids(&stranger.events()[1..]), ids(&whole.events()));
+    relay.stop();
+}
+
+#[test]
+fn why_names_the_failing_origin_and_shows_what_led_there() {
+    let relay = Relay::start(2);
+    let origin = Origin::start(Mode::Refused);
+    relay.add("a", &origin.rtmp_url("a"), &[("async", "1")]);
+    let why = |stream: &str| relay.api("why", &[("key", &key(stream))])["data"].clone();
+    kit::wait_until(LIVENESS, "a failed try", || why("a")["state"] == "backing_off");
+    let data = why("a");
+    let cause = data["cause"].as_str().expect("a cause");
+    assert!(cause.starts_with("its origin fails") && cause.contains("(refused)"), "{data}");
+    let names: Vec<&str> = data["events"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter_map(|e| e["event"].as_str())
+        .collect();
+    assert_eq!(names, ["pending", "attempt_failed"]);
+    let api = format!("http://{}", relay.http);
+    let (code, out, log) = kit::relay::run(&["why", &key("a"), "--api", &api, "--secret", SECRET]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(out.starts_with("its origin fails"), "{out}");
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("b"));
+    let player = Player::http_flv(relay.http, "/live/b.live.flv");
+    player.wait_frames(Kind::Video, 5);
+    let slowest = &why("b")["slowest"][0];
+    assert!(slowest["rttUs"].as_u64().is_some_and(|us| us > 0), "{slowest}");
+    assert!(slowest["lagBytes"].is_u64(), "{slowest}");
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn nobody_follows_without_the_secret() {
+    let relay = Relay::start(1);
+    assert_eq!(Follower::start(relay.http, "secret=wrong", None).status(), 401);
+    assert_eq!(follow(&relay, "", None).status(), 200);
+    relay.stop();
+}
