@@ -429,6 +429,10 @@ impl Shard {
         }
         if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.media.flush();
+            if stream.media.other_is_void() {
+                self.end_attached(handle, |form| form == Form::Rtp, EndReason::SourceLost);
+            }
+            let stream = self.tables.get_mut(handle).expect("it stays");
             let video_since = stream.video_since.take();
             for form in Form::ALL {
                 self.send_flush(handle, form, video_since);

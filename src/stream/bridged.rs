@@ -7,7 +7,7 @@ use super::tracks::Tracks;
 use crate::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::NtpTime;
-use crate::proto::rtp::{Gap, RtpPacket};
+use crate::proto::rtp::{Gap, RtpPacket, TrackKind};
 
 /// One stream in the form that is made of the other.
 pub(super) struct Bridged {
@@ -16,6 +16,8 @@ pub(super) struct Bridged {
     next_seq: u64,
     direction: Direction,
     is_ready: bool,
+    /// Another source has taken over since it was made.
+    source_changed: bool,
     bytes_copied: u64,
 }
 
@@ -59,6 +61,7 @@ impl Bridged {
             next_seq: source.start_seq(),
             direction,
             is_ready: false,
+            source_changed: false,
             bytes_copied: 0,
         };
         if let Direction::ToRtp(packets) = &mut bridged.direction {
@@ -75,12 +78,28 @@ impl Bridged {
     /// Whether FLV, or RTP, can carry a stream of these tracks.
     pub(super) fn can_carry(form: Form, tracks: &Tracks) -> bool {
         let codecs = [&tracks.video, &tracks.audio].into_iter().flatten().map(|track| track.codec);
-        let mut known = codecs.filter(|codec| {
-            let both =
-                [Codec::H264, Codec::H265, Codec::Aac, Codec::Opus, Codec::PcmA, Codec::PcmU];
-            form == Form::Flv && *codec == Codec::Mp3 || both.contains(codec)
-        });
+        let mut known = codecs
+            .filter(|&codec| form == Form::Flv && codec == Codec::Mp3 || is_packetized(codec));
         known.next().is_some()
+    }
+
+    /// Whether what players were told of the tracks still holds: each is of its codec and rate, and a
+    /// source that took over brings no other one.
+    pub(super) fn fits(&self, tracks: &Tracks) -> bool {
+        let Some(description) = self.log.description().filter(|_| self.is_ready) else {
+            return true;
+        };
+        let told = |kind| description.media.iter().find(|media| media.format.kind == kind);
+        let kinds = [(TrackKind::Video, &tracks.video), (TrackKind::Audio, &tracks.audio)];
+        kinds.into_iter().all(|(kind, track)| match (told(kind), track) {
+            (_, None) => true,
+            (None, Some(track)) => !self.source_changed || !is_packetized(track.codec),
+            (Some(media), Some(track)) => {
+                let rate = track.audio.filter(|_| track.codec == Codec::Aac);
+                track.codec == media.format.codec()
+                    && rate.is_none_or(|audio| audio.sample_rate == media.format.clock_rate)
+            }
+        })
     }
 
     /// Makes what was flushed since the last call, and lets players have it.
@@ -113,6 +132,7 @@ impl Bridged {
 
     /// The source is another one from now on.
     pub(super) fn change_source(&mut self) {
+        self.source_changed = true;
         if let Direction::ToFlv(tags) = &mut self.direction {
             tags.ingest.change_source(&mut self.log);
             tags.due.fill(None);
@@ -234,6 +254,12 @@ impl Packets {
         };
         log.push_packet(entry, bytes.len(), [&bytes[..]]);
     }
+}
+
+/// Whether frames of the codec are made packets, and the other way.
+fn is_packetized(codec: Codec) -> bool {
+    use Codec::{Aac, H264, H265, Opus, PcmA, PcmU};
+    matches!(codec, H264 | H265 | Aac | Opus | PcmA | PcmU)
 }
 
 /// Returns the bytes that were copied.

@@ -135,6 +135,12 @@ impl Media {
         }
     }
 
+    /// Whether packets are made of tags by a description that holds no more: its players can't go on.
+    pub fn other_is_void(&self) -> bool {
+        let bridged = self.bridged.as_ref().filter(|_| self.form() == Form::Flv);
+        bridged.is_some_and(|bridged| !bridged.fits(self.tracks()))
+    }
+
     /// The stream in a form: its own log, or the bridged one when that can be played.
     pub fn log(&self, form: Form) -> Option<&Log> {
         if form == self.form() {
@@ -266,6 +272,27 @@ mod tests {
         let log = media.log(Form::Rtp).expect("it is made");
         let entries = log.range(log.first_seq()..log.flushed_seq());
         assert_eq!(entries.filter(|entry| !entry.is_rtcp()).count(), 2);
+    }
+
+    #[test]
+    fn packets_of_another_codec_are_of_no_use_to_players() {
+        let mut media = Media::default();
+        tag(&mut media, TagKind::Audio, 0, &[PCMA, 1, 2, 3]);
+        media.flush();
+        media.want_other(7, 0);
+        for index in 1..40 {
+            tag(&mut media, TagKind::Audio, 20 * index, &[PCMA, 1, 2, 3]);
+        }
+        media.flush();
+        assert!(media.log(Form::Rtp).is_some() && !media.other_is_void());
+        media.change_source();
+        tag(&mut media, TagKind::Audio, 0, &[PCMA, 1, 2, 3]);
+        media.flush();
+        assert!(!media.other_is_void());
+        media.change_source();
+        tag(&mut media, TagKind::Audio, 0, b"\x91Opus\x07\x07");
+        media.flush();
+        assert!(media.other_is_void());
     }
 
     #[test]
