@@ -190,8 +190,9 @@ fn plays_everywhere(clip: &Clip, aac: Option<AacFormat>, start: impl FnOnce(&str
         let few = AtLeast { video: 25, audio: 25 };
         let mut units = player.stop();
         if within == FFMPEG_OVER_UDP {
-            // On a busy machine it reads its first sounds before the report that came before them,
-            // and drops those whose times go back when it has read that.
+            // On a busy machine its recording lacks five of its first sounds. That it reads them before
+            // the report that was sent before them, and drops times that go back, is likely and not
+            // proven.
             let mut sounds = 0;
             units.retain(|unit| {
                 sounds += usize::from(unit.kind == Kind::Audio);
