@@ -162,13 +162,15 @@ impl VideoParameters {
 
 impl AudioParameters {
     /// Reads the codec's configuration record: AudioSpecificConfig, OpusHead or FLAC's STREAMINFO.
+    /// `None` for other codecs and for sound without a channel or a rate.
     pub fn from_config(codec: Codec, record: &[u8]) -> Option<Self> {
-        match codec {
+        let parameters = match codec {
             Codec::Aac => audio::parse_audio_specific_config(record),
             Codec::Opus => audio::parse_opus_head(record),
             Codec::Flac => audio::parse_flac(record),
             _ => None,
-        }
+        };
+        parameters.filter(|sound| sound.channels > 0 && sound.sample_rate > 0)
     }
 
     /// Reads the first byte of an FLV audio payload. `None` for AAC and FourCC codecs, whose
@@ -274,6 +276,17 @@ mod tests {
         for (name, codec, hex, parameters) in audio_table() {
             let record = bytes(hex);
             assert_eq!(AudioParameters::from_config(codec, &record), Some(parameters), "{name}");
+        }
+    }
+
+    #[test]
+    fn sound_without_channels_or_rate_is_none() {
+        let heads: [(_, &[u8]); 2] = [
+            (Codec::Opus, b"OpusHead\x01\0\0\0\x80\xbb\0\0\0\0\0"),
+            (Codec::Aac, &[0x17, 0x80, 0, 0, 0x10]),
+        ];
+        for (codec, record) in heads {
+            assert_eq!(AudioParameters::from_config(codec, record), None, "{codec:?}");
         }
     }
 
