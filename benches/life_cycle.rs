@@ -84,9 +84,10 @@ impl Node {
             no_wait: false,
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(10),
+            hedge: Duration::ZERO,
             rtp_transport: LowerTransport::Tcp,
         };
-        self.ask(Ask::AddPull { key: key(stream), url, options });
+        self.ask(Ask::AddPull { key: key(stream), urls: vec![url], options });
     }
 
     fn ask(&mut self, ask: Ask) {

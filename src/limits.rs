@@ -303,9 +303,9 @@ pub const UDP_PORT_TRIES_MAX: usize = 64;
 pub const DATAGRAM_LEN_MAX: usize = RECEIVE_BUFFER_LEN as usize - 1;
 // Journal.
 
-/// Bytes of a record's content: a key and a URL, each byte of them escaped, and the options are
-/// under 6 KiB.
-pub const JOURNAL_RECORD_LEN_MAX: usize = 16 * 1024;
+/// Bytes of a record's content: a key and 8 URLs, each byte of them escaped, and the options are
+/// under 40 KiB.
+pub const JOURNAL_RECORD_LEN_MAX: usize = 64 * 1024;
 
 /// Bytes of a journal that are of no use any longer before it is written anew, if it is short: 5,000
 /// adds and removes, read in 10 ms at a start.
@@ -321,7 +321,6 @@ pub const JOURNAL_QUEUE_MAX: usize = 65_536;
 /// Pulls that a shard begins in a second after a restart, as far as their origins' budgets let it.
 pub const RESTORES_PER_SECOND: u32 = 2_000;
 
-const _: () = assert!(2 * (KEY_LEN_MAX + 2048) + 512 < JOURNAL_RECORD_LEN_MAX);
 // Access.
 
 /// Addresses whose connections and joins a shard counts: 64 B each, 4 MiB.
@@ -372,3 +371,20 @@ pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
 
 /// Events of one stream that `why` shows.
 pub const RECENT_EVENTS_MAX: usize = 50;
+
+// Sources of a pull.
+
+/// URLs of one pull, of 2,048 bytes each.
+pub const SOURCES_MAX: usize = 8;
+
+const _: () = assert!(2 * (KEY_LEN_MAX + SOURCES_MAX * 2048) + 1024 < JOURNAL_RECORD_LEN_MAX);
+
+/// Configurations that are held of a source that has not taken over yet: metadata and one of each
+/// track, some times.
+pub const HELD_CONFIGS_MAX: usize = 8;
+
+/// Bytes of each of those, 512 KiB of a source: parameter sets have some 100, metadata some 1,000.
+pub const HELD_CONFIG_LEN_MAX: usize = 64 * 1024;
+
+/// Origins of which a shard knows how they do: a name and a last fault of 200 B each, 1 MiB.
+pub const ORIGINS_MAX: usize = 4_096;

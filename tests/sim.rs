@@ -102,6 +102,7 @@ fn seeds_reach_what_they_are_to_prove() {
     let Stats { frames, gaps, jumps, evictions, resyncs, losses, registrations, .. } = sum;
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
     let Stats { news, no_news, recoveries, redirects, kept, .. } = sum;
+    let Stats { update_failures, updates, rivals, .. } = sum;
     let reached = [
         ("frames", frames),
         ("gaps", gaps),
@@ -119,6 +120,9 @@ fn seeds_reach_what_they_are_to_prove() {
         ("late", late),
         ("news", news),
         ("no_news", no_news),
+        ("update_failures", update_failures),
+        ("updates", updates),
+        ("rivals", rivals),
         ("recoveries", recoveries),
         ("redirects", redirects),
         ("kept", kept),

@@ -1,5 +1,5 @@
-//! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, delStreamProxy, listStreamProxy,
-//! getProxyInfo, probeStream.
+//! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, updateStreamProxy, delStreamProxy,
+//! listStreamProxy, getProxyInfo, probeStream.
 //!
 //! Of the keys that ZLMediaKit passes to its puller or muxer, `rtp_type`, `rtsp_user` and `rtsp_pwd` have an
 //! effect; the others (`enable_hls`, ...) are accepted and have none.
@@ -14,7 +14,7 @@ use super::wire::{
 };
 use crate::bus::message::{Answer, Ask, PullOptions};
 use crate::bus::view::{SourceView, StreamView};
-use crate::limits::{PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX};
+use crate::limits::{PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX, SOURCES_MAX};
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
@@ -24,14 +24,13 @@ use crate::proto::rtsp::LowerTransport;
 /// `addStreamProxy`: answers at first media or first failure; at once with `async=1`.
 pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let key = call.key().map_err(|error| Failure::new(Code::InvalidArgs, error.to_string()))?;
-    let url = source_url(call)?;
+    let urls = source_urls(call)?;
     let options = options(call);
     if call.node.journal_is_behind() {
         return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
     }
-    // Its turn in the origin's connect budget may take one timeout, its attempt another.
-    let bound = options.timeout * 2 + call.bound();
-    let ask = Ask::AddPull { key: key.clone(), url: Arc::new(url), options };
+    let bound = bound(call, options.timeout, urls.len());
+    let ask = Ask::AddPull { key: key.clone(), urls, options };
     match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
         Answer::Added { state, generation } => {
             let (key, state) = (key.as_str(), state.as_str());
@@ -53,6 +52,36 @@ pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure
         Answer::Overloaded(limit) => Err(Failure::new(Code::OtherFailed, limit)),
         _ => Err(Failure::other_answer()),
     }
+}
+
+/// `updateStreamProxy`, ours: gives a pull other sources. Answers when one of them brings the stream, or
+/// when none does.
+pub(super) async fn update<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
+    let no_such = || Failure::new(Code::NotFound, "can not find the proxy");
+    let key = wire::parse_key(call.params.text("key")).ok_or_else(no_such)?;
+    let urls = source_urls(call)?;
+    let timeout = options(call).timeout;
+    if call.node.journal_is_behind() {
+        return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
+    }
+    let bound = bound(call, timeout, urls.len());
+    let ask = Ask::UpdatePull { key: key.clone(), urls, timeout };
+    match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
+        Answer::Added { state, generation } => {
+            let (key, state) = (key.as_str(), state.as_str());
+            let updated = AddedRow { key, state, generation: generation.0 };
+            Ok(wire::success(Data { data: updated }))
+        }
+        Answer::AddFailed(fault) => Err(Failure::new(Code::OtherFailed, add_failed_text(fault))),
+        Answer::AddCancelled => Err(Failure::new(Code::OtherFailed, "player proxy close")),
+        Answer::NoSuchPull => Err(no_such()),
+        _ => Err(Failure::other_answer()),
+    }
+}
+
+/// Of each source, its turn in the origin's connect budget may take one timeout, its attempt another.
+fn bound<N: Node>(call: &Call<'_, N>, timeout: Duration, sources: usize) -> Duration {
+    timeout * 2 * sources as u32 + call.bound()
 }
 
 /// `delStreamProxy`: ends a pull in whatever state it is.
@@ -94,7 +123,7 @@ pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failur
 
 /// `probeStream`: looks at an origin as a pull would, and registers nothing.
 pub(super) async fn probe<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    let url = source_url(call)?;
+    let url = parse_url(call, call.params.text("url"))?;
     let timeout = options(call).timeout.min(Duration::from_millis(PROBE_TIMEOUT_MS_MAX));
     let view = call.node.probe(url, timeout).await;
     let busy = || Failure::new(Code::OtherFailed, "too many probes under way");
@@ -115,8 +144,33 @@ fn is_pull(stream: &StreamView) -> bool {
     matches!(stream.source, SourceView::Pull(_))
 }
 
-fn source_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
-    let text = call.params.text("url");
+/// `url`, and behind it those of `urls` that are others: a JSON array, or URLs with `;` between.
+fn source_urls<N: Node>(call: &Call<'_, N>) -> Result<Vec<Arc<SourceUrl>>, Failure> {
+    let given = call.params.text("urls").trim();
+    let more: Vec<String> = match given.starts_with('[') {
+        true => serde_json::from_str(given).map_err(|_| {
+            Failure::new(Code::InvalidArgs, "urls is no array of texts, and no list with ; between")
+        })?,
+        false => given.split(';').map(|url| url.trim().to_owned()).collect(),
+    };
+    let mut urls: Vec<Arc<SourceUrl>> = Vec::new();
+    for text in std::iter::once(call.params.text("url")).chain(more.iter().map(String::as_str)) {
+        if text.is_empty() || urls.iter().any(|url| url.as_str() == text) {
+            continue;
+        }
+        if urls.len() == SOURCES_MAX {
+            let msg = format!("a pull has {SOURCES_MAX} URLs at most");
+            return Err(Failure::new(Code::InvalidArgs, msg));
+        }
+        urls.push(Arc::new(parse_url(call, text)?));
+    }
+    match urls.is_empty() {
+        true => Err(Failure::new(Code::InvalidArgs, "it needs \"url\" or \"urls\"")),
+        false => Ok(urls),
+    }
+}
+
+fn parse_url<N: Node>(call: &Call<'_, N>, text: &str) -> Result<SourceUrl, Failure> {
     let is_flv = call.params.text("schema").eq_ignore_ascii_case("flv");
     let user = call.params.text("rtsp_user");
     let login = (!user.is_empty()).then(|| Login {
@@ -143,12 +197,17 @@ fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
         Some(ms) if ms > 0 => ms.unsigned_abs(),
         _ => pull.media_timeout_ms,
     };
+    let hedge_ms = match params.integer("hedge_ms") {
+        Some(ms) => ms.max(0).unsigned_abs(),
+        None => pull.hedge_ms,
+    };
     PullOptions {
         // Any negative number is without end.
         retries_max: u32::try_from(params.integer("retry_count").unwrap_or(-1)).ok(),
         force: params.flag("force"),
         no_wait: params.flag("async"),
         timeout: Duration::from_millis(timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
+        hedge: Duration::from_millis(hedge_ms.min(PULL_TIMEOUT_MS_MAX)),
         media_timeout: Duration::from_millis(media_timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
         // 2, multicast, is not served: TCP works wherever that does.
         rtp_transport: match params.integer("rtp_type") {
@@ -525,5 +584,51 @@ mod tests {
             .collect();
         // Each shard takes one.
         assert!(codes.contains(&json!(0)) && codes.contains(&json!(-1)), "{codes:?}");
+    }
+
+    #[test]
+    fn sources_are_a_list_or_an_array_behind_the_url() {
+        let node = FakeNode::new();
+        let [one, two] = ["rtmp://10.0.0.2/live/b", "http://10.0.0.3/c.flv?x=1,2"];
+        let array = json!([one, URL, two]).to_string();
+        for (stream, urls) in [("a", format!("{one}; {two};")), ("b", array)] {
+            node.call("addStreamProxy", &params(stream, &[("urls", &urls), ("async", "1")]));
+            let row = shown(&node, stream);
+            let rows = row["sources"].as_array().expect("they are listed");
+            let listed: Vec<&str> = rows.iter().filter_map(|row| row["url"].as_str()).collect();
+            assert_eq!(listed, [URL, one, two], "{urls}");
+            assert_eq!((&row["url"], &rows[0]["inUse"]), (&json!(URL), &json!(true)));
+        }
+        let many: Vec<String> = (0..SOURCES_MAX).map(|n| format!("rtmp://h/live/{n}")).collect();
+        for (urls, code) in [("[1]", -300), ("foo://h/a", -1), (&*many.join(";"), -300)] {
+            let reply = node.call("addStreamProxy", &params("c", &[("urls", urls)]));
+            assert_eq!(reply["code"], code, "{urls}: {reply}");
+        }
+    }
+
+    #[test]
+    fn update_is_answered_when_a_new_source_takes_over_or_all_fail() {
+        let node = FakeNode::new();
+        node.call("addStreamProxy", &params("a", &[("async", "1")]));
+        let old = node.take_dial();
+        node.deliver(&old);
+        let key = key_of("a");
+        let url = "rtmp://10.0.0.9/live/new";
+        let update = [("key", &*key), ("url", url)];
+        let mut failing = node.start("updateStreamProxy", &update);
+        node.fail(&node.take_dial(), refused());
+        let reply = failing.poll().expect("there is no other one").json();
+        assert_eq!(reply, json!({"code": -1, "msg": "connection refused"}));
+        assert_eq!(shown(&node, "a")["url"], URL);
+        let mut working = node.start("updateStreamProxy", &update);
+        assert_eq!(shown(&node, "a")["rival"], url);
+        node.deliver(&node.take_dial());
+        let reply = working.poll().expect("it has a keyframe").json();
+        assert_eq!((&reply["code"], &reply["data"]["state"]), (&json!(0), &json!("registered")));
+        let row = shown(&node, "a");
+        assert_eq!((&row["url"], &row["rival"]), (&json!(url), &Value::Null));
+        let nobody = node.call("updateStreamProxy", &[("key", "v/live/x"), ("url", url)]);
+        assert_eq!(nobody["code"], -500);
+        assert_eq!(node.call("updateStreamProxy", &[("key", &key)])["code"], -300);
     }
 }

@@ -57,6 +57,7 @@ enum Endpoint {
     ProbeStream,
     ReloadConfig,
     SetServerConfig,
+    UpdateStreamProxy,
     Version,
     Why,
 }
@@ -66,7 +67,11 @@ impl Endpoint {
     fn is_kept(self) -> bool {
         matches!(
             self,
-            Self::AddStreamProxy | Self::CloseStream | Self::CloseStreams | Self::DelStreamProxy
+            Self::AddStreamProxy
+                | Self::CloseStream
+                | Self::CloseStreams
+                | Self::DelStreamProxy
+                | Self::UpdateStreamProxy
         )
     }
 }
@@ -139,6 +144,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::GetStatistic => server::show_statistic(call).await,
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
         Endpoint::GetWorkThreadsLoad => Ok(server::list_work_load().await),
+        Endpoint::UpdateStreamProxy => proxy::update(call).await,
         Endpoint::Version => Ok(server::show_version()),
         Endpoint::Why => why::explain(call).await,
     }
@@ -192,6 +198,7 @@ const ROUTES: &[Route] = &[
     route("probeStream", &["url"], Endpoint::ProbeStream),
     route("reloadConfig", &[], Endpoint::ReloadConfig),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
+    route("updateStreamProxy", &["key"], Endpoint::UpdateStreamProxy),
     route("version", &[], Endpoint::Version),
     route("why", &[], Endpoint::Why),
 ];
@@ -253,7 +260,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 24);
+        assert_eq!(paths.len(), 25);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {

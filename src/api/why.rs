@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::Node;
 use super::gather::concurrently;
 use super::router::Call;
-use super::wire::{self, Code, Failure};
+use super::wire::{self, Code, Failure, SourceRow};
 use crate::bus::message::{Answer, Ask, NodeAsk};
 use crate::bus::view::{PlayerView, SourceView, StreamView};
 use crate::media::state::StreamState;
@@ -26,6 +26,8 @@ struct Why<'a> {
     /// Milliseconds since its source last brought media.
     media_age_ms: Option<u64>,
     bytes_per_second: u64,
+    /// Of a pull.
+    sources: Vec<SourceRow<'a>>,
     slowest: Vec<Slow>,
     /// Its last events, the oldest first; as `/events` tells them.
     events: Vec<Box<RawValue>>,
@@ -72,6 +74,10 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
         waiters: view.as_ref().map_or(0, |view| view.waiters),
         media_age_ms: view.as_ref().filter(|view| view.bytes_total > 0).map(|v| v.media_age_ms),
         bytes_per_second: view.as_ref().map_or(0, |view| view.bytes_per_second),
+        sources: match view.as_ref().map(|view| &view.source) {
+            Some(SourceView::Pull(pull)) => SourceRow::of(pull),
+            _ => Vec::new(),
+        },
         slowest,
         events: events.into_iter().filter_map(|line| RawValue::from_string(line).ok()).collect(),
     };

@@ -44,6 +44,16 @@ pub enum What {
         connection: ConnectionId,
         peer: SocketAddr,
     },
+    /// Another source of a pull brings the stream.
+    SourceReplaced {
+        from: Arc<SourceUrl>,
+        url: Arc<SourceUrl>,
+    },
+    /// A source that was tried beside another one has failed.
+    SourceFailed {
+        url: Arc<SourceUrl>,
+        fault: Fault,
+    },
     /// A registered stream has lost its source; its players are kept. `forms` are those in which it
     /// was told to be registered.
     Lost {
@@ -129,7 +139,8 @@ impl What {
             Self::AttemptFailed { .. } => "attempt_failed",
             Self::Registered { back: false, .. } => "registered",
             Self::Registered { back: true, .. } => "back",
-            Self::SourceSwitched { .. } => "source_switched",
+            Self::SourceSwitched { .. } | Self::SourceReplaced { .. } => "source_switched",
+            Self::SourceFailed { .. } => "source_failed",
             Self::Lost { .. } => "lost",
             Self::Ended { reason: End::For(EndReason::Deleted), .. } => "deleted",
             Self::Ended { .. } => "closed",

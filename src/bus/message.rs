@@ -116,6 +116,8 @@ pub struct PullOptions {
     pub no_wait: bool,
     /// From the dial to the first media.
     pub timeout: Duration,
+    /// Time without media after which another source is tried beside one; zero never.
+    pub hedge: Duration,
     /// Silence after which a connected source is given up.
     pub media_timeout: Duration,
     /// What is to carry the media of an RTSP origin, if the origin can.
@@ -124,8 +126,11 @@ pub struct PullOptions {
 
 /// What the API asks of a shard.
 pub enum Ask {
-    /// Of the key's owner.
-    AddPull { key: StreamKey, url: Arc<SourceUrl>, options: PullOptions },
+    /// Of the key's owner; the sources in the order in which they are tried, one at least.
+    AddPull { key: StreamKey, urls: Vec<Arc<SourceUrl>>, options: PullOptions },
+    /// Of the key's owner: gives a pull other sources, one at least. `timeout` is from the dial to the
+    /// first media.
+    UpdatePull { key: StreamKey, urls: Vec<Arc<SourceUrl>>, timeout: Duration },
     /// Of the key's owner: ends the pull in whatever state it is, with all that hangs on it.
     DeletePull { key: StreamKey },
     /// Of the key's owner. Without a generation, whatever lives under the key now.
@@ -190,6 +195,8 @@ pub enum Answer {
     },
     /// The pull was deleted, closed or replaced while the add was waiting for it.
     AddCancelled,
+    /// There is no pull to be updated.
+    NoSuchPull,
     /// A limit of this node.
     Overloaded(&'static str),
     /// `None`: there was no such pull.

@@ -74,7 +74,12 @@ pub struct PublisherView {
 
 #[derive(Debug, Clone)]
 pub struct PullView {
+    /// Of the source in use.
     pub url: Arc<SourceUrl>,
+    /// In the order in which they are tried.
+    pub sources: Vec<PullSourceView>,
+    /// What is tried beside the source in use.
+    pub rival: Option<Arc<SourceUrl>>,
     /// Tries since the add.
     pub attempts: u32,
     pub last_fault: Option<Fault>,
@@ -86,6 +91,18 @@ pub struct PullView {
     pub losses: u32,
     /// Both ends of the connection to the origin, where there is one.
     pub ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// One of the sources of a pull.
+#[derive(Debug, Clone)]
+pub struct PullSourceView {
+    pub url: Arc<SourceUrl>,
+    pub in_use: bool,
+    /// Failed tries since its last success.
+    pub failures: u32,
+    pub last_fault: Option<Fault>,
+    /// Milliseconds since it last came up.
+    pub up_ago_ms: Option<u64>,
 }
 
 /// A player.

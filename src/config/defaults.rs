@@ -65,6 +65,7 @@ impl Default for PullSection {
             retry_max_ms: 60_000,
             retry_jitter_percent: 20,
             connects_per_origin_max: 64,
+            hedge_ms: 0,
         }
     }
 }

@@ -123,6 +123,7 @@ pub struct PullSection {
     pub retry_max_ms: u64,
     pub retry_jitter_percent: u8,
     pub connects_per_origin_max: u32,
+    pub hedge_ms: u64,
 }
 
 /// The life of a stream and what it keeps.
@@ -327,6 +328,7 @@ impl Config {
             ("pull.retry_max_ms", pull.retry_max_ms, 10..=TIME_MS_MAX),
             ("pull.retry_jitter_percent", pull.retry_jitter_percent.into(), 0..=100),
             ("pull.connects_per_origin_max", pull.connects_per_origin_max.into(), 1..=65_536),
+            ("pull.hedge_ms", pull.hedge_ms, 0..=TIME_MS_MAX),
             ("stream.continue_push_ms", stream.continue_push_ms, 0..=TIME_MS_MAX),
             ("stream.reconnect_grace_ms", stream.reconnect_grace_ms, 0..=TIME_MS_MAX),
             ("stream.max_stream_wait_ms", stream.max_stream_wait_ms, 0..=TIME_MS_MAX),

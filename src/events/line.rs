@@ -38,6 +38,8 @@ struct Detail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
@@ -112,6 +114,12 @@ impl<'a> Detail<'a> {
                 peer: Some(peer.to_string()),
                 ..Self::default()
             },
+            What::SourceReplaced { from, url } => {
+                Self { from: Some(from.as_str()), url: Some(url.as_str()), ..Self::default() }
+            }
+            What::SourceFailed { url, fault } => {
+                Self { url: Some(url.as_str()), ..Self::of_fault(fault, None) }
+            }
             What::Lost { url: of, fault, next_try, .. } => {
                 Self { url: url(of), ..Self::of_fault(fault, *next_try) }
             }

@@ -31,6 +31,12 @@ pub struct PullRecord {
     /// `vhost/app/stream`.
     pub key: String,
     pub url: String,
+    /// Those that are tried after the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_urls: Vec<String>,
+    /// 0 not at all.
+    #[serde(default)]
+    pub hedge_ms: u64,
     /// `None` without end.
     #[serde(default)]
     pub retries_max: Option<u32>,
@@ -134,6 +140,8 @@ mod tests {
 
     fn add() -> Record {
         Record::AddPull(PullRecord {
+            other_urls: vec!["rtsp://other/b".to_owned()],
+            hedge_ms: 300,
             over_udp: false,
             key: "__defaultVhost__/live/a \"é\"".to_owned(),
             url: "rtmp://origin/live/a?token=1".to_owned(),

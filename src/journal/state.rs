@@ -119,6 +119,8 @@ pub(super) mod tests {
 
     pub(in crate::journal) fn add(name: &str, url: &str) -> Record {
         Record::AddPull(PullRecord {
+            other_urls: Vec::new(),
+            hedge_ms: 0,
             over_udp: false,
             key: format!("v/live/{name}"),
             url: format!("rtmp://origin/live/{url}"),

@@ -310,6 +310,10 @@ impl Driver {
                 let (class, next_try_ms) = (class.as_str(), next_try.as_millis());
                 info!(%key, origin, class, error = text, attempt, next_try_ms, "pull failed");
             }
+            PullNews::UpdateFailed { key, origin, fault: Fault { class, text } } => {
+                let class = class.as_str();
+                info!(%key, origin, class, error = text, "a pull's new source failed");
+            }
             PullNews::FailedAgain => {
                 self.repeats.count(self.now, "pull failed again as it had before");
             }

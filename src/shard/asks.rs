@@ -14,7 +14,10 @@ impl Shard {
     /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
     pub fn handle_ask(&mut self, now: Instant, ticket: Ticket, ask: Ask) {
         match ask {
-            Ask::AddPull { key, url, options } => self.add_pull(now, ticket, key, url, options),
+            Ask::AddPull { key, urls, options } => self.add_pull(now, ticket, key, urls, options),
+            Ask::UpdatePull { key, urls, timeout } => {
+                self.update_pull(now, ticket, &key, (urls, timeout));
+            }
             Ask::DeletePull { key } => self.delete_pull(now, ticket, &key),
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
@@ -108,13 +111,15 @@ impl Shard {
             Source::None { .. } => SourceView::None,
             Source::Publisher { view, .. } => SourceView::Publisher(view.clone()),
             Source::Pull(pull) => SourceView::Pull(PullView {
-                url: pull.url.clone(),
+                url: pull.lead.url.clone(),
+                sources: pull.sources.views(now),
+                rival: pull.rival.as_ref().map(|rival| rival.way.url.clone()),
                 attempts: pull.attempts,
                 last_fault: pull.last_fault.clone(),
                 next_retry_ms: pull.next_retry_ms(now),
                 was_up: pull.was_up,
                 losses: pull.losses,
-                ends: pull.ends,
+                ends: pull.lead.ends,
             }),
         };
         let alive = stream.registered_at.map(|(since, _)| now.duration_since(since));

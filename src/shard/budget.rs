@@ -48,10 +48,12 @@ impl Budget {
         None
     }
 
-    /// Takes a pull out of the queue.
+    /// Takes a pull out of the queue, once if it is there for two of its sources.
     pub(super) fn leave(&mut self, name: &str, pull: StreamHandle) {
-        if let Some(origin) = self.origins.get_mut(name) {
-            origin.queue.retain(|&queued| queued != pull);
+        if let Some(origin) = self.origins.get_mut(name)
+            && let Some(index) = origin.queue.iter().position(|&queued| queued == pull)
+        {
+            origin.queue.remove(index);
         }
     }
 

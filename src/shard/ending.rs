@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use super::closing::{AskedFor, Closing};
-use super::lifecycle::{Pull, PullState};
+use super::failover::Abandoned;
 use super::replica::{Ending, LocalLog, Role};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
@@ -49,12 +49,13 @@ impl Shard {
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);
         }
-        // Those before the current one were given up when they failed, and are being closed.
-        if let Some(attempt) = stream.pull().and_then(Pull::attempt) {
-            self.actions.push_back(Action::HangUp { attempt });
-        }
+        let ways = stream.pull().map_or_else(Vec::new, Abandoned::all_of);
         let mut released = Released { bytes: stream.media.held_bytes(), ..Released::default() };
-        released.timers = self.cancel_timers(now, &mut stream);
+        released.timers = self.cancel_timers(&mut stream);
+        // Attempts before these were given up when they failed, and are being closed.
+        for way in ways {
+            released.timers += self.give_up(now, handle, way);
+        }
         let mut publisher = None;
         if let Source::Publisher { connection, .. } = &stream.source {
             publisher = Some(*connection);
@@ -86,11 +87,7 @@ impl Shard {
                 self.send(shard, Message::End { key, local, generation, reason });
             }
         }
-        let origin = stream.pull().map(Pull::origin);
         drop(stream);
-        if let Some(origin) = origin {
-            self.leave_queue(&origin, handle);
-        }
         self.closed_for(generation, |_| {});
     }
 
@@ -103,29 +100,10 @@ impl Shard {
         }
     }
 
-    fn cancel_timers(&mut self, now: Instant, stream: &mut Stream) -> u32 {
-        let mut count = 0;
-        let mut held = vec![stream.grace.take(), stream.silence.take()];
-        let mut place = None;
-        if let Some(pull) = stream.pull_mut() {
-            match pull.state {
-                PullState::New => {}
-                PullState::Queued { timer } | PullState::BackingOff { timer, .. } => {
-                    held.push(Some(timer));
-                }
-                PullState::Trying { timer, holds_place, .. } => {
-                    held.push(timer);
-                    place = holds_place.then(|| pull.origin());
-                }
-            }
-        }
-        for timer in held {
-            count += u32::from(self.timers.cancel(timer));
-        }
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
-        }
-        count
+    fn cancel_timers(&mut self, stream: &mut Stream) -> u32 {
+        let hedge = stream.pull_mut().and_then(|pull| pull.hedge.take());
+        let held = [stream.grace.take(), stream.silence.take(), hedge];
+        held.into_iter().map(|timer| u32::from(self.timers.cancel(timer))).sum()
     }
 
     /// Confirms something of a close, and answers it when it was the last.

@@ -63,14 +63,11 @@ impl Shard {
         fault: &Fault,
         after: &AfterFailure,
     ) {
-        let next_try = match after {
-            AfterFailure::Retry(delay) => Some(*delay),
-            AfterFailure::GiveUp => None,
-        };
+        let next_try = after.delay();
         let fault = || fault.clone();
         self.tell(handle, |stream| {
             let pull = stream.pull().expect("only pulls fail");
-            let (url, attempt) = (pull.url.clone(), pull.attempts);
+            let (url, attempt) = (pull.lead.url.clone(), pull.attempts);
             match stream.registered {
                 true => {
                     let forms = stream.told_forms.clone();
@@ -84,7 +81,7 @@ impl Shard {
     /// A stream is out of its table.
     pub(super) fn tell_end(&mut self, stream: &Stream, reason: End) {
         if let Some(events) = &mut self.events {
-            let url = stream.pull().map(|pull| pull.url.clone());
+            let url = stream.url();
             let forms = if stream.registered { stream.told_forms.clone() } else { Vec::new() };
             let what = What::Ended { reason, forms, url };
             let generation = Some(stream.generation);

@@ -16,7 +16,7 @@ use super::timers::Timer;
 use crate::bus::event::{Asker, What};
 use crate::bus::message::PullOptions;
 use crate::journal::{PullRecord, Record};
-use crate::limits::RESTORES_PER_SECOND;
+use crate::limits::{RESTORES_PER_SECOND, SOURCES_MAX};
 use crate::media::key::KeyError;
 use crate::media::state::EndReason;
 use crate::media::url::SourceUrlError;
@@ -54,7 +54,7 @@ impl Shard {
                     continue;
                 }
             };
-            let of_origin = by_origin.entry(pull.origin()).or_default();
+            let of_origin = by_origin.entry(pull.lead.origin()).or_default();
             let group = *of_origin / self.policy.connects_per_origin_max.max(1) as u32;
             *of_origin += 1;
             let delay =
@@ -71,9 +71,9 @@ impl Shard {
         let handle = self.tables.insert(key, generation, none, (now, self.now_unix));
         let next = now + delay;
         let timer = self.timers.set(next, Timer::Retry(handle));
-        pull.state = PullState::BackingOff { next, timer };
+        pull.lead.state = PullState::BackingOff { next, timer };
         let stream = self.tables.get_mut(handle).expect("just made");
-        let url = Some(pull.url.clone());
+        let url = Some(pull.lead.url.clone());
         stream.source = Source::Pull(Box::new(pull));
         self.tell(handle, |_| What::Pending { by: Asker::Pull, url });
     }
@@ -90,6 +90,15 @@ impl Shard {
         }
     }
 
+    /// The sources of a pull have changed: what the journal has of it is to be as it is now.
+    pub(super) fn keep_again(&mut self, handle: StreamHandle) {
+        let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
+        if let Some(pull) = pull.filter(|pull| pull.kept) {
+            pull.kept = false;
+            self.keep_pull(handle);
+        }
+    }
+
     /// Takes the pull of a stream that ends out of the journal.
     pub(super) fn forget_pull(&mut self, stream: &Stream, reason: EndReason) {
         if reason != EndReason::Shutdown && stream.pull().is_some_and(|pull| pull.kept) {
@@ -100,9 +109,12 @@ impl Shard {
 }
 
 fn written(key: &StreamKey, pull: &Pull) -> PullRecord {
+    let mut urls = pull.sources.urls().map(|url| url.as_str().to_owned());
     PullRecord {
         key: key.as_str().to_owned(),
-        url: pull.url.as_str().to_owned(),
+        url: urls.next().expect("a pull has a source"),
+        other_urls: urls.collect(),
+        hedge_ms: pull.options.hedge.as_millis() as u64,
         retries_max: pull.options.retries_max,
         timeout_ms: pull.options.timeout.as_millis() as u64,
         media_timeout_ms: pull.options.media_timeout.as_millis() as u64,
@@ -114,19 +126,22 @@ fn written(key: &StreamKey, pull: &Pull) -> PullRecord {
 /// succeeded, or was to stay, is why it was kept.
 fn read(record: &PullRecord) -> Result<(StreamKey, Pull), RestoreError> {
     let key = StreamKey::parse(&record.key)?;
-    let url = SourceUrl::parse(&record.url, true)?;
+    let urls = std::iter::once(&record.url).chain(&record.other_urls).take(SOURCES_MAX);
+    let urls: Result<Vec<_>, _> =
+        urls.map(|url| SourceUrl::parse(url, true).map(Arc::new)).collect();
     let options = PullOptions {
         retries_max: record.retries_max,
         force: true,
         no_wait: true,
         timeout: Duration::from_millis(record.timeout_ms),
+        hedge: Duration::from_millis(record.hedge_ms),
         media_timeout: Duration::from_millis(record.media_timeout_ms),
         rtp_transport: match record.over_udp {
             true => LowerTransport::Udp,
             false => LowerTransport::Tcp,
         },
     };
-    let pull = Pull { kept: true, ..Pull::new(Arc::new(url), options) };
+    let pull = Pull { kept: true, ..Pull::new(urls?, options) };
     Ok((key, pull))
 }
 

@@ -7,19 +7,23 @@
 //!               │            │             │              │          │ lost, silent
 //!               └────────────┴──────┬──────┴──────────────┘          │
 //!                                   ▼                                │
+//!     the next source at once; when each was tried:                  │
 //!                  backing off (next try at t, last fault) ◄─────────┘
 //!                                   │ no retries left
 //!                                   ▼ gone
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::failover::{Purpose, Rival, Side};
+use super::health::Sources;
 use super::timers::TimerId;
 use crate::bus::message::{PullOptions, Ticket};
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, SourceUrl, StreamKey};
-use std::net::SocketAddr;
+use crate::stream::Tryout;
 
 /// How soon a failed pull tries again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,26 +54,42 @@ impl RetryPolicy {
     }
 }
 
-/// A pull of an origin.
+/// A pull of a stream from one of its sources.
 pub(super) struct Pull {
-    pub(super) url: Arc<SourceUrl>,
+    pub(super) sources: Sources,
     pub(super) options: PullOptions,
-    pub(super) state: PullState,
+    /// What brings the stream, or is to.
+    pub(super) lead: Try,
+    /// What is tried beside that.
+    pub(super) rival: Option<Box<Rival>>,
+    /// When another source is to be tried beside the lead.
+    pub(super) hedge: Option<TimerId>,
     /// Tries since the add.
     pub(super) attempts: u32,
     /// Failed tries since the last success.
     pub(super) failures: u32,
     pub(super) losses: u32,
     pub(super) was_up: bool,
+    /// Which source was up last.
+    pub(super) up_url: Option<Arc<SourceUrl>>,
     pub(super) last_fault: Option<Fault>,
     pub(super) row: FailureRow,
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
-    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     /// It is in the journal.
     pub(super) kept: bool,
-    /// Where the current try was sent; the next one asks the pull's own URL again.
+}
+
+/// A way to a source's media, from the dial to its end.
+pub(super) struct Try {
+    pub(super) url: Arc<SourceUrl>,
+    pub(super) state: PullState,
+    /// Both ends of its connection.
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Where it was sent; the next try asks the source's own URL again.
     pub(super) redirect: Option<Redirect>,
+    /// What it brings does not go into the log before it can take over.
+    pub(super) held: Option<Box<Tryout>>,
 }
 
 /// A try that goes on at another URL.
@@ -88,6 +108,8 @@ pub enum PullNews {
     Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
     /// One more failure like that. There may be thousands a second: count them.
     FailedAgain,
+    /// A source that it was to have in place of its own.
+    UpdateFailed { key: StreamKey, origin: String, fault: Fault },
     /// It is not tried any more. `failures` are those in a row, the last included.
     GaveUp { key: StreamKey, origin: String, fault: Fault, failures: u32 },
     /// Media has come after so many failures in a row.
@@ -154,27 +176,26 @@ pub enum Stage {
 /// What follows a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AfterFailure {
+    /// The next source at once.
+    Next,
     Retry(Duration),
     GiveUp,
 }
 
-impl Pull {
-    pub(super) fn new(url: Arc<SourceUrl>, options: PullOptions) -> Self {
-        Self {
-            url,
-            options,
-            state: PullState::New,
-            attempts: 0,
-            failures: 0,
-            losses: 0,
-            was_up: false,
-            last_fault: None,
-            row: FailureRow::default(),
-            adds: Vec::new(),
-            ends: None,
-            kept: false,
-            redirect: None,
+impl AfterFailure {
+    /// The time to the next try; `None` where there is none.
+    pub(super) fn delay(self) -> Option<Duration> {
+        match self {
+            Self::Next => Some(Duration::ZERO),
+            Self::Retry(delay) => Some(delay),
+            Self::GiveUp => None,
         }
+    }
+}
+
+impl Try {
+    pub(super) fn new(url: Arc<SourceUrl>) -> Self {
+        Self { url, state: PullState::New, ends: None, redirect: None, held: None }
     }
 
     /// What is dialed.
@@ -187,23 +208,9 @@ impl Pull {
         self.target().authority()
     }
 
-    /// When a try that is dialed or queued now is over.
-    pub(super) fn deadline(&self, now: Instant) -> Instant {
-        self.redirect.as_ref().map_or(now + self.options.timeout, |redirect| redirect.deadline)
-    }
-
-    pub(super) fn state(&self) -> StreamState {
-        match self.state {
-            PullState::New | PullState::Queued { .. } => StreamState::Queued,
-            PullState::BackingOff { .. } => StreamState::BackingOff,
-            PullState::Trying { stage, .. } => match stage {
-                Stage::Resolving => StreamState::Resolving,
-                Stage::Connecting => StreamState::Connecting,
-                Stage::Handshaking => StreamState::Handshaking,
-                Stage::AwaitingMedia => StreamState::AwaitingMedia,
-                Stage::Up => StreamState::Registered,
-            },
-        }
+    /// When it is over if it is dialed or queued now.
+    pub(super) fn deadline(&self, now: Instant, timeout: Duration) -> Instant {
+        self.redirect.as_ref().map_or(now + timeout, |redirect| redirect.deadline)
     }
 
     pub(super) fn attempt(&self) -> Option<AttemptId> {
@@ -213,59 +220,30 @@ impl Pull {
         }
     }
 
-    /// Milliseconds to the next try; 0 while one is under way.
-    pub(super) fn next_retry_ms(&self, now: Instant) -> u64 {
+    /// The timer that it has set.
+    pub(super) fn timer(&self) -> Option<TimerId> {
         match self.state {
-            PullState::BackingOff { next, .. } => {
-                next.saturating_duration_since(now).as_millis() as u64
-            }
-            _ => 0,
+            PullState::New => None,
+            PullState::Queued { timer } | PullState::BackingOff { timer, .. } => Some(timer),
+            PullState::Trying { timer, .. } => timer,
         }
     }
 
-    /// Counts a failure and decides what follows. A first failure ends a pull that is not to be
-    /// kept, whatever its retries, as ZLMediaKit has it.
-    pub(super) fn fail(
-        &mut self,
-        fault: Fault,
-        policy: &RetryPolicy,
-        rng: &mut fastrand::Rng,
-    ) -> AfterFailure {
-        let was_up = matches!(self.state, PullState::Trying { stage: Stage::Up, .. });
-        let class = fault.class;
-        self.last_fault = Some(fault);
-        self.ends = None;
-        self.redirect = None;
-        let retries_done = if was_up { 0 } else { self.failures };
-        let keep = self.was_up || self.options.force || self.options.no_wait;
-        // Its turn did not come, so it was no try.
-        let was_tried = class != ErrorClass::Busy;
-        let may_retry = self.options.retries_max.is_none_or(|max| retries_done < max);
-        let may_retry = may_retry || !was_tried;
-        if !keep || !may_retry {
-            return AfterFailure::GiveUp;
+    /// The origin in whose connect budget it holds a place.
+    pub(super) fn place(&self) -> Option<String> {
+        match self.state {
+            PullState::Trying { holds_place: true, .. } => Some(self.origin()),
+            _ => None,
         }
-        if was_up {
-            self.losses += 1;
-        }
-        let delay = policy.delay(class, retries_done, rng);
-        self.failures = retries_done + u32::from(was_tried);
-        AfterFailure::Retry(delay)
     }
 
-    /// Media has come. Returns the failures in a row that it ends.
-    pub(super) fn succeed(&mut self) -> u32 {
-        self.was_up = true;
-        self.failures = 0;
-        if let PullState::Trying { stage, .. } = &mut self.state {
-            *stage = Stage::Up;
-        }
-        std::mem::take(&mut self.row).count
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self.state, PullState::Queued { .. })
     }
 
-    /// The fault of an attempt whose time is over.
-    pub(super) fn timeout_fault(&self) -> Fault {
-        let seconds = self.options.timeout.as_secs_f64();
+    /// The fault when its time is over.
+    pub(super) fn timeout_fault(&self, timeout: Duration) -> Fault {
+        let seconds = timeout.as_secs_f64();
         let PullState::Trying { stage, awaiting, .. } = self.state else {
             return Fault::new(ErrorClass::TimedOut, format!("no media within {seconds} s"));
         };
@@ -290,6 +268,139 @@ impl Pull {
     }
 }
 
+impl Pull {
+    /// `urls` are its sources in the order in which they are tried, one at least.
+    pub(super) fn new(urls: Vec<Arc<SourceUrl>>, options: PullOptions) -> Self {
+        let sources = Sources::new(urls);
+        let lead = Try::new(sources.current().url.clone());
+        Self {
+            sources,
+            options,
+            lead,
+            rival: None,
+            hedge: None,
+            attempts: 0,
+            failures: 0,
+            losses: 0,
+            was_up: false,
+            up_url: None,
+            last_fault: None,
+            row: FailureRow::default(),
+            adds: Vec::new(),
+            kept: false,
+        }
+    }
+
+    pub(super) fn try_of(&self, side: Side) -> Option<&Try> {
+        match side {
+            Side::Lead => Some(&self.lead),
+            Side::Rival => self.rival.as_ref().map(|rival| &rival.way),
+        }
+    }
+
+    pub(super) fn try_mut(&mut self, side: Side) -> Option<&mut Try> {
+        match side {
+            Side::Lead => Some(&mut self.lead),
+            Side::Rival => self.rival.as_mut().map(|rival| &mut rival.way),
+        }
+    }
+
+    /// Which of its two ways an attempt belongs to.
+    pub(super) fn side_of(&self, attempt: AttemptId) -> Option<Side> {
+        let is_it = |side: &Side| self.try_of(*side).and_then(Try::attempt) == Some(attempt);
+        Side::ALL.into_iter().find(is_it)
+    }
+
+    /// Time from the dial to the first media.
+    pub(super) fn timeout(&self, side: Side) -> Duration {
+        match (side, &self.rival) {
+            (Side::Rival, Some(rival)) => rival.timeout(self.options.timeout),
+            _ => self.options.timeout,
+        }
+    }
+
+    pub(super) fn state(&self) -> StreamState {
+        match self.lead.state {
+            PullState::New | PullState::Queued { .. } => StreamState::Queued,
+            PullState::BackingOff { .. } => StreamState::BackingOff,
+            PullState::Trying { stage, .. } => match stage {
+                Stage::Resolving => StreamState::Resolving,
+                Stage::Connecting => StreamState::Connecting,
+                Stage::Handshaking => StreamState::Handshaking,
+                Stage::AwaitingMedia => StreamState::AwaitingMedia,
+                Stage::Up => StreamState::Registered,
+            },
+        }
+    }
+
+    /// That of the lead.
+    pub(super) fn attempt(&self) -> Option<AttemptId> {
+        self.lead.attempt()
+    }
+
+    /// Milliseconds to the next try; 0 while one is under way.
+    pub(super) fn next_retry_ms(&self, now: Instant) -> u64 {
+        match self.lead.state {
+            PullState::BackingOff { next, .. } => {
+                next.saturating_duration_since(now).as_millis() as u64
+            }
+            _ => 0,
+        }
+    }
+
+    /// Counts a failure and decides what follows. A first failure ends a pull that is not to be
+    /// kept, whatever its retries, as ZLMediaKit has it.
+    pub(super) fn fail(
+        &mut self,
+        fault: Fault,
+        policy: &RetryPolicy,
+        rng: &mut fastrand::Rng,
+    ) -> AfterFailure {
+        let was_up = matches!(self.lead.state, PullState::Trying { stage: Stage::Up, .. });
+        let class = fault.class;
+        self.sources.fail(fault.clone());
+        self.last_fault = Some(fault);
+        self.lead.ends = None;
+        self.lead.redirect = None;
+        self.lead.held = None;
+        let retries_done = if was_up { 0 } else { self.failures };
+        if self.is_hedged() || self.sources.has_untried() {
+            self.losses += u32::from(was_up);
+            self.failures = retries_done;
+            return AfterFailure::Next;
+        }
+        let keep = self.was_up || self.options.force || self.options.no_wait;
+        // Its turn did not come, so it was no try.
+        let was_tried = class != ErrorClass::Busy;
+        let may_retry = self.options.retries_max.is_none_or(|max| retries_done < max);
+        let may_retry = may_retry || !was_tried;
+        // Sources that it is being given may do better.
+        if self.rival.is_none() && (!keep || !may_retry) {
+            return AfterFailure::GiveUp;
+        }
+        self.losses += u32::from(was_up);
+        let delay = policy.delay(class, retries_done, rng);
+        self.failures = retries_done + u32::from(was_tried);
+        AfterFailure::Retry(delay)
+    }
+
+    /// Media has come. Returns the failures in a row that it ends.
+    pub(super) fn succeed(&mut self, now: Instant) -> u32 {
+        self.was_up = true;
+        self.failures = 0;
+        self.sources.succeed(now);
+        if let PullState::Trying { stage, .. } = &mut self.lead.state {
+            *stage = Stage::Up;
+        }
+        std::mem::take(&mut self.row).count
+    }
+
+    /// Whether another of its sources is tried beside the lead.
+    pub(super) fn is_hedged(&self) -> bool {
+        self.rival.as_ref().is_some_and(|rival| matches!(rival.purpose, Purpose::Hedge { .. }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +416,7 @@ mod tests {
     fn pull(retries_max: Option<u32>, force: bool) -> Pull {
         let url = SourceUrl::parse("rtmp://h/live/a", false).unwrap();
         let options = PullOptions {
+            hedge: Duration::ZERO,
             retries_max,
             force,
             no_wait: false,
@@ -312,13 +424,15 @@ mod tests {
             media_timeout: Duration::from_secs(5),
             rtp_transport: LowerTransport::Tcp,
         };
-        let mut pull = Pull::new(Arc::new(url), options);
+        let mut pull = Pull::new(vec![Arc::new(url)], options);
         start(&mut pull);
         pull
     }
 
     fn start(pull: &mut Pull) {
-        pull.state = PullState::Trying {
+        pull.sources.begin_round();
+        pull.sources.next_untried();
+        pull.lead.state = PullState::Trying {
             attempt: AttemptId(1),
             stage: Stage::Connecting,
             awaiting: "",
@@ -339,7 +453,7 @@ mod tests {
         let seconds: Vec<u64> = (0..25)
             .map(|_| match fail(&mut pull, ErrorClass::Refused) {
                 AfterFailure::Retry(delay) => delay.as_secs(),
-                AfterFailure::GiveUp => panic!("it retries without end"),
+                other => panic!("it retries without end, not {other:?}"),
             })
             .collect();
         assert_eq!(seconds[..6], [2, 3, 6, 9, 12, 15]);
@@ -375,7 +489,7 @@ mod tests {
         let mut pull = pull(Some(2), true);
         assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
         assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
-        pull.succeed();
+        pull.succeed(crate::clock::now());
         assert_ne!(fail(&mut pull, ErrorClass::Lost), AfterFailure::GiveUp);
         assert_ne!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
         assert_eq!(fail(&mut pull, ErrorClass::Refused), AfterFailure::GiveUp);
@@ -407,17 +521,19 @@ mod tests {
     #[test]
     fn without_retries_the_first_loss_ends_it() {
         let mut pull = pull(Some(0), false);
-        pull.succeed();
+        pull.succeed(crate::clock::now());
         assert_eq!(fail(&mut pull, ErrorClass::Lost), AfterFailure::GiveUp);
     }
 
     #[test]
     fn a_timeout_says_what_was_awaited() {
         let mut pull = pull(None, true);
-        assert_eq!(pull.timeout_fault().class, ErrorClass::TimedOut);
-        let PullState::Trying { stage, awaiting, .. } = &mut pull.state else { panic!("started") };
+        assert_eq!(pull.lead.timeout_fault(pull.options.timeout).class, ErrorClass::TimedOut);
+        let PullState::Trying { stage, awaiting, .. } = &mut pull.lead.state else {
+            panic!("started")
+        };
         (*stage, *awaiting) = (Stage::Handshaking, "answer to play");
-        let fault = pull.timeout_fault();
+        let fault = pull.lead.timeout_fault(pull.options.timeout);
         assert_eq!(fault.class, ErrorClass::Silent);
         assert!(fault.text.contains("answer to play"), "{}", fault.text);
     }

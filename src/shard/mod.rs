@@ -5,6 +5,7 @@
 //!
 //! - `sources.rs`: a stream's source and media, from pending to registered and back.
 //! - `pulls.rs`: pulls and their attempts.
+//! - `failover.rs`: several sources of one pull.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
@@ -18,6 +19,10 @@ mod bus_tests;
 mod closing;
 mod ending;
 mod events;
+mod failover;
+#[cfg(test)]
+mod failover_tests;
+mod health;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
@@ -263,7 +268,8 @@ impl Shard {
             match timer {
                 Timer::Wait(connection) => self.wait_is_over(connection),
                 Timer::Retry(stream) => self.retry(now, stream),
-                Timer::Queue(stream) => self.queue_is_over(now, stream),
+                Timer::Queue(stream, side) => self.queue_is_over(now, stream, side),
+                Timer::Hedge(stream) => self.hedge_is_due(now, stream),
                 Timer::Grace(stream) => self.grace_is_over(now, stream),
                 Timer::Silence(stream) => self.check_silence(now, stream),
                 Timer::Attempt(attempt) => self.attempt_is_over(now, attempt),
@@ -396,6 +402,7 @@ impl Shard {
     /// When it does not.
     pub fn check_invariants(&self) {
         self.tables.check();
+        self.check_ways();
         for (connection, handle) in &self.publishers {
             let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
             assert!(
@@ -431,9 +438,11 @@ impl Shard {
             || self.publishers.values().any(is_it)
             || self.attempts.values().any(is_it)
             || self.timers.any(|timer| match timer {
-                Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
-                    is_it(of)
-                }
+                Timer::Retry(of)
+                | Timer::Queue(of, _)
+                | Timer::Hedge(of)
+                | Timer::Grace(of)
+                | Timer::Silence(of) => is_it(of),
                 Timer::Close(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Action, Policy, PullNews, Shard, Stage};
-use crate::bus::message::{Ask, PullOptions, Ticket};
+use crate::bus::message::{Answer, Ask, PullOptions, Ticket};
 use crate::clock;
 use crate::config::Config;
 use crate::journal::{PullRecord, Record};
@@ -14,21 +14,22 @@ use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind}
 use crate::proto::rtsp::LowerTransport;
 
 const HERE: ShardId = ShardId(0);
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shard and what it has said.
-struct Scene {
-    shard: Shard,
-    now: Instant,
-    dialed: Vec<(AttemptId, String)>,
-    hung_up: Vec<AttemptId>,
+pub(super) struct Scene {
+    pub(super) shard: Shard,
+    pub(super) now: Instant,
+    pub(super) dialed: Vec<(AttemptId, String)>,
+    pub(super) hung_up: Vec<AttemptId>,
     told: Vec<PullNews>,
-    kept: Vec<Record>,
+    pub(super) kept: Vec<Record>,
+    pub(super) answers: Vec<Answer>,
 }
 
 impl Scene {
     /// So many connects may be under way to one origin.
-    fn new(connects_per_origin_max: usize) -> Self {
+    pub(super) fn new(connects_per_origin_max: usize) -> Self {
         let policy = Policy { connects_per_origin_max, ..Policy::of(&Config::default(), 1) };
         Self {
             shard: Shard::new(HERE, 1, 7, policy),
@@ -37,6 +38,7 @@ impl Scene {
             hung_up: Vec::new(),
             told: Vec::new(),
             kept: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -47,36 +49,40 @@ impl Scene {
             no_wait: true,
             timeout: TIMEOUT,
             media_timeout: TIMEOUT,
+            hedge: Duration::ZERO,
             rtp_transport: LowerTransport::Tcp,
         };
-        let url = Arc::new(SourceUrl::parse(url, false).unwrap());
-        self.ask(Ask::AddPull { key: key(stream), url, options });
+        let urls = vec![Arc::new(SourceUrl::parse(url, false).unwrap())];
+        self.ask(Ask::AddPull { key: key(stream), urls, options });
     }
 
-    fn delete(&mut self, stream: &str) {
+    pub(super) fn delete(&mut self, stream: &str) {
         self.ask(Ask::DeletePull { key: key(stream) });
     }
 
-    fn ask(&mut self, ask: Ask) {
+    pub(super) fn ask(&mut self, ask: Ask) {
         self.shard.handle_ask(self.now, Ticket { shard: HERE, serial: 1 }, ask);
         self.drain();
     }
 
     /// Lets the next timer come due.
-    fn wait(&mut self) {
+    pub(super) fn wait(&mut self) {
         self.now = self.shard.poll_timeout().expect("a timer is set");
         self.shard.handle_timeout(self.now);
         self.drain();
     }
 
-    fn stage(&mut self, stage: Stage) {
+    pub(super) fn stage(&mut self, stage: Stage) {
         self.shard.attempt_stage(self.now, self.attempt(), stage, "an answer");
         self.drain();
     }
 
     /// The attempt that was dialed last fails, and is closed.
-    fn fail(&mut self, class: ErrorClass) {
-        let attempt = self.attempt();
+    pub(super) fn fail(&mut self, class: ErrorClass) {
+        self.fail_attempt(self.attempt(), class);
+    }
+
+    pub(super) fn fail_attempt(&mut self, attempt: AttemptId, class: ErrorClass) {
         self.shard.attempt_failed(self.now, attempt, Fault::new(class, "it failed"));
         self.shard.attempt_closed(attempt, 1);
         self.drain();
@@ -92,11 +98,17 @@ impl Scene {
     }
 
     /// A frame of audio comes.
-    fn media(&mut self) {
-        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Audio, timestamp_ms: 0, len: 3 };
-        let data = MediaPart::Data { lane: 0, bytes: (&[0xaf, 1, 2][..]).into() };
+    pub(super) fn media(&mut self) {
+        self.tag_of(self.attempt(), TagKind::Audio, &[0xaf, 1, 2]);
+    }
+
+    /// A tag of an attempt comes.
+    pub(super) fn tag_of(&mut self, attempt: AttemptId, kind: TagKind, payload: &'static [u8]) {
+        let len = payload.len() as u32;
+        let begin = MediaPart::Begin { lane: 0, kind, timestamp_ms: 0, len };
+        let data = MediaPart::Data { lane: 0, bytes: payload.into() };
         for part in [begin, data] {
-            assert!(self.shard.attempt_media(self.now, self.attempt(), part));
+            assert!(self.shard.attempt_media(self.now, attempt, part));
         }
         self.drain();
     }
@@ -115,29 +127,30 @@ impl Scene {
                 }
                 Action::Tell(news) => self.told.push(news),
                 Action::Keep(record) => self.kept.push(record),
+                Action::Answer { answer, .. } => self.answers.push(answer),
                 _ => {}
             }
         }
         self.shard.check_invariants();
     }
 
-    fn state_of(&self, stream: &str) -> StreamState {
+    pub(super) fn state_of(&self, stream: &str) -> StreamState {
         self.shard.state_of(self.shard.tables.find(&key(stream)).expect("it is there"))
     }
 
     /// Hosts that were dialed, in order.
-    fn hosts(&self) -> Vec<&str> {
+    pub(super) fn hosts(&self) -> Vec<&str> {
         self.dialed.iter().map(|(_, url)| url.split(':').next().unwrap()).collect()
     }
 
-    fn assert_nothing_is_left(&self) {
+    pub(super) fn assert_nothing_is_left(&self) {
         let ledger = self.shard.ledger();
         assert!(ledger.is_zero(), "{ledger}");
         assert_eq!(self.shard.origins_dialed(), 0);
     }
 }
 
-fn key(stream: &str) -> StreamKey {
+pub(super) fn key(stream: &str) -> StreamKey {
     StreamKey::in_default_vhost("live", stream).unwrap()
 }
 
@@ -298,6 +311,8 @@ fn record(stream: &str, url: &str) -> PullRecord {
         over_udp: false,
         key: key(stream).as_str().to_owned(),
         url: url.to_owned(),
+        other_urls: Vec::new(),
+        hedge_ms: 0,
         retries_max: None,
         timeout_ms: 10_000,
         media_timeout_ms: 10_000,
@@ -336,11 +351,12 @@ fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
         no_wait: false,
         timeout: TIMEOUT,
         media_timeout: TIMEOUT,
+        hedge: Duration::ZERO,
         rtp_transport: LowerTransport::Tcp,
     };
     let url = Arc::new(SourceUrl::parse("rtmp://origin/live/a", false).unwrap());
     let mut scene = Scene::new(1);
-    let add = |options| Ask::AddPull { key: key("a"), url: url.clone(), options };
+    let add = |options| Ask::AddPull { key: key("a"), urls: vec![url.clone()], options };
     scene.ask(add(plain));
     scene.fail(ErrorClass::Refused);
     assert_eq!(scene.kept, [], "nobody was told that it is there");

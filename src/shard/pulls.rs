@@ -1,8 +1,10 @@
-//! Pulls: adds, attempts under their origin's connect budget, failures and retries.
+//! Pulls: adds, attempts under their origin's connect budget, failures and retries. What a second
+//! source does is in `failover.rs`.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::failover::Side;
 use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
@@ -11,35 +13,16 @@ use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
-use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
+use crate::media::{AttemptId, SourceUrl, StreamKey};
 
 impl Shard {
-    /// Media of an attempt.
-    pub fn attempt_media(&mut self, now: Instant, attempt: AttemptId, part: MediaPart) -> bool {
-        match self.stream_of_attempt(attempt) {
-            Some(handle) => self.media(now, handle, part),
-            None => false,
-        }
-    }
-
-    /// The stream that an attempt brings media to; none any more where another one took its place.
-    pub(super) fn stream_of_attempt(&mut self, attempt: AttemptId) -> Option<StreamHandle> {
-        let handle = *self.attempts.get(&attempt)?;
-        let current = self.tables.get(handle).and_then(|stream| stream.pull()?.attempt());
-        if current != Some(attempt) {
-            self.totals.late_messages += 1;
-            return None;
-        }
-        Some(handle)
-    }
-
     /// Enters a pull. Whoever asked is answered at once or by the first result.
     pub(super) fn add_pull(
         &mut self,
         now: Instant,
         ticket: Ticket,
         key: StreamKey,
-        url: Arc<SourceUrl>,
+        urls: Vec<Arc<SourceUrl>>,
         options: PullOptions,
     ) {
         let found = self.tables.find(&key);
@@ -58,14 +41,14 @@ impl Shard {
             Some(handle) => {
                 let stream = self.tables.get_mut(handle).expect("just found");
                 if !matches!(stream.source, Source::None { kept: false }) {
-                    self.add_again(ticket, handle, &url, options);
+                    self.add_again(ticket, handle, &urls, options);
                     return;
                 }
                 handle
             }
         };
-        let wanted = url.clone();
-        let mut pull = Pull::new(url, options);
+        let wanted = urls.first().cloned();
+        let mut pull = Pull::new(urls, options);
         if !options.no_wait {
             pull.adds.push(ticket);
         }
@@ -75,27 +58,27 @@ impl Shard {
         if options.force || options.no_wait {
             self.keep_pull(handle);
         }
-        self.tell(handle, |_| What::Pending { by: Asker::Pull, url: Some(wanted) });
-        self.start_attempt(now, handle);
+        self.tell(handle, |_| What::Pending { by: Asker::Pull, url: wanted });
+        self.start_next(now, handle);
         if options.no_wait {
             let state = self.state_of(handle);
             self.answer(ticket, Answer::Added { state, generation: handle.generation });
         }
     }
 
-    /// An add of a key that is taken: the same URL joins an attempt that is under way.
+    /// An add of a key that is taken: one of the same URLs joins an attempt that is under way.
     pub(super) fn add_again(
         &mut self,
         ticket: Ticket,
         handle: StreamHandle,
-        url: &SourceUrl,
+        urls: &[Arc<SourceUrl>],
         options: PullOptions,
     ) {
         let state = self.state_of(handle);
         let stream = self.tables.get_mut(handle).expect("the caller found it");
         let taken_by = stream.url();
         if let Some(pull) = stream.pull_mut()
-            && pull.url.as_str() == url.as_str()
+            && pull.sources.are(urls)
         {
             match state {
                 StreamState::Registered => {}
@@ -116,44 +99,46 @@ impl Shard {
     }
 
     /// Dials, or queues for the origin's budget.
-    pub(super) fn start_attempt(&mut self, now: Instant, handle: StreamHandle) {
+    pub(super) fn start_attempt(&mut self, now: Instant, handle: StreamHandle, side: Side) {
         let places = self.policy.connects_per_origin_max;
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls are attempted");
-        if self.budget.take(&pull.origin(), handle, places) {
-            self.dial(now, handle);
+        let timeout = pull.timeout(side);
+        let way = pull.try_mut(side).expect("callers have one");
+        if self.budget.take(&way.origin(), handle, places) {
+            self.dial(now, handle, side);
         } else {
-            let timer = self.timers.set(pull.deadline(now), Timer::Queue(handle));
-            pull.state = PullState::Queued { timer };
+            let due = way.deadline(now, timeout);
+            way.state =
+                PullState::Queued { timer: self.timers.set(due, Timer::Queue(handle, side)) };
         }
     }
 
-    pub(super) fn dial(&mut self, now: Instant, handle: StreamHandle) {
+    pub(super) fn dial(&mut self, now: Instant, handle: StreamHandle, side: Side) {
         let attempt = AttemptId(self.next_serial());
-        let stream = self.tables.get(handle).expect("callers look");
-        let form = stream.pull().expect("only pulls are dialed").target().form();
-        self.take_form(handle, form);
-        let stream = self.tables.get_mut(handle).expect("it stays");
+        self.hold_or_take_form(handle, side);
+        let stream = self.tables.get_mut(handle).expect("callers look");
         stream.open_attempts.insert(attempt);
         let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls are dialed");
-        if let PullState::Queued { timer } = pull.state {
+        let (timeout, rtp_transport) = (pull.timeout(side), pull.options.rtp_transport);
+        let way = pull.try_mut(side).expect("callers have one");
+        if let PullState::Queued { timer } = way.state {
             self.timers.cancel(Some(timer));
         }
-        let (url, deadline) = (pull.target().clone(), pull.deadline(now));
-        let rtp_transport = pull.options.rtp_transport;
-        let timer = Some(self.timers.set(deadline, Timer::Attempt(attempt)));
-        if pull.redirect.is_none() {
-            pull.attempts += 1;
-            self.totals.attempts += 1;
-        }
-        pull.state = PullState::Trying {
+        let (url, deadline) = (way.target().clone(), way.deadline(now, timeout));
+        let is_new = way.redirect.is_none();
+        way.state = PullState::Trying {
             attempt,
             stage: Stage::Resolving,
             awaiting: "address",
-            timer,
+            timer: Some(self.timers.set(deadline, Timer::Attempt(attempt))),
             holds_place: true,
         };
+        if is_new {
+            pull.attempts += 1;
+            self.totals.attempts += 1;
+        }
         let timeout = deadline.saturating_duration_since(now);
         self.attempts.insert(attempt, handle);
         let stream = handle;
@@ -168,8 +153,9 @@ impl Shard {
         new: Stage,
         awaiting_now: &'static str,
     ) {
-        let Some((_, pull)) = self.current_pull(attempt) else { return };
-        let PullState::Trying { stage, awaiting, holds_place, .. } = &mut pull.state else {
+        let Some((_, pull, side)) = self.current_pull(attempt) else { return };
+        let way = pull.try_mut(side).expect("it is one of the two");
+        let PullState::Trying { stage, awaiting, holds_place, .. } = &mut way.state else {
             return;
         };
         if *stage != Stage::Up {
@@ -177,7 +163,7 @@ impl Shard {
         }
         *awaiting = awaiting_now;
         if new > Stage::Connecting && std::mem::take(holds_place) {
-            let origin = pull.origin();
+            let origin = way.origin();
             self.give_place_back(now, &origin);
         }
     }
@@ -188,28 +174,36 @@ impl Shard {
         attempt: AttemptId,
         ends: (std::net::SocketAddr, std::net::SocketAddr),
     ) {
-        if let Some((_, pull)) = self.current_pull(attempt) {
-            pull.ends = Some(ends);
+        if let Some((_, pull, side)) = self.current_pull(attempt) {
+            pull.try_mut(side).expect("it is one of the two").ends = Some(ends);
         }
     }
 
     /// An attempt has failed. What is left of it is being closed.
     pub fn attempt_failed(&mut self, now: Instant, attempt: AttemptId, fault: Fault) {
-        let Some((handle, _)) = self.current_pull(attempt) else { return };
-        let stream = self.tables.get_mut(handle).expect("just found");
-        let was_registered = stream.registered;
-        let silence = stream.silence.take();
-        let pull = stream.pull_mut().expect("just found");
+        let Some((handle, _, side)) = self.current_pull(attempt) else { return };
         let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
         self.totals.attempts_failed[index.expect("ALL is all")] += 1;
-        let origin = pull.origin();
-        let mut place = false;
-        if let PullState::Trying { timer, holds_place, .. } = pull.state {
-            self.timers.cancel(timer);
-            place = holds_place;
+        match side {
+            Side::Lead => self.lead_failed(now, handle, fault),
+            Side::Rival => self.rival_failed(now, handle, fault),
         }
+    }
+
+    fn lead_failed(&mut self, now: Instant, handle: StreamHandle, fault: Fault) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let was_registered = stream.registered;
+        let served = stream.registered_at.map(|(since, _)| now.duration_since(since));
+        let silence = stream.silence.take();
+        let pull = stream.pull_mut().expect("callers look");
+        if served.is_some_and(|served| served >= self.policy.retry.base) {
+            pull.sources.begin_round_after_current();
+        }
+        let (timer, place) = (pull.lead.timer(), pull.lead.place());
+        self.timers.cancel(timer);
         self.timers.cancel(silence);
-        if let AfterFailure::Retry(_) = self.go_on_after(now, handle, fault) {
+        let after = self.go_on_after(now, handle, fault);
+        if after != AfterFailure::GiveUp {
             let stream = self.tables.get_mut(handle).expect("it goes on");
             stream.media.change_source();
             if was_registered {
@@ -219,31 +213,36 @@ impl Shard {
             }
             self.forget_media(handle);
         }
-        if place {
+        if let Some(origin) = place {
             self.give_place_back(now, &origin);
+        }
+        if after == AfterFailure::Next {
+            self.start_next(now, handle);
         }
     }
 
     /// The origin has sent an attempt elsewhere. What is left of it is being closed; the try goes on
     /// there, under that origin's budget and in the time that it has left.
     pub fn attempt_redirected(&mut self, now: Instant, attempt: AttemptId, url: Arc<SourceUrl>) {
-        let Some((handle, pull)) = self.current_pull(attempt) else { return };
-        let PullState::Trying { timer, holds_place, .. } = pull.state else { return };
-        let count = pull.redirect.as_ref().map_or(0, |redirect| redirect.count) + 1;
+        let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
+        let way = pull.try_mut(side).expect("it is one of the two");
+        let PullState::Trying { timer, .. } = way.state else { return };
+        let count = way.redirect.as_ref().map_or(0, |redirect| redirect.count) + 1;
         // Without a timer it is up, where one redirect is too many.
         let Some(timer) = timer.filter(|_| count <= REDIRECTS_MAX) else {
             let fault = Fault::new(ErrorClass::Rejected, "redirected too often");
             self.attempt_failed(now, attempt, fault);
             return;
         };
-        let place = holds_place.then(|| pull.origin());
-        pull.redirect = Some(Redirect { url, count, deadline: timer.due() });
-        pull.ends = None;
+        let place = way.place();
+        way.redirect = Some(Redirect { url, count, deadline: timer.due() });
+        way.ends = None;
+        way.state = PullState::New;
         self.timers.cancel(Some(timer));
         if let Some(origin) = place {
             self.give_place_back(now, &origin);
         }
-        self.start_attempt(now, handle);
+        self.start_attempt(now, handle, side);
     }
 
     /// Nothing is left of an attempt: its sockets are closed, its operations have ended.
@@ -260,46 +259,60 @@ impl Shard {
         }
     }
 
-    pub(super) fn current_pull(&mut self, attempt: AttemptId) -> Option<(StreamHandle, &mut Pull)> {
+    /// The pull that an attempt belongs to, if it is not given up, and as which of its two ways.
+    pub(super) fn current_pull(
+        &mut self,
+        attempt: AttemptId,
+    ) -> Option<(StreamHandle, &mut Pull, Side)> {
         let handle = *self.attempts.get(&attempt)?;
         let pull = self.tables.get_mut(handle)?.pull_mut()?;
-        (pull.attempt() == Some(attempt)).then_some((handle, pull))
+        let side = pull.side_of(attempt)?;
+        Some((handle, pull, side))
     }
 
     pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
         let places = self.policy.connects_per_origin_max;
         let mut next = self.budget.give_back(origin, places);
         while let Some(handle) = next {
-            let queued = self.tables.get(handle).and_then(|stream| stream.pull());
-            let is_queued =
-                queued.is_some_and(|pull| matches!(pull.state, PullState::Queued { .. }));
-            if is_queued && !self.shutting_down {
-                self.dial(now, handle);
+            let pull = self.tables.get(handle).and_then(|stream| stream.pull());
+            let waits = |side: &Side| {
+                let way = pull.and_then(|pull| pull.try_of(*side));
+                way.is_some_and(|way| way.is_queued() && way.origin() == origin)
+            };
+            if let Some(side) = Side::ALL.into_iter().find(waits)
+                && !self.shutting_down
+            {
+                self.dial(now, handle, side);
                 return;
             }
             next = self.budget.give_back(origin, places);
         }
     }
 
-    pub(super) fn leave_queue(&mut self, origin: &str, handle: StreamHandle) {
-        self.budget.leave(origin, handle);
-    }
-
     pub(super) fn retry(&mut self, now: Instant, handle: StreamHandle) {
-        self.start_attempt(now, handle);
+        let stream = self.tables.get_mut(handle).expect("its timers go with it");
+        stream.pull_mut().expect("only pulls try again").sources.begin_round();
+        self.start_next(now, handle);
     }
 
     /// Its turn did not come: a failure like another, so that whoever waits gets an answer.
-    pub(super) fn queue_is_over(&mut self, now: Instant, handle: StreamHandle) {
+    pub(super) fn queue_is_over(&mut self, now: Instant, handle: StreamHandle, side: Side) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
         let pull = stream.pull_mut().expect("only pulls queue");
-        let origin = pull.origin();
+        let origin = pull.try_of(side).expect("its timers go with it").origin();
         let fault = Fault::new(
             ErrorClass::Busy,
             format!("the connect budget of {origin} is used up by other pulls"),
         );
         self.budget.leave(&origin, handle);
-        self.go_on_after(now, handle, fault);
+        match side {
+            Side::Rival => self.rival_failed(now, handle, fault),
+            Side::Lead => {
+                if self.go_on_after(now, handle, fault) == AfterFailure::Next {
+                    self.start_next(now, handle);
+                }
+            }
+        }
     }
 
     /// Ends a pull that has failed, or has it try again later; whoever waits for it is answered.
@@ -307,25 +320,32 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let key = stream.key.clone();
         let pull = stream.pull_mut().expect("only pulls fail");
-        let adds = std::mem::take(&mut pull.adds);
-        let origin = pull.origin();
+        let origin = pull.lead.origin();
+        let hedge = pull.hedge.take();
         let after = pull.fail(fault.clone(), &self.policy.retry, &mut self.rng);
         let is_news = pull.row.add(fault.class);
         let (failures, attempt) = (pull.row.count, pull.attempts);
         let told = fault.clone();
+        self.timers.cancel(hedge);
         self.tell_failure(handle, &fault, &after);
         self.actions.push_back(Action::Tell(match after {
             AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
-            AfterFailure::Retry(next_try) if is_news => {
+            _ if !is_news => PullNews::FailedAgain,
+            AfterFailure::Next | AfterFailure::Retry(_) => {
+                let next_try = after.delay().unwrap_or_default();
                 PullNews::Failed { key, origin, fault: told, attempt, next_try }
             }
-            AfterFailure::Retry(_) => PullNews::FailedAgain,
         }));
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls fail");
+        pull.lead.state = PullState::New;
+        let adds = match after {
+            AfterFailure::Next => Vec::new(),
+            AfterFailure::GiveUp | AfterFailure::Retry(_) => std::mem::take(&mut pull.adds),
+        };
         match after {
+            AfterFailure::Next => {}
             AfterFailure::GiveUp => {
-                pull.state = PullState::New;
                 for ticket in adds {
                     self.answer(ticket, Answer::AddFailed(fault.clone()));
                 }
@@ -334,7 +354,7 @@ impl Shard {
             AfterFailure::Retry(delay) => {
                 let next = now + delay;
                 let timer = self.timers.set(next, Timer::Retry(handle));
-                pull.state = PullState::BackingOff { next, timer };
+                pull.lead.state = PullState::BackingOff { next, timer };
                 for ticket in adds {
                     let state = StreamState::BackingOff;
                     self.answer(ticket, Answer::Added { state, generation: handle.generation });
@@ -345,8 +365,9 @@ impl Shard {
     }
 
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
-        let Some((_, pull)) = self.current_pull(attempt) else { return };
-        let fault = pull.timeout_fault();
+        let Some((_, pull, side)) = self.current_pull(attempt) else { return };
+        let timeout = pull.timeout(side);
+        let fault = pull.try_of(side).expect("it is one of the two").timeout_fault(timeout);
         self.actions.push_back(Action::HangUp { attempt });
         self.attempt_failed(now, attempt, fault);
     }

@@ -8,7 +8,7 @@ use super::replica::Role;
 use super::tables::{Source, StreamHandle};
 use crate::egress::Removed;
 use crate::media::state::EndReason;
-use crate::media::{AttemptId, ConnectionId, Form};
+use crate::media::{ConnectionId, Form};
 use crate::proto::rtp::{RtpPacket, RtpPart};
 use crate::proto::rtsp::SessionDescription;
 use crate::proto::rtsp::server::FirstPacket;
@@ -33,14 +33,6 @@ impl Shard {
             }
         }
         true
-    }
-
-    /// The next step of an attempt whose origin brings RTP.
-    pub fn attempt_rtp(&mut self, now: Instant, attempt: AttemptId, part: RtpPart) -> bool {
-        match self.stream_of_attempt(attempt) {
-            Some(handle) => self.rtp(now, handle, part),
-            None => false,
-        }
     }
 
     /// What the stream has, for a player over RTSP that was admitted: the answer to its DESCRIBE.

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::ending::EndOfLocal;
-use super::lifecycle::PullState;
 use super::tables::{Source, StreamHandle, Subscriber};
 use super::timers::Timer;
-use super::{Action, PullNews, Shard};
+use super::{Action, Shard};
 use crate::bus::event::{Asker, What};
-use crate::bus::message::{Answer, Message};
+use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey};
@@ -206,38 +205,8 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("just registered");
         let grace = stream.grace.take();
         let key = stream.key.clone();
-        let mut adds = Vec::new();
-        if let Source::Pull(pull) = &mut stream.source {
-            let failures = pull.succeed();
-            if failures > 0 {
-                let (key, origin) = (key.clone(), pull.origin());
-                let news = PullNews::Recovered { key, origin, failures };
-                self.actions.push_back(Action::Tell(news));
-            }
-            if let PullState::Trying { attempt, stage, timer, holds_place, .. } = pull.state {
-                let place = holds_place.then(|| pull.origin());
-                pull.state = PullState::Trying {
-                    attempt,
-                    stage,
-                    awaiting: "media",
-                    timer: None,
-                    holds_place: false,
-                };
-                adds = std::mem::take(&mut pull.adds);
-                let due = now + pull.options.media_timeout;
-                self.timers.cancel(timer);
-                stream.silence = Some(self.timers.set(due, Timer::Silence(handle)));
-                if let Some(origin) = place {
-                    self.give_place_back(now, &origin);
-                }
-            }
-        }
         self.timers.cancel(grace);
-        self.keep_pull(handle);
-        for ticket in adds {
-            let state = StreamState::Registered;
-            self.answer(ticket, Answer::Added { state, generation: handle.generation });
-        }
+        self.goes_up(now, handle);
         let stream = self.tables.get_mut(handle).expect("just registered");
         let places: Vec<(ShardId, Form)> = stream.subscribers.keys().copied().collect();
         for (shard, form) in places {

@@ -301,13 +301,15 @@ impl Stream {
         }
     }
 
-    /// Adds that wait for the pull's first result.
+    /// Adds and updates that wait for the pull's first result.
     pub(super) fn take_adds(&mut self) -> Vec<Ticket> {
-        self.pull_mut().map_or_else(Vec::new, |pull| std::mem::take(&mut pull.adds))
+        let Some(pull) = self.pull_mut() else { return Vec::new() };
+        let update = pull.rival.as_ref().and_then(|rival| rival.ticket());
+        std::mem::take(&mut pull.adds).into_iter().chain(update).collect()
     }
 
     pub(super) fn url(&self) -> Option<Arc<crate::media::SourceUrl>> {
-        self.pull().map(|pull| pull.url.clone())
+        self.pull().map(|pull| pull.lead.url.clone())
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::failover::Side;
 use super::tables::StreamHandle;
 use crate::media::state::Generation;
 use crate::media::{AttemptId, ConnectionId};
@@ -16,7 +17,9 @@ pub(super) enum Timer {
     /// A pull may try again.
     Retry(StreamHandle),
     /// A pull has waited long enough for its origin's connect budget.
-    Queue(StreamHandle),
+    Queue(StreamHandle, Side),
+    /// A pull's source is slow: try another one beside it.
+    Hedge(StreamHandle),
     /// A lost source has not come back.
     Grace(StreamHandle),
     /// Has the source been silent for too long?

@@ -81,7 +81,7 @@ struct Splice {
 
 const CLASS_HEAD_LEN: usize = classify::TAG_HEAD_LEN;
 /// Audio that a new source may send before it is taken to have no video.
-const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
+pub(super) const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
 
 impl Ingest {
     /// The next parts come from another source: continue its timeline, start at its keyframe.
@@ -307,7 +307,7 @@ impl Ingest {
 }
 
 /// The AMF0 string with which metadata begins.
-const METADATA_HEAD: &[u8] = b"\x02\x00\x0aonMetaData";
+pub(super) const METADATA_HEAD: &[u8] = b"\x02\x00\x0aonMetaData";
 /// No chunk stream has this id.
 const SCRIPT_LANE: u32 = u32::MAX;
 

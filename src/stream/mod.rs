@@ -12,6 +12,7 @@ mod rtp_lane;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tracks;
+mod tryout;
 
 pub use ingest::Ingest;
 pub use log::{Entry, Log, Prelude, Snapshot};
@@ -19,3 +20,4 @@ pub use media::{Media, MediaProgress};
 pub use packaging::{Cursor, Packaging, Span, TrackSet};
 pub use rtp_ingest::{RtpIngest, RtpProgress};
 pub use tracks::Tracks;
+pub use tryout::Tryout;

@@ -1,11 +1,12 @@
 //! What people ask for, and what they must be answered.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rillcast::bus::message::{CloseOutcome, Closed, Message};
 use rillcast::bus::{Answer, Ask, PullOptions, Ticket};
 use rillcast::media::state::{Generation, StreamState};
-use rillcast::media::{ConnectionId, ShardId};
+use rillcast::media::{ConnectionId, ShardId, SourceUrl};
 use rillcast::proto::rtsp::LowerTransport;
 
 use super::bus::Way;
@@ -28,6 +29,7 @@ pub(crate) struct Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Add { no_wait: bool },
+    Update,
     Delete,
     Close,
     Streams,
@@ -65,26 +67,51 @@ impl World {
                 self.origins[origin] = *pick(&mut self.rng, &self.plan.behaviors);
             }
             Deed::ChangePolicy => self.change_policy(),
+            Deed::Update => self.update(),
         }
     }
 
     fn add(&mut self) {
         let key = self.rng.usize(0..self.keys.len());
-        let url = pick(&mut self.rng, &self.urls[key]).clone();
+        let urls = self.some_urls(key);
         let no_wait = self.rng.u32(0..3) == 0;
+        let one_in = self.plan.hedge_one_in;
         let rng = &mut self.rng;
+        let hedge = match one_in > 0 && rng.u32(0..one_in) == 0 {
+            true => Duration::from_millis(rng.u64(1..=1500)),
+            false => Duration::ZERO,
+        };
         let options = PullOptions {
             retries_max: *pick(rng, &[None, Some(0), Some(1), Some(3)]),
             force: rng.bool(),
             no_wait,
             timeout: Duration::from_millis(rng.u64(300..=TIMEOUT_MS_MAX)),
             media_timeout: MEDIA_TIMEOUT_MAX.mul_f64(rng.f64().max(0.1)),
+            hedge,
             rtp_transport: LowerTransport::Tcp,
         };
-        // In the queue of the origin's budget, and at the origin.
-        let bound = Duration::from_millis(if no_wait { 0 } else { 2 * TIMEOUT_MS_MAX });
-        let ask = Ask::AddPull { key: self.keys[key].clone(), url, options };
+        let bound = if no_wait { Duration::ZERO } else { round_max(urls.len()) };
+        let ask = Ask::AddPull { key: self.keys[key].clone(), urls, options };
         self.ask(key, What::Add { no_wait }, bound, ask);
+    }
+
+    fn update(&mut self) {
+        let key = self.rng.usize(0..self.keys.len());
+        let urls = self.some_urls(key);
+        let timeout = Duration::from_millis(self.rng.u64(300..=TIMEOUT_MS_MAX));
+        // One that has taken over may fail before its first frame is whole, and then the others are
+        // tried again.
+        let bound = round_max(2 * urls.len());
+        let ask = Ask::UpdatePull { key: self.keys[key].clone(), urls, timeout };
+        self.ask(key, What::Update, bound, ask);
+    }
+
+    /// Some of the sources of a key, in any order.
+    fn some_urls(&mut self, key: usize) -> Vec<Arc<SourceUrl>> {
+        let mut urls = self.urls[key].clone();
+        self.rng.shuffle(&mut urls);
+        urls.truncate(self.rng.usize(1..=urls.len()));
+        urls
     }
 
     fn close(&mut self) {
@@ -189,6 +216,9 @@ impl World {
         assert!(!asked.is_answered, "ask {} is answered twice", ticket.serial);
         asked.is_answered = true;
         self.stats.answers += 1;
+        if matches!((asked.what, answer), (What::Update, Answer::Added { .. })) {
+            self.stats.updates += 1;
+        }
         assert!(self.now <= asked.answer_by, "ask {} is answered late", ticket.serial);
         let fits = match asked.what {
             What::Add { no_wait } => match answer {
@@ -196,6 +226,13 @@ impl World {
                 Answer::AddFailed(_) | Answer::AddCancelled => !no_wait,
                 _ => false,
             },
+            What::Update => matches!(
+                answer,
+                Answer::Added { .. }
+                    | Answer::AddFailed(_)
+                    | Answer::AddCancelled
+                    | Answer::NoSuchPull
+            ),
             What::Delete => matches!(answer, Answer::Deleted(_)),
             What::Close => matches!(answer, Answer::Close(_)),
             What::Streams => matches!(answer, Answer::Streams { .. } | Answer::Stream(_)),
@@ -273,12 +310,18 @@ impl World {
     }
 }
 
+/// Of so many sources, each in the queue of its origin's budget, and at the origin.
+fn round_max(sources: usize) -> Duration {
+    Duration::from_millis(2 * TIMEOUT_MS_MAX) * sources as u32
+}
+
 fn describe(answer: &Answer) -> String {
     match answer {
         Answer::Added { state, generation } => format!("added {state:?} {generation}"),
         Answer::AddFailed(fault) => format!("add failed {:?}", fault.class),
         Answer::Exists { state, generation, .. } => format!("exists {state:?} {generation}"),
         Answer::AddCancelled => "add cancelled".to_owned(),
+        Answer::NoSuchPull => "no such pull".to_owned(),
         Answer::Overloaded(what) => format!("overloaded {what}"),
         Answer::Deleted(closed) => format!("deleted {closed:?}"),
         Answer::Close(outcome) => format!("{outcome:?}"),

@@ -16,6 +16,8 @@ pub(crate) struct Checker {
     /// Protocol replies that go before the stream.
     unsent: usize,
     last_frame: Option<TagName>,
+    /// Sources before that of the last frame: none of them comes again.
+    former: Vec<u32>,
     /// Source timestamp of the first frame after a change of source: audio behind it is dropped.
     spliced_at: Option<(u32, u32)>,
     /// The source and what is added to its timestamps.
@@ -37,6 +39,7 @@ impl Checker {
             key,
             unsent,
             last_frame: None,
+            former: Vec::new(),
             spliced_at: None,
             offset: None,
             stamps: [None; 2],
@@ -108,7 +111,8 @@ impl Checker {
                 self.check_gap(last.index, name, source, is_keyframe);
             }
             Some(last) => {
-                assert!(last.source < name.source, "{name:?} behind {last:?}");
+                assert!(!self.former.contains(&name.source), "{name:?} behind {last:?}");
+                self.former.push(last.source);
                 self.check_tail(last, &sources[last.source as usize]);
                 let may_begin = tag.kind == TagKind::Audio || is_keyframe;
                 assert!(may_begin, "{name:?} begins a new source and is no keyframe");
@@ -181,8 +185,10 @@ impl Checker {
 
     /// Whether it has a tag of a source, or a later one.
     pub(crate) fn has(&self, name: TagName) -> bool {
-        let last = self.last_frame.map(|last| (last.source, last.index));
-        last.is_some_and(|last| last >= (name.source, name.index))
+        self.former.contains(&name.source)
+            || self
+                .last_frame
+                .is_some_and(|last| last.source == name.source && last.index >= name.index)
     }
 
     pub(crate) fn source(&self) -> Option<u32> {

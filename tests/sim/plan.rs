@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) bus_latency_us_max: u64,
     pub(crate) bus_full_one_in: u32,
     pub(crate) bus_full_ms_max: u64,
+    /// How many of the adds with several sources hedge; 0 for none.
+    pub(crate) hedge_one_in: u32,
 }
 
 /// How a run ends.
@@ -56,10 +58,12 @@ pub(crate) enum Deed {
     /// An origin changes its behavior.
     Turn,
     ChangePolicy,
+    /// A pull gets other sources.
+    Update,
 }
 
 impl Deed {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Play,
         Self::Publish,
         Self::Add,
@@ -69,13 +73,14 @@ impl Deed {
         Self::Kick,
         Self::Turn,
         Self::ChangePolicy,
+        Self::Update,
     ];
 
     fn weight(self, rng: &mut Rng) -> u32 {
         let most = match self {
             Self::Play => 80,
             Self::Publish | Self::Add | Self::Turn => 30,
-            Self::Delete | Self::Close | Self::Look => 10,
+            Self::Delete | Self::Close | Self::Look | Self::Update => 10,
             Self::Kick => 5,
             Self::ChangePolicy => 1,
         };
@@ -134,7 +139,8 @@ impl Plan {
         Self {
             shards: rng.usize(1..=4),
             keys: rng.usize(1..=6),
-            origins: rng.usize(1..=2),
+            origins: rng.usize(1..=3),
+            hedge_one_in: *pick(rng, &[0, 1, 3]),
             policy,
             run: Duration::from_millis(rng.u64(4_000..=25_000)),
             ending: if rng.bool() { Ending::ShutDown } else { Ending::Drain },

@@ -81,7 +81,10 @@ impl World {
     fn is_live(&self, source: u32) -> bool {
         match self.feeds[source as usize] {
             Feed::Publisher(connection) => self.publisher_handle(connection).is_some(),
-            Feed::Attempt(name) => self.attempts.get(&name).is_some_and(|of| of.is_open()),
+            Feed::Attempt(name) => {
+                self.attempts.get(&name).is_some_and(|of| of.is_open())
+                    && self.shards[name.shard].brings_media(name.attempt)
+            }
         }
     }
 

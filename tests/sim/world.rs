@@ -112,6 +112,11 @@ pub(crate) struct Stats {
     /// Failures of pulls that are told, and that are only counted.
     pub(crate) news: u64,
     pub(crate) no_news: u64,
+    pub(crate) update_failures: u64,
+    /// Sources that took another one's place while that one brought the stream.
+    pub(crate) updates: u64,
+    /// Attempts that were begun beside another one.
+    pub(crate) rivals: u64,
     pub(crate) recoveries: u64,
     pub(crate) redirects: u64,
     /// Messages that met a full queue.
@@ -368,6 +373,7 @@ impl World {
                     self.note(|_| format!("  {news:?}"));
                     match news {
                         PullNews::Failed { .. } | PullNews::GaveUp { .. } => self.stats.news += 1,
+                        PullNews::UpdateFailed { .. } => self.stats.update_failures += 1,
                         PullNews::FailedAgain => self.stats.no_news += 1,
                         PullNews::Recovered { .. } => self.stats.recoveries += 1,
                     }
@@ -475,7 +481,8 @@ impl World {
             failed += totals.attempts_failed.iter().sum::<u64>();
         }
         // And those whose turn did not come, which are no attempts.
-        assert!(self.stats.news + self.stats.no_news >= failed, "a failure is not accounted for");
+        let told = self.stats.news + self.stats.no_news + self.stats.update_failures;
+        assert!(told >= failed, "a failure is not accounted for");
         self.stats.gaps = self.gaps.iter().sum();
     }
 
@@ -537,6 +544,9 @@ impl std::ops::AddAssign for Stats {
         self.late += other.late;
         self.news += other.news;
         self.no_news += other.no_news;
+        self.update_failures += other.update_failures;
+        self.updates += other.updates;
+        self.rivals += other.rivals;
         self.recoveries += other.recoveries;
         self.redirects += other.redirects;
         self.kept += other.kept;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub(super) use node::{LoadRow, PlayerRow, SessionRow, Statistic, VersionRow, ip_text};
 pub(super) use probe::ProbeRow;
-pub(super) use stream::{MediaRow, ProxyRow};
+pub(super) use stream::{MediaRow, ProxyRow, SourceRow};
 
 use super::gather::give_way;
 use crate::bus::message::Closed;

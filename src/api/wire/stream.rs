@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::node::Ends;
 use super::schema;
 use super::track::{self, TrackRow};
-use crate::bus::view::{PullView, SourceView, StreamView};
+use crate::bus::view::{PullSourceView, PullView, SourceView, StreamView};
 use crate::media::Form;
 
 /// How far a stream is, of every stream.
@@ -199,10 +199,41 @@ pub(in crate::api) struct ProxyRow<'a> {
     total_reader_count: u32,
     tracks: Vec<TrackRow>,
     url: &'a str,
+    sources: Vec<SourceRow<'a>>,
+    /// What is tried beside `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rival: Option<&'a str>,
     #[serde(flatten)]
     life: Life,
     #[serde(flatten)]
     tries: Tries<'a>,
+}
+
+/// One of the sources of a pull.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::api) struct SourceRow<'a> {
+    url: &'a str,
+    in_use: bool,
+    failures: u32,
+    last_error: Option<&'a str>,
+    error_class: Option<&'static str>,
+    up_ago_ms: Option<u64>,
+}
+
+impl<'a> SourceRow<'a> {
+    /// Those of a pull, in the order in which they are tried.
+    pub(in crate::api) fn of(pull: &'a PullView) -> Vec<Self> {
+        let row = |source: &'a PullSourceView| Self {
+            url: source.url.as_str(),
+            in_use: source.in_use,
+            failures: source.failures,
+            last_error: source.last_fault.as_ref().map(|fault| fault.text.as_str()),
+            error_class: source.last_fault.as_ref().map(|fault| fault.class.as_str()),
+            up_ago_ms: source.up_ago_ms,
+        };
+        pull.sources.iter().map(row).collect()
+    }
 }
 
 #[derive(Serialize)]
@@ -230,6 +261,8 @@ impl<'a> ProxyRow<'a> {
             total_reader_count: view.players(),
             tracks: track::rows(&view.tracks),
             url: pull.url.as_str(),
+            sources: SourceRow::of(pull),
+            rival: pull.rival.as_ref().map(|url| url.as_str()),
             life: Life::of(view),
             tries: Tries::of(pull),
         })

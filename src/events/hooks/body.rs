@@ -111,6 +111,7 @@ fn proxy_state(key: &StreamKey, what: &What) -> Option<Map<String, Value>> {
             let state = if next_try.is_some() { "retrying" } else { "given_up" };
             (&**url, state, Some(fault), None, *next_try)
         }
+        What::SourceReplaced { url, .. } => (&**url, "source_switched", None, None, None),
         What::Registered { url: Some(url), .. } => (&**url, "registered", None, None, None),
         // Its last failure has said so.
         What::Ended { reason: End::For(EndReason::GaveUp), .. } => return None,

@@ -1,0 +1,248 @@
+//! Several sources of one pull: killed in turn, replaced while they serve, and tried side by side. What
+//! players get goes on as from one source.
+
+mod kit;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use kit::compare::coded;
+use kit::fault::{Mode, Origin};
+use kit::ffmpeg::{Modern, Publisher};
+use kit::flv::{self, Kind, Tag};
+use kit::process::Process;
+use kit::relay::key;
+use kit::{LIVENESS, Player, Relay, TempDir};
+use nix::sys::signal::Signal;
+
+/// Retries come soon, and players are kept for long.
+const EDGE: &str = "[pull]\nretry_base_ms = 200\nretry_step_ms = 200\nretry_max_ms = 500\n\
+    [stream]\nreconnect_grace_ms = 30000\n";
+const MEDIA_TIMEOUT_MS: &str = "700";
+/// Detection by silence, a try that is refused or brings nothing, and a GOP of the next source; and
+/// as much for a busy machine.
+const GAP_MAX: Duration = Duration::from_secs(8);
+
+/// A relay that is the origin of one stream, and what publishes to it.
+struct Site {
+    relay: Relay,
+    _publisher: Publisher,
+}
+
+impl Site {
+    fn start(file: &str) -> Self {
+        let relay = Relay::start(1);
+        let publisher = Publisher::start(Modern::No, file, &relay.rtmp_url("a"));
+        relay.wait_online("a");
+        Self { relay, _publisher: publisher }
+    }
+}
+
+/// ffmpeg that decodes a URL and ends at the first fault.
+struct Decoder {
+    process: Process,
+    _dir: TempDir,
+}
+
+impl Decoder {
+    fn start(url: &str) -> Self {
+        let dir = TempDir::new("decoder");
+        let mut command = Command::new(Modern::No.program());
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror", "-i", url]);
+        command.args(["-f", "null", "-"]).stdout(Stdio::null());
+        let process = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
+        Self { process, _dir: dir }
+    }
+
+    #[track_caller]
+    fn assert_runs(&mut self) {
+        assert!(self.process.is_running(), "ffmpeg has ended: {}", self.process.log());
+    }
+}
+
+/// The URL of the source in use.
+fn url_of(edge: &Relay) -> String {
+    let proxy = edge.proxy("a").expect("it is pulled");
+    proxy["url"].as_str().expect("a URL").to_owned()
+}
+
+/// What a player got goes on as one stream: timestamps of each track rise strictly and without a gap,
+/// and all of it can be decoded.
+#[track_caller]
+fn assert_is_one_stream(what: &str, tags: &[Tag]) {
+    for kind in [Kind::Audio, Kind::Video] {
+        let frames = coded(tags, kind);
+        assert!(frames.len() > 50, "{what}: {} {kind:?} frames", frames.len());
+        for pair in frames.windows(2) {
+            let step = i64::from(pair[1].timestamp_ms) - i64::from(pair[0].timestamp_ms);
+            assert!((1..1000).contains(&step), "{what}: {kind:?} steps by {step} ms");
+        }
+    }
+    let dir = TempDir::new("decode");
+    let file = dir.file("got.flv");
+    let mut bytes = flv::header(true, true);
+    tags.iter().for_each(|tag| bytes.extend(flv::encode(tag)));
+    std::fs::write(&file, bytes).expect("a file");
+    let mut command = Command::new(Modern::No.program());
+    command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-xerror", "-i"]).arg(&file);
+    let output = command.args(["-f", "null", "-"]).output().expect("ffmpeg");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.is_empty(), "{what}: {text}");
+}
+
+#[test]
+fn players_do_not_notice_that_sources_are_killed_in_turn() {
+    let (silent, kicked) = (Site::start("av.flv"), Site::start("demo.flv"));
+    let third = Origin::start(Mode::Healthy);
+    let edge = Relay::start_with(2, EDGE);
+    let urls = [silent.relay.rtmp_url("a"), kicked.relay.flv_url("a"), third.rtmp_url("a")];
+    let more = [("urls", &*urls[1..].join(";")), ("media_timeout_ms", MEDIA_TIMEOUT_MS)];
+    let reply = edge.add("a", &urls[0], &[&more[..], &[("timeout_sec", "2")]].concat());
+    assert_eq!(reply["code"], 0, "{reply}");
+    let path = "/live/a.live.flv";
+    let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
+    let mut decoder = Decoder::start(&edge.flv_url("a"));
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
+    for round in 0..12 {
+        let source = url_of(&edge);
+        assert_eq!(source, urls[round % 3], "in turn");
+        let start = Instant::now();
+        match (round % 3, round / 3 % 2) {
+            (0, _) => silent.relay.process.signal(Signal::SIGSTOP),
+            (1, _) => {
+                let port = kicked.relay.http.port().to_string();
+                let reply = kicked.relay.api("kick_sessions", &[("local_port", &port)]);
+                assert_eq!(reply["count_hit"], 1, "{reply}");
+            }
+            (_, 0) => third.set(Mode::Refused),
+            (_, _) => third.set(Mode::NoMedia),
+        }
+        kit::wait_until(LIVENESS, "another source is in use", || {
+            url_of(&edge) != source && edge.is_online("a")
+        });
+        players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
+        assert!(start.elapsed() < GAP_MAX, "{source}: {:?}", start.elapsed());
+        match round % 3 {
+            0 => silent.relay.process.signal(Signal::SIGCONT),
+            1 => {}
+            _ => third.set(Mode::Healthy),
+        }
+        decoder.assert_runs();
+    }
+    let proxy = edge.proxy("a").expect("it is pulled");
+    assert_eq!(proxy["rePullCount"], 12, "{proxy}");
+    let rows = proxy["sources"].as_array().expect("all of them");
+    assert!(rows.iter().all(|row| row["upAgoMs"].is_u64()), "{proxy}");
+    let in_use: Vec<&str> = rows
+        .iter()
+        .filter(|row| row["inUse"] == true)
+        .filter_map(|row| row["url"].as_str())
+        .collect();
+    assert_eq!(in_use, [proxy["url"].as_str().expect("a URL")]);
+    for player in players {
+        player.assert_open();
+        let what = player.what().to_owned();
+        assert_is_one_stream(&what, &player.stop());
+    }
+    edge.delete("a");
+    edge.stop();
+}
+
+#[test]
+fn source_is_replaced_while_it_serves() {
+    let sites = [Site::start("av.flv"), Site::start("demo.flv")];
+    let silent = Origin::start(Mode::AcceptedSilent);
+    let dir = TempDir::new("data");
+    let config = format!("{EDGE}[server]\ndata_dir = {:?}\n", dir.path());
+    let edge = Relay::start_with(2, &config);
+    let urls = [sites[0].relay.rtmp_url("a"), sites[1].relay.rtmp_url("a")];
+    assert_eq!(edge.add("a", &urls[0], &[])["code"], 0);
+    let players =
+        [Player::ws_flv(edge.http, "/live/a.live.flv"), Player::rtmp(edge.rtmp, "live", "a")];
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
+    let before = edge.proxy("a").expect("it is pulled");
+    let key = key("a");
+    let update = |params: &[(&str, &str)]| {
+        edge.api("updateStreamProxy", &[&[("key", &*key)][..], params].concat())
+    };
+    for round in 1..=4 {
+        let reply = update(&[("url", &urls[round % 2])]);
+        assert_eq!((&reply["code"], &reply["data"]["state"]), (&0.into(), &"registered".into()));
+        assert_eq!(url_of(&edge), urls[round % 2]);
+        players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 30));
+    }
+    let silent_url = silent.rtmp_url("a");
+    let reply = update(&[("url", &silent_url), ("timeout_sec", "1")]);
+    assert_eq!(reply["code"], -1, "{reply}");
+    assert!(reply["msg"].as_str().is_some_and(|msg| msg.contains("silent")), "{reply}");
+    silent.wait_all_closed(LIVENESS);
+    let reply =
+        update(&[("urls", &format!("[\"{silent_url}\", \"{}\"]", urls[1])), ("timeout_sec", "1")]);
+    assert_eq!(reply["code"], 0, "{reply}");
+    assert_eq!(update(&[])["code"], -300);
+    let nobody = edge.api("updateStreamProxy", &[("key", "v/a/b"), ("url", &urls[0])]);
+    assert_eq!(nobody["code"], -500, "{nobody}");
+    players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
+    let after = edge.proxy("a").expect("it is pulled");
+    assert_eq!((&after["generation"], &after["rePullCount"]), (&before["generation"], &0.into()));
+    for player in players {
+        player.assert_open();
+        let what = player.what().to_owned();
+        assert_is_one_stream(&what, &player.stop());
+    }
+    edge.stop();
+    // What was acknowledged is there after a restart.
+    let edge = Relay::start_with(1, &config);
+    edge.wait_online("a");
+    let proxy = edge.proxy("a").expect("it came back");
+    let rows = proxy["sources"].as_array().expect("all of them");
+    let listed: Vec<&str> = rows.iter().filter_map(|row| row["url"].as_str()).collect();
+    assert_eq!(listed, [&*silent_url, &*urls[1]]);
+    edge.delete("a");
+    edge.stop();
+}
+
+#[test]
+fn slow_source_does_not_hold_up_a_pull_that_hedges() {
+    let (slow, fast) = (Origin::start(Mode::AcceptedSilent), Origin::start(Mode::Healthy));
+    let edge = Relay::start_with(1, EDGE);
+    let start = edge.holdings();
+    let fast_url = fast.rtmp_url("a");
+    let more = [("urls", &*fast_url), ("hedge_ms", "200"), ("timeout_sec", "60")];
+    let begun = Instant::now();
+    let reply = edge.add("a", &slow.rtmp_url("a"), &more);
+    assert_eq!((&reply["code"], url_of(&edge)), (&0.into(), fast_url));
+    assert!(begun.elapsed() < LIVENESS, "it waited for the slow one");
+    slow.wait_all_closed(LIVENESS);
+    assert_eq!((slow.count(), fast.count()), (1, 1));
+    edge.delete("a");
+    edge.assert_back_to(&start, "after the pull");
+    edge.stop();
+}
+
+/// RTMP and RTSP of one stream: players of a form that the next source does not bring are ended when
+/// it takes over, and who comes then is served.
+#[test]
+fn source_of_another_form_ends_players_when_it_takes_over_and_not_before() {
+    let site = Site::start("av.flv");
+    let first = Origin::start(Mode::Healthy);
+    let edge = Relay::start_with(1, EDGE);
+    // A port that nobody listens on: a try there must not end anybody.
+    let dead = format!("rtsp://127.0.0.1:{}/live/a", kit::free_port());
+    let urls = format!("{dead};{}", site.relay.rtsp_url("a"));
+    assert_eq!(edge.add("a", &first.rtmp_url("a"), &[("urls", &*urls)])["code"], 0);
+    let player = Player::http_flv(edge.http, "/live/a.live.flv");
+    player.wait_frames(Kind::Video, 10);
+    kit::pause(Duration::from_millis(300));
+    first.set(Mode::Refused);
+    player.wait_end(LIVENESS);
+    kit::wait_until(LIVENESS, "the RTSP source", || {
+        edge.is_online("a") && url_of(&edge).starts_with("rtsp")
+    });
+    let next = Player::http_flv(edge.http, "/live/a.live.flv");
+    next.wait_frames(Kind::Video, 10);
+    let proxy = edge.proxy("a").expect("it is pulled");
+    assert_eq!(proxy["sources"][1]["errorClass"], "refused", "{proxy}");
+    edge.delete("a");
+    edge.stop();
+}
