@@ -333,6 +333,17 @@ impl Crowd {
         blocked.map(|player| player.cursor.seq).chain(self.datagrams.slowest_seq()).min()
     }
 
+    /// What a player has got so far.
+    pub fn sent_bytes_of(&self, id: ConnectionId) -> Option<u64> {
+        match self.index_of.get(&id) {
+            Some(&index) => Some(self.players[index].sent_bytes),
+            None => {
+                let mut datagrams = self.datagrams.players.iter();
+                datagrams.find(|player| player.id == id).map(|player| player.sent_bytes)
+            }
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.players.len() + self.datagrams.players.len()
     }

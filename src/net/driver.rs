@@ -423,6 +423,7 @@ impl Driver {
                 Action::Dial { attempt, key, url, rtp_transport, .. } => {
                     self.dial(attempt, key, url, rtp_transport);
                 }
+                Action::DialPush(dial) => self.dial_push(dial),
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::Tell(news) => self.tell(&news),
                 Action::Keep(record) => self.keep(record),

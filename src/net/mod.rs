@@ -2,6 +2,7 @@
 
 mod accept;
 mod admission;
+mod destination;
 mod driver;
 mod events;
 mod http;
@@ -13,6 +14,7 @@ mod pace;
 mod play;
 mod probe;
 mod pull;
+mod push;
 mod reload;
 mod report;
 pub mod resolver;

@@ -43,7 +43,7 @@ fn sessions(links: &Links) -> Vec<SessionView> {
                 Session::Rtmp(_) => SessionProtocol::Rtmp,
                 Session::Http(_) => SessionProtocol::Http,
                 Session::Rtsp(_) => SessionProtocol::Rtsp,
-                Session::Origin(_) => return None,
+                Session::Origin(_) | Session::Destination(_) => return None,
             };
             Some(SessionView { connection: link.id, protocol, local: link.local, peer: link.peer })
         })

@@ -120,6 +120,7 @@ impl Driver {
         if !link.connecting {
             link.say_goodbye_to_origin();
         }
+        self.say_goodbye_to_destination(token);
         self.leave_role(token, false);
         let link = self.links.get_mut(token).expect("leaving a role keeps the link");
         if link.receiving && !link.receive_cancelled {
@@ -172,7 +173,8 @@ impl Driver {
     pub(super) fn forget(&mut self, link: Box<Link>) {
         self.tell_left(&link);
         self.uncount_guest(&link);
-        let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
+        let attempt = link.attempt();
+        let Link { id, token, peer, opened, part, deadline, .. } = *link;
         let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, token));
@@ -190,9 +192,9 @@ impl Driver {
                 debug!(connection = %id, %peer, seconds, received_bytes, sent_bytes, "closed");
             }
         }
-        match role {
-            Role::Attempt(attempt) => self.attempt_link_closed(attempt),
-            _ => self.shard.released(id),
+        self.shard.released(id);
+        if let Some(attempt) = attempt {
+            self.attempt_link_closed(attempt, token);
         }
     }
 
