@@ -36,6 +36,7 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         plain("media_bytes_copied_total", totals.media_bytes_copied),
         plain("config_bytes_copied_total", totals.config_bytes_copied),
         plain("bridge_bytes_copied_total", totals.bridge_bytes_copied),
+        plain("joined_bytes_copied_total", totals.joined_bytes_copied),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
         plain("player_jumps_total", totals.player_jumps),
@@ -191,6 +192,10 @@ const HELP: &[(&str, &str)] = &[
     ("media_bytes_in_total", "Bytes of media received."),
     ("media_bytes_copied_total", "Bytes of media copied in user space: each once, at ingest."),
     ("config_bytes_copied_total", "Bytes of metadata and configurations copied beyond that."),
+    (
+        "joined_bytes_copied_total",
+        "Bytes of flushes copied into one piece for four or more RTMP or WS-FLV players.",
+    ),
     ("media_bytes_out_total", "Bytes of media sent to players."),
     ("sends_total", "Sends to players."),
     (
