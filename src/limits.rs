@@ -372,3 +372,9 @@ pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
 
 /// Events of one stream that `why` shows.
 pub const RECENT_EVENTS_MAX: usize = 50;
+
+// Reading.
+
+/// Bytes from which on a source's socket is read whatever it waits for: a receive buffer. A
+/// connection begins with room for eight (`tcp_rmem`).
+pub const READ_MARK_MAX: usize = RECEIVE_BUFFER_LEN as usize;

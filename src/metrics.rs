@@ -222,6 +222,8 @@ const HELP: &[(&str, &str)] = &[
     ("connections_handed_over_total", "Publishers moved to the shard that owns their key."),
     ("session_errors_total", "Sessions ended by an error of their peer."),
     ("ticks_total", "Turns of the shards' loops."),
+    ("receives_total", "Pieces of input that connections have brought."),
+    ("receive_marks_lifted_total", "Sources that were read before a whole video frame had come."),
     ("origins_dialed", "Origins with connects under way or queued."),
     ("receive_buffers_out", "Receive buffers that are not with the kernel."),
     ("ring_operations", "Operations that the kernel has."),
