@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{AccessSection, Config, ConfigSource, CpuList, Overrides};
+use crate::config::{AccessSection, Config, ConfigSource, CpuList, NewestConfig, Overrides};
 use crate::demo;
 use crate::doctor;
 use crate::events::Keeper;
@@ -300,7 +300,8 @@ pub(crate) fn start(
     let keeper = Keeper::start(config.clone())
         .map_err(|error| format!("no thread for the event log: {error}"))?;
     let make_handler = make_handler();
-    let setup = Setup { make_handler, kept, config_source, keeper: keeper.port() };
+    let newest_config = Arc::new(NewestConfig::new(config.clone()));
+    let setup = Setup { make_handler, kept, config_source, newest_config, keeper: keeper.port() };
     Ok((Node::start(&config, &cpus, &setup)?, keeper))
 }
 

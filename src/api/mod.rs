@@ -54,10 +54,11 @@ pub trait Node: Clone + 'static {
     /// The last events of a key, each a line of JSON, the oldest first.
     fn recent_events(&self, key: &StreamKey, bound: Duration) -> impl Future<Output = Vec<String>>;
 
+    /// What this shard goes by.
     fn config(&self) -> Arc<Config>;
 
-    /// Stores it; the API then asks every shard to use it.
-    fn set_config(&self, config: Config);
+    /// Changes the node's configuration; the API then asks every shard to use it.
+    fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R;
 
     /// Looks at an origin; `None` when too many looks are under way.
     fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>>;

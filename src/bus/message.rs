@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::view::{LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
-use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
@@ -152,9 +151,7 @@ pub enum Ask {
     },
     /// Of each shard: its players of a key.
     Players { key: StreamKey },
-    /// Of each shard: use this configuration from now on.
-    Configure { config: Arc<Config> },
-    /// Of each shard: connections, load and counters; `net` answers it.
+    /// Of each shard: its connections, load, counters and configuration; `net` answers it.
     Node(NodeAsk),
 }
 
@@ -164,6 +161,8 @@ pub enum NodeAsk {
     Sessions,
     Metrics,
     Load,
+    /// Use the node's newest configuration from now on.
+    Configure,
     Kick {
         connection: ConnectionId,
     },

@@ -487,14 +487,6 @@ impl Driver {
                     self.put(ticket.shard, Message::Answer { ticket, answer });
                 }
             }
-            Message::Ask { ticket, ask: Ask::Configure { config } } => {
-                self.config = config.clone();
-                self.shard.handle_message(
-                    self.now,
-                    from,
-                    Message::Ask { ticket, ask: Ask::Configure { config } },
-                );
-            }
             message => self.shard.handle_message(self.now, from, message),
         }
     }

@@ -21,6 +21,10 @@ impl Driver {
                     (self.links.len() + self.udp.sockets() + self.listeners.len()) as u32;
                 Answer::Load(self.load.view(fd_count))
             }
+            NodeAsk::Configure => {
+                self.configure();
+                Answer::Done
+            }
             NodeAsk::Tcp { connection } => {
                 let token = self.by_connection.get(&connection);
                 let link = token.and_then(|&token| self.links.get(token));

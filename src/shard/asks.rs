@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
+use super::Shard;
 use super::closing::AskedFor;
 use super::tables::{Source, StreamHandle};
-use super::{Policy, Shard};
 use crate::bus::message::{Answer, Ask, CloseOutcome, Ticket};
 use crate::bus::view::{FormView, PlayerView, PullView, SourceView, StreamView};
 use crate::media::state::{EndReason, Generation};
 use crate::media::{Form, StreamKey};
 
 impl Shard {
-    /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
+    /// Answers, at once or when it is done. `Ask::Node` is `net`'s.
     pub fn handle_ask(&mut self, now: Instant, ticket: Ticket, ask: Ask) {
         match ask {
             Ask::AddPull { key, url, options } => self.add_pull(now, ticket, key, url, options),
@@ -34,10 +34,6 @@ impl Shard {
             Ask::Players { key } => {
                 let views = self.player_views(&key);
                 self.answer(ticket, Answer::Players(views));
-            }
-            Ask::Configure { config } => {
-                self.set_policy(Policy::of(&config, self.shards));
-                self.answer(ticket, Answer::Done);
             }
             Ask::Node(_) => unreachable!("net answers these"),
         }

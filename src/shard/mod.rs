@@ -54,6 +54,7 @@ use timers::{Timer, Timers};
 
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
+use crate::config::Config;
 use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
 use crate::journal::Record;
 use crate::media::state::{EndReason, ErrorClass, Generation};
@@ -225,6 +226,11 @@ impl Shard {
 
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Goes by this configuration from now on.
+    pub fn configure(&mut self, config: &Config) {
+        self.set_policy(Policy::of(config, self.shards));
     }
 
     /// The wall clock, for what is shown to people.

@@ -86,6 +86,10 @@ impl World {
                 Answer::Metrics(metrics::of_shard(of, &ledger))
             }
             NodeAsk::Load => Answer::Load(LoadView { percent: 7, delay_ms: 1, fd_count: 9 }),
+            NodeAsk::Configure => {
+                self.shards[shard.index()].configure(&self.config);
+                Answer::Done
+            }
             NodeAsk::Tcp { .. } => Answer::Tcp(None),
             NodeAsk::Kick { connection } => {
                 let is_here = connection.shard == shard;
