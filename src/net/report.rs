@@ -70,6 +70,8 @@ fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("event_followers_dropped_total", driver.events.followers_dropped),
         gauge("event_followers", driver.events.followers as u64),
         counter("ticks_total", counters.ticks),
+        counter("receives_total", counters.receives),
+        counter("receive_marks_lifted_total", driver.marks.lifted),
         gauge("origins_dialed", driver.shard.origins_dialed() as u64),
         gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
         gauge("ring_operations", driver.ring.ops_in_flight() as u64),
