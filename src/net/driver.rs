@@ -109,6 +109,8 @@ pub(super) struct Counters {
     pub(super) datagrams_unwanted: u64,
     /// Tracks that got no UDP ports.
     pub(super) udp_refused: u64,
+    /// RTSP players over UDP, or paused, that gave no sign of life.
+    pub(super) rtsp_timeouts: u64,
 }
 
 /// What a listening port speaks.

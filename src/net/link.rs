@@ -16,11 +16,8 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
-<<<<<<< HEAD
 use super::destination::Destination;
-=======
 use super::low_water::LowWater;
->>>>>>> lowat
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;

@@ -122,7 +122,7 @@ fn lacking(session: &Session) -> usize {
             OriginSession::Http(_, tags) => tags.lacking(),
             OriginSession::Rtsp(_) => 0,
         },
-        Session::Http(_) | Session::Rtsp(_) => 0,
+        Session::Http(_) | Session::Rtsp(_) | Session::Destination(_) => 0,
     }
 }
 

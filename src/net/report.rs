@@ -129,6 +129,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
     let plain = [
         ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
         ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
+        ("rtsp_session_timeouts_total", MetricKind::Counter, counters.rtsp_timeouts),
         ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),
     ];
     let plain = plain.map(|(name, kind, value)| Metric { name, label: None, kind, value });
