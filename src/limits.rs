@@ -386,5 +386,19 @@ pub const HELD_CONFIGS_MAX: usize = 8;
 /// Bytes of each of those, 512 KiB of a source: parameter sets have some 100, metadata some 1,000.
 pub const HELD_CONFIG_LEN_MAX: usize = 64 * 1024;
 
-/// Origins of which a shard knows how they do: a name and a last fault of 200 B each, 1 MiB.
-pub const ORIGINS_MAX: usize = 4_096;
+// Pushes.
+
+/// Pushes of one stream: each is a player of it, and is looked for among the others by its URL.
+pub const PUSHES_PER_STREAM_MAX: usize = 64;
+
+/// Pushes of a shard: some 600 bytes with its URL each, 6 MiB.
+pub const PUSHES_PER_SHARD_MAX: usize = 10_000;
+
+/// Pushes that a shard tells of in one answer, at some 300 bytes each.
+pub const PUSHES_PER_PAGE: usize = 256;
+
+// Reading.
+
+/// Bytes from which on a source's socket is read whatever it waits for: a receive buffer. A
+/// connection begins with room for eight (`tcp_rmem`).
+pub const READ_MARK_MAX: usize = RECEIVE_BUFFER_LEN as usize;

@@ -172,12 +172,7 @@ fn source_urls<N: Node>(call: &Call<'_, N>) -> Result<Vec<Arc<SourceUrl>>, Failu
 
 fn parse_url<N: Node>(call: &Call<'_, N>, text: &str) -> Result<SourceUrl, Failure> {
     let is_flv = call.params.text("schema").eq_ignore_ascii_case("flv");
-    let user = call.params.text("rtsp_user");
-    let login = (!user.is_empty()).then(|| Login {
-        user: user.to_owned(),
-        password: call.params.text("rtsp_pwd").to_owned(),
-    });
-    SourceUrl::parse(text, is_flv).map(|url| url.with_login(login)).map_err(|error| {
+    SourceUrl::parse(text, is_flv).map(|url| url.with_login(login(call))).map_err(|error| {
         let msg = match error {
             SourceUrlError::Scheme => format!("not supported play schema:{text}"),
             error => format!("{error}: {text}"),
@@ -186,7 +181,14 @@ fn parse_url<N: Node>(call: &Call<'_, N>, text: &str) -> Result<SourceUrl, Failu
     })
 }
 
-fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
+/// User and password that are given beside a URL.
+pub(super) fn login<N: Node>(call: &Call<'_, N>) -> Option<Login> {
+    let user = call.params.text("rtsp_user");
+    (!user.is_empty())
+        .then(|| Login { user: user.to_owned(), password: call.params.text("rtsp_pwd").to_owned() })
+}
+
+pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
     let (params, pull) = (&call.params, &call.config.pull);
     let timeout_ms = match params.float("timeout_sec") {
         // A cast saturates.
@@ -218,7 +220,7 @@ fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
 }
 
 /// ZLMediaKit's words for the most common failure; ours for the others, which nobody switches on.
-fn add_failed_text(fault: Fault) -> String {
+pub(super) fn add_failed_text(fault: Fault) -> String {
     match fault.class {
         ErrorClass::Refused => "connection refused".to_owned(),
         _ => fault.text,

@@ -153,6 +153,10 @@ impl Shard {
         new: Stage,
         awaiting_now: &'static str,
     ) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_stage(now, push, attempt, (new, awaiting_now));
+            return;
+        }
         let Some((_, pull, side)) = self.current_pull(attempt) else { return };
         let way = pull.try_mut(side).expect("it is one of the two");
         let PullState::Trying { stage, awaiting, holds_place, .. } = &mut way.state else {
@@ -181,6 +185,10 @@ impl Shard {
 
     /// An attempt has failed. What is left of it is being closed.
     pub fn attempt_failed(&mut self, now: Instant, attempt: AttemptId, fault: Fault) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_failed(now, push, attempt, fault);
+            return;
+        }
         let Some((handle, _, side)) = self.current_pull(attempt) else { return };
         let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
         self.totals.attempts_failed[index.expect("ALL is all")] += 1;
@@ -247,6 +255,10 @@ impl Shard {
 
     /// Nothing is left of an attempt: its sockets are closed, its operations have ended.
     pub fn attempt_closed(&mut self, attempt: AttemptId, sockets: u32) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_attempt_closed(push, attempt, sockets);
+            return;
+        }
         let Some(handle) = self.attempts.remove(&attempt) else { return };
         if let Some(stream) = self.tables.get_mut(handle) {
             stream.open_attempts.remove(&attempt);
@@ -365,6 +377,10 @@ impl Shard {
     }
 
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_attempt_is_over(now, push, attempt);
+            return;
+        }
         let Some((_, pull, side)) = self.current_pull(attempt) else { return };
         let timeout = pull.timeout(side);
         let fault = pull.try_of(side).expect("it is one of the two").timeout_fault(timeout);
