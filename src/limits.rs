@@ -383,3 +383,9 @@ pub const PUSHES_PER_SHARD_MAX: usize = 10_000;
 
 /// Pushes that a shard tells of in one answer, at some 300 bytes each.
 pub const PUSHES_PER_PAGE: usize = 256;
+
+// Reading.
+
+/// Bytes from which on a source's socket is read whatever it waits for: a receive buffer. A
+/// connection begins with room for eight (`tcp_rmem`).
+pub const READ_MARK_MAX: usize = RECEIVE_BUFFER_LEN as usize;

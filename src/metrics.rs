@@ -39,6 +39,7 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         plain("media_bytes_copied_total", totals.media_bytes_copied),
         plain("config_bytes_copied_total", totals.config_bytes_copied),
         plain("bridge_bytes_copied_total", totals.bridge_bytes_copied),
+        plain("joined_bytes_copied_total", totals.joined_bytes_copied),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
         plain("player_jumps_total", totals.player_jumps),
@@ -209,6 +210,10 @@ const HELP: &[(&str, &str)] = &[
     ("media_bytes_in_total", "Bytes of media received."),
     ("media_bytes_copied_total", "Bytes of media copied in user space: each once, at ingest."),
     ("config_bytes_copied_total", "Bytes of metadata and configurations copied beyond that."),
+    (
+        "joined_bytes_copied_total",
+        "Bytes of flushes copied into one piece for four or more RTMP or WS-FLV players.",
+    ),
     ("media_bytes_out_total", "Bytes of media sent to players."),
     ("sends_total", "Sends to players."),
     (
@@ -235,6 +240,8 @@ const HELP: &[(&str, &str)] = &[
     ("connections_handed_over_total", "Publishers moved to the shard that owns their key."),
     ("session_errors_total", "Sessions ended by an error of their peer."),
     ("ticks_total", "Turns of the shards' loops."),
+    ("receives_total", "Pieces of input that connections have brought."),
+    ("receive_marks_lifted_total", "Sources that were read before a whole video frame had come."),
     ("origins_dialed", "Origins with connects under way or queued."),
     ("receive_buffers_out", "Receive buffers that are not with the kernel."),
     ("ring_operations", "Operations that the kernel has."),

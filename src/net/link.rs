@@ -17,6 +17,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::destination::Destination;
+use super::low_water::LowWater;
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
@@ -44,6 +45,8 @@ pub(super) struct Link {
     pub(super) counted: bool,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
+    /// Of a source whose video has begun.
+    pub(super) low_water: Option<Box<LowWater>>,
     /// Its datagram sockets, which go before it.
     pub(super) udp: Vec<PairId>,
     /// What the socket has not taken yet.
@@ -154,6 +157,7 @@ impl Link {
             connecting: false,
             counted: false,
             receive_cancelled: false,
+            low_water: None,
             udp: Vec::new(),
             out: VecDeque::new(),
             out_bytes: 0,

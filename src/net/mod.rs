@@ -9,6 +9,8 @@ mod http;
 mod keeping;
 mod link;
 mod load;
+mod low_water;
+mod marks;
 mod origin;
 mod pace;
 mod play;

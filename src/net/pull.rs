@@ -236,6 +236,7 @@ impl Driver {
                 self.shard.attempt_stage(self.now, id, stage, awaiting);
             }
             Some(Wanted::Media(part)) => {
+                self.note_media(token, &part);
                 self.shard.attempt_media(self.now, id, part);
             }
             Some(Wanted::Redirect(url)) => self.redirected(id, &url),

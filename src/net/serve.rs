@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::driver::Driver;
 use super::link::{Phase, Role, Session};
 use crate::proto::Output;
+use crate::proto::rtsp::ServerError;
 use crate::ring::Token;
 
 impl Driver {
@@ -85,7 +86,12 @@ impl Driver {
         let failed: Option<Box<dyn std::fmt::Display>> = match &mut link.session {
             Session::Rtmp(session) => boxed(session.handle_timeout(now)),
             Session::Http(session) => boxed(session.handle_timeout(now)),
-            Session::Rtsp(peer) => boxed(peer.handle_timeout(now)),
+            Session::Rtsp(peer) => {
+                let result = peer.handle_timeout(now);
+                let is_timeout = result == Err(ServerError::SessionTimeout);
+                self.counters.rtsp_timeouts += u64::from(is_timeout);
+                boxed(result)
+            }
             Session::Origin(session) => {
                 let fault = session.handle_timeout(now);
                 self.drain(token);

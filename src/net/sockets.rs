@@ -13,6 +13,7 @@ impl Driver {
     pub(super) fn received(&mut self, token: Token, bytes: Bytes) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.received_bytes += bytes.len() as u64;
+        self.counters.receives += 1;
         if let Role::Leaving { held, .. } = &mut link.role {
             // A view of this shard's receive buffers must not leave it.
             held.push(Bytes::copy_from_slice(&bytes));
@@ -26,6 +27,7 @@ impl Driver {
             }
             self.input(token, bytes);
             self.set_deadline(token);
+            self.heard(token);
         }
     }
 
@@ -147,7 +149,10 @@ impl Driver {
                 link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
                 return player;
             }
-            Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
+            Role::Publisher(_) => {
+                self.forget_mark(token);
+                self.shard.unpublish(self.now, id, clean);
+            }
             Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),

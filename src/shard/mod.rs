@@ -111,6 +111,8 @@ pub struct Totals {
     pub config_bytes_copied: u64,
     /// Copied to make the form that a source does not bring.
     pub bridge_bytes_copied: u64,
+    /// Copied once more to send them in one piece to many.
+    pub joined_bytes_copied: u64,
     pub media_bytes_out: u64,
     pub sends: u64,
     pub player_jumps: u64,
@@ -487,6 +489,7 @@ impl Shard {
         self.totals.media_bytes_out += totals.sent_bytes;
         self.totals.sends += totals.sends;
         self.totals.player_jumps += totals.jumps;
+        self.totals.joined_bytes_copied += totals.joined_bytes;
         self.totals.datagrams_lost += totals.datagrams_lost;
     }
 }
