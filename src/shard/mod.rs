@@ -281,8 +281,7 @@ impl Shard {
                 Timer::Grace(stream) => self.grace_is_over(now, stream),
                 Timer::Silence(stream) => self.check_silence(now, stream),
                 Timer::Attempt(attempt) => self.attempt_is_over(now, attempt),
-                Timer::PushRetry(push) => self.start_push(now, push),
-                Timer::PushQueue(push) => self.push_queue_is_over(now, push),
+                Timer::Push(push) => self.push_is_due(now, push),
                 Timer::Close(generation) => self.close_is_over(generation),
             }
         }
@@ -454,7 +453,7 @@ impl Shard {
                 Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
                     is_it(of)
                 }
-                Timer::Close(of) | Timer::PushRetry(of) | Timer::PushQueue(of) => *of == generation,
+                Timer::Close(of) | Timer::Push(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })
             || self.locals.iter().any(|(_, local)| local.generation == Some(generation))
