@@ -18,7 +18,8 @@ use kit::rtsp::{Client, Lower, Message};
 use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
 use kit::rtsp_player::{Recording, RtspPlayer};
 use kit::rtsp_publisher::RtspPublisher;
-use kit::tape::{Tap, assert_gapless, assert_well_formed};
+use kit::tape::Tap;
+use kit::tshark::{assert_gapless, assert_well_formed};
 use kit::units::{WithinMs, assert_same};
 use kit::{LIVENESS, Player, Relay, TempDir, wait_until};
 
