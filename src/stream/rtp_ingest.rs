@@ -213,11 +213,14 @@ impl RtpIngest {
         // The first byte tells of sources, extension and padding, which stay.
         let mut head = header.encode();
         head[0] = bytes[0];
+        let begins = lane.picture_begins(header.timestamp, log.next_seq());
         let entry = PacketEntry {
             channel: 2 * track as u8,
             kind: lane.kind,
             timestamp_ms: to_ms(place_ns),
             keyframe,
+            lead: u16::try_from(log.next_seq() - begins)
+                .map_or(0, |lead| lead * u16::from(keyframe)),
             is_report: false,
         };
         let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
@@ -247,6 +250,7 @@ impl RtpIngest {
             kind: TagKind::Script,
             timestamp_ms: to_ms(place_ns),
             keyframe: false,
+            lead: 0,
             is_report: true,
         };
         log.push_packet(entry, bytes.len(), [&bytes[..], &[]]);
@@ -421,6 +425,30 @@ mod tests {
         assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
         let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
         assert_eq!(keyframes, 2);
+    }
+
+    #[test]
+    fn players_start_where_the_keyframe_begins() {
+        const DELIMITER: &[u8] = &[0x09, 0xf0];
+        const MESSAGE: &[u8] = &[0x06, 5, 1, 0, 0x80];
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 0), SLICE);
+        scene.packet(0, (9, 2, 3600), DELIMITER);
+        scene.packet(0, (9, 3, 3600), MESSAGE);
+        scene.packet(1, (8, 1, 0), &[1]);
+        let lead = scene.log.next_seq();
+        scene.log.flush();
+        let begins = lead - 4;
+        assert!(scene.log.awaits_keyframe(), "nobody can tell yet that it is a keyframe");
+        scene.packet(0, (9, 4, 3600), IDR);
+        assert!(scene.log.awaits_keyframe());
+        scene.log.flush();
+        assert_eq!((scene.log.start_seq(), scene.log.resume_from(lead)), (begins, Some(begins)));
+        assert_eq!(scene.log.resume_from(lead + 1), None);
+        let replica = Log::from_snapshot(scene.log.snapshot());
+        assert_eq!((replica.start_seq(), replica.resume_from(lead)), (begins, Some(begins)));
+        let first = scene.log.entry(begins).expect("it is held");
+        assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *DELIMITER);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) struct Lane {
     pub(super) last: Option<Given>,
     /// Timestamp of the frame that was counted last.
     counted: Option<u32>,
+    /// Timestamp of the newest picture, and where in the log it begins.
+    picture: Option<(u32, u64)>,
     pub(super) packets: u32,
     pub(super) octets: u32,
 }
@@ -64,6 +66,7 @@ impl Lane {
             mapping: None,
             last: None,
             counted: None,
+            picture: None,
             packets: 0,
             octets: 0,
         }
@@ -73,6 +76,18 @@ impl Lane {
     pub(super) fn change_source(&mut self) {
         self.mapping = None;
         self.access = RandomAccess::new(self.codec);
+        self.picture = None;
+    }
+
+    /// Where the picture of this timestamp begins in the log, whose next entry is a packet of it.
+    pub(super) fn picture_begins(&mut self, timestamp: u32, next_seq: u64) -> u64 {
+        match self.picture {
+            Some((of, begins)) if of == timestamp => begins,
+            _ => {
+                self.picture = Some((timestamp, next_seq));
+                next_seq
+            }
+        }
     }
 
     /// Enters what the description tells.
