@@ -172,9 +172,13 @@ impl RtpIngest {
             self.dropped += 1;
             return Progress::default();
         };
-        if gap == Gap::Restart {
-            clock.restart(track);
-            lane.change_source();
+        match gap {
+            Gap::None => lane.loss.count(0),
+            Gap::Lost(count) => lane.loss.count(count),
+            Gap::Restart => {
+                clock.restart(track);
+                lane.change_source();
+            }
         }
         let header = packet.header();
         let place_ns = self.base_ns + clock.map(track, header.timestamp, now).position_ns;
@@ -196,6 +200,7 @@ impl RtpIngest {
             for track in 0..self.lanes.len() {
                 self.report(log, track, place_ns);
             }
+            self.lanes.iter_mut().for_each(|lane| lane.loss.end_interval());
         }
         self.write(log, track, packet, header, (place_ns, keyframe))
     }
@@ -449,6 +454,28 @@ mod tests {
         assert_eq!((replica.start_seq(), replica.resume_from(lead)), (begins, Some(begins)));
         let first = scene.log.entry(begins).expect("it is held");
         assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *DELIMITER);
+    }
+
+    #[test]
+    fn loss_is_that_of_the_last_interval() {
+        let mut scene = Scene::new();
+        let loss = |scene: &Scene| {
+            let tracks = scene.ingest.tracks();
+            [&tracks.video, &tracks.audio].map(|of| of.as_ref().and_then(|of| of.loss_percent))
+        };
+        assert_eq!(loss(&scene), [None; 2]);
+        for second in 0..12_u16 {
+            let bytes = packet(0, (9, second, u32::from(second) * 90_000), IDR);
+            let packet = RtpPacket::parse(bytes).expect("a packet");
+            let gap = if second == 1 { Gap::Lost(2) } else { Gap::None };
+            scene.part(RtpPart::Packet { track: 0, packet, gap });
+            match second {
+                0 => assert_eq!(loss(&scene), [Some(0.0), None]),
+                1 => assert_eq!(loss(&scene), [Some(50.0), None]),
+                _ => {}
+            }
+        }
+        assert_eq!(loss(&scene), [Some(0.0), None], "the interval without any");
     }
 
     #[test]
