@@ -48,7 +48,6 @@ use budget::Budget;
 use closing::Closing;
 use ending::EndOfLocal;
 pub use keeping::RestoreError;
-use ledger::Ledger;
 pub use lifecycle::{PullNews, Stage};
 pub use player::{Admitted, PlayRequest};
 pub use policy::Policy;
@@ -374,25 +373,6 @@ impl Shard {
             totals.bridge_bytes_copied += stream.media.bridged_bytes();
         }
         totals
-    }
-
-    /// What this shard holds, sockets excepted.
-    pub fn ledger(&self) -> Ledger {
-        let streams = self.tables.iter();
-        let waiters = |role: &Role| matches!(role, Role::Waiter(_));
-        Ledger {
-            sockets: 0,
-            timers: self.timers.len() as u64,
-            players: self.members.values().filter(|member| !waiters(&member.role)).count() as u64,
-            waiters: self.members.values().filter(|member| waiters(&member.role)).count() as u64,
-            publishers: self.publishers.len() as u64,
-            pulls: self.tables.iter().filter(|stream| stream.pull().is_some()).count() as u64,
-            pushes: self.pushes.len() as u64,
-            streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
-            replicas: self.locals.len() as u64,
-            closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
-            log_bytes: streams.map(|stream| stream.media.held_bytes()).sum(),
-        }
     }
 
     pub fn pending_count(&self) -> usize {
