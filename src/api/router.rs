@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, auth, media, proxy, server, session, why};
+use super::{Caller, Node, absences, auth, media, proxy, server, session, why};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -39,12 +39,14 @@ enum Endpoint {
     AddStreamProxy,
     CloseStream,
     CloseStreams,
+    DelNegativeCache,
     DelStreamProxy,
     GetAllSession,
     GetApiList,
     GetMediaInfo,
     GetMediaList,
     GetMediaPlayerList,
+    GetNegativeCache,
     GetProxyInfo,
     GetServerConfig,
     GetStatistic,
@@ -120,6 +122,8 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
     match endpoint {
         Endpoint::AddStreamProxy => proxy::add(call).await,
         Endpoint::DelStreamProxy => proxy::delete(call).await,
+        Endpoint::DelNegativeCache => absences::forget(call).await,
+        Endpoint::GetNegativeCache => absences::list(call).await,
         Endpoint::ListStreamProxy => proxy::list(call).await,
         Endpoint::GetProxyInfo => proxy::show(call).await,
         Endpoint::CloseStream => media::close(call).await,
@@ -174,12 +178,14 @@ const ROUTES: &[Route] = &[
     route("addStreamProxy", &["vhost", "app", "stream", "url"], Endpoint::AddStreamProxy),
     route("close_stream", STREAM, Endpoint::CloseStream),
     route("close_streams", &[], Endpoint::CloseStreams),
+    route("delNegativeCache", &[], Endpoint::DelNegativeCache),
     route("delStreamProxy", &["key"], Endpoint::DelStreamProxy),
     route("getAllSession", &[], Endpoint::GetAllSession),
     route("getApiList", &[], Endpoint::GetApiList),
     route("getMediaInfo", STREAM, Endpoint::GetMediaInfo),
     route("getMediaList", &[], Endpoint::GetMediaList),
     route("getMediaPlayerList", STREAM, Endpoint::GetMediaPlayerList),
+    route("getNegativeCache", &[], Endpoint::GetNegativeCache),
     route("getProxyInfo", &["key"], Endpoint::GetProxyInfo),
     route("getServerConfig", &[], Endpoint::GetServerConfig),
     route("getStatistic", &[], Endpoint::GetStatistic),
@@ -253,7 +259,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 24);
+        assert_eq!(paths.len(), 26);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {
