@@ -284,7 +284,8 @@ fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
     if replay.unknown_count > 0 {
         warn!(count = replay.unknown_count, "the journal has records of a newer version");
     }
-    let kept = Kept { journal: journal.handle(), pulls: Arc::new(replay.pulls) };
+    let (pulls, pushes) = (Arc::new(replay.pulls), Arc::new(replay.pushes));
+    let kept = Kept { journal: journal.handle(), pulls, pushes };
     Ok(Some((journal, kept)))
 }
 

@@ -3,7 +3,7 @@
 //! ZLMediaKit.
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
-//! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
 //! - `absences.rs`: streams that are known to be missing.
 //! - `why.rs`: what one stream is doing, and why.
 //! - `follow.rs`: who may follow the event log.
@@ -20,6 +20,7 @@ mod node;
 mod objects;
 mod params;
 mod proxy;
+mod push;
 mod router;
 mod server;
 mod session;

@@ -188,6 +188,7 @@ pub struct LogSection {
 #[serde(default, deny_unknown_fields)]
 pub struct MediaRingSection {
     pub coalesce_us: u64,
+    pub await_frames: bool,
 }
 
 /// What the command line sets over the file.

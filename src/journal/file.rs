@@ -64,8 +64,8 @@ impl JournalFile {
             journal.cut(damage).map_err(failed)?;
         }
         journal.begin().map_err(failed)?;
-        let pulls = journal.state.pulls().cloned().collect();
-        Ok((journal, Replay { pulls, unknown_count, damage }))
+        let replay = journal.state.to_replay(unknown_count, damage);
+        Ok((journal, replay))
     }
 
     /// Writes records and has them on the disk when it returns. They count also where that fails,

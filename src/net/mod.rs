@@ -2,17 +2,21 @@
 
 mod accept;
 mod admission;
+mod destination;
 mod driver;
 mod events;
 mod http;
 mod keeping;
 mod link;
 mod load;
+mod low_water;
+mod marks;
 mod origin;
 mod pace;
 mod play;
 mod probe;
 mod pull;
+mod push;
 mod reload;
 mod report;
 pub mod resolver;

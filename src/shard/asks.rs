@@ -16,6 +16,16 @@ impl Shard {
         match ask {
             Ask::AddPull { key, url, options } => self.add_pull(now, ticket, key, url, options),
             Ask::DeletePull { key } => self.delete_pull(now, ticket, &key),
+            Ask::AddPush { key, url, options } => self.add_push(now, ticket, key, url, options),
+            Ask::DeletePush { key, digest } => self.delete_push(now, ticket, (&key, digest)),
+            Ask::Push { key, digest } => {
+                let view = self.push_of(now, (&key, digest)).map(Box::new);
+                self.answer(ticket, Answer::Push(view));
+            }
+            Ask::Pushes { after } => {
+                let (page, next) = self.page_of_pushes(now, after);
+                self.answer(ticket, Answer::Pushes { page, next });
+            }
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }

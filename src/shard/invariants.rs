@@ -36,6 +36,7 @@ impl Shard {
         for ending in self.endings.values() {
             assert!(!ending.open.is_empty(), "an ending without open connections is over");
         }
+        self.pushes.check();
         for closing in self.closings.values() {
             assert!(!closing.is_complete(), "a complete close is over");
         }
@@ -53,11 +54,12 @@ impl Shard {
                 | Timer::Grace(of)
                 | Timer::Silence(of)
                 | Timer::Demand(of) => is_it(of),
-                Timer::Close(of) => *of == generation,
+                Timer::Close(of) | Timer::PushRetry(of) | Timer::PushQueue(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })
             || self.locals.iter().any(|(_, local)| local.generation == Some(generation))
             || self.closings.contains_key(&generation)
+            || self.pushes.has(generation)
             || self.endings.values().any(|ending| ending.generation == generation)
     }
 }
