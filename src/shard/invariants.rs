@@ -54,7 +54,7 @@ impl Shard {
                 | Timer::Grace(of)
                 | Timer::Silence(of)
                 | Timer::Demand(of) => is_it(of),
-                Timer::Close(of) | Timer::PushRetry(of) | Timer::PushQueue(of) => *of == generation,
+                Timer::Close(of) | Timer::Push(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })
             || self.locals.iter().any(|(_, local)| local.generation == Some(generation))

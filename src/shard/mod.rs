@@ -293,8 +293,7 @@ impl Shard {
                 Timer::Silence(stream) => self.check_silence(now, stream),
                 Timer::Attempt(attempt) => self.attempt_is_over(now, attempt),
                 Timer::Demand(stream) => self.hook_is_over(now, stream),
-                Timer::PushRetry(push) => self.start_push(now, push),
-                Timer::PushQueue(push) => self.push_queue_is_over(now, push),
+                Timer::Push(push) => self.push_is_due(now, push),
                 Timer::Close(generation) => self.close_is_over(generation),
             }
         }

@@ -25,10 +25,8 @@ pub(super) enum Timer {
     Attempt(AttemptId),
     /// The hook that is told of a missing stream has had its time.
     Demand(StreamHandle),
-    /// A push may try again.
-    PushRetry(Generation),
-    /// A push has waited long enough for its destination's connect budget.
-    PushQueue(Generation),
+    /// A push may try again, or has waited long enough for its destination's connect budget.
+    Push(Generation),
     /// A close is not confirmed yet; answer nevertheless.
     Close(Generation),
 }
