@@ -59,7 +59,7 @@ pub enum What {
         forms: Vec<Form>,
         url: Option<Arc<SourceUrl>>,
     },
-    /// Registered, and without a player for `stream.none_reader_delay_ms`.
+    /// Registered, and without a player for as long as the pull or `stream.none_reader_delay_ms` says.
     Unwatched,
     /// It asked to play what is not here, and waits.
     PlayerWaits(Box<Peer>),

@@ -15,6 +15,7 @@
 //! ```
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,19 @@ pub struct PullOptions {
     pub media_timeout: Duration,
     /// What is to carry the media of an RTSP origin, if the origin can.
     pub rtp_transport: LowerTransport,
+    pub idle_close: IdleClose,
+    /// Whose share of the pending pulls it takes; that of nobody where we want it ourselves.
+    pub asked_by: Option<IpAddr>,
+}
+
+/// When a pull that nobody plays is closed; where it says nothing, what the operator says for all
+/// streams holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdleClose {
+    /// So long without a player. It is then closed, or the hook decides where one is set.
+    pub after: Option<Duration>,
+    /// Closed without asking, or not.
+    pub always: Option<bool>,
 }
 
 /// What the API asks of a shard.
@@ -139,6 +153,8 @@ pub enum Ask {
         /// Also where it is pending.
         pending_too: bool,
     },
+    /// Of the key's owner: closes a stream that was told to be unwatched and still is.
+    CloseIdle { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: sends those away who wait for a key that nobody brings.
     SendAway { key: StreamKey },
     /// Of the key's owner: the stream of a key.

@@ -120,6 +120,8 @@ pub(super) mod tests {
     pub(in crate::journal) fn add(name: &str, url: &str) -> Record {
         Record::AddPull(PullRecord {
             over_udp: false,
+            idle_close_ms: None,
+            auto_close: None,
             key: format!("v/live/{name}"),
             url: format!("rtmp://origin/live/{url}"),
             retries_max: None,

@@ -127,6 +127,8 @@ pub enum EndReason {
     Closed,
     /// A pull that is not retried any more.
     GaveUp,
+    /// Nobody had played it for as long as it may be idle.
+    Idle,
     /// No stream came within `max_stream_wait_ms`.
     NotFound,
     /// The player was too far behind for too long.
@@ -150,6 +152,7 @@ impl EndReason {
             Self::Deleted => "deleted",
             Self::Closed => "closed",
             Self::GaveUp => "gave_up",
+            Self::Idle => "idle",
             Self::NotFound => "not_found",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",

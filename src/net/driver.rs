@@ -55,7 +55,7 @@ pub(super) struct Driver {
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
     pub(super) links: Links,
-    pub(super) guests: Guests,
+    pub(super) guests: Arc<Guests>,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
     pub(super) udp: UdpPairs,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
@@ -143,6 +143,8 @@ pub(super) struct Parts {
     pub(super) events: Events,
     pub(super) prober: Prober,
     pub(super) setup: Setup,
+    /// Those of the node.
+    pub(super) guests: Arc<Guests>,
 }
 
 impl Driver {
@@ -171,7 +173,7 @@ impl Driver {
             setup: parts.setup,
             handle: None,
             links: Links::default(),
-            guests: Guests::default(),
+            guests: parts.guests,
             by_connection: HashMap::new(),
             udp,
             attempts: HashMap::new(),

@@ -19,6 +19,7 @@ use bytes::{Buf, Bytes};
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
+use crate::access::Entry;
 use crate::bus::keeper::Follower;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};
@@ -39,8 +40,8 @@ pub(super) struct Link {
     pub(super) receiving: bool,
     pub(super) polling: bool,
     pub(super) connecting: bool,
-    /// It is among the shard's guests.
-    pub(super) counted: bool,
+    /// How it is counted, where it came to us.
+    pub(super) guest: Option<Entry>,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
     /// Its datagram sockets, which go before it.
@@ -149,7 +150,7 @@ impl Link {
             receiving: false,
             polling: false,
             connecting: false,
-            counted: false,
+            guest: None,
             receive_cancelled: false,
             udp: Vec::new(),
             out: VecDeque::new(),

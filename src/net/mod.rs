@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use admission::Shared;
 pub use driver::Protocol;
 use driver::{Driver, Parts};
 use events::Events;
@@ -312,6 +313,7 @@ impl Node {
             empty: cpus.iter().map(|_| AtomicBool::new(false)).collect(),
         });
         let hash_seed = fastrand::u64(..);
+        let shared = Shared::default();
         let (ready, all_ready) = mpsc::channel();
         let mut shards = Vec::new();
         let mut give_wakers = Vec::new();
@@ -329,6 +331,7 @@ impl Node {
                 resolver: resolver.clone(),
                 prober: prober.clone(),
                 setup: setup.clone(),
+                shared: shared.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
                 wakers,
@@ -407,6 +410,7 @@ struct ShardStart {
     resolver: Arc<Resolver>,
     prober: Prober,
     setup: Setup,
+    shared: Shared,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
     /// Those of all shards, when all have started.
@@ -436,11 +440,14 @@ impl ShardStart {
         }
         let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
         shard.keep_events();
+        shard.share_pending(self.shared.pending);
         let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
         let events = Events::connect(id, setup.keeper.clone(), ring.waker());
         let wire = RingWire::new(egress);
-        let driver =
-            Driver::new(Parts { shard, ring, wire, port, config, resolver, events, prober, setup });
+        let guests = self.shared.guests;
+        let parts =
+            Parts { shard, ring, wire, port, config, resolver, events, prober, setup, guests };
+        let driver = Driver::new(parts);
         driver.borrow_mut().restore();
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);

@@ -19,6 +19,7 @@ impl Shard {
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
+            Ask::CloseIdle { key, generation } => self.close_idle(now, ticket, &key, generation),
             Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
             Ask::Stream { key } => {
                 let found = self.tables.find(&key);
@@ -95,7 +96,7 @@ impl Shard {
             self.answer(ticket, Answer::Close(CloseOutcome::NotFound));
             return;
         }
-        if stream.registered && !force && stream.players() > 0 {
+        if stream.registered && !force && stream.players() + stream.waiters() > 0 {
             self.answer(ticket, Answer::Close(CloseOutcome::HasPlayers));
             return;
         }

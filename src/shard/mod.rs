@@ -9,6 +9,7 @@
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
+//! - `idle.rs`: streams that nobody plays.
 //! - `keeping.rs`: what survives a restart, and how it comes back.
 
 mod asks;
@@ -18,6 +19,9 @@ mod bus_tests;
 mod closing;
 mod ending;
 mod events;
+mod idle;
+#[cfg(test)]
+mod idle_tests;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
@@ -52,6 +56,7 @@ pub use tables::StreamHandle;
 use tables::{Source, Tables};
 use timers::{Timer, Timers};
 
+use crate::access::PendingPulls;
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
@@ -138,6 +143,7 @@ pub struct Shard {
     publishers: HashMap<ConnectionId, StreamHandle>,
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget,
+    pending_pulls: PendingPulls,
     timers: Timers,
     locals: Locals,
     members: HashMap<ConnectionId, Member>,
@@ -186,6 +192,7 @@ impl Shard {
             publishers: HashMap::new(),
             attempts: HashMap::new(),
             budget: Budget::default(),
+            pending_pulls: PendingPulls::default(),
             timers: Timers::default(),
             locals: Locals::default(),
             members: HashMap::new(),

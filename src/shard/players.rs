@@ -176,12 +176,14 @@ impl Shard {
             {
                 self.tell_end(&stream, End::Abandoned);
             }
+            self.look_who_plays(now, handle);
             return;
         }
         let known =
             stream.subscribers.get_mut(&(from, local.form)).filter(|known| known.local == local);
         if let Some(known) = known {
             (known.players, known.waiters) = (players, waiters);
+            self.look_who_plays(now, handle);
             return;
         }
         let subscriber = Subscriber {
@@ -197,6 +199,7 @@ impl Shard {
         if stream.registered {
             self.attach(handle, from, local.form);
         }
+        self.look_who_plays(now, handle);
     }
 
     /// The owner lets this shard have the log.

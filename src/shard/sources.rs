@@ -253,6 +253,7 @@ impl Shard {
             }
         }
         self.flush_soon(handle);
+        self.watch_registered(now, handle);
         self.tell_registered(now, handle);
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::idle::Watch;
 use super::lifecycle::Pull;
 use super::timers::TimerId;
 use crate::bus::message::{LocalId, Ticket};
@@ -38,8 +39,7 @@ pub(super) struct Stream {
     pub(super) was_registered: bool,
     /// The forms in which it was told to be registered.
     pub(super) told_forms: Vec<Form>,
-    /// Since when it is registered and has no player; `None` too when that was told.
-    pub(super) unwatched_since: Option<Instant>,
+    pub(super) watch: Watch,
     pub(super) grace: Option<TimerId>,
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
@@ -148,7 +148,7 @@ impl Tables {
             last_media: now.0,
             was_registered: false,
             told_forms: Vec::new(),
-            unwatched_since: None,
+            watch: Watch::default(),
             grace: None,
             silence: None,
             unflushed: false,
@@ -285,6 +285,11 @@ impl Stream {
 
     pub(super) fn waiters(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
+    }
+
+    /// Nobody brings it, and nobody is kept for who did.
+    pub(super) fn is_free(&self) -> bool {
+        matches!(self.source, Source::None { kept: false })
     }
 
     pub(super) fn pull(&self) -> Option<&Pull> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use rillcast::access::PullLimits;
 use rillcast::egress::CrowdLimits;
 use rillcast::shard::Policy;
 use rillcast::shard::lifecycle::RetryPolicy;
@@ -115,12 +116,18 @@ impl Plan {
             retry,
             connects_per_origin_max: rng.usize(1..4),
             pending_max: if rng.u32(0..4) == 0 { rng.usize(1..4) } else { 100 },
+            pending_pulls: PullLimits {
+                pending_max: *pick(rng, &[0, 0, 2]),
+                pending_per_address_max: *pick(rng, &[0, 0, 1]),
+            },
             waiters_per_key_max: if rng.u32(0..4) == 0 { rng.usize(0..4) } else { 100 },
             reconnect_grace,
             continue_push: if rng.u32(0..3) == 0 { Duration::ZERO } else { continue_push },
             publisher_silence,
             stream_wait,
-            none_reader_delay: Duration::from_secs(20),
+            none_reader_delay: Duration::from_secs(6),
+            auto_close: false,
+            none_reader_is_asked: false,
             close_bound: Duration::from_millis(1000),
             audio_wait: Duration::from_millis(if rng.u32(0..4) == 0 { 0 } else { 40 }),
             flush_window: Duration::from_millis(if rng.u32(0..4) == 0 {

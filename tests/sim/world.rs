@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rillcast::access::PendingPulls;
 use rillcast::bus::message::Message;
 use rillcast::bus::view::StreamView;
 use rillcast::bus::{Answer, Ask, Ticket};
@@ -62,6 +63,8 @@ pub(crate) struct World {
     events: BTreeMap<(Instant, u64), Event>,
     serial: u64,
     pub(crate) shards: Vec<Shard>,
+    /// Those that the shards count together.
+    pending_pulls: PendingPulls,
     tick_is_due: Vec<bool>,
     /// By sending and receiving shard: the sender knows that the queue is full.
     backed_up: Vec<Vec<bool>>,
@@ -130,8 +133,14 @@ impl World {
         let plan = Plan::new(&mut rng);
         let epoch = rillcast::clock::now();
         let hash_seed = rng.u64(..);
+        let pending_pulls = PendingPulls::default();
         let shards = (0..plan.shards)
-            .map(|id| Shard::new(ShardId(id as u16), plan.shards, hash_seed, plan.policy))
+            .map(|id| {
+                let id = ShardId(id as u16);
+                let mut shard = Shard::new(id, plan.shards, hash_seed, plan.policy);
+                shard.share_pending(pending_pulls.clone());
+                shard
+            })
             .collect();
         let bus = Bus::new(
             plan.shards,
@@ -159,6 +168,7 @@ impl World {
             events: BTreeMap::new(),
             serial: 0,
             shards,
+            pending_pulls,
             tick_is_due: vec![false; plan.shards],
             backed_up: vec![vec![false; plan.shards]; plan.shards],
             told: vec![false; plan.shards],
@@ -455,6 +465,7 @@ impl World {
 
     fn check_end(&mut self) {
         assert!(self.bus.is_empty(), "the bus holds something");
+        assert_eq!(self.pending_pulls.count(), 0, "a pull is still counted as pending");
         self.check_asked();
         self.check_connections();
         let open: Vec<_> = self.attempts.keys().collect();

@@ -357,13 +357,7 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
     let (Said::Yes { close: true }, Some(key)) = (said, &item.key) else { return };
     let ask = match item.hook {
         // A player that came meanwhile saves it.
-        Hook::StreamNoneReader => Ask::Close {
-            key: key.clone(),
-            generation: item.generation,
-            form: None,
-            force: false,
-            pending_too: false,
-        },
+        Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
         Hook::StreamNotFound => Ask::SendAway { key: key.clone() },
         _ => return,
     };
