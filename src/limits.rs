@@ -381,3 +381,11 @@ pub const RECENT_EVENTS_MAX: usize = 50;
 
 /// Longest time that a pull may be given to be without players: a day, as of all times in the config.
 pub const IDLE_CLOSE_MS_MAX: u64 = 86_400_000;
+
+// Explanations.
+
+/// Time without media of a source that is called a gap: longer than a frame of two a second takes.
+pub const SOURCE_GAP_MS_MIN: u64 = 1_000;
+
+/// Gaps of a stream that are kept: 24 B each, and nothing of a stream without any.
+pub const SOURCE_GAPS_KEPT: usize = 16;

@@ -4,7 +4,7 @@
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
-//! - `why.rs`: what one stream is doing, and why.
+//! - `why.rs`: what one stream is doing, and why; `rules.rs`: which rules have acted on it.
 //! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
@@ -19,6 +19,7 @@ mod objects;
 mod params;
 mod proxy;
 mod router;
+mod rules;
 mod server;
 mod session;
 #[cfg(test)]

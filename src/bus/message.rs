@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
+use super::view::{GapsView, LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
 use crate::config::Config;
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
@@ -159,6 +159,8 @@ pub enum Ask {
     SendAway { key: StreamKey },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
+    /// Of the key's owner: when its source was silent.
+    Gaps { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
     /// page to the last is in one of them.
     Streams {
@@ -212,6 +214,7 @@ pub enum Answer {
     Deleted(Option<Closed>),
     Close(CloseOutcome),
     Stream(Option<Box<StreamView>>),
+    Gaps(GapsView),
     Streams {
         page: Vec<StreamView>,
         /// Where the next page begins.

@@ -26,6 +26,11 @@ impl Shard {
                 let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);
                 self.answer(ticket, Answer::Stream(view));
             }
+            Ask::Gaps { key } => {
+                let found = self.tables.find(&key).and_then(|handle| self.tables.get(handle));
+                let gaps = found.map(|stream| stream.gaps.view(now)).unwrap_or_default();
+                self.answer(ticket, Answer::Gaps(gaps));
+            }
             Ask::Streams { from, registered_only } => {
                 let (handles, next) = self.tables.page(from, registered_only);
                 let page = handles.into_iter().filter_map(|handle| self.view(now, handle));

@@ -19,6 +19,7 @@ mod bus_tests;
 mod closing;
 mod ending;
 mod events;
+mod gaps;
 mod idle;
 #[cfg(test)]
 mod idle_tests;

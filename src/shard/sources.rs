@@ -140,6 +140,7 @@ impl Shard {
         stream.rate.count(now, received);
         if received > 0 {
             stream.last_media = now;
+            stream.gaps.media_came(now);
         }
         if !progress.committed {
             return;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::gaps::Gaps;
 use super::idle::Watch;
 use super::lifecycle::Pull;
 use super::timers::TimerId;
@@ -35,6 +36,7 @@ pub(super) struct Stream {
     pub(super) since_unix: u64,
     pub(super) registered_at: Option<(Instant, u64)>,
     pub(super) last_media: Instant,
+    pub(super) gaps: Gaps,
     /// It was registered before, so that the next time it is back.
     pub(super) was_registered: bool,
     /// The forms in which it was told to be registered.
@@ -146,6 +148,7 @@ impl Tables {
             since_unix: now.1,
             registered_at: None,
             last_media: now.0,
+            gaps: Gaps::default(),
             was_registered: false,
             told_forms: Vec::new(),
             watch: Watch::default(),
