@@ -45,6 +45,15 @@ pub fn replay(bytes: &[u8]) -> Replay {
     Replay { pulls: state.pulls().cloned().collect(), unknown_count, damage }
 }
 
+/// A whole journal of these pulls and nothing else.
+pub fn whole<'a>(pulls: impl IntoIterator<Item = &'a PullRecord>) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for pull in pulls {
+        encode(&Record::AddPull(pull.clone()), &mut bytes);
+    }
+    bytes
+}
+
 impl State {
     pub(super) fn read(bytes: &[u8]) -> (Self, usize, Option<Damage>) {
         let mut state = Self { live_len: MAGIC.len(), ..Self::default() };
@@ -96,11 +105,7 @@ impl State {
 
     /// A whole journal of what is wanted.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        for pull in self.pulls() {
-            encode(&Record::AddPull(pull.clone()), &mut bytes);
-        }
-        bytes
+        whole(self.pulls())
     }
 
     /// The file was written anew, so long.

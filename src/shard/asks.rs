@@ -11,6 +11,11 @@ use crate::media::state::{EndReason, Generation};
 use crate::media::{Form, StreamKey};
 
 impl Shard {
+    /// Which life of a key that this shard owns lives now; for tests.
+    pub fn generation_of(&self, key: &StreamKey) -> Option<Generation> {
+        self.tables.find(key).map(|handle| handle.generation)
+    }
+
     /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
     pub fn handle_ask(&mut self, now: Instant, ticket: Ticket, ask: Ask) {
         match ask {

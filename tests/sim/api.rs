@@ -26,6 +26,16 @@ pub(crate) struct Asked {
     is_answered: bool,
 }
 
+impl Asked {
+    pub(crate) fn key(&self) -> usize {
+        self.key
+    }
+
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Add { no_wait: bool },
@@ -198,6 +208,8 @@ impl World {
         asked.is_answered = true;
         self.stats.answers += 1;
         assert!(self.now <= asked.answer_by, "ask {} is answered late", ticket.serial);
+        self.acknowledge(ticket, answer);
+        let asked = &self.asked[&ticket.serial];
         let fits = match asked.what {
             What::Add { no_wait } => match answer {
                 Answer::Added { .. } | Answer::Exists { .. } | Answer::Overloaded(_) => true,

@@ -11,7 +11,7 @@ use rillcast::shard::lifecycle::RetryPolicy;
 use super::origins::Behavior;
 
 /// One run's parameters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) shards: usize,
     pub(crate) keys: usize,
@@ -19,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) policy: Policy,
     /// Time in which things happen, before everything is ended.
     pub(crate) run: Duration,
+    /// How often the node dies and begins again.
+    pub(crate) crashes: u32,
     pub(crate) ending: Ending,
     /// Whoever must confirm something does so at once, and the bus is never full: each close is
     /// confirmed within its bound.
@@ -144,6 +146,7 @@ impl Plan {
             origins: rng.usize(1..=2),
             policy,
             run: Duration::from_millis(rng.u64(4_000..=25_000)),
+            crashes: if rng.u32(0..3) == 0 { rng.u32(1..=3) } else { 0 },
             ending: if rng.bool() { Ending::ShutDown } else { Ending::Drain },
             prompt,
             deeds: Deed::ALL.iter().map(|&deed| (deed, deed.weight(rng))).collect(),

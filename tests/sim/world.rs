@@ -14,6 +14,7 @@ use rillcast::shard::{Action, PullNews, Shard};
 
 use super::api::Asked;
 use super::bus::{Bus, Put, Way};
+use super::journal::Journal;
 use super::media::Source;
 use super::origins::{Attempt, AttemptName, Behavior, Feed};
 use super::plan::{Ending, Plan, pick};
@@ -46,6 +47,9 @@ pub(crate) enum Event {
     /// Nobody comes any more.
     Doors,
     Drain,
+    /// What was kept is on the disk.
+    Sync,
+    Crash,
 }
 
 /// One stay of a connection with a stream; a connection that was refused may ask again.
@@ -91,6 +95,7 @@ pub(crate) struct World {
     /// Shards that were told to shut down.
     pub(crate) is_shut: Vec<bool>,
     pub(crate) stats: Stats,
+    pub(crate) journal: Journal,
     trace: Option<VecDeque<String>>,
     steps: u64,
 }
@@ -119,6 +124,13 @@ pub(crate) struct Stats {
     pub(crate) redirects: u64,
     /// Messages that met a full queue.
     pub(crate) kept: u64,
+    /// Times that the node died, and pulls that it then began with.
+    pub(crate) crashes: u64,
+    pub(crate) restored: u64,
+    /// Journals whose end was damaged.
+    pub(crate) torn: u64,
+    /// Adds, deletes and closes that survive.
+    pub(crate) acknowledged: u64,
 }
 
 const TRACE_LEN: usize = 400;
@@ -131,7 +143,16 @@ impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::new(&mut rng);
-        let epoch = rillcast::clock::now();
+        Self::begin(rng, plan, rillcast::clock::now(), traced.then(VecDeque::new))
+    }
+
+    /// A node that begins, with nothing in it.
+    pub(crate) fn begin(
+        mut rng: Rng,
+        plan: Plan,
+        epoch: Instant,
+        trace: Option<VecDeque<String>>,
+    ) -> Self {
         let hash_seed = rng.u64(..);
         let pending_pulls = PendingPulls::default();
         let shards = (0..plan.shards)
@@ -189,7 +210,8 @@ impl World {
             policy_changed_at: None,
             is_shut: vec![false; plan.shards],
             stats: Stats::default(),
-            trace: traced.then(VecDeque::new),
+            journal: Journal::new(),
+            trace,
             steps: 0,
             rng,
             plan,
@@ -197,6 +219,10 @@ impl World {
         world.note(|world| format!("{:#?}", world.plan));
         let run = world.plan.run;
         world.after(run, Event::End);
+        if world.plan.crashes > 0 {
+            let at = run.mul_f64(world.rng.f64());
+            world.after(at, Event::Crash);
+        }
         world.after(Duration::ZERO, Event::People);
         world.after(Duration::from_secs(1), Event::Housekeep);
         world
@@ -234,6 +260,10 @@ impl World {
     pub(crate) fn trace(&self) -> String {
         let lines = self.trace.iter().flatten();
         lines.fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    pub(crate) fn take_trace(&mut self) -> Option<VecDeque<String>> {
+        self.trace.take()
     }
 
     /// Writes a line for whoever looks for a fault.
@@ -346,6 +376,8 @@ impl World {
             Event::ShutDown(shard) => self.shut_down(shard),
             Event::Doors => self.ending = true,
             Event::Drain => self.drain(),
+            Event::Sync => self.sync(),
+            Event::Crash => self.crash(),
         }
     }
 
@@ -373,7 +405,7 @@ impl World {
                 }
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
-                Action::Keep(_) => {}
+                Action::Keep(record) => self.keep(record),
                 Action::Tell(news) => {
                     self.note(|_| format!("  {news:?}"));
                     match news {
@@ -467,6 +499,7 @@ impl World {
         assert!(self.bus.is_empty(), "the bus holds something");
         assert_eq!(self.pending_pulls.count(), 0, "a pull is still counted as pending");
         self.check_asked();
+        self.check_journal(self.plan.ending == Ending::Drain);
         self.check_connections();
         let open: Vec<_> = self.attempts.keys().collect();
         assert!(open.is_empty(), "attempts were never closed: {open:?}");
@@ -551,5 +584,9 @@ impl std::ops::AddAssign for Stats {
         self.recoveries += other.recoveries;
         self.redirects += other.redirects;
         self.kept += other.kept;
+        self.crashes += other.crashes;
+        self.restored += other.restored;
+        self.torn += other.torn;
+        self.acknowledged += other.acknowledged;
     }
 }
