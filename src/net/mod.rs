@@ -2,17 +2,22 @@
 
 mod accept;
 mod admission;
+mod destination;
 mod driver;
 mod events;
 mod http;
 mod keeping;
 mod link;
+mod listeners;
 mod load;
+mod low_water;
+mod marks;
 mod origin;
 mod pace;
 mod play;
 mod probe;
 mod pull;
+mod push;
 mod reload;
 mod report;
 pub mod resolver;
@@ -29,7 +34,7 @@ mod wire;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -42,6 +47,7 @@ pub use driver::Protocol;
 use driver::{Driver, Parts};
 use events::Events;
 pub use keeping::Kept;
+use listeners::Listeners;
 use probe::Prober;
 pub use probe::{ProbeRequest, probe};
 use resolver::Resolver;
@@ -52,11 +58,11 @@ use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
 use crate::bus::{KeeperPort, Mesh, MeshPort};
 use crate::clock;
-use crate::config::{Config, ConfigSource};
+use crate::config::{Config, ConfigSource, NewestConfig};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
-use crate::ring::{self, EgressRing, MediaRing, RingSizes, Token, Waker, socket};
+use crate::ring::{EgressRing, MediaRing, RingSizes, Token, Waker};
 use crate::rt::{self, OneshotReceiver, StartError, Tasks, oneshot};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Policy, Shard};
@@ -95,6 +101,7 @@ pub struct Setup {
     pub kept: Option<Kept>,
     /// What is read again.
     pub config_source: Option<Arc<ConfigSource>>,
+    pub newest_config: Arc<NewestConfig>,
     /// The way to who keeps the event log.
     pub keeper: KeeperPort,
 }
@@ -122,12 +129,10 @@ impl NodeHandle {
         self.driver.borrow().config.clone()
     }
 
-    /// Uses a configuration on this shard; the others are asked with [`Ask::Configure`].
-    pub fn set_config(&self, config: Config) {
-        let mut driver = self.driver.borrow_mut();
-        driver.config = Arc::new(config);
-        let config = driver.config.clone();
-        driver.events.keeper.tell(ToKeeper::Configure(config));
+    /// Changes the node's configuration. Shards go by it when they are asked to.
+    pub fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R {
+        let newest = self.driver.borrow().setup.newest_config.clone();
+        newest.change(edit)
     }
 
     /// Whether the node takes new work.
@@ -215,57 +220,6 @@ pub enum NodeError {
     Ring { shard: usize, cause: String },
     #[error("no thread for lookups: {0}")]
     Resolver(io::Error),
-}
-
-/// Listening sockets of all shards, bound before any shard starts.
-struct Listeners {
-    by_shard: Vec<Vec<(OwnedFd, Protocol)>>,
-    http: SocketAddr,
-    rtmp: SocketAddr,
-    rtsp: SocketAddr,
-}
-
-impl Listeners {
-    fn bind(config: &Config, cpus: &[usize]) -> Result<Self, NodeError> {
-        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = cpus.iter().map(|_| Vec::new()).collect();
-        let mut bind = |what: &'static str, mut address: SocketAddr, protocol| {
-            // SO_REUSEPORT would let us share the port with another process of the same user.
-            let mut probe = std::net::TcpListener::bind(address);
-            if address.ip() == Ipv6Addr::UNSPECIFIED && probe.as_ref().is_err_and(lacks_ipv6) {
-                address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-                probe = std::net::TcpListener::bind(address);
-            }
-            let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
-            match probe {
-                Ok(probe) => drop(probe),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    return Err(NodeError::AddressTaken { what, address });
-                }
-                Err(error) => return Err(listen_error(error)),
-            }
-            let mut bound = address;
-            for listeners in &mut by_shard {
-                let fd = socket::listener(bound).map_err(listen_error)?;
-                bound = socket::local_addr(&fd).map_err(listen_error)?;
-                listeners.push((fd, protocol));
-            }
-            if config.server.steer_by_cpu
-                && let Some((listener, _)) = by_shard.first().and_then(|first| first.last())
-            {
-                ring::steer_by_cpu(listener, cpus).map_err(listen_error)?;
-            }
-            Ok(bound)
-        };
-        let http = bind("http", config.http.listen, Protocol::Http)?;
-        let rtmp = bind("rtmp", config.rtmp.listen, Protocol::Rtmp)?;
-        let rtsp = bind("rtsp", config.rtsp.listen, Protocol::Rtsp)?;
-        Ok(Self { by_shard, http, rtmp, rtsp })
-    }
-}
-
-/// A host without IPv6: the unspecified address is then IPv4's.
-fn lacks_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 /// What the main thread and the shards tell each other.

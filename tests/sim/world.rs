@@ -403,6 +403,7 @@ impl World {
                 Action::Dial { attempt, stream, url, timeout, .. } => {
                     self.dial(AttemptName { shard, attempt }, stream, (&url, timeout));
                 }
+                Action::DialPush(_) => unreachable!("nobody pushes here"),
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
                 Action::Keep(record) => self.keep(record),
