@@ -74,7 +74,7 @@ pub enum What {
         url: Arc<SourceUrl>,
         step: PushStep,
     },
-    /// Registered, and without a player for `stream.none_reader_delay_ms`.
+    /// Registered, and without a player for as long as the pull or `stream.none_reader_delay_ms` says.
     Unwatched,
     /// It asked to play what is not here, and waits.
     PlayerWaits(Box<Peer>),
@@ -122,8 +122,12 @@ pub enum PushStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
     Players,
+    /// A node that is not pulled for.
+    Edge,
     Publisher,
     Pull,
+    /// A pull on demand.
+    Demand,
 }
 
 /// Why the life of a key is over.
@@ -199,7 +203,9 @@ impl Asker {
         match self {
             Self::Players => "players",
             Self::Publisher => "publisher",
+            Self::Edge => "edge",
             Self::Pull => "pull",
+            Self::Demand => "demand",
         }
     }
 }

@@ -15,12 +15,17 @@
 //! ```
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, ProbeView, PushView, SessionView, StreamView};
+use super::view::{
+    AbsenceView, GapsView, LoadView, Metric, PlayerView, ProbeView, PushView, SessionView,
+    StreamView,
+};
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
+use crate::origin::Asking;
 use crate::proto::rtsp::LowerTransport;
 use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
@@ -51,6 +56,8 @@ pub enum Message {
         local: LocalId,
         players: u32,
         waiters: u32,
+        /// What is to be asked with for those who wait, where anybody may be.
+        asking: Option<Arc<Asking>>,
     },
     /// All that hung on an ended presence is gone.
     Released {
@@ -121,6 +128,19 @@ pub struct PullOptions {
     pub media_timeout: Duration,
     /// What is to carry the media of an RTSP origin, if the origin can.
     pub rtp_transport: LowerTransport,
+    pub idle_close: IdleClose,
+    /// Whose share of the pending pulls it takes; that of nobody where we want it ourselves.
+    pub asked_by: Option<IpAddr>,
+}
+
+/// When a pull that nobody plays is closed; where it says nothing, what the operator says for all
+/// streams holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdleClose {
+    /// So long without a player. It is then closed, or the hook decides where one is set.
+    pub after: Option<Duration>,
+    /// Closed without asking, or not.
+    pub always: Option<bool>,
 }
 
 /// How a push is to be done; `addStreamPusherProxy`.
@@ -166,10 +186,20 @@ pub enum Ask {
         /// Also where it is pending.
         pending_too: bool,
     },
+    /// Of the key's owner: closes a stream that was told to be unwatched and still is.
+    CloseIdle { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: sends those away who wait for a key that nobody brings.
     SendAway { key: StreamKey },
+    /// Of the key's owner: the hook that was told of a missing stream brings none itself.
+    Demand { key: StreamKey },
+    /// Of each shard: the streams that are known to be missing.
+    Absences,
+    /// Of each shard, or of the owner of a key: forget that it is missing, or all of them.
+    ForgetAbsences { key: Option<StreamKey> },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
+    /// Of the key's owner: when its source was silent.
+    Gaps { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
     /// page to the last is in one of them.
     Streams {
@@ -225,6 +255,7 @@ pub enum Answer {
     Deleted(Option<Closed>),
     Close(CloseOutcome),
     Stream(Option<Box<StreamView>>),
+    Gaps(GapsView),
     Streams {
         page: Vec<StreamView>,
         /// Where the next page begins.
@@ -250,6 +281,10 @@ pub enum Answer {
     Tcp(Option<TcpFacts>),
     /// The last events of a key, each a line of JSON, the oldest first; the keeper's.
     Recent(Vec<String>),
+    /// Missing streams, and how many there are with those that are not shown.
+    Absences(Vec<AbsenceView>, usize),
+    /// So many.
+    Forgotten(usize),
     /// Whether there was such a connection.
     Kicked(bool),
     /// Whether all that was acknowledged before is in the journal; it never crosses a core.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::media::state::{Fault, Generation, StreamState};
+use crate::media::state::{ErrorClass, Fault, Generation, StreamState};
 use crate::media::{ConnectionId, Form, PushState, SourceUrl, StreamKey};
 use crate::stream::{Packaging, Tracks};
 
@@ -43,6 +43,23 @@ impl StreamView {
     }
 }
 
+/// When the source of a stream was silent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GapsView {
+    /// Since the key was asked for.
+    pub count: u64,
+    /// The newest first.
+    pub recent: Vec<GapView>,
+}
+
+/// A time without media from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GapView {
+    /// Since its end.
+    pub ago_ms: u64,
+    pub length_ms: u64,
+}
+
 /// A stream in one form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FormView {
@@ -60,6 +77,19 @@ pub enum SourceView {
     None,
     Publisher(Box<PublisherView>),
     Pull(PullView),
+}
+
+/// A stream that could not be had a moment ago.
+#[derive(Debug, Clone)]
+pub struct AbsenceView {
+    pub key: StreamKey,
+    pub class: ErrorClass,
+    pub text: String,
+    pub age_ms: u64,
+    /// For so long who asks for it is refused at once.
+    pub left_ms: u64,
+    /// So many times it was.
+    pub refused: u64,
 }
 
 #[derive(Debug, Clone)]

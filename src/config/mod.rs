@@ -10,8 +10,10 @@ mod hook;
 mod ip_ranges;
 mod networks;
 mod newest;
+mod origin;
 mod port_range;
 mod reload;
+mod template;
 mod zlm;
 
 use std::collections::BTreeMap;
@@ -30,8 +32,10 @@ pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use networks::{Networks, NetworksError};
 pub use newest::NewestConfig;
+pub use origin::{DemandSection, OriginEntry, RetryClass};
 pub use port_range::{PortRange, PortRangeError};
 pub use reload::{ConfigSource, ReloadError, Reloaded};
+pub use template::{Pattern, PatternError, TemplateError, TemplatePiece, UrlTemplate};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;
@@ -53,6 +57,9 @@ pub struct Config {
     pub hook: HookSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
+    pub demand: DemandSection,
+    /// In the file as `[[origin]]`.
+    pub origin: Vec<OriginEntry>,
     /// What a control plane set of ZLMediaKit's keys that have no key of ours.
     #[serde(skip)]
     zlm_stored: BTreeMap<String, String>,
@@ -136,6 +143,7 @@ pub struct StreamSection {
     pub reconnect_grace_ms: u64,
     pub max_stream_wait_ms: u64,
     pub none_reader_delay_ms: u64,
+    pub auto_close: bool,
     pub gop_bytes_max: u64,
     pub waiters_per_key_max: u32,
 }
@@ -155,11 +163,14 @@ pub struct EgressSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
+    pub connections_max: u32,
     pub connections_per_shard_max: u32,
     pub connections_per_address_max: u32,
     pub joins_per_second_max: u32,
     pub joins_per_second_per_address_max: u32,
     pub pending_per_shard_max: u32,
+    pub pending_pulls_max: u32,
+    pub pending_pulls_per_address_max: u32,
 }
 
 /// The ZLMediaKit-compatible API.
@@ -272,6 +283,8 @@ impl Config {
             }
         }
         self.hook.validate()?;
+        self.demand.validate()?;
+        origin::validate(&self.origin)?;
         match EnvFilter::builder().parse(&self.log.filter) {
             Ok(_) => Ok(()),
             Err(error) => fault("log.filter", error.to_string()),
@@ -343,6 +356,13 @@ impl Config {
             ("egress.lag_bytes_max", egress.lag_bytes_max, 65_536..=GIB),
             ("egress.lag_evict_ms", egress.lag_evict_ms, 100..=TIME_MS_MAX),
             ("egress.send_notsent_lowat_bytes", egress.send_notsent_lowat_bytes.into(), 4096..=GIB),
+            ("limits.connections_max", limits.connections_max.into(), 0..=100_000_000),
+            ("limits.pending_pulls_max", limits.pending_pulls_max.into(), 0..=1_000_000),
+            (
+                "limits.pending_pulls_per_address_max",
+                limits.pending_pulls_per_address_max.into(),
+                0..=1_000_000,
+            ),
             (
                 "limits.connections_per_shard_max",
                 self.limits.connections_per_shard_max.into(),
@@ -368,6 +388,7 @@ impl Config {
             ("media_ring.coalesce_us", self.media_ring.coalesce_us, 0..=100_000),
         ];
         ranges.extend(self.hook.ranges());
+        ranges.extend(self.demand.ranges());
         ranges
     }
 }
@@ -399,13 +420,12 @@ mod tests {
         (line, column, reason)
     }
 
-    /// `section.key` of every key.
+    /// `section.key` of every key; entries of lists are checked where they are.
     fn keys(value: &toml::Value) -> Vec<String> {
         let sections = value.as_table().expect("a table of sections");
-        let keys = sections.iter().flat_map(|(section, keys)| {
-            let keys = keys.as_table().expect("a section");
-            keys.keys().map(move |key| format!("{section}.{key}"))
-        });
+        let keys = sections.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+        let keys =
+            keys.flat_map(|(section, keys)| keys.keys().map(move |key| format!("{section}.{key}")));
         keys.collect()
     }
 

@@ -98,6 +98,24 @@ const SHARED: &[Shared] = &[
         },
     },
     Shared {
+        name: "cluster.origin_url",
+        read: |config| config.demand.origin_url.clone(),
+        write: |config, text| {
+            config.demand.origin_url = text.to_owned();
+            Some(())
+        },
+    },
+    Shared {
+        name: "cluster.retry_count",
+        read: |config| config.demand.retry_count.to_string(),
+        write: |config, text| text.parse().map(|count| config.demand.retry_count = count).ok(),
+    },
+    Shared {
+        name: "cluster.timeout_sec",
+        read: |config| to_seconds(config.demand.timeout_ms),
+        write: |config, text| parse_seconds(text).map(|ms| config.demand.timeout_ms = ms),
+    },
+    Shared {
         name: "general.maxStreamWaitMS",
         read: |config| config.stream.max_stream_wait_ms.to_string(),
         write: |config, text| text.parse().map(|ms| config.stream.max_stream_wait_ms = ms).ok(),
@@ -132,6 +150,11 @@ const SHARED: &[Shared] = &[
         name: "http.keepAliveSecond",
         read: |config| to_seconds(config.http.keep_alive_ms),
         write: |config, text| parse_seconds(text).map(|ms| config.http.keep_alive_ms = ms),
+    },
+    Shared {
+        name: "protocol.auto_close",
+        read: |config| u8::from(config.stream.auto_close).to_string(),
+        write: |config, text| parse_flag(text).map(|on| config.stream.auto_close = on),
     },
     Shared {
         name: "protocol.continue_push_ms",
@@ -187,9 +210,6 @@ const SHARED: &[Shared] = &[
 /// something which we do not, ours says so: `enable_hls` is 0.
 const STORED: &[(&str, &str)] = &[
     ("api.apiDebug", "0"),
-    ("cluster.origin_url", ""),
-    ("cluster.retry_count", "3"),
-    ("cluster.timeout_sec", "15"),
     ("general.enableVhost", "0"),
     ("general.listen_ip", "::"),
     ("general.mergeWriteMS", "0"),
@@ -221,7 +241,6 @@ const STORED: &[(&str, &str)] = &[
     ("http.sendBufSize", "65536"),
     ("http.virtualPath", ""),
     ("protocol.add_mute_audio", "0"),
-    ("protocol.auto_close", "0"),
     ("protocol.enable_audio", "1"),
     ("protocol.enable_fmp4", "0"),
     ("protocol.enable_hls", "0"),
@@ -297,12 +316,16 @@ mod tests {
         let mut config = Config::default();
         let table = [
             ("api.secret", "new"),
+            ("cluster.origin_url", "rtmp://o/%s/%s"),
+            ("cluster.retry_count", "5"),
+            ("cluster.timeout_sec", "2.5"),
             ("general.maxStreamWaitMS", "2000"),
             ("general.mediaServerId", "edge-1"),
             ("general.streamNoneReaderDelayMS", "500"),
             ("http.allow_cross_domains", "0"),
             ("http.allow_ip_range", ""),
             ("http.keepAliveSecond", "1.5"),
+            ("protocol.auto_close", "1"),
             ("protocol.continue_push_ms", "3000"),
             ("rtmp.handshakeSecond", "7"),
             ("rtmp.keepAliveSecond", "8"),
@@ -321,11 +344,14 @@ mod tests {
             assert_eq!(config.zlm_map()[name], value);
         }
         assert_eq!(config.api.secret, "new");
+        assert_eq!(config.demand.zlm_origins().len(), 1);
+        assert_eq!((config.demand.retry_count, config.demand.timeout_ms), (5, 2500));
         assert_eq!(config.stream.max_stream_wait_ms, 2000);
         assert_eq!(config.server.id, "edge-1");
         assert!(!config.http.allow_cross_domains);
         assert!(config.http.allow_ip_range.contains("8.8.8.8".parse().unwrap()));
         assert_eq!(config.http.keep_alive_ms, 1500);
+        assert!(config.stream.auto_close);
         assert_eq!(config.stream.continue_push_ms, 3000);
         assert_eq!((config.rtmp.handshake_ms, config.rtmp.keep_alive_ms), (7000, 8000));
         assert_eq!((config.rtsp.handshake_ms, config.rtsp.session_timeout_ms), (9000, 10_000));
@@ -339,6 +365,7 @@ mod tests {
         let before = config.clone();
         let table = [
             ("api.secret", "", ZlmSet::Unchanged),
+            ("cluster.origin_url", "rtmp://o/%s", ZlmSet::Unchanged),
             ("general.mediaServerId", "a\nb", ZlmSet::Unchanged),
             ("general.maxStreamWaitMS", "x", ZlmSet::Unchanged),
             ("http.allow_cross_domains", "2", ZlmSet::Unchanged),
@@ -383,6 +410,7 @@ mod tests {
             ("hook.on_play", "http://wvp/index/hook/on_play"),
             ("hook.on_send_rtp_stopped", "http://wvp/index/hook/on_send_rtp_stopped"),
             ("hook.timeoutSec", "30"),
+            ("protocol.auto_close", "1"),
             ("protocol.continue_push_ms", "3000"),
             ("rtp_proxy.port_range", "40000-45000"),
         ];

@@ -70,6 +70,10 @@ pub struct PullRecord {
     /// RTP of an RTSP origin comes over UDP.
     #[serde(default)]
     pub over_udp: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_close_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_close: Option<bool>,
 }
 
 fn timeout_ms() -> u64 {
@@ -166,6 +170,8 @@ mod tests {
             other_urls: vec!["rtsp://other/b".to_owned()],
             hedge_ms: 300,
             over_udp: false,
+            idle_close_ms: Some(30_000),
+            auto_close: Some(false),
             key: "__defaultVhost__/live/a \"é\"".to_owned(),
             url: "rtmp://origin/live/a?token=1".to_owned(),
             retries_max: Some(3),
@@ -245,6 +251,7 @@ mod tests {
             (pull.timeout_ms, pull.media_timeout_ms, pull.retries_max),
             (10_000, 5_000, None)
         );
+        assert_eq!((pull.idle_close_ms, pull.auto_close), (None, None));
         let newer = framed(br#"{"do":"add_wings"}"#);
         assert_eq!(decode(&newer), Frame::Unknown { len: newer.len() });
     }

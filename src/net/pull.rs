@@ -355,7 +355,7 @@ impl Driver {
                 info!(%key, origin, class, error = text, "a pull's new source failed");
             }
             PullNews::FailedAgain => {
-                self.repeats.count(self.now, "pull failed again as it had before");
+                self.repeats.count(self.now, "pull failed as before, or on demand");
             }
             PullNews::GaveUp { key, origin, fault: Fault { class, text }, failures } => {
                 let class = class.as_str();

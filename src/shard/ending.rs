@@ -102,7 +102,7 @@ impl Shard {
 
     fn cancel_timers(&mut self, stream: &mut Stream) -> u32 {
         let hedge = stream.pull_mut().and_then(|pull| pull.hedge.take());
-        let held = [stream.grace.take(), stream.silence.take(), hedge];
+        let held = [stream.grace.take(), stream.silence.take(), hedge, stream.demand.timer()];
         held.into_iter().map(|timer| u32::from(self.timers.cancel(timer))).sum()
     }
 

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lifecycle::{Pull, PullState, Try};
+use super::lifecycle::{Place, Pull, PullState, Try};
 use super::tables::StreamHandle;
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
@@ -83,7 +83,7 @@ impl Shard {
         } else {
             let index = pull.sources.next_untried().expect("callers look");
             pull.sources.use_source(index);
-            pull.lead = Try::new(pull.sources.url(index).clone());
+            pull.lead = pull.way_to(pull.sources.url(index).clone());
             self.start_attempt(now, handle, Side::Lead);
         }
         self.hedge_later(now, handle);
@@ -153,8 +153,8 @@ impl Shard {
         if let Some(ticket) = failed {
             self.answer(ticket, Answer::AddFailed(fault));
         }
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some(place) = place {
+            self.leave_place(now, place);
         }
         if is_next {
             self.start_attempt(now, handle, Side::Rival);
@@ -277,8 +277,8 @@ impl Shard {
         if let Some(origin) = queue {
             self.budget.leave(&origin, handle);
         }
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some(place) = place {
+            self.leave_place(now, place);
         }
         count
     }
@@ -319,8 +319,8 @@ impl Shard {
         if failures > 0 {
             self.actions.push_back(Action::Tell(PullNews::Recovered { key, origin, failures }));
         }
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some(place) = place {
+            self.give_place_back(now, &place.origin);
         }
         if is_hedged {
             self.drop_rival(now, handle);
@@ -345,7 +345,8 @@ impl Shard {
         (urls, timeout): (Vec<Arc<SourceUrl>>, Duration),
     ) {
         let is_pull = |handle: &StreamHandle| {
-            self.tables.get(*handle).is_some_and(|stream| stream.pull().is_some())
+            let pull = self.tables.get(*handle).and_then(|stream| stream.pull());
+            pull.is_some_and(|pull| !pull.on_demand)
         };
         let Some(handle) = self.tables.find(key).filter(is_pull) else {
             self.answer(ticket, Answer::NoSuchPull);
@@ -411,7 +412,7 @@ impl Shard {
 pub(super) struct Abandoned {
     attempt: Option<AttemptId>,
     timer: Option<super::timers::TimerId>,
-    place: Option<String>,
+    place: Option<Place>,
     /// The origin in whose queue it is.
     queue: Option<String>,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Stage;
 use super::pull_tests::{Scene, TIMEOUT, key};
-use crate::bus::message::{Answer, Ask, PullOptions};
+use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::journal::Record;
 use crate::media::state::{ErrorClass, StreamState};
 use crate::media::{SourceUrl, TagKind};
@@ -33,6 +33,8 @@ fn added(hosts: &[&str], hedge: Duration, retries_max: Option<u32>) -> Scene {
         media_timeout: TIMEOUT,
         hedge,
         rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: None,
     };
     scene.ask(Ask::AddPull { key: key("a"), urls: urls(hosts), options });
     scene

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::failover::{Purpose, Rival, Side};
 use super::health::Sources;
 use super::timers::TimerId;
+use crate::access::PendingPlace;
 use crate::bus::message::{PullOptions, Ticket};
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, SourceUrl, StreamKey};
@@ -76,20 +77,34 @@ pub(super) struct Pull {
     pub(super) row: FailureRow,
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
+    /// Its place among the pending ones of the node.
+    pub(super) place: Option<PendingPlace>,
     /// It is in the journal.
     pub(super) kept: bool,
+    /// It is for its players alone.
+    pub(super) on_demand: bool,
 }
 
 /// A way to a source's media, from the dial to its end.
 pub(super) struct Try {
     pub(super) url: Arc<SourceUrl>,
     pub(super) state: PullState,
+    /// It keeps its place in the budget until it is up or closed.
+    pub(super) on_demand: bool,
     /// Both ends of its connection.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     /// Where it was sent; the next try asks the source's own URL again.
     pub(super) redirect: Option<Redirect>,
     /// What it brings does not go into the log before it can take over.
     pub(super) held: Option<Box<Tryout>>,
+}
+
+/// A place of an attempt in the connect budget of an origin.
+pub(super) struct Place {
+    pub(super) origin: String,
+    pub(super) attempt: AttemptId,
+    /// It is not free before the attempt is closed.
+    pub(super) until_closed: bool,
 }
 
 /// A try that goes on at another URL.
@@ -106,7 +121,8 @@ pub(super) struct Redirect {
 pub enum PullNews {
     /// The first failure in a row, or one of another class than the last that was told.
     Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
-    /// One more failure like that. There may be thousands a second: count them.
+    /// One more failure like that, or one of a pull on demand that was never up. There may be thousands
+    /// a second: count them.
     FailedAgain,
     /// A source that it was to have in place of its own.
     UpdateFailed { key: StreamKey, origin: String, fault: Fault },
@@ -195,7 +211,14 @@ impl AfterFailure {
 
 impl Try {
     pub(super) fn new(url: Arc<SourceUrl>) -> Self {
-        Self { url, state: PullState::New, ends: None, redirect: None, held: None }
+        Self {
+            url,
+            state: PullState::New,
+            on_demand: false,
+            ends: None,
+            redirect: None,
+            held: None,
+        }
     }
 
     /// What is dialed.
@@ -229,10 +252,12 @@ impl Try {
         }
     }
 
-    /// The origin in whose connect budget it holds a place.
-    pub(super) fn place(&self) -> Option<String> {
+    /// The place that it holds in a connect budget.
+    pub(super) fn place(&self) -> Option<Place> {
         match self.state {
-            PullState::Trying { holds_place: true, .. } => Some(self.origin()),
+            PullState::Trying { attempt, holds_place: true, .. } => {
+                Some(Place { origin: self.origin(), attempt, until_closed: self.on_demand })
+            }
             _ => None,
         }
     }
@@ -287,7 +312,9 @@ impl Pull {
             last_fault: None,
             row: FailureRow::default(),
             adds: Vec::new(),
+            place: None,
             kept: false,
+            on_demand: false,
         }
     }
 
@@ -365,7 +392,7 @@ impl Pull {
         self.lead.held = None;
         let retries_done = if was_up { 0 } else { self.failures };
         if self.is_hedged() || self.sources.has_untried() {
-            self.losses += u32::from(was_up);
+            self.count_loss(was_up);
             self.failures = retries_done;
             return AfterFailure::Next;
         }
@@ -378,16 +405,42 @@ impl Pull {
         if self.rival.is_none() && (!keep || !may_retry) {
             return AfterFailure::GiveUp;
         }
-        self.losses += u32::from(was_up);
+        self.count_loss(was_up);
         let delay = policy.delay(class, retries_done, rng);
         self.failures = retries_done + u32::from(was_tried);
         AfterFailure::Retry(delay)
+    }
+
+    fn count_loss(&mut self, was_up: bool) {
+        if was_up {
+            self.losses += 1;
+            self.set_pending(true);
+        }
+    }
+
+    /// Counts it as pending, or not any more.
+    pub(super) fn set_pending(&mut self, is_pending: bool) {
+        if let Some(place) = &mut self.place {
+            place.set_pending(is_pending);
+        }
+    }
+
+    /// Has another source, its only one, be the next lead.
+    pub(super) fn turn_to(&mut self, url: Arc<SourceUrl>) {
+        self.sources = Sources::new(vec![url.clone()]);
+        self.lead = self.way_to(url);
+    }
+
+    /// A way that is not begun.
+    pub(super) fn way_to(&self, url: Arc<SourceUrl>) -> Try {
+        Try { on_demand: self.on_demand, ..Try::new(url) }
     }
 
     /// Media has come. Returns the failures in a row that it ends.
     pub(super) fn succeed(&mut self, now: Instant) -> u32 {
         self.was_up = true;
         self.failures = 0;
+        self.set_pending(false);
         self.sources.succeed(now);
         if let PullState::Trying { stage, .. } = &mut self.lead.state {
             *stage = Stage::Up;
@@ -404,6 +457,7 @@ impl Pull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::message::IdleClose;
     use crate::proto::rtsp::LowerTransport;
 
     const POLICY: RetryPolicy = RetryPolicy {
@@ -423,6 +477,8 @@ mod tests {
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(5),
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose::default(),
+            asked_by: None,
         };
         let mut pull = Pull::new(vec![Arc::new(url)], options);
         start(&mut pull);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Action, Policy, PullNews, Shard, Stage};
-use crate::bus::message::{Answer, Ask, PullOptions, Ticket};
+use crate::bus::message::{Answer, Ask, IdleClose, PullOptions, Ticket};
 use crate::clock;
 use crate::config::Config;
 use crate::journal::{PullRecord, Record};
@@ -51,6 +51,8 @@ impl Scene {
             media_timeout: TIMEOUT,
             hedge: Duration::ZERO,
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose::default(),
+            asked_by: None,
         };
         let urls = vec![Arc::new(SourceUrl::parse(url, false).unwrap())];
         self.ask(Ask::AddPull { key: key(stream), urls, options });
@@ -159,6 +161,7 @@ fn told(news: &PullNews) -> (&'static str, &'static str, u32) {
     match news {
         PullNews::Failed { fault, attempt, .. } => ("failed", fault.class.as_str(), *attempt),
         PullNews::FailedAgain => ("again", "", 0),
+        PullNews::UpdateFailed { fault, .. } => ("update failed", fault.class.as_str(), 0),
         PullNews::GaveUp { fault, failures, .. } => ("gave up", fault.class.as_str(), *failures),
         PullNews::Recovered { failures, .. } => ("recovered", "", *failures),
     }
@@ -309,6 +312,8 @@ fn a_pull_that_is_sent_on_and_on_fails() {
 fn record(stream: &str, url: &str) -> PullRecord {
     PullRecord {
         over_udp: false,
+        idle_close_ms: None,
+        auto_close: None,
         key: key(stream).as_str().to_owned(),
         url: url.to_owned(),
         other_urls: Vec::new(),
@@ -353,6 +358,8 @@ fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
         media_timeout: TIMEOUT,
         hedge: Duration::ZERO,
         rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: None,
     };
     let url = Arc::new(SourceUrl::parse("rtmp://origin/live/a", false).unwrap());
     let mut scene = Scene::new(1);

@@ -6,16 +6,22 @@ use std::time::Instant;
 
 use super::failover::Side;
 use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
-use super::tables::{Source, StreamHandle};
+use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
+use crate::access::PendingPulls;
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
-use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
+use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, SourceUrl, StreamKey};
 
 impl Shard {
+    /// Counts pending pulls together with the node's other shards; to be called before it has any.
+    pub fn share_pending(&mut self, pulls: PendingPulls) {
+        self.pending_pulls = pulls;
+    }
+
     /// Enters a pull. Whoever asked is answered at once or by the first result.
     pub(super) fn add_pull(
         &mut self,
@@ -25,12 +31,24 @@ impl Shard {
         urls: Vec<Arc<SourceUrl>>,
         options: PullOptions,
     ) {
+        self.somebody_brings(now, &key);
         let found = self.tables.find(&key);
         if self.shutting_down
             || found.is_none() && self.tables.pending_count() >= self.policy.pending_max
         {
             self.answer(ticket, Answer::Overloaded("too many pending streams"));
             return;
+        }
+        let is_free = found.and_then(|handle| self.tables.get(handle)).is_none_or(Stream::is_free);
+        let mut place = None;
+        if is_free {
+            match self.pending_pulls.enter(options.asked_by, &self.policy.pending_pulls) {
+                Ok(entered) => place = Some(entered),
+                Err(limit) => {
+                    self.answer(ticket, Answer::Overloaded(limit));
+                    return;
+                }
+            }
         }
         let handle = match found {
             None => {
@@ -39,8 +57,7 @@ impl Shard {
                 self.tables.insert(key, generation, source, (now, self.now_unix))
             }
             Some(handle) => {
-                let stream = self.tables.get_mut(handle).expect("just found");
-                if !matches!(stream.source, Source::None { kept: false }) {
+                if !is_free {
                     self.add_again(ticket, handle, &urls, options);
                     return;
                 }
@@ -49,6 +66,7 @@ impl Shard {
         };
         let wanted = urls.first().cloned();
         let mut pull = Pull::new(urls, options);
+        pull.place = place;
         if !options.no_wait {
             pull.adds.push(ticket);
         }
@@ -100,17 +118,19 @@ impl Shard {
 
     /// Dials, or queues for the origin's budget.
     pub(super) fn start_attempt(&mut self, now: Instant, handle: StreamHandle, side: Side) {
-        let places = self.policy.connects_per_origin_max;
-        let stream = self.tables.get_mut(handle).expect("callers look");
-        let pull = stream.pull_mut().expect("only pulls are attempted");
+        let stream = self.tables.get(handle).expect("callers look");
+        let pull = stream.pull().expect("only pulls are attempted");
         let timeout = pull.timeout(side);
-        let way = pull.try_mut(side).expect("callers have one");
-        if self.budget.take(&way.origin(), handle, places) {
+        let origin = pull.try_of(side).expect("callers have one").origin();
+        let places = self.places(&origin);
+        if self.budget.take(&origin, handle, places) {
             self.dial(now, handle, side);
         } else {
-            let due = way.deadline(now, timeout);
-            way.state =
-                PullState::Queued { timer: self.timers.set(due, Timer::Queue(handle, side)) };
+            let stream = self.tables.get_mut(handle).expect("just seen");
+            let pull = stream.pull_mut().expect("only pulls are attempted");
+            let way = pull.try_mut(side).expect("callers have one");
+            let timer = self.timers.set(way.deadline(now, timeout), Timer::Queue(handle, side));
+            way.state = PullState::Queued { timer };
         }
     }
 
@@ -166,7 +186,7 @@ impl Shard {
             *stage = new;
         }
         *awaiting = awaiting_now;
-        if new > Stage::Connecting && std::mem::take(holds_place) {
+        if new > Stage::Connecting && !way.on_demand && std::mem::take(holds_place) {
             let origin = way.origin();
             self.give_place_back(now, &origin);
         }
@@ -221,8 +241,8 @@ impl Shard {
             }
             self.forget_media(handle);
         }
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some(place) = place {
+            self.leave_place(now, place);
         }
         if after == AfterFailure::Next {
             self.start_next(now, handle);
@@ -247,8 +267,8 @@ impl Shard {
         way.ends = None;
         way.state = PullState::New;
         self.timers.cancel(Some(timer));
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some(place) = place {
+            self.leave_place(now, place);
         }
         self.start_attempt(now, handle, side);
     }
@@ -259,6 +279,7 @@ impl Shard {
             self.push_attempt_closed(push, attempt, sockets);
             return;
         }
+        self.free_place(attempt);
         let Some(handle) = self.attempts.remove(&attempt) else { return };
         if let Some(stream) = self.tables.get_mut(handle) {
             stream.open_attempts.remove(&attempt);
@@ -283,7 +304,7 @@ impl Shard {
     }
 
     pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
-        let places = self.policy.connects_per_origin_max;
+        let places = self.places(origin);
         let mut next = self.budget.give_back(origin, places);
         while let Some(handle) = next {
             let pull = self.tables.get(handle).and_then(|stream| stream.pull());
@@ -335,18 +356,23 @@ impl Shard {
         let origin = pull.lead.origin();
         let hedge = pull.hedge.take();
         let after = pull.fail(fault.clone(), &self.policy.retry, &mut self.rng);
-        let is_news = pull.row.add(fault.class);
+        // One that is on demand and never was up is one of many.
+        let is_counted = pull.on_demand && !pull.was_up;
+        let is_news = pull.row.add(fault.class) && !is_counted;
         let (failures, attempt) = (pull.row.count, pull.attempts);
+        let after = self.after_demand(now, handle, &fault, after);
         let told = fault.clone();
         self.timers.cancel(hedge);
         self.tell_failure(handle, &fault, &after);
         self.actions.push_back(Action::Tell(match after {
-            AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
-            _ if !is_news => PullNews::FailedAgain,
-            AfterFailure::Next | AfterFailure::Retry(_) => {
+            AfterFailure::GiveUp if !is_counted => {
+                PullNews::GaveUp { key, origin, fault: told, failures }
+            }
+            AfterFailure::Next | AfterFailure::Retry(_) if is_news => {
                 let next_try = after.delay().unwrap_or_default();
                 PullNews::Failed { key, origin, fault: told, attempt, next_try }
             }
+            _ => PullNews::FailedAgain,
         }));
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls fail");
@@ -361,7 +387,8 @@ impl Shard {
                 for ticket in adds {
                     self.answer(ticket, Answer::AddFailed(fault.clone()));
                 }
-                self.end_stream(now, handle, EndReason::GaveUp, None);
+                let reason = self.giving_up(now, handle, &fault);
+                self.end_stream(now, handle, reason, None);
             }
             AfterFailure::Retry(delay) => {
                 let next = now + delay;

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lifecycle::AfterFailure;
 use super::push::{Progress, Push};
 use super::timers::Timer;
 use super::{Action, PlayRequest, Shard, Stage};
@@ -46,7 +45,7 @@ impl Shard {
         if self.pushes.budget.take(&destination, id, places) {
             self.dial_push(now, id);
         } else {
-            let timer = self.timers.set(now + timeout, Timer::PushQueue(id));
+            let timer = self.timers.set(now + timeout, Timer::Push(id));
             let push = self.pushes.get_mut(id).expect("just seen");
             push.progress = Progress::Queued { timer };
         }
@@ -226,9 +225,14 @@ impl Shard {
         self.push_goes_on(now, id, fault);
     }
 
-    /// Its turn did not come: a failure like another, so that whoever waits gets an answer.
-    pub(super) fn push_queue_is_over(&mut self, now: Instant, id: Generation) {
+    /// It may try again; or its turn did not come, which is a failure like another, so that whoever
+    /// waits gets an answer.
+    pub(super) fn push_is_due(&mut self, now: Instant, id: Generation) {
         let Some(push) = self.pushes.get(id) else { return };
+        if !matches!(push.progress, Progress::Queued { .. }) {
+            self.start_push(now, id);
+            return;
+        }
         let destination = push.url.authority();
         self.pushes.budget.leave(&destination, id);
         let text = format!("the connect budget of {destination} is used up by other pushes");
@@ -254,10 +258,7 @@ impl Shard {
         let (was_up, attempt) = (push.is_up(), push.attempts);
         let after = push.fail(fault.clone(), &self.policy.retry, &mut self.rng);
         self.totals.push_losses += u64::from(was_up);
-        let next_try = match after {
-            AfterFailure::Retry(delay) => Some(delay),
-            AfterFailure::GiveUp => None,
-        };
+        let next_try = after.delay();
         let told = fault.clone();
         self.tell_push(id, PushStep::Failed { fault: told, was_up, attempt, next_try });
         let Some(delay) = next_try else {
@@ -270,7 +271,7 @@ impl Shard {
             return;
         };
         let next = now + delay;
-        let timer = self.timers.set(next, Timer::PushRetry(id));
+        let timer = self.timers.set(next, Timer::Push(id));
         let push = self.pushes.get_mut(id).expect("it goes on");
         push.progress = Progress::BackingOff { next, timer };
         for ticket in adds {

@@ -35,6 +35,7 @@ impl Shard {
         view: PublisherView,
     ) -> Result<StreamHandle, PublishRefusal> {
         debug_assert_eq!(self.owner_of(key), self.id);
+        self.somebody_brings(now, key);
         let (connection, form, peer) = (view.connection, view.form, view.peer);
         let source = Source::Publisher { connection, view: Box::new(view) };
         let mut was_kept = false;
@@ -139,6 +140,7 @@ impl Shard {
         stream.rate.count(now, received);
         if received > 0 {
             stream.last_media = now;
+            stream.gaps.media_came(now);
         }
         if !progress.committed {
             return;
@@ -222,6 +224,7 @@ impl Shard {
             }
         }
         self.flush_soon(handle);
+        self.watch_registered(now, handle);
         self.tell_registered(now, handle);
         self.wake_pushes(now, &key);
     }
