@@ -4,7 +4,7 @@
 mod kit;
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kit::compare::coded;
 use kit::fault::{Mode, Origin};
