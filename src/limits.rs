@@ -372,3 +372,17 @@ pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
 
 /// Events of one stream that `why` shows.
 pub const RECENT_EVENTS_MAX: usize = 50;
+
+// Players over UDP.
+
+/// Runs of packets whose memory a shard keeps for its next flush: a keyframe of 500 KB in packets of
+/// 1,400 bytes is 8 runs, or 360 where the kernel does not cut them. At 64 packets each, 256 KiB.
+pub const DATAGRAM_RUNS_KEPT_MAX: usize = 512;
+
+/// Milliseconds of video without a keyframe after which a picture stands in for one. GOPs in use are
+/// shorter; a camera's of 10 s is met by its own keyframe.
+pub const KEYFRAME_WAIT_MS: i64 = 10_000;
+
+/// Datagrams that are dropped when a socket is connected. The kernel counts 768 bytes at the least for each
+/// (an `sk_buff` and its data), and holds twice [`UDP_RECEIVE_BUFFER_LEN`].
+pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;
