@@ -373,6 +373,23 @@ pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
 /// Events of one stream that `why` shows.
 pub const RECENT_EVENTS_MAX: usize = 50;
 
+// Pushes.
+
+/// Pushes of one stream: each is a player of it, and is looked for among the others by its URL.
+pub const PUSHES_PER_STREAM_MAX: usize = 64;
+
+/// Pushes of a shard: some 600 bytes with its URL each, 6 MiB.
+pub const PUSHES_PER_SHARD_MAX: usize = 10_000;
+
+/// Pushes that a shard tells of in one answer, at some 300 bytes each.
+pub const PUSHES_PER_PAGE: usize = 256;
+
+// Reading.
+
+/// Bytes from which on a source's socket is read whatever it waits for: a receive buffer. A
+/// connection begins with room for eight (`tcp_rmem`).
+pub const READ_MARK_MAX: usize = RECEIVE_BUFFER_LEN as usize;
+
 // Players over UDP.
 
 /// Runs of packets whose memory a shard keeps for its next flush: a keyframe of 500 KB in packets of

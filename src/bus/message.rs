@@ -18,10 +18,9 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
-use crate::config::Config;
+use super::view::{LoadView, Metric, PlayerView, ProbeView, PushView, SessionView, StreamView};
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
-use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
 use crate::proto::rtsp::LowerTransport;
 use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
@@ -122,12 +121,35 @@ pub struct PullOptions {
     pub rtp_transport: LowerTransport,
 }
 
+/// How a push is to be done; `addStreamPusherProxy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PushOptions {
+    /// Retries after a failure; `None` without end.
+    pub retries_max: Option<u32>,
+    /// Take it where its stream is not registered, and keep it when the first attempt fails.
+    pub force: bool,
+    /// Answer at once.
+    pub no_wait: bool,
+    /// From the dial to the destination's word that it takes the stream.
+    pub timeout: Duration,
+    /// What is to carry the media to an RTSP destination.
+    pub rtp_transport: LowerTransport,
+}
+
 /// What the API asks of a shard.
 pub enum Ask {
     /// Of the key's owner.
     AddPull { key: StreamKey, url: Arc<SourceUrl>, options: PullOptions },
     /// Of the key's owner: ends the pull in whatever state it is, with all that hangs on it.
     DeletePull { key: StreamKey },
+    /// Of the stream's owner: sends it on to a destination.
+    AddPush { key: StreamKey, url: Arc<SourceUrl>, options: PushOptions },
+    /// Of the stream's owner: ends a push in whatever state it is.
+    DeletePush { key: StreamKey, digest: UrlDigest },
+    /// Of the stream's owner: one push of it.
+    Push { key: StreamKey, digest: UrlDigest },
+    /// Of each shard: the pushes of the streams that it owns, a page at a time, those after this one.
+    Pushes { after: Option<Generation> },
     /// Of the key's owner. Without a generation, whatever lives under the key now.
     Close {
         key: StreamKey,
@@ -152,9 +174,7 @@ pub enum Ask {
     },
     /// Of each shard: its players of a key.
     Players { key: StreamKey },
-    /// Of each shard: use this configuration from now on.
-    Configure { config: Arc<Config> },
-    /// Of each shard: connections, load and counters; `net` answers it.
+    /// Of each shard: its connections, load, counters and configuration; `net` answers it.
     Node(NodeAsk),
 }
 
@@ -164,6 +184,8 @@ pub enum NodeAsk {
     Sessions,
     Metrics,
     Load,
+    /// Use the node's newest configuration from now on.
+    Configure,
     Kick {
         connection: ConnectionId,
     },
@@ -200,6 +222,19 @@ pub enum Answer {
         page: Vec<StreamView>,
         /// Where the next page begins.
         next: Option<u32>,
+    },
+    /// The push is up, or is at work where it was not to be waited for.
+    PushAdded {
+        state: PushState,
+        generation: Generation,
+    },
+    /// The stream that was to be pushed is not registered.
+    NoSource,
+    Push(Option<Box<PushView>>),
+    Pushes {
+        page: Vec<PushView>,
+        /// The last of the page, where there may be more.
+        next: Option<Generation>,
     },
     Players(Option<Vec<PlayerView>>),
     Sessions(Vec<SessionView>),

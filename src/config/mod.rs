@@ -9,6 +9,7 @@ mod error;
 mod hook;
 mod ip_ranges;
 mod networks;
+mod newest;
 mod port_range;
 mod reload;
 mod zlm;
@@ -28,6 +29,7 @@ use error::{find_key, line_and_column};
 pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use networks::{Networks, NetworksError};
+pub use newest::NewestConfig;
 pub use port_range::{PortRange, PortRangeError};
 pub use reload::{ConfigSource, ReloadError, Reloaded};
 pub use zlm::ZlmSet;
@@ -179,6 +181,7 @@ pub struct LogSection {
 #[serde(default, deny_unknown_fields)]
 pub struct MediaRingSection {
     pub coalesce_us: u64,
+    pub await_frames: bool,
 }
 
 /// What the command line sets over the file.

@@ -112,6 +112,7 @@ const NEEDS_RESTART: &[&str] = &[
     "http.listen",
     "rtmp.listen",
     "rtsp.listen",
+    "rtsp.udp_ports",
     "log.filter",
 ];
 

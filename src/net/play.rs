@@ -68,13 +68,17 @@ impl Driver {
                     session.begin_stream(now, FLV_TYPE, &[NO_STORE])
                 }
             }
+            Session::Destination(_) => {
+                self.push_admitted(token);
+                return;
+            }
             Session::Origin(_) => return,
         };
         while let Some(link) = self.links.get_mut(token) {
             let output = match &mut link.session {
                 Session::Rtmp(session) => session.poll_output().and_then(sent),
                 Session::Http(session) => session.poll_output().and_then(sent),
-                Session::Rtsp(_) | Session::Origin(_) => None,
+                Session::Rtsp(_) | Session::Origin(_) | Session::Destination(_) => None,
             };
             match output {
                 Some(bytes) => link.queue(bytes),
@@ -116,6 +120,11 @@ impl Driver {
             part.ended = Some(reason);
         }
         debug!(%connection, reason = reason.as_str(), "refused");
+        if matches!(link.session, Session::Destination(_)) {
+            self.shard.released(connection);
+            self.end_push(token, reason, true);
+            return;
+        }
         self.tell_refused(token, reason);
         let Some(link) = self.links.get_mut(token) else { return };
         let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
@@ -152,7 +161,7 @@ impl Driver {
                 self.refuse_rtsp(token, if overloaded { Unavailable } else { NotFound });
                 return;
             }
-            Session::Origin(_) => return,
+            Session::Origin(_) | Session::Destination(_) => return,
         }
         self.drain(token);
         self.finish(token);
@@ -177,13 +186,13 @@ impl Driver {
                 session.close_websocket(WS_GOING_AWAY, reason.as_str());
             }
             // RTSP has no word for it but the end of the connection.
-            Session::Rtsp(_) | Session::Origin(_) => {}
+            Session::Rtsp(_) | Session::Origin(_) | Session::Destination(_) => {}
         }
         while let Some(link) = self.links.get_mut(token) {
             let output = match &mut link.session {
                 Session::Rtmp(session) => session.poll_output(),
                 Session::Http(session) => session.poll_output().map(without_event),
-                Session::Rtsp(_) | Session::Origin(_) => None,
+                Session::Rtsp(_) | Session::Origin(_) | Session::Destination(_) => None,
             };
             match output {
                 Some(Output::Send(bytes)) => link.queue(bytes),
@@ -212,6 +221,10 @@ impl Driver {
         // The shard has forgotten it already.
         link.role = Role::None;
         link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
+        if matches!(link.session, Session::Destination(_)) {
+            self.end_push(token, reason, player.is_none_or(|player| player.between_tags));
+            return;
+        }
         if let Some(part) = &mut link.part {
             part.ended = Some(reason);
         }

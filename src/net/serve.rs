@@ -32,6 +32,14 @@ impl Driver {
                 }
                 return;
             }
+            Session::Destination(session) => {
+                let fault = session.handle_input(now, bytes);
+                self.drain(token);
+                if let Some(fault) = fault {
+                    self.origin_failed(token, fault);
+                }
+                return;
+            }
         };
         self.drain(token);
         if let Some(error) = failed {
@@ -43,7 +51,7 @@ impl Driver {
     pub(super) fn peer_ended(&mut self, token: Token, orderly: bool) {
         let Some(link) = self.links.get_mut(token) else { return };
         if !orderly {
-            if matches!(link.session, Session::Origin(_)) {
+            if link.attempt().is_some() {
                 self.origin_ended(token, false);
             } else {
                 self.close(token);
@@ -52,7 +60,7 @@ impl Driver {
         }
         match &mut link.session {
             Session::Rtmp(_) | Session::Rtsp(_) => self.close(token),
-            Session::Origin(_) => self.origin_ended(token, true),
+            Session::Origin(_) | Session::Destination(_) => self.origin_ended(token, true),
             Session::Http(session) => {
                 let waits_for_stream = matches!(
                     link.role,
@@ -92,6 +100,14 @@ impl Driver {
                 }
                 return;
             }
+            Session::Destination(session) => {
+                let fault = session.handle_timeout(now);
+                self.drain(token);
+                if let Some(fault) = fault {
+                    self.origin_failed(token, fault);
+                }
+                return;
+            }
         };
         self.drain(token);
         if let Some(error) = failed {
@@ -120,6 +136,11 @@ impl Driver {
                 }
                 Session::Origin(_) => {
                     if !self.drain_origin_step(token) {
+                        break;
+                    }
+                }
+                Session::Destination(_) => {
+                    if !self.drain_destination_step(token) {
                         break;
                     }
                 }

@@ -11,6 +11,7 @@ pub struct Ledger {
     pub waiters: u64,
     pub publishers: u64,
     pub pulls: u64,
+    pub pushes: u64,
     /// Pending and registered.
     pub streams: u64,
     /// Presences of streams on shards that have players or waiters of them.
@@ -23,7 +24,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Each kind by its name.
-    pub fn items(&self) -> [(&'static str, u64); 10] {
+    pub fn items(&self) -> [(&'static str, u64); 11] {
         [
             ("sockets", self.sockets),
             ("timers", self.timers),
@@ -31,6 +32,7 @@ impl Ledger {
             ("waiters", self.waiters),
             ("publishers", self.publishers),
             ("pulls", self.pulls),
+            ("pushes", self.pushes),
             ("streams", self.streams),
             ("replicas", self.replicas),
             ("closings", self.closings),
@@ -51,6 +53,7 @@ impl std::ops::AddAssign for Ledger {
         self.waiters += other.waiters;
         self.publishers += other.publishers;
         self.pulls += other.pulls;
+        self.pushes += other.pushes;
         self.streams += other.streams;
         self.replicas += other.replicas;
         self.closings += other.closings;

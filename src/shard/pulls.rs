@@ -168,6 +168,10 @@ impl Shard {
         new: Stage,
         awaiting_now: &'static str,
     ) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_stage(now, push, attempt, (new, awaiting_now));
+            return;
+        }
         let Some((_, pull)) = self.current_pull(attempt) else { return };
         let PullState::Trying { stage, awaiting, holds_place, .. } = &mut pull.state else {
             return;
@@ -195,6 +199,10 @@ impl Shard {
 
     /// An attempt has failed. What is left of it is being closed.
     pub fn attempt_failed(&mut self, now: Instant, attempt: AttemptId, fault: Fault) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_failed(now, push, attempt, fault);
+            return;
+        }
         let Some((handle, _)) = self.current_pull(attempt) else { return };
         let stream = self.tables.get_mut(handle).expect("just found");
         let was_registered = stream.registered;
@@ -248,6 +256,10 @@ impl Shard {
 
     /// Nothing is left of an attempt: its sockets are closed, its operations have ended.
     pub fn attempt_closed(&mut self, attempt: AttemptId, sockets: u32) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_attempt_closed(push, attempt, sockets);
+            return;
+        }
         let Some(handle) = self.attempts.remove(&attempt) else { return };
         if let Some(stream) = self.tables.get_mut(handle) {
             stream.open_attempts.remove(&attempt);
@@ -345,6 +357,10 @@ impl Shard {
     }
 
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_attempt_is_over(now, push, attempt);
+            return;
+        }
         let Some((_, pull)) = self.current_pull(attempt) else { return };
         let fault = pull.timeout_fault();
         self.actions.push_back(Action::HangUp { attempt });

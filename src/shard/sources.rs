@@ -254,6 +254,7 @@ impl Shard {
         }
         self.flush_soon(handle);
         self.tell_registered(now, handle);
+        self.wake_pushes(now, &key);
     }
 
     /// Gives a shard the log in a form, as far as it is flushed. Where that form is only being made,

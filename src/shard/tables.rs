@@ -94,7 +94,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { from: now, bytes: 0, per_second: 0 }
     }
 

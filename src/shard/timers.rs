@@ -23,6 +23,10 @@ pub(super) enum Timer {
     Silence(StreamHandle),
     /// An attempt has not led to media.
     Attempt(AttemptId),
+    /// A push may try again.
+    PushRetry(Generation),
+    /// A push has waited long enough for its destination's connect budget.
+    PushQueue(Generation),
     /// A close is not confirmed yet; answer nevertheless.
     Close(Generation),
 }

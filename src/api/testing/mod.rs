@@ -80,8 +80,8 @@ impl Node for FakeNode {
         self.world.borrow().config.clone()
     }
 
-    fn set_config(&self, config: Config) {
-        self.world.borrow_mut().config = Arc::new(config);
+    fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R {
+        edit(Arc::make_mut(&mut self.world.borrow_mut().config))
     }
 
     async fn recent_events(&self, _key: &StreamKey, _bound: Duration) -> Vec<String> {
