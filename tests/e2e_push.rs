@@ -129,7 +129,7 @@ fn two_relays_get(modern: Modern, file: &str, at_least: AtLeast) {
     assert_same_media("the first", &sent, &first, at_least);
     assert_same_media("the second", &sent, &second, at_least);
     relay.stop();
-    others.map(Relay::stop);
+    others.into_iter().for_each(Relay::stop);
 }
 
 #[test]

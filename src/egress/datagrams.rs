@@ -242,7 +242,8 @@ impl Outlet<'_> {
     fn give(&mut self, log: &Log, parts: &[Part], players: &mut [DatagramPlayer]) {
         let Some(&Part { from, end, gso, .. }) = parts.first() else { return };
         let mut batch = Batch::new(std::mem::take(self.lists));
-        let runs = self.scratch.runs.fill(log, from..end, gso);
+        let mut memory = std::mem::take(&mut self.scratch.runs);
+        let runs = memory.fill(log, from..end, gso);
         for (index, run) in (0_u64..).zip(runs) {
             let packets = run.seqs.iter().filter_map(|&seq| log.entry(seq));
             let slices = packets.flat_map(|entry| log.slices(entry.packet()));
@@ -264,23 +265,72 @@ impl Outlet<'_> {
             self.wire.send(&batch, &mut shortfalls);
         }
         *self.lists = batch.into_lists();
-        for shortfall in shortfalls {
-            let run = &runs[(shortfall.ticket >> TICKET_RUN_SHIFT) as usize];
-            let player = &mut players[(shortfall.ticket & TICKET_PLACE_MASK) as usize];
-            player.lost += 1;
-            player.sent_bytes -= u64::from(run.len);
-            self.totals.sent_bytes -= u64::from(run.len);
-            self.totals.datagrams_lost += 1;
+        let mut refused = Vec::new();
+        for Shortfall { ticket, errno, .. } in shortfalls {
+            let (run, place) = of_ticket(runs, ticket);
+            let player = &mut players[place];
             // Longer than its way takes, or nobody on it makes checksums. Without the cut the kernel
             // fragments.
-            let is_refusal =
-                matches!(shortfall.errno, Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO));
-            player.refuses_gso |= is_refusal && run.seqs.len() > 1;
+            let is_refusal = matches!(errno, Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO));
+            if is_refusal && run.seqs.len() > 1 {
+                player.refuses_gso = true;
+                refused.push(ticket);
+            } else {
+                self.totals.lose(player, run.len);
+            }
+        }
+        if !refused.is_empty() {
+            refused.sort_unstable();
+            self.give_singly(log, runs, &refused, players);
         }
         for part in parts {
             players[part.place].cursor = Some(end);
         }
+        self.scratch.runs = memory;
     }
+
+    /// Gives the packets of runs one by one to players who were refused them as a whole.
+    fn give_singly(
+        &mut self,
+        log: &Log,
+        runs: &[Run],
+        refused: &[u64],
+        players: &mut [DatagramPlayer],
+    ) {
+        let mut batch = Batch::new(std::mem::take(self.lists));
+        let mut given = Vec::new();
+        for &ticket in refused {
+            let (run, place) = of_ticket(runs, ticket);
+            let Some(socket) = players[place].socket(run.channel) else { continue };
+            for entry in run.seqs.iter().filter_map(|&seq| log.entry(seq)) {
+                let span = batch.add_span(|out| out.extend(log.slices(entry.packet())));
+                batch.sends.push(Send { socket, span, ticket: given.len() as u64 });
+                given.push((place, entry.len - INTERLEAVED_HEADER_LEN as u32));
+            }
+        }
+        self.totals.sends += batch.sends.len() as u64;
+        let mut shortfalls: Vec<Shortfall> = Vec::new();
+        self.wire.send(&batch, &mut shortfalls);
+        *self.lists = batch.into_lists();
+        for shortfall in shortfalls {
+            let (place, len) = given[shortfall.ticket as usize];
+            self.totals.lose(&mut players[place], len);
+        }
+    }
+}
+
+impl CrowdTotals {
+    /// Datagrams of so many bytes were not taken.
+    fn lose(&mut self, player: &mut DatagramPlayer, len: u32) {
+        player.lost += 1;
+        player.sent_bytes -= u64::from(len);
+        self.sent_bytes -= u64::from(len);
+        self.datagrams_lost += 1;
+    }
+}
+
+fn of_ticket(runs: &[Run], ticket: u64) -> (&Run, usize) {
+    (&runs[(ticket >> TICKET_RUN_SHIFT) as usize], (ticket & TICKET_PLACE_MASK) as usize)
 }
 
 impl Part {
@@ -491,6 +541,20 @@ mod tests {
         assert_eq!(scene.wire.got[&10].len(), 440);
         assert_eq!(scene.wire.got.len(), 1, "no audio");
         assert_eq!(scene.crowd.remove(id(10)).expect("it was there").sent_bytes, 440);
+    }
+
+    #[test]
+    fn who_is_refused_a_run_gets_its_packets_one_by_one() {
+        let (mut scene, start) = (Scene::of(log()), crate::clock::now());
+        scene.wire.uncut.push(10);
+        scene.join(start, 10);
+        scene.join(start, 20);
+        scene.flush(start);
+        assert!(scene.player(10).refuses_gso && !scene.player(20).refuses_gso);
+        let mut players = scene.crowd.players.iter();
+        assert!(players.all(|player| player.sent_bytes == 340 && player.lost == 0));
+        assert_eq!((scene.wire.got[&10].len(), scene.wire.got[&20].len()), (340, 340));
+        assert_eq!((scene.totals.sent_bytes, scene.totals.datagrams_lost), (680, 0));
     }
 
     #[test]

@@ -428,60 +428,6 @@ mod tests {
         }
     }
 
-    /// A connection whose receiving end is read from `mark` bytes on.
-    fn marked(watched: &mut Watched, mark: u32) -> (TcpStream, TcpStream) {
-        let (near, far) = connected();
-        socket::set_receive_mark(&far, mark).expect("TCP");
-        watched.receive(&far, 1);
-        watched.ring.submit();
-        (near, far)
-    }
-
-    fn received(watched: &mut Watched) -> bytes::Bytes {
-        match watched.wait_for(|outcome| matches!(outcome, Outcome::Received(_))).outcome {
-            Outcome::Received(bytes) => bytes,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn what_is_below_the_mark_waits_until_it_is_lifted() {
-        let mut watched = Watched::new(SMALL);
-        let (mut near, far) = marked(&mut watched, 4);
-        near.write_all(b"abc").expect("up");
-        assert!(watched.is_quiet());
-        near.write_all(b"d").expect("up");
-        assert_eq!(received(&mut watched), "abcd");
-        near.write_all(b"e").expect("up");
-        assert!(watched.is_quiet());
-        socket::set_receive_mark(&far, 1).expect("TCP");
-        assert_eq!(received(&mut watched), "e");
-    }
-
-    #[test]
-    fn end_reset_and_cancel_come_below_the_mark() {
-        for (act, how) in
-            [(0, Ended::Eof), (1, Ended::Error(Errno::ECONNRESET)), (2, Ended::Cancelled)]
-        {
-            let mut watched = Watched::new(SMALL);
-            let (mut near, far) = marked(&mut watched, 1000);
-            near.write_all(b"abc").expect("up");
-            assert!(watched.is_quiet());
-            match act {
-                0 => drop(near),
-                1 => {
-                    let near = socket2::Socket::from(near);
-                    near.set_linger(Some(Duration::ZERO)).expect("TCP");
-                    drop(near);
-                }
-                _ => watched.ring.cancel(Token::new(1), OpKind::Receive),
-            }
-            watched.wait_for(ended(how));
-            assert_eq!(watched.ring.ops_in_flight(), 0);
-            drop(far);
-        }
-    }
-
     #[test]
     fn connection_is_accepted_read_and_ended() {
         let mut watched = Watched::new(RingSizes::default());

@@ -8,6 +8,8 @@
 mod buffers;
 mod completion;
 mod egress;
+#[cfg(test)]
+mod mark_tests;
 mod media;
 mod sleep;
 pub mod socket;

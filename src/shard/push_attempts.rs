@@ -46,7 +46,7 @@ impl Shard {
         if self.pushes.budget.take(&destination, id, places) {
             self.dial_push(now, id);
         } else {
-            let timer = self.timers.set(now + timeout, Timer::PushQueue(id));
+            let timer = self.timers.set(now + timeout, Timer::Push(id));
             let push = self.pushes.get_mut(id).expect("just seen");
             push.progress = Progress::Queued { timer };
         }
@@ -226,9 +226,14 @@ impl Shard {
         self.push_goes_on(now, id, fault);
     }
 
-    /// Its turn did not come: a failure like another, so that whoever waits gets an answer.
-    pub(super) fn push_queue_is_over(&mut self, now: Instant, id: Generation) {
+    /// It may try again; or its turn did not come, which is a failure like another, so that whoever
+    /// waits gets an answer.
+    pub(super) fn push_is_due(&mut self, now: Instant, id: Generation) {
         let Some(push) = self.pushes.get(id) else { return };
+        if !matches!(push.progress, Progress::Queued { .. }) {
+            self.start_push(now, id);
+            return;
+        }
         let destination = push.url.authority();
         self.pushes.budget.leave(&destination, id);
         let text = format!("the connect budget of {destination} is used up by other pushes");
@@ -270,7 +275,7 @@ impl Shard {
             return;
         };
         let next = now + delay;
-        let timer = self.timers.set(next, Timer::PushRetry(id));
+        let timer = self.timers.set(next, Timer::Push(id));
         let push = self.pushes.get_mut(id).expect("it goes on");
         push.progress = Progress::BackingOff { next, timer };
         for ticket in adds {

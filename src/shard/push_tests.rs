@@ -142,6 +142,7 @@ impl Scene {
             packaging: Packaging::Rtmp,
             local: address,
             peer: address,
+            params: String::new(),
         };
         let joined = self.shard.push_joins(self.now, self.attempt(), request);
         self.drain();
@@ -410,7 +411,7 @@ fn kept_pushes_come_back_and_wait_and_a_shut_down_keeps_them() {
         over_udp: false,
     };
     let broken = PushRecord { url: "x".to_owned(), ..record.clone() };
-    let records = [record.clone(), broken];
+    let records = [record, broken];
     let (count, refused) = scene.shard.restore_pushes(scene.now, &records);
     assert_eq!((count, refused.len()), (1, 1));
     assert_eq!(scene.state(), PushState::AwaitingSource);

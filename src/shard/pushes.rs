@@ -202,8 +202,7 @@ impl Shard {
         for ticket in std::mem::take(&mut push.adds) {
             self.answer(ticket, Answer::AddCancelled);
         }
-        let mut released = Released::default();
-        released.players = u32::from(push.player.is_some());
+        let players = u32::from(push.player.is_some());
         let destination = push.url.authority();
         let timer = match push.progress {
             Progress::AwaitingSource => None,
@@ -216,7 +215,8 @@ impl Shard {
                 timer
             }
         };
-        released.timers = u32::from(self.timers.cancel(timer));
+        let timers = u32::from(self.timers.cancel(timer));
+        let released = Released { players, timers, ..Released::default() };
         self.pushes.budget.leave(&destination, id);
         let timer = self.timers.set(now + self.policy.close_bound, Timer::Close(id));
         let closing = Closing {

@@ -127,11 +127,9 @@ impl<'a> MediaRow<'a> {
         }
     }
 
-    /// With the `loss` of each track, which `getMediaInfo` shows and nobody knows over TCP.
+    /// With the `loss` of each track, which `getMediaInfo` shows.
     pub(in crate::api) fn with_loss(mut self) -> Self {
-        for track in &mut self.tracks {
-            track.loss = Some(-1.0);
-        }
+        self.tracks.iter_mut().for_each(TrackRow::show_loss);
         self
     }
 }
