@@ -426,3 +426,17 @@ pub const SOURCE_GAP_MS_MIN: u64 = 1_000;
 
 /// Gaps of a stream that are kept: 24 B each, and nothing of a stream without any.
 pub const SOURCE_GAPS_KEPT: usize = 16;
+
+// Players over UDP.
+
+/// Runs of packets whose memory a shard keeps for its next flush: a keyframe of 500 KB in packets of
+/// 1,400 bytes is 8 runs, or 360 where the kernel does not cut them. At 64 packets each, 256 KiB.
+pub const DATAGRAM_RUNS_KEPT_MAX: usize = 512;
+
+/// Milliseconds of video without a keyframe after which a picture stands in for one. GOPs in use are
+/// shorter; a camera's of 10 s is met by its own keyframe.
+pub const KEYFRAME_WAIT_MS: i64 = 10_000;
+
+/// Datagrams that are dropped when a socket is connected. The kernel counts 768 bytes at the least for each
+/// (an `sk_buff` and its data), and holds twice [`UDP_RECEIVE_BUFFER_LEN`].
+pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;

@@ -151,29 +151,15 @@ fn plays_everywhere(clip: &Clip, aac: Option<AacFormat>, start: impl FnOnce(&str
         recording.assert_announced(&what);
         assert_same(&what, &clip.units, &recording.units(), BOTH, close);
     }
-    players.iter_mut().for_each(|(player, _)| player.wait(25, 25 + FFMPEG_UNSURE));
+    players.iter_mut().for_each(|(player, _)| player.wait(25, 25));
     for (player, within) in players {
         let what = player.what().to_owned();
         let few = AtLeast { video: 25, audio: 25 };
-        let mut units = player.stop();
-        if within == FFMPEG_OVER_UDP {
-            // On a busy machine its recording lacks five of its first sounds. That it reads them before
-            // the report that was sent before them, and drops times that go back, is likely and not
-            // proven.
-            let mut sounds = 0;
-            units.retain(|unit| {
-                sounds += usize::from(unit.kind == Kind::Audio);
-                unit.kind != Kind::Audio || sounds > FFMPEG_UNSURE
-            });
-        }
-        assert_same(&what, &clip.units, &units, few, within);
+        assert_same(&what, &clip.units, &player.stop(), few, within);
     }
     publisher.terminate(LIVENESS);
     relay.stop();
 }
-
-/// Sounds at the start of ffmpeg's recording over UDP that are not compared.
-const FFMPEG_UNSURE: usize = 15;
 
 #[test]
 fn ffmpeg_5_publishes_to_everybody_over_tcp() {
