@@ -38,6 +38,7 @@ mod rtp;
 mod sources;
 mod tables;
 mod timers;
+mod totals;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -59,13 +60,14 @@ pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
 use tables::{Source, Tables};
 use timers::{Timer, Timers};
+pub use totals::Totals;
 
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
-use crate::egress::{CrowdTotals, Removed, Scratch, Wire};
+use crate::egress::{Removed, Scratch, Wire};
 use crate::journal::Record;
-use crate::media::state::{EndReason, ErrorClass, Generation};
+use crate::media::state::{EndReason, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
 
@@ -101,36 +103,6 @@ pub enum Action {
     Tell(PullNews),
     /// Put this into the journal before what comes after it is done.
     Keep(Record),
-}
-
-/// Counters of a shard since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub media_bytes_in: u64,
-    pub media_bytes_copied: u64,
-    pub config_bytes_copied: u64,
-    /// Copied to make the form that a source does not bring.
-    pub bridge_bytes_copied: u64,
-    /// Copied once more to send them in one piece to many.
-    pub joined_bytes_copied: u64,
-    pub media_bytes_out: u64,
-    pub sends: u64,
-    pub player_jumps: u64,
-    /// Sends over UDP that a socket did not take.
-    pub datagrams_lost: u64,
-    pub player_evictions: u64,
-    pub late_messages: u64,
-    pub attempts: u64,
-    pub attempts_failed: [u64; ErrorClass::ALL.len()],
-    pub push_attempts: u64,
-    pub push_attempts_failed: [u64; ErrorClass::ALL.len()],
-    /// Pushes that were up and lost their destination.
-    pub push_losses: u64,
-    pub registrations: u64,
-    pub losses: u64,
-    pub waiters_refused: u64,
-    pub publishes_refused: u64,
-    pub resyncs: u64,
 }
 
 /// One core's world.
@@ -483,14 +455,6 @@ impl Shard {
 
     fn send(&mut self, to: ShardId, message: Message) {
         self.actions.push_back(Action::Send { to, message });
-    }
-
-    fn count_egress(&mut self, totals: CrowdTotals) {
-        self.totals.media_bytes_out += totals.sent_bytes;
-        self.totals.sends += totals.sends;
-        self.totals.player_jumps += totals.jumps;
-        self.totals.joined_bytes_copied += totals.joined_bytes;
-        self.totals.datagrams_lost += totals.datagrams_lost;
     }
 }
 
