@@ -34,7 +34,11 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     let totals = shard.totals();
     let plain = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
     let labeled = |name, label, kind, value| Metric { name, label: Some(label), kind, value };
+    let demand = shard.demand_totals();
     let mut metrics = vec![
+        plain("demand_pulls_total", demand.pulls),
+        plain("demand_passive_total", demand.passive),
+        plain("demand_refused_total", demand.refused),
         plain("media_bytes_in_total", totals.media_bytes_in),
         plain("media_bytes_copied_total", totals.media_bytes_copied),
         plain("config_bytes_copied_total", totals.config_bytes_copied),
@@ -59,6 +63,8 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         let label = ("class", class.as_str());
         labeled("attempts_failed_total", label, MetricKind::Counter, value)
     }));
+    let (name, kind) = ("demand_absences", MetricKind::Gauge);
+    metrics.push(Metric { name, label: None, kind, value: demand.absences });
     metrics.extend(ErrorClass::ALL.iter().zip(totals.push_attempts_failed).map(
         |(class, value)| {
             let label = ("class", class.as_str());
@@ -197,6 +203,13 @@ fn escape(value: &str) -> String {
 
 /// What each number of ours is. A number without a line here is told by its name.
 const HELP: &[(&str, &str)] = &[
+    ("demand_pulls_total", "Pulls on demand that were begun."),
+    ("demand_passive_total", "Plays that nothing is pulled for: loops, and edges of ZLMediaKit."),
+    (
+        "demand_refused_total",
+        "Streams asked for again and refused, as they were missing just then.",
+    ),
+    ("demand_absences", "Streams that are known to be missing."),
     ("build_info", "The version that runs; always 1."),
     ("cpu_seconds_total", "CPU time of the process, user and system."),
     ("shards", "Shards of this node."),

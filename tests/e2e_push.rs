@@ -5,9 +5,7 @@ mod kit;
 
 use kit::compare::{AtLeast, assert_never_steps_back, assert_same_media, coded};
 use kit::fault::{Mode, Origin, Stage};
-use kit::ffmpeg::{
-    Modern, Publisher, Recorder, Repeat, assert_same_packets, make_heavy_file, packets_of,
-};
+use kit::ffmpeg::{Modern, Publisher, Recorder, assert_same_packets, packets_of};
 use kit::flv::{self, Kind, Tag};
 use kit::relay::Holdings;
 use kit::rtsp::Lower;
@@ -199,37 +197,6 @@ fn push_comes_back_with_its_destination() {
     }
     assert_eq!(delete(&relay, &key)["flag"], true);
     publisher.stop();
-    relay.stop();
-    nginx.stop();
-}
-
-#[test]
-fn destination_that_does_not_read_is_left_and_tried_again() {
-    let config = config::lag(300_000, 1_000) + config::RETRY_SOON;
-    let relay = Relay::start_with(1, &config);
-    let nginx = Nginx::start();
-    let dir = TempDir::new("push-heavy");
-    let file = dir.file("heavy.flv");
-    make_heavy_file(&file, 5);
-    let mut publisher =
-        Publisher::start_file(Modern::No, &file, &relay.rtmp_url("a"), Repeat::Forever);
-    relay.wait_online("a");
-    let key = push(&relay, &nginx.url("out"), &[("timeout_sec", "1")]);
-    let player = Player::http_flv(relay.http, "/live/a.live.flv");
-    nginx.pause();
-    wait_until(LIVENESS, "the destination is left", || {
-        relay.metric("rillcast_push_losses_total") == 1
-    });
-    assert_eq!(relay.metric("rillcast_player_evictions_total"), 1);
-    wait_until(LIVENESS, "it is found silent", || show(&relay, &key)["errorClass"] == "silent");
-    nginx.resume();
-    wait_state(&relay, &key, "up");
-    let frames = coded(&player.tags(), Kind::Video).len();
-    player.wait_frames(Kind::Video, frames + 10);
-    let tags = player.stop();
-    publisher.stop();
-    assert_same_media("a player meanwhile", &publisher.sent(), &tags, BOTH);
-    assert_eq!(delete(&relay, &key)["flag"], true);
     relay.stop();
     nginx.stop();
 }

@@ -4,10 +4,12 @@
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `absences.rs`: streams that are known to be missing.
 //! - `why.rs`: what one stream is doing, and why.
 //! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
+mod absences;
 mod auth;
 #[cfg(test)]
 mod capture;

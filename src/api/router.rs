@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, auth, media, proxy, push, server, session, why};
+use super::{Caller, Node, absences, auth, media, proxy, push, server, session, why};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -40,6 +40,7 @@ enum Endpoint {
     AddStreamPusherProxy,
     CloseStream,
     CloseStreams,
+    DelNegativeCache,
     DelStreamProxy,
     DelStreamPusherProxy,
     GetAllSession,
@@ -47,6 +48,7 @@ enum Endpoint {
     GetMediaInfo,
     GetMediaList,
     GetMediaPlayerList,
+    GetNegativeCache,
     GetProxyInfo,
     GetProxyPusherInfo,
     GetServerConfig,
@@ -129,6 +131,8 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
     match endpoint {
         Endpoint::AddStreamProxy => proxy::add(call).await,
         Endpoint::DelStreamProxy => proxy::delete(call).await,
+        Endpoint::DelNegativeCache => absences::forget(call).await,
+        Endpoint::GetNegativeCache => absences::list(call).await,
         Endpoint::ListStreamProxy => proxy::list(call).await,
         Endpoint::GetProxyInfo => proxy::show(call).await,
         Endpoint::AddStreamPusherProxy => push::add(call).await,
@@ -192,6 +196,7 @@ const ROUTES: &[Route] = &[
     ),
     route("close_stream", STREAM, Endpoint::CloseStream),
     route("close_streams", &[], Endpoint::CloseStreams),
+    route("delNegativeCache", &[], Endpoint::DelNegativeCache),
     route("delStreamProxy", &["key"], Endpoint::DelStreamProxy),
     route("delStreamPusherProxy", &["key"], Endpoint::DelStreamPusherProxy),
     route("getAllSession", &[], Endpoint::GetAllSession),
@@ -199,6 +204,7 @@ const ROUTES: &[Route] = &[
     route("getMediaInfo", STREAM, Endpoint::GetMediaInfo),
     route("getMediaList", &[], Endpoint::GetMediaList),
     route("getMediaPlayerList", STREAM, Endpoint::GetMediaPlayerList),
+    route("getNegativeCache", &[], Endpoint::GetNegativeCache),
     route("getProxyInfo", &["key"], Endpoint::GetProxyInfo),
     route("getProxyPusherInfo", &["key"], Endpoint::GetProxyPusherInfo),
     route("getServerConfig", &[], Endpoint::GetServerConfig),
@@ -274,7 +280,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 28);
+        assert_eq!(paths.len(), 30);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {

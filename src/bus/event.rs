@@ -112,8 +112,12 @@ pub enum PushStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
     Players,
+    /// A node that is not pulled for.
+    Edge,
     Publisher,
     Pull,
+    /// A pull on demand.
+    Demand,
 }
 
 /// Why the life of a key is over.
@@ -188,7 +192,9 @@ impl Asker {
         match self {
             Self::Players => "players",
             Self::Publisher => "publisher",
+            Self::Edge => "edge",
             Self::Pull => "pull",
+            Self::Demand => "demand",
         }
     }
 }

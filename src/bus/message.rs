@@ -18,9 +18,12 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, ProbeView, PushView, SessionView, StreamView};
+use super::view::{
+    AbsenceView, LoadView, Metric, PlayerView, ProbeView, PushView, SessionView, StreamView,
+};
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
+use crate::origin::Asking;
 use crate::proto::rtsp::LowerTransport;
 use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
@@ -51,6 +54,8 @@ pub enum Message {
         local: LocalId,
         players: u32,
         waiters: u32,
+        /// What is to be asked with for those who wait, where anybody may be.
+        asking: Option<Arc<Asking>>,
     },
     /// All that hung on an ended presence is gone.
     Released {
@@ -163,6 +168,12 @@ pub enum Ask {
     },
     /// Of the key's owner: sends those away who wait for a key that nobody brings.
     SendAway { key: StreamKey },
+    /// Of the key's owner: the hook that was told of a missing stream brings none itself.
+    Demand { key: StreamKey },
+    /// Of each shard: the streams that are known to be missing.
+    Absences,
+    /// Of each shard, or of the owner of a key: forget that it is missing, or all of them.
+    ForgetAbsences { key: Option<StreamKey> },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
@@ -243,6 +254,10 @@ pub enum Answer {
     Tcp(Option<TcpFacts>),
     /// The last events of a key, each a line of JSON, the oldest first; the keeper's.
     Recent(Vec<String>),
+    /// Missing streams, and how many there are with those that are not shown.
+    Absences(Vec<AbsenceView>, usize),
+    /// So many.
+    Forgotten(usize),
     /// Whether there was such a connection.
     Kicked(bool),
     /// Whether all that was acknowledged before is in the journal; it never crosses a core.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::media::state::{Fault, Generation, StreamState};
+use crate::media::state::{ErrorClass, Fault, Generation, StreamState};
 use crate::media::{ConnectionId, Form, PushState, SourceUrl, StreamKey};
 use crate::stream::{Packaging, Tracks};
 
@@ -60,6 +60,19 @@ pub enum SourceView {
     None,
     Publisher(Box<PublisherView>),
     Pull(PullView),
+}
+
+/// A stream that could not be had a moment ago.
+#[derive(Debug, Clone)]
+pub struct AbsenceView {
+    pub key: StreamKey,
+    pub class: ErrorClass,
+    pub text: String,
+    pub age_ms: u64,
+    /// For so long who asks for it is refused at once.
+    pub left_ms: u64,
+    /// So many times it was.
+    pub refused: u64,
 }
 
 #[derive(Debug, Clone)]

@@ -438,6 +438,7 @@ impl ShardStart {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
         let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        shard.set_origins(&config);
         shard.keep_events();
         let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
         let events = Events::connect(id, setup.keeper.clone(), ring.waker());

@@ -36,11 +36,12 @@ impl Driver {
         link.role = Role::Waiter;
         link.part = Some(Part { what: "player", key: key.clone(), ended: None });
         let (connection, local, peer) = (link.id, link.local, link.peer);
+        let params = link.params.clone();
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
         // Whoever called acts on it. A peer that asks again and again in one message must not have us
         // answer within the answer.
-        self.shard
-            .play(self.now, PlayRequest { connection, key: key.clone(), packaging, local, peer });
+        let request = PlayRequest { connection, key: key.clone(), packaging, local, peer, params };
+        self.shard.play(self.now, request);
         self.tell_waits(token, &key);
     }
 
@@ -127,7 +128,8 @@ impl Driver {
         }
         self.tell_refused(token, reason);
         let Some(link) = self.links.get_mut(token) else { return };
-        let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
+        let failed = reason == EndReason::OriginFailed;
+        let overloaded = failed || matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
                 let refusal =
@@ -139,7 +141,13 @@ impl Driver {
                 session.close_websocket(code, reason.as_str());
             }
             Session::Http(session) => {
-                let status = if overloaded { 503 } else { 404 };
+                let status = if failed {
+                    502
+                } else if overloaded {
+                    503
+                } else {
+                    404
+                };
                 let text = format!("no such stream: {}\n", reason.as_str());
                 let mut response = Response::text(status, text);
                 if reason != EndReason::NotFound {

@@ -351,7 +351,7 @@ impl Driver {
                 info!(%key, origin, class, error = text, attempt, next_try_ms, "pull failed");
             }
             PullNews::FailedAgain => {
-                self.repeats.count(self.now, "pull failed again as it had before");
+                self.repeats.count(self.now, "pull failed as before, or on demand");
             }
             PullNews::GaveUp { key, origin, fault: Fault { class, text }, failures } => {
                 let class = class.as_str();

@@ -82,7 +82,8 @@ impl Driver {
         };
         link.role = Role::Waiter;
         let (connection, local, peer) = (link.id, link.local, link.peer);
-        let request = PlayRequest { connection, key, packaging, local, peer };
+        let request =
+            PlayRequest { connection, key, packaging, local, peer, params: String::new() };
         if !self.shard.push_joins(self.now, id, request) {
             self.hang_up(id);
         }

@@ -30,6 +30,18 @@ impl Shard {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
             Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
+            Ask::Demand { key } => {
+                self.hook_has_answered(now, &key);
+                self.answer(ticket, Answer::Done);
+            }
+            Ask::Absences => {
+                let (views, count) = self.absences(now);
+                self.answer(ticket, Answer::Absences(views, count));
+            }
+            Ask::ForgetAbsences { key } => {
+                let count = self.forget_absences(key.as_ref());
+                self.answer(ticket, Answer::Forgotten(count));
+            }
             Ask::Stream { key } => {
                 let found = self.tables.find(&key);
                 let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use super::Shard;
+use super::replica::Role;
+
 /// Counts of what is held. Sockets are counted by `net`, the rest by the shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -20,6 +23,27 @@ pub struct Ledger {
     pub closings: u64,
     /// Bytes of memory held for media, those of a replica counted where they were written.
     pub log_bytes: u64,
+}
+
+impl Shard {
+    /// What this shard holds, sockets excepted.
+    pub fn ledger(&self) -> Ledger {
+        let streams = self.tables.iter();
+        let waiters = |role: &Role| matches!(role, Role::Waiter(_));
+        Ledger {
+            sockets: 0,
+            timers: self.timers.len() as u64,
+            players: self.members.values().filter(|member| !waiters(&member.role)).count() as u64,
+            waiters: self.members.values().filter(|member| waiters(&member.role)).count() as u64,
+            publishers: self.publishers.len() as u64,
+            pulls: self.tables.iter().filter(|stream| stream.pull().is_some()).count() as u64,
+            pushes: self.pushes.len() as u64,
+            streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
+            replicas: self.locals.len() as u64,
+            closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
+            log_bytes: streams.map(|stream| stream.media.held_bytes()).sum(),
+        }
+    }
 }
 
 impl Ledger {

@@ -7,18 +7,24 @@
 //! - `pulls.rs`: pulls and their attempts.
 //! - `pushes.rs`: pushes; `push_attempts.rs`: how they reach their destinations; `push.rs`: the way of one.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
+//! - `demand.rs`, `absences.rs`: what players ask for and nobody brings.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
 //! - `keeping.rs`: what survives a restart, and how it comes back.
 
+mod absences;
 mod asks;
 mod budget;
 #[cfg(test)]
 mod bus_tests;
 mod closing;
+mod demand;
+#[cfg(test)]
+mod demand_tests;
 mod ending;
 mod events;
+mod invariants;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
@@ -47,9 +53,10 @@ use std::time::{Duration, Instant};
 
 use budget::Budget;
 use closing::Closing;
+pub use demand::DemandTotals;
+use demand::Demands;
 use ending::EndOfLocal;
 pub use keeping::RestoreError;
-use ledger::Ledger;
 pub use lifecycle::{PullNews, Stage};
 pub use player::{Admitted, PlayRequest};
 pub use policy::Policy;
@@ -58,7 +65,7 @@ use pushes::Pushes;
 use replica::{Ending, Locals, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
-use tables::{Source, Tables};
+use tables::Tables;
 use timers::{Timer, Timers};
 pub use totals::Totals;
 
@@ -117,6 +124,7 @@ pub struct Shard {
     publishers: HashMap<ConnectionId, StreamHandle>,
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
+    demands: Demands,
     pushes: Pushes,
     timers: Timers,
     locals: Locals,
@@ -166,6 +174,7 @@ impl Shard {
             publishers: HashMap::new(),
             attempts: HashMap::new(),
             budget: Budget::default(),
+            demands: Demands::default(),
             pushes: Pushes::default(),
             timers: Timers::default(),
             locals: Locals::default(),
@@ -209,6 +218,7 @@ impl Shard {
     /// Goes by this configuration from now on.
     pub fn configure(&mut self, config: &Config) {
         self.set_policy(Policy::of(config, self.shards));
+        self.set_origins(config);
     }
 
     /// The wall clock, for what is shown to people.
@@ -253,6 +263,7 @@ impl Shard {
                 Timer::Grace(stream) => self.grace_is_over(now, stream),
                 Timer::Silence(stream) => self.check_silence(now, stream),
                 Timer::Attempt(attempt) => self.attempt_is_over(now, attempt),
+                Timer::Demand(stream) => self.hook_is_over(now, stream),
                 Timer::Push(push) => self.push_is_due(now, push),
                 Timer::Close(generation) => self.close_is_over(generation),
             }
@@ -262,8 +273,8 @@ impl Shard {
     /// A bus message has come.
     pub fn handle_message(&mut self, now: Instant, from: ShardId, message: Message) {
         match message {
-            Message::Interest { key, local, players, waiters } => {
-                self.interest(now, from, key, local, (players, waiters));
+            Message::Interest { key, local, players, waiters, asking } => {
+                self.interest(now, (from, local), key, (players, waiters), asking);
             }
             Message::Released { key, local, generation, released } => {
                 self.local_released(&key, local, generation, released);
@@ -306,6 +317,7 @@ impl Shard {
 
     /// Sends what this turn brought: flushes, and what other shards are to know.
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
+        self.give_freed_places(now);
         self.flush_streams();
         self.flush_locals(now, wire);
         for end in std::mem::take(&mut self.due_ends) {
@@ -324,6 +336,7 @@ impl Shard {
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
         self.look_for_unwatched(now);
+        self.end_unwatched(now);
         self.count_pushed(now);
     }
 
@@ -348,25 +361,6 @@ impl Shard {
         totals
     }
 
-    /// What this shard holds, sockets excepted.
-    pub fn ledger(&self) -> Ledger {
-        let streams = self.tables.iter();
-        let waiters = |role: &Role| matches!(role, Role::Waiter(_));
-        Ledger {
-            sockets: 0,
-            timers: self.timers.len() as u64,
-            players: self.members.values().filter(|member| !waiters(&member.role)).count() as u64,
-            waiters: self.members.values().filter(|member| waiters(&member.role)).count() as u64,
-            publishers: self.publishers.len() as u64,
-            pulls: self.tables.iter().filter(|stream| stream.pull().is_some()).count() as u64,
-            pushes: self.pushes.len() as u64,
-            streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
-            replicas: self.locals.len() as u64,
-            closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
-            log_bytes: streams.map(|stream| stream.media.held_bytes()).sum(),
-        }
-    }
-
     pub fn pending_count(&self) -> usize {
         self.tables.pending_count()
     }
@@ -378,60 +372,6 @@ impl Shard {
     /// Origins with connects under way or waiting for their turn.
     pub fn origins_dialed(&self) -> usize {
         self.budget.len()
-    }
-
-    /// Asserts what must always hold; for tests.
-    ///
-    /// # Panics
-    /// When it does not.
-    pub fn check_invariants(&self) {
-        self.tables.check();
-        for (connection, handle) in &self.publishers {
-            let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
-            assert!(
-                matches!(stream.source, Source::Publisher { connection: own, .. } if own == *connection)
-            );
-        }
-        for (key, local) in self.locals.iter() {
-            let members = |is: fn(&Role) -> bool| {
-                self.members.values().filter(|m| m.is_of(key, local.id.form) && is(&m.role)).count()
-            };
-            assert_eq!(local.waiters.len(), members(|role| matches!(role, Role::Waiter(_))));
-            assert_eq!(local.crowd.len(), members(|role| *role == Role::Player));
-            assert_eq!(local.admitting as usize, members(|role| *role == Role::Admitting));
-        }
-        for member in self.members.values() {
-            assert!(
-                self.locals.get(&member.key, member.form()).is_some(),
-                "a member's key is here"
-            );
-        }
-        for ending in self.endings.values() {
-            assert!(!ending.open.is_empty(), "an ending without open connections is over");
-        }
-        self.pushes.check();
-        for closing in self.closings.values() {
-            assert!(!closing.is_complete(), "a complete close is over");
-        }
-    }
-
-    /// Whether anything of one life of a key is left here; for tests.
-    pub fn holds_generation(&self, generation: Generation) -> bool {
-        let is_it = |handle: &StreamHandle| handle.generation == generation;
-        self.tables.iter().any(|stream| stream.generation == generation)
-            || self.publishers.values().any(is_it)
-            || self.attempts.values().any(is_it)
-            || self.timers.any(|timer| match timer {
-                Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
-                    is_it(of)
-                }
-                Timer::Close(of) | Timer::Push(of) => *of == generation,
-                Timer::Wait(_) | Timer::Attempt(_) => false,
-            })
-            || self.locals.iter().any(|(_, local)| local.generation == Some(generation))
-            || self.closings.contains_key(&generation)
-            || self.pushes.has(generation)
-            || self.endings.values().any(|ending| ending.generation == generation)
     }
 
     fn next_serial(&mut self) -> u64 {

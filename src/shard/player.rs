@@ -15,6 +15,8 @@ pub struct PlayRequest {
     pub packaging: Packaging,
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// The query that it came with, raw.
+    pub params: String,
 }
 
 /// A player's socket and what it has not sent yet, when its session has been told that it plays.

@@ -142,6 +142,7 @@ impl Scene {
             packaging: Packaging::Rtmp,
             local: address,
             peer: address,
+            params: String::new(),
         };
         let joined = self.shard.push_joins(self.now, self.attempt(), request);
         self.drain();

@@ -36,6 +36,7 @@ impl Shard {
         view: PublisherView,
     ) -> Result<StreamHandle, PublishRefusal> {
         debug_assert_eq!(self.owner_of(key), self.id);
+        self.somebody_brings(key);
         let (connection, form, peer) = (view.connection, view.form, view.peer);
         let source = Source::Publisher { connection, view: Box::new(view) };
         let mut was_kept = false;

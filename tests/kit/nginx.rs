@@ -5,8 +5,6 @@ use std::fs;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
-
 use super::process::Process;
 use super::{LIVENESS, TempDir, free_port, wait_until};
 
@@ -55,15 +53,6 @@ impl Nginx {
 
     pub fn url(&self, stream: &str) -> String {
         format!("rtmp://127.0.0.1:{}/live/{stream}", self.port)
-    }
-
-    /// It does nothing until [`Self::resume`]; its sockets stay open.
-    pub fn pause(&self) {
-        self.process.signal(Signal::SIGSTOP);
-    }
-
-    pub fn resume(&self) {
-        self.process.signal(Signal::SIGCONT);
     }
 
     pub fn stop(mut self) {

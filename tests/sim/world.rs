@@ -488,7 +488,7 @@ impl World {
 
 fn describe(message: &Message) -> String {
     match message {
-        Message::Interest { key, local, players, waiters } => {
+        Message::Interest { key, local, players, waiters, .. } => {
             format!(
                 "interest {} local {} players {players} waiters {waiters}",
                 key.stream(),
