@@ -340,13 +340,15 @@ pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;
 /// are 3,000. At some 300 bytes each, 5 MiB.
 pub const EVENTS_UNDER_WAY_MAX: usize = 16_384;
 
-/// Events that the log keeps, for followers that come back: at some 300 bytes each, 5 MiB. With 10 a
-/// second that is half an hour.
+/// Events that the log keeps, for followers that come back: with 10 a second half an hour.
 pub const EVENTS_KEPT: usize = 16_384;
 
+/// Bytes of text of those. 512 each; most are 300, with the longest URL 3 KiB.
+pub const EVENTS_KEPT_LEN_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes that wait for a follower's shard to take them, and as many again for its socket: a replay
-/// of all that is kept is 400 bytes an event, 6.5 MB.
-pub const FOLLOWER_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
+/// of all that is kept, and as much that happens meanwhile.
+pub const FOLLOWER_QUEUE_LEN_MAX: usize = 2 * EVENTS_KEPT_LEN_MAX;
 
 /// Connections that follow the event log at once, on each shard.
 pub const FOLLOWERS_MAX: usize = 64;

@@ -77,7 +77,7 @@ struct ShardEnd {
 
 impl Desk {
     fn new(config: Arc<Config>, port: &KeeperPort) -> Self {
-        let run = clock::unix_seconds();
+        let run = clock::realtime_ns() / 1000;
         Self {
             log: Log::new(run),
             followers: Followers::default(),
@@ -174,7 +174,7 @@ impl Desk {
     fn add(&mut self, now: Instant, time_ms: u64, event: Event) {
         let place = Place { run: self.log.run, sequence: self.log.newest() + 1, time_ms };
         self.hooks.event(now, place, &event);
-        self.log.add(time_ms, event);
+        self.log.add(time_ms, &event);
         self.followers.feed(&self.log, &mut self.shards);
     }
 }
