@@ -4,10 +4,12 @@
 //! - `verdicts.rs`: who waits for an answer.
 //! - `body.rs`, `reply.rs`: what is sent and what comes back, in ZLMediaKit's terms.
 //! - `pool.rs`: the threads that wait for servers, so that the keeper does not.
+//! - `names.rs`: where servers are.
 
 mod body;
 mod pool;
 mod queue;
+mod names;
 mod reply;
 mod verdicts;
 
