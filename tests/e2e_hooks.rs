@@ -465,3 +465,6 @@ fn start_and_end_of_the_node_are_told_and_signed() {
         assert_eq!(call.signature, Some(format!("sha256={hex}")), "{}", call.hook);
     }
 }
+        let time = call.timestamp.clone().expect("a time");
+        mac.update(format!("{time}.").as_bytes());
+        assert!(!String::from_utf8_lossy(&call.raw).contains("k3y"), "{}", call.hook);

@@ -36,6 +36,7 @@ use crate::bus::message::Ask;
 use crate::config::{Config, Hook};
 use crate::limits::{HOOK_POSTS_MAX, HOOK_QUESTIONS_MAX, HOOK_WAITERS_MAX};
 use crate::media::{ShardId, StreamKey};
+use crate::clock;
 
 /// Everything about hooks that the keeper has.
 pub(super) struct Hooks {
@@ -275,7 +276,9 @@ impl Hooks {
         let body = serde_json::to_vec(&body).expect("bodies are plain data with text keys");
         let secret = &self.config.hook.hmac_secret;
         if !secret.is_empty() {
-            fields.push(("X-Rillcast-Signature", signature(secret, &body)));
+            let time = clock::unix_seconds().to_string();
+            fields.push(("X-Rillcast-Signature", signature(secret, &time, &body)));
+            fields.push(("X-Rillcast-Timestamp", time));
         }
         Some(Order { id, url, fields, body, timeout })
     }
@@ -367,6 +370,8 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
             pending_too: false,
         },
         Hook::StreamNotFound => Ask::SendAway { key: key.clone() },
+    mac.update(time.as_bytes());
+    mac.update(b".");
         _ => return,
     };
     shards.put(0, FromKeeper::Ask { key: key.clone(), ask });
@@ -376,8 +381,9 @@ fn server_of(url: &Url) -> Arc<str> {
     url[Position::BeforeHost..Position::AfterPort].into()
 }
 
-/// `sha256=` and the HMAC of the body in hex.
-fn signature(secret: &str, body: &[u8]) -> String {
+/// `sha256=` and the HMAC of the time, a point and the body in hex. With the time in it a server can
+/// refuse what somebody has recorded and sends again.
+fn signature(secret: &str, time: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length is a key");
     mac.update(body);
     let mut text = "sha256=".to_owned();
@@ -399,10 +405,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signature_is_that_of_rfc_4231() {
-        // Test case 2.
-        let text = signature("Jefe", b"what do ya want for nothing?");
-        let expected = "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+    fn the_signature_is_over_the_time_and_the_body() {
+        // printf '1700000000.{}' | openssl dgst -sha256 -hmac Jefe
+        let text = signature("Jefe", "1700000000", b"{}");
+        let expected = "sha256=d3793e2b4103edfbd98cc19591832f5fad701d413db9fcae0ae7dab8184ed207";
         assert_eq!(text, expected);
     }
 }
