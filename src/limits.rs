@@ -355,13 +355,24 @@ pub const FOLLOWERS_MAX: usize = 64;
 
 // Web hooks.
 
-/// Hooks that are told something at once: one after the other for a stream, so that this many streams
-/// change side by side. A thread each.
+/// Calls at once of a server that hooks tell something: one after the other for a stream, so that
+/// this many streams change side by side.
 pub const HOOK_POSTS_MAX: usize = 8;
 
-/// Hooks that are asked something at once, a thread each. A server that thinks for 50 ms answers 640
-/// players a second.
+/// Calls at once of all servers that hooks tell something, a thread each: there are eight such hooks, and
+/// of two of them a call goes beside the slots of its server. Those of servers that had a URL before
+/// count too.
+pub const HOOK_POSTS_ALL_MAX: usize = 8 * HOOK_POSTS_MAX + 2;
+
+/// Calls about absent streams that wait to be told. Any player can cause one; eight at a time that take
+/// 10 ms each hold what is told of other streams up for 1.3 s.
+pub const HOOK_ABSENT_WAITING_MAX: usize = 1024;
+
+/// Questions at once to a hook. A server that thinks for 50 ms answers 640 players a second.
 pub const HOOK_QUESTIONS_MAX: usize = 32;
+
+/// Questions at once to all hooks, a thread each: two hooks, and the servers that they had before.
+pub const HOOK_QUESTIONS_ALL_MAX: usize = 4 * HOOK_QUESTIONS_MAX;
 
 /// Players and publishers that wait for an answer of a hook; those beyond are treated as without one.
 pub const HOOK_WAITERS_MAX: usize = 20_000;

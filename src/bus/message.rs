@@ -139,8 +139,8 @@ pub enum Ask {
         /// Also where it is pending.
         pending_too: bool,
     },
-    /// Of the key's owner: sends those away who wait for a key that nobody brings.
-    SendAway { key: StreamKey },
+    /// Of the key's owner: sends those away who wait for a key that nobody brings, in this life of it.
+    SendAway { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first

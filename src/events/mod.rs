@@ -144,6 +144,7 @@ impl Desk {
             ToKeeper::Events { time_ms, events, lost } => {
                 if lost > 0 {
                     self.log.add_gap(time_ms, lost);
+                    self.hooks.missed(lost);
                     self.followers.feed(&self.log, &mut self.shards);
                 }
                 for event in events {

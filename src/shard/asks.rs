@@ -19,7 +19,9 @@ impl Shard {
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
-            Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
+            Ask::SendAway { key, generation } => {
+                self.send_away_waiters(now, ticket, &key, generation);
+            }
             Ask::Stream { key } => {
                 let found = self.tables.find(&key);
                 let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);
@@ -57,8 +59,17 @@ impl Shard {
     }
 
     /// A hook says that nobody will bring it. Where somebody does meanwhile, nothing happens.
-    fn send_away_waiters(&mut self, now: Instant, ticket: Ticket, key: &StreamKey) {
+    fn send_away_waiters(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        key: &StreamKey,
+        generation: Option<Generation>,
+    ) {
         let found = self.tables.find(key).filter(|&handle| {
+            if generation.is_some_and(|of| of != handle.generation) {
+                return false;
+            }
             let stream = self.tables.get(handle);
             stream.is_some_and(|stream| matches!(stream.source, Source::None { kept: false }))
         });
