@@ -72,7 +72,9 @@ impl api::Node for Node {
         self.config.clone()
     }
 
-    fn set_config(&self, _: Config) {}
+    fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R {
+        edit(&mut Config::default())
+    }
 
     async fn probe(&self, _: SourceUrl, _: Duration) -> Option<ProbeView> {
         None

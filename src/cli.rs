@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{AccessSection, Config, ConfigSource, CpuList, Overrides};
+use crate::config::{AccessSection, Config, ConfigSource, CpuList, NewestConfig, Overrides};
 use crate::demo;
 use crate::doctor;
 use crate::events::Keeper;
@@ -284,7 +284,8 @@ fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
     if replay.unknown_count > 0 {
         warn!(count = replay.unknown_count, "the journal has records of a newer version");
     }
-    let kept = Kept { journal: journal.handle(), pulls: Arc::new(replay.pulls) };
+    let (pulls, pushes) = (Arc::new(replay.pulls), Arc::new(replay.pushes));
+    let kept = Kept { journal: journal.handle(), pulls, pushes };
     Ok(Some((journal, kept)))
 }
 
@@ -300,7 +301,8 @@ pub(crate) fn start(
     let keeper = Keeper::start(config.clone())
         .map_err(|error| format!("no thread for the event log: {error}"))?;
     let make_handler = make_handler();
-    let setup = Setup { make_handler, kept, config_source, keeper: keeper.port() };
+    let newest_config = Arc::new(NewestConfig::new(config.clone()));
+    let setup = Setup { make_handler, kept, config_source, newest_config, keeper: keeper.port() };
     Ok((Node::start(&config, &cpus, &setup)?, keeper))
 }
 

@@ -5,8 +5,8 @@
 //! 1. [`clock`], [`limits`], [`config`], [`logging`], [`rt`]: the OS clock, every maximum, the
 //!    config file, the log, the executor.
 //! 2. [`media`]: what all protocols agree on, plain data.
-//! 3. [`proto`], [`access`], [`journal`]: sans-IO protocol sessions, bytes in, events and bytes out;
-//!    who may do what; what survives a restart.
+//! 3. [`proto`], [`access`], [`journal`], [`origin`]: sans-IO protocol sessions, bytes in, events and
+//!    bytes out; who may do what; what survives a restart; where absent streams are looked for.
 //! 4. [`bridge`]: frames of FLV tags as RTP packets, and the other way.
 //! 5. [`ring`], [`stream`]: a shard's io_uring; one stream's bytes.
 //! 6. [`egress`], [`bus`]: bytes to many players; what crosses a core.
@@ -35,6 +35,7 @@ pub mod logging;
 pub mod media;
 pub mod metrics;
 pub mod net;
+pub mod origin;
 pub mod proto;
 pub mod ring;
 pub mod rt;

@@ -385,3 +385,40 @@ pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
 
 /// Events of one stream that `why` shows.
 pub const RECENT_EVENTS_MAX: usize = 50;
+
+// Pushes.
+
+/// Pushes of one stream: each is a player of it, and is looked for among the others by its URL.
+pub const PUSHES_PER_STREAM_MAX: usize = 64;
+
+/// Pushes of a shard: some 600 bytes with its URL each, 6 MiB.
+pub const PUSHES_PER_SHARD_MAX: usize = 10_000;
+
+/// Pushes that a shard tells of in one answer, at some 300 bytes each.
+pub const PUSHES_PER_PAGE: usize = 256;
+
+// Reading.
+
+/// Bytes from which on a source's socket is read whatever it waits for: a receive buffer. A
+/// connection begins with room for eight (`tcp_rmem`).
+pub const READ_MARK_MAX: usize = RECEIVE_BUFFER_LEN as usize;
+
+// Origins.
+
+/// Origins of the config; each is looked at for each absent key.
+pub const ORIGINS_MAX: usize = 64;
+
+/// Bytes of a pattern of names.
+pub const PATTERN_LEN_MAX: usize = 256;
+
+/// Bytes of the list of nodes that a request has come through: 16 names of 60 bytes.
+pub const HOPS_LEN_MAX: usize = 1024;
+
+/// Missing streams that a shard remembers: under 1 KiB each with a long name and text, 8 MiB.
+pub const ABSENCES_MAX: usize = 8192;
+
+/// Of those, how many a shard shows at once.
+pub const ABSENCES_SHOWN_MAX: usize = 512;
+
+/// Bytes that are remembered of why a stream is missing.
+pub const ABSENCE_TEXT_LEN_MAX: usize = 256;

@@ -26,16 +26,24 @@ pub const LEDGER: &str = "ledger";
 /// Streams in each table; label `state`.
 pub const STREAMS: &str = "streams";
 
+/// Pushes; label `state`.
+const PUSHES: &str = "pushes";
+
 /// The numbers of a shard. `ledger` is that of the shard with the sockets that `net` has counted.
 pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     let totals = shard.totals();
     let plain = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
     let labeled = |name, label, kind, value| Metric { name, label: Some(label), kind, value };
+    let demand = shard.demand_totals();
     let mut metrics = vec![
+        plain("demand_pulls_total", demand.pulls),
+        plain("demand_passive_total", demand.passive),
+        plain("demand_refused_total", demand.refused),
         plain("media_bytes_in_total", totals.media_bytes_in),
         plain("media_bytes_copied_total", totals.media_bytes_copied),
         plain("config_bytes_copied_total", totals.config_bytes_copied),
         plain("bridge_bytes_copied_total", totals.bridge_bytes_copied),
+        plain("joined_bytes_copied_total", totals.joined_bytes_copied),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
         plain("player_jumps_total", totals.player_jumps),
@@ -43,6 +51,8 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         plain("player_evictions_total", totals.player_evictions),
         plain("late_messages_total", totals.late_messages),
         plain("attempts_total", totals.attempts),
+        plain("push_attempts_total", totals.push_attempts),
+        plain("push_losses_total", totals.push_losses),
         plain("registrations_total", totals.registrations),
         plain("losses_total", totals.losses),
         plain("waiters_refused_total", totals.waiters_refused),
@@ -52,6 +62,17 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     metrics.extend(ErrorClass::ALL.iter().zip(totals.attempts_failed).map(|(class, value)| {
         let label = ("class", class.as_str());
         labeled("attempts_failed_total", label, MetricKind::Counter, value)
+    }));
+    let (name, kind) = ("demand_absences", MetricKind::Gauge);
+    metrics.push(Metric { name, label: None, kind, value: demand.absences });
+    metrics.extend(ErrorClass::ALL.iter().zip(totals.push_attempts_failed).map(
+        |(class, value)| {
+            let label = ("class", class.as_str());
+            labeled("push_attempts_failed_total", label, MetricKind::Counter, value)
+        },
+    ));
+    metrics.extend(shard.pushes_by_state().map(|(state, value)| {
+        labeled(PUSHES, ("state", state.as_str()), MetricKind::Gauge, value)
     }));
     metrics.extend(
         ledger
@@ -182,15 +203,30 @@ fn escape(value: &str) -> String {
 
 /// What each number of ours is. A number without a line here is told by its name.
 const HELP: &[(&str, &str)] = &[
+    ("demand_pulls_total", "Pulls on demand that were begun."),
+    ("demand_passive_total", "Plays that nothing is pulled for: loops, and edges of ZLMediaKit."),
+    (
+        "demand_refused_total",
+        "Streams asked for again and refused, as they were missing just then.",
+    ),
+    ("demand_absences", "Streams that are known to be missing."),
     ("build_info", "The version that runs; always 1."),
     ("cpu_seconds_total", "CPU time of the process, user and system."),
     ("shards", "Shards of this node."),
     ("shards_unanswered", "Shards whose numbers are missing on this page."),
     (LEDGER, "What is held, by kind; all zero when nothing is going on."),
     (STREAMS, "Streams by table."),
+    (PUSHES, "Pushes to other servers, by how far they are."),
+    ("push_attempts_total", "Attempts to push."),
+    ("push_attempts_failed_total", "Attempts to push that failed, by class."),
+    ("push_losses_total", "Pushes that were up and lost their destination."),
     ("media_bytes_in_total", "Bytes of media received."),
     ("media_bytes_copied_total", "Bytes of media copied in user space: each once, at ingest."),
     ("config_bytes_copied_total", "Bytes of metadata and configurations copied beyond that."),
+    (
+        "joined_bytes_copied_total",
+        "Bytes of flushes copied into one piece for four or more RTMP or WS-FLV players.",
+    ),
     ("media_bytes_out_total", "Bytes of media sent to players."),
     ("sends_total", "Sends to players."),
     (
@@ -217,6 +253,8 @@ const HELP: &[(&str, &str)] = &[
     ("connections_handed_over_total", "Publishers moved to the shard that owns their key."),
     ("session_errors_total", "Sessions ended by an error of their peer."),
     ("ticks_total", "Turns of the shards' loops."),
+    ("receives_total", "Pieces of input that connections have brought."),
+    ("receive_marks_lifted_total", "Sources that were read before a whole video frame had come."),
     ("origins_dialed", "Origins with connects under way or queued."),
     ("receive_buffers_out", "Receive buffers that are not with the kernel."),
     ("ring_operations", "Operations that the kernel has."),

@@ -8,7 +8,7 @@
 //! - a stream counts in the schemas that it can be played in, so rows of others may lack; the one
 //!   `close_streams` that hit came before the stream was up in its second schema;
 //! - an add of a key whose pull is pending joins it and is answered with it;
-//! - push (`addStreamPusherProxy` and its list) is not served, nor listed by `getApiList`.
+//! - push (`addStreamPusherProxy` and its list) needs a destination, and is held by `tests/e2e_push.rs`.
 
 mod kit;
 
@@ -502,6 +502,10 @@ fn list_of_endpoints_is_that_of_the_contract() {
         "delStreamProxy",
         "listStreamProxy",
         "getProxyInfo",
+        "addStreamPusherProxy",
+        "delStreamPusherProxy",
+        "listStreamPusherProxy",
+        "getProxyPusherInfo",
         "close_stream",
         "close_streams",
         "getMediaList",

@@ -13,6 +13,7 @@ use kit::{LIVENESS, Player, Relay, http, pause, wait_until};
 use rillcast::access::signature;
 use rillcast::clock;
 use rillcast::media::StreamKey;
+use socket2::{Domain, Socket, Type};
 
 /// The query of a signed URL of `live/<stream>`.
 fn signed(secret: &str, stream: &str) -> String {
@@ -115,25 +116,36 @@ fn one_address_has_so_many_connections_and_joins() {
     wait_until(LIVENESS, "the ninth is closed", || ended(&mut open()));
     held.truncate(1);
     wait_until(LIVENESS, "there is room again", || relay_answers(relay.http));
-    // As many joins as are made at once, and more a second later.
-    let statuses: Vec<u16> = (0..4)
-        .map(|_| {
-            let mut socket = open();
-            let head = b"GET /live/absent.live.flv HTTP/1.1\r\nHost: x\r\n\r\n";
-            socket.write_all(head).expect("a request");
-            socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-            let mut reply = [0; 12];
-            match socket.read_exact(&mut reply) {
-                Ok(()) => String::from_utf8_lossy(&reply[9..]).parse().expect("a status"),
-                // It waits for the stream.
-                Err(_) => 0,
-            }
-        })
-        .collect();
+    // All come at once: two may, and again so many in the next second.
+    let mut sockets: Vec<TcpStream> = (0..6).map(|_| open()).collect();
+    sockets.iter_mut().for_each(ask_for_absent);
+    let statuses: Vec<u16> = sockets.iter_mut().map(status_or_wait).collect();
     assert_eq!(statuses[0], 0, "{statuses:?}");
+    assert!(statuses.contains(&503), "{statuses:?}");
+    drop(sockets);
+    wait_until(LIVENESS, "somebody may join again", || {
+        let mut socket = open();
+        ask_for_absent(&mut socket);
+        status_or_wait(&mut socket) == 0
+    });
     assert!(relay.metric("rillcast_connections_refused_total") >= 1);
     drop(held);
     relay.stop();
+}
+
+fn ask_for_absent(socket: &mut TcpStream) {
+    let head = b"GET /live/absent.live.flv HTTP/1.1\r\nHost: x\r\n\r\n";
+    socket.write_all(head).expect("a request");
+}
+
+/// 0 where it waits for the stream.
+fn status_or_wait(socket: &mut TcpStream) -> u16 {
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    let mut reply = [0; 12];
+    match socket.read_exact(&mut reply) {
+        Ok(()) => String::from_utf8_lossy(&reply[9..]).parse().expect("a status"),
+        Err(_) => 0,
+    }
 }
 
 /// Whether the peer has closed it.
@@ -148,6 +160,30 @@ fn ended(socket: &mut TcpStream) -> bool {
 
 fn relay_answers(address: SocketAddr) -> bool {
     http::request(address, "GET /healthz", &[], b"").is_ok_and(|reply| reply.status == 200)
+}
+
+#[test]
+fn those_who_may_not_join_take_no_place_of_those_who_may() {
+    let rules = "[limits]\njoins_per_second_max = 2\n[access]\nplay_deny = \"127.0.0.2\"\n";
+    let relay = Relay::start_with(1, rules);
+    for _ in 0..6 {
+        let mut socket = bound_to(relay.http, "127.0.0.2:0");
+        ask_for_absent(&mut socket);
+        assert_eq!(status_or_wait(&mut socket), 403);
+    }
+    let mut socket = bound_to(relay.http, "127.0.0.1:0");
+    ask_for_absent(&mut socket);
+    assert_eq!(status_or_wait(&mut socket), 0, "it waits for the stream");
+    relay.stop();
+}
+
+/// A connection from an address of ours.
+fn bound_to(to: SocketAddr, from: &str) -> TcpStream {
+    let from: SocketAddr = from.parse().expect("an address");
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&from.into()).expect("a loopback address");
+    socket.connect(&to.into()).expect("it listens");
+    socket.into()
 }
 
 #[test]

@@ -12,7 +12,8 @@ use kit::rtsp::Lower;
 use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
 use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
-use kit::tape::{Tap, assert_gapless, assert_well_formed};
+use kit::tape::Tap;
+use kit::tshark::{assert_gapless, assert_well_formed};
 use kit::units::{self, Unit, WithinMs, assert_same};
 use kit::{LIVENESS, Player, Relay, TempDir};
 

@@ -19,7 +19,7 @@ use kit::rtp_media::{Media, Plan};
 use kit::rtsp::Lower;
 use kit::rtsp_peers::{Clip, FilePlayer, Sound};
 use kit::rtsp_player::RtspPlayer;
-use kit::tape::{assert_gapless, assert_well_formed};
+use kit::tshark::{assert_gapless, assert_well_formed};
 use kit::units::{Unit, WithinMs, assert_part_of, assert_same};
 use kit::{Nginx, Player, TempDir, media};
 

@@ -2,9 +2,14 @@
 
 mod kit;
 
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
 use kit::fault::{Mode, Origin};
 use kit::relay::run;
-use kit::{LIVENESS, Relay, wait_until};
+use kit::{LIVENESS, Relay, pause, wait_until};
 use serde_json::Value;
 
 fn probe(relay: &Relay, url: &str, timeout_sec: &str) -> Value {
@@ -58,6 +63,29 @@ fn faults_have_their_class_within_the_time() {
     let reply = probe(&relay, "rtmp://nosuch.invalid/live/a", "5");
     assert_eq!(reply["data"]["errorClass"], "unresolved", "{reply}");
     assert_eq!(probe(&relay, "gopher://h/a", "5")["code"], -1);
+    relay.stop();
+}
+
+#[test]
+fn origin_that_talks_on_without_a_keyframe_is_left_in_time() {
+    let relay = Relay::start(1);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/live/a.flv", listener.local_addr().expect("a port"));
+    let origin = thread::spawn(move || {
+        let (mut socket, _) = listener.accept().expect("the probe");
+        let head =
+            b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\nFLV\x01\x01\0\0\0\x09\0\0\0\0";
+        let inter_frame = b"\x09\0\0\x07\0\0\0\0\0\0\0\x27\x01\0\0\0\0\0\0\0\0\x12";
+        let mut is_open = socket.write_all(head).is_ok();
+        while is_open {
+            is_open = socket.write_all(inter_frame).is_ok();
+            pause(Duration::from_millis(1));
+        }
+    });
+    let reply = probe(&relay, &url, "1");
+    assert_eq!(reply["data"]["errorClass"], "silent", "{reply}");
+    assert_eq!(reply["msg"], "no keyframe in time", "{reply}");
+    origin.join().expect("the probe has left");
     relay.stop();
 }
 

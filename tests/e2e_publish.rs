@@ -12,7 +12,7 @@ use kit::ffmpeg::{
 };
 use kit::flv::{self, Kind, Tag};
 use kit::player::End;
-use kit::{Interleaver, LIVENESS, Player, Relay, TempDir};
+use kit::{Interleaver, LIVENESS, Player, Relay, TempDir, wait_until};
 
 /// About two seconds of audio and video.
 const BOTH: AtLeast = AtLeast { video: 50, audio: 40 };
@@ -149,6 +149,42 @@ fn interleaved_chunks_pass_unchanged_and_are_copied_once() {
     }
 }
 
+/// Pictures of one size, then a few bytes and silence: the relay waits for whole pictures, but not
+/// for ever.
+#[test]
+fn short_pictures_behind_long_ones_are_not_kept_waiting() {
+    let picture = |at: u32, len: usize| {
+        let key = if at == 0 { 0x17 } else { 0x27 };
+        let payload = [&[key, 1, 0, 0, 0][..], &vec![at as u8; len]].concat();
+        Tag { kind: Kind::Video, timestamp_ms: at * 10, payload }
+    };
+    let audio = |at: u32| {
+        let payload = [&[0xaf, 1][..], &[at as u8; 100]].concat();
+        Tag { kind: Kind::Audio, timestamp_ms: at * 10, payload }
+    };
+    const AVC: [u8; 24] =
+        *b"\x17\0\0\0\0\x01\x42\0\x1e\xff\xe1\0\x04\x67\x42\0\x1e\x01\0\x04\x68\xce\x3c\x80";
+    let config = |kind, payload: &[u8]| Tag { kind, timestamp_ms: 0, payload: payload.to_vec() };
+    let mut tags = vec![config(Kind::Video, &AVC), config(Kind::Audio, &[0xaf, 0, 0x12, 0x10])];
+    for at in 0..200 {
+        tags.extend([picture(at, 3000), audio(at)]);
+    }
+    tags.push(picture(200, 9));
+    for shards in [1, 2] {
+        let relay = Relay::start(shards);
+        let mut publisher = Interleaver::start(relay.rtmp, "a", tags.clone());
+        relay.wait_online("a");
+        let player = Player::http_flv(relay.http, "/live/a.live.flv");
+        publisher.wait_sent();
+        let last = |player: &Player| player.tags().last().cloned() == tags.last().cloned();
+        wait_until(LIVENESS, "the last picture", || last(&player));
+        assert_same_media("short ones", &tags, &player.stop(), AtLeast { video: 201, audio: 200 });
+        assert!(relay.metric("rillcast_receive_marks_lifted_total") > 0);
+        drop(publisher);
+        relay.stop();
+    }
+}
+
 #[test]
 fn second_publisher_of_a_name_is_refused_and_the_first_goes_on() {
     let relay = Relay::start(2);
@@ -205,7 +241,7 @@ fn players_survive_a_crash(first: &str, second: &str, shards: usize) {
     let players = players(&relay, "a");
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 60));
     publisher.crash();
-    kit::wait_until(LIVENESS, "the relay notices", || !relay.is_online("a"));
+    wait_until(LIVENESS, "the relay notices", || !relay.is_online("a"));
     kit::pause(Duration::from_secs(1));
     let before: Vec<usize> = players.iter().map(|player| player.tags().len()).collect();
     players.iter().for_each(Player::assert_open);

@@ -74,6 +74,30 @@ fn reload_changes_what_changed_and_no_player_drops() {
 }
 
 #[test]
+fn changes_on_all_shards_at_once_are_all_kept() {
+    let relay = Relay::start_with(2, "[stream]\nnone_reader_delay_ms = 9000\n");
+    let keys = ["general.maxStreamWaitMS", "protocol.continue_push_ms", "general.mediaServerId"];
+    let in_file = "general.streamNoneReaderDelayMS";
+    for round in 0..20 {
+        let value = (5000 + round).to_string();
+        write(&relay, &format!("[stream]\nnone_reader_delay_ms = {value}\n"));
+        let calls = keys.map(|key| relay.api.call_later("setServerConfig", &[(key, &value)]));
+        let reload = relay.api.call_later("reloadConfig", &[]);
+        for call in calls.into_iter().chain([reload]) {
+            assert_eq!(call.join().expect("an answer")["code"], 0);
+        }
+        // Each call comes to a shard of the kernel's choice.
+        for _ in 0..12 {
+            let config = relay.api("getServerConfig", &[])["data"][0].clone();
+            for key in keys.into_iter().chain([in_file]) {
+                assert_eq!(config[key], value.as_str(), "{key} in round {round}");
+            }
+        }
+    }
+    relay.stop();
+}
+
+#[test]
 fn without_a_file_there_is_nothing_to_reload() {
     let relay = Relay::start(1);
     assert_eq!(relay.api("reloadConfig", &[])["code"], -1);

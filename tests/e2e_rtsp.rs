@@ -12,13 +12,14 @@ use kit::ffmpeg::Modern;
 use kit::flv::Kind;
 use kit::process::Process;
 use kit::relay::key;
-use kit::rtp::{Packet, parse_description};
-use kit::rtp_media::{Media, Plan};
+use kit::rtp::parse_description;
+use kit::rtp_media::{Media, Plan, assert_same_packets};
 use kit::rtsp::{Client, Lower, Message};
 use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
 use kit::rtsp_player::{Recording, RtspPlayer};
 use kit::rtsp_publisher::RtspPublisher;
-use kit::tape::{Tap, assert_gapless, assert_well_formed};
+use kit::tape::Tap;
+use kit::tshark::{assert_gapless, assert_well_formed};
 use kit::units::{WithinMs, assert_same};
 use kit::{LIVENESS, Player, Relay, TempDir, wait_until};
 
@@ -26,40 +27,6 @@ use kit::{LIVENESS, Player, Relay, TempDir, wait_until};
 const BOTH: AtLeast = AtLeast { video: 50, audio: 60 };
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
-
-/// Each track's packets are a contiguous part of what was sent, payloads, marks and types equal,
-/// times moved by one number.
-#[track_caller]
-fn assert_same_packets(what: &str, media: &Media, recording: &Recording, at_least: usize) {
-    assert_eq!(recording.tracks.len(), media.formats.len(), "{what}: tracks");
-    for (track, (format, got)) in media.formats.iter().zip(&recording.tracks).enumerate() {
-        let codec = format.codec;
-        assert_eq!(got.format.codec, codec, "{what}");
-        assert_eq!(got.format.clock_rate, format.clock_rate, "{what}: {codec:?}");
-        let sent = media.rtp(track);
-        let first = &got.packets[0];
-        let is_first = |packet: &&Packet| packet.payload == first.payload;
-        let told = |packet: &Packet, base: u32| {
-            let Packet { marker, payload_type, timestamp, .. } = *packet;
-            (marker, payload_type, timestamp.wrapping_sub(base), packet.payload.clone())
-        };
-        let fits =
-            sent.iter().enumerate().filter(|(_, packet)| is_first(packet)).any(|(at, start)| {
-                let part = sent.get(at..at + got.packets.len());
-                part.is_some_and(|part| {
-                    let part = part.iter().map(|packet| told(packet, start.timestamp));
-                    part.eq(got.packets.iter().map(|packet| told(packet, first.timestamp)))
-                })
-            });
-        let count = got.packets.len();
-        assert!(count >= at_least, "{what}: {count} packets of {codec:?}");
-        assert!(fits, "{what}: {count} packets of {codec:?} are not those that were sent");
-        for pair in got.packets.windows(2) {
-            let next = pair[0].sequence.wrapping_add(1);
-            assert_eq!(pair[1].sequence, next, "{what}: {codec:?}");
-        }
-    }
-}
 
 fn own_players(relay: &Relay, stream: &str) -> Vec<RtspPlayer> {
     let lowers = [Lower::Tcp, Lower::Udp, Lower::Tcp, Lower::Udp];

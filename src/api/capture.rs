@@ -2,8 +2,8 @@
 //! in its reply is in ours with the same type, and with the same value where the table of names
 //! says so.
 //!
-//! Left out: `cookie`, which belongs to its web page's login, and the push proxies, which we do not
-//! serve. Its one `close_streams` that hit came when the stream was up in one schema only.
+//! Left out: `cookie`, which belongs to its web page's login, and the push proxies, which need a
+//! destination (`tests/e2e_push.rs`). Its one `close_streams` that hit came when the stream was up in one schema only.
 
 use std::time::Duration;
 

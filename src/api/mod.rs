@@ -3,11 +3,13 @@
 //! ZLMediaKit.
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
-//! - `proxy.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `absences.rs`: streams that are known to be missing.
 //! - `why.rs`: what one stream is doing, and why.
 //! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
+mod absences;
 mod auth;
 #[cfg(test)]
 mod capture;
@@ -18,6 +20,7 @@ mod node;
 mod objects;
 mod params;
 mod proxy;
+mod push;
 mod router;
 mod server;
 mod session;
@@ -54,10 +57,11 @@ pub trait Node: Clone + 'static {
     /// The last events of a key, each a line of JSON, the oldest first.
     fn recent_events(&self, key: &StreamKey, bound: Duration) -> impl Future<Output = Vec<String>>;
 
+    /// What this shard goes by.
     fn config(&self) -> Arc<Config>;
 
-    /// Stores it; the API then asks every shard to use it.
-    fn set_config(&self, config: Config);
+    /// Changes the node's configuration; the API then asks every shard to use it.
+    fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R;
 
     /// Looks at an origin; `None` when too many looks are under way.
     fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>>;

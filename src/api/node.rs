@@ -27,8 +27,8 @@ impl Node for NodeHandle {
         Self::config(self)
     }
 
-    fn set_config(&self, config: Config) {
-        Self::set_config(self, config);
+    fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R {
+        Self::change_config(self, edit)
     }
 
     async fn recent_events(&self, key: &StreamKey, bound: Duration) -> Vec<String> {

@@ -118,12 +118,7 @@ fn is_pull(stream: &StreamView) -> bool {
 fn source_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
     let text = call.params.text("url");
     let is_flv = call.params.text("schema").eq_ignore_ascii_case("flv");
-    let user = call.params.text("rtsp_user");
-    let login = (!user.is_empty()).then(|| Login {
-        user: user.to_owned(),
-        password: call.params.text("rtsp_pwd").to_owned(),
-    });
-    SourceUrl::parse(text, is_flv).map(|url| url.with_login(login)).map_err(|error| {
+    SourceUrl::parse(text, is_flv).map(|url| url.with_login(login(call))).map_err(|error| {
         let msg = match error {
             SourceUrlError::Scheme => format!("not supported play schema:{text}"),
             error => format!("{error}: {text}"),
@@ -132,7 +127,14 @@ fn source_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
     })
 }
 
-fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
+/// User and password that are given beside a URL.
+pub(super) fn login<N: Node>(call: &Call<'_, N>) -> Option<Login> {
+    let user = call.params.text("rtsp_user");
+    (!user.is_empty())
+        .then(|| Login { user: user.to_owned(), password: call.params.text("rtsp_pwd").to_owned() })
+}
+
+pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
     let (params, pull) = (&call.params, &call.config.pull);
     let timeout_ms = match params.float("timeout_sec") {
         // A cast saturates.
@@ -159,7 +161,7 @@ fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
 }
 
 /// ZLMediaKit's words for the most common failure; ours for the others, which nobody switches on.
-fn add_failed_text(fault: Fault) -> String {
+pub(super) fn add_failed_text(fault: Fault) -> String {
     match fault.class {
         ErrorClass::Refused => "connection refused".to_owned(),
         _ => fault.text,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, auth, media, proxy, server, session, why};
+use super::{Caller, Node, absences, auth, media, proxy, push, server, session, why};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -37,15 +37,20 @@ struct Route {
 #[derive(Debug, Clone, Copy)]
 enum Endpoint {
     AddStreamProxy,
+    AddStreamPusherProxy,
     CloseStream,
     CloseStreams,
+    DelNegativeCache,
     DelStreamProxy,
+    DelStreamPusherProxy,
     GetAllSession,
     GetApiList,
     GetMediaInfo,
     GetMediaList,
     GetMediaPlayerList,
+    GetNegativeCache,
     GetProxyInfo,
+    GetProxyPusherInfo,
     GetServerConfig,
     GetStatistic,
     GetThreadsLoad,
@@ -54,6 +59,7 @@ enum Endpoint {
     KickSession,
     KickSessions,
     ListStreamProxy,
+    ListStreamPusherProxy,
     ProbeStream,
     ReloadConfig,
     SetServerConfig,
@@ -66,7 +72,12 @@ impl Endpoint {
     fn is_kept(self) -> bool {
         matches!(
             self,
-            Self::AddStreamProxy | Self::CloseStream | Self::CloseStreams | Self::DelStreamProxy
+            Self::AddStreamProxy
+                | Self::AddStreamPusherProxy
+                | Self::CloseStream
+                | Self::CloseStreams
+                | Self::DelStreamProxy
+                | Self::DelStreamPusherProxy
         )
     }
 }
@@ -120,8 +131,14 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
     match endpoint {
         Endpoint::AddStreamProxy => proxy::add(call).await,
         Endpoint::DelStreamProxy => proxy::delete(call).await,
+        Endpoint::DelNegativeCache => absences::forget(call).await,
+        Endpoint::GetNegativeCache => absences::list(call).await,
         Endpoint::ListStreamProxy => proxy::list(call).await,
         Endpoint::GetProxyInfo => proxy::show(call).await,
+        Endpoint::AddStreamPusherProxy => push::add(call).await,
+        Endpoint::DelStreamPusherProxy => push::delete(call).await,
+        Endpoint::ListStreamPusherProxy => push::list(call).await,
+        Endpoint::GetProxyPusherInfo => push::show(call).await,
         Endpoint::CloseStream => media::close(call).await,
         Endpoint::CloseStreams => media::close_all(call).await,
         Endpoint::GetMediaList => media::list(call).await,
@@ -172,15 +189,24 @@ const STREAM: &[&str] = &["schema", "vhost", "app", "stream"];
 /// In the order of `getApiList`: by name in lower case.
 const ROUTES: &[Route] = &[
     route("addStreamProxy", &["vhost", "app", "stream", "url"], Endpoint::AddStreamProxy),
+    route(
+        "addStreamPusherProxy",
+        &["schema", "vhost", "app", "stream", "dst_url"],
+        Endpoint::AddStreamPusherProxy,
+    ),
     route("close_stream", STREAM, Endpoint::CloseStream),
     route("close_streams", &[], Endpoint::CloseStreams),
+    route("delNegativeCache", &[], Endpoint::DelNegativeCache),
     route("delStreamProxy", &["key"], Endpoint::DelStreamProxy),
+    route("delStreamPusherProxy", &["key"], Endpoint::DelStreamPusherProxy),
     route("getAllSession", &[], Endpoint::GetAllSession),
     route("getApiList", &[], Endpoint::GetApiList),
     route("getMediaInfo", STREAM, Endpoint::GetMediaInfo),
     route("getMediaList", &[], Endpoint::GetMediaList),
     route("getMediaPlayerList", STREAM, Endpoint::GetMediaPlayerList),
+    route("getNegativeCache", &[], Endpoint::GetNegativeCache),
     route("getProxyInfo", &["key"], Endpoint::GetProxyInfo),
+    route("getProxyPusherInfo", &["key"], Endpoint::GetProxyPusherInfo),
     route("getServerConfig", &[], Endpoint::GetServerConfig),
     route("getStatistic", &[], Endpoint::GetStatistic),
     route("getThreadsLoad", &[], Endpoint::GetThreadsLoad),
@@ -189,6 +215,7 @@ const ROUTES: &[Route] = &[
     route("kick_session", &["id"], Endpoint::KickSession),
     route("kick_sessions", &[], Endpoint::KickSessions),
     route("listStreamProxy", &[], Endpoint::ListStreamProxy),
+    route("listStreamPusherProxy", &[], Endpoint::ListStreamPusherProxy),
     route("probeStream", &["url"], Endpoint::ProbeStream),
     route("reloadConfig", &[], Endpoint::ReloadConfig),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
@@ -253,7 +280,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 24);
+        assert_eq!(paths.len(), 30);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {
@@ -342,11 +369,18 @@ mod tests {
             ("app", "live"),
             ("stream", "a"),
             ("url", "rtmp://h/live/a"),
+            ("dst_url", "rtmp://h/live/a"),
             ("key", "v/live/a"),
             ("id", "1-0"),
             ("hook.enable", "1"),
         ];
         for route in ROUTES {
+            let mut params = params.to_vec();
+            if route.name.contains("Pusher") {
+                // Their keys have another form.
+                params.retain(|(name, _)| *name != "key");
+                params.push(("key", "rtmp/v/live/a/00112233445566778899aabbccddeeff"));
+            }
             let reply = node.call(route.name, &params);
             let needs_no_shard = [
                 "getApiList",

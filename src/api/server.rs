@@ -24,20 +24,16 @@ pub(super) fn show_config<N: Node>(call: &Call<'_, N>) -> Response {
 
 /// `setServerConfig`: counts what was changed; what it does not know it leaves alone.
 pub(super) async fn set_config<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    // Read again, since another call may have changed it; nothing waits from here to the store.
-    let mut config = (*call.node.config()).clone();
-    let names: Vec<String> = config.zlm_map().into_keys().collect();
-    let mut changed = 0;
-    for (given, value) in call.params.given() {
-        let Some(name) = names.iter().find(|name| name.eq_ignore_ascii_case(given)) else {
-            continue;
-        };
-        changed += u64::from(config.set_zlm(name, value) == ZlmSet::Changed);
-    }
+    let changed = call.node.change_config(|config| {
+        let names: Vec<String> = config.zlm_map().into_keys().collect();
+        let given = call.params.given().filter_map(|(given, value)| {
+            let name = names.iter().find(|name| name.eq_ignore_ascii_case(given))?;
+            Some((name, value))
+        });
+        given.filter(|(name, value)| config.set_zlm(name, value) == ZlmSet::Changed).count() as u64
+    });
     if changed > 0 {
-        call.node.set_config(config);
-        let config = call.node.config();
-        for answer in call.ask_all(|| Ask::Configure { config: config.clone() }).await {
+        for answer in call.ask_all(|| Ask::Node(NodeAsk::Configure)).await {
             answer?;
         }
     }

@@ -59,6 +59,11 @@ pub enum What {
         forms: Vec<Form>,
         url: Option<Arc<SourceUrl>>,
     },
+    /// How a push of the stream gets on; `url` is its destination.
+    Push {
+        url: Arc<SourceUrl>,
+        step: PushStep,
+    },
     /// Registered, and without a player for `stream.none_reader_delay_ms`.
     Unwatched,
     /// It asked to play what is not here, and waits.
@@ -85,12 +90,34 @@ pub enum What {
     },
 }
 
+/// What happened to a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushStep {
+    Pending,
+    /// A try has failed, or the destination that took the stream is lost; `next_try` is `None` where
+    /// it was the last.
+    Failed {
+        fault: Fault,
+        was_up: bool,
+        attempt: u32,
+        next_try: Option<Duration>,
+    },
+    Up,
+    /// Its stream is gone; it waits for it.
+    Waits,
+    Ended(EndReason),
+}
+
 /// Who made a key pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker {
     Players,
+    /// A node that is not pulled for.
+    Edge,
     Publisher,
     Pull,
+    /// A pull on demand.
+    Demand,
 }
 
 /// Why the life of a key is over.
@@ -133,6 +160,7 @@ impl What {
             Self::Lost { .. } => "lost",
             Self::Ended { reason: End::For(EndReason::Deleted), .. } => "deleted",
             Self::Ended { .. } => "closed",
+            Self::Push { step, .. } => step.name(),
             Self::Unwatched => "unwatched",
             Self::PlayerWaits(_) => "player_waits",
             Self::PlayerStarted(_) => "player_started",
@@ -145,12 +173,28 @@ impl What {
     }
 }
 
+impl PushStep {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Pending => "push_pending",
+            Self::Failed { was_up: false, .. } => "push_failed",
+            Self::Failed { was_up: true, .. } => "push_lost",
+            Self::Up => "push_up",
+            Self::Waits => "push_waits",
+            Self::Ended(EndReason::Deleted) => "push_deleted",
+            Self::Ended(_) => "push_closed",
+        }
+    }
+}
+
 impl Asker {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Players => "players",
             Self::Publisher => "publisher",
+            Self::Edge => "edge",
             Self::Pull => "pull",
+            Self::Demand => "demand",
         }
     }
 }

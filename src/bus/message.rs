@@ -18,10 +18,12 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::view::{LoadView, Metric, PlayerView, ProbeView, SessionView, StreamView};
-use crate::config::Config;
+use super::view::{
+    AbsenceView, LoadView, Metric, PlayerView, ProbeView, PushView, SessionView, StreamView,
+};
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
-use crate::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
+use crate::origin::Asking;
 use crate::proto::rtsp::LowerTransport;
 use crate::ring::TcpFacts;
 use crate::stream::Snapshot;
@@ -52,6 +54,8 @@ pub enum Message {
         local: LocalId,
         players: u32,
         waiters: u32,
+        /// What is to be asked with for those who wait, where anybody may be.
+        asking: Option<Arc<Asking>>,
     },
     /// All that hung on an ended presence is gone.
     Released {
@@ -122,12 +126,35 @@ pub struct PullOptions {
     pub rtp_transport: LowerTransport,
 }
 
+/// How a push is to be done; `addStreamPusherProxy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PushOptions {
+    /// Retries after a failure; `None` without end.
+    pub retries_max: Option<u32>,
+    /// Take it where its stream is not registered, and keep it when the first attempt fails.
+    pub force: bool,
+    /// Answer at once.
+    pub no_wait: bool,
+    /// From the dial to the destination's word that it takes the stream.
+    pub timeout: Duration,
+    /// What is to carry the media to an RTSP destination.
+    pub rtp_transport: LowerTransport,
+}
+
 /// What the API asks of a shard.
 pub enum Ask {
     /// Of the key's owner.
     AddPull { key: StreamKey, url: Arc<SourceUrl>, options: PullOptions },
     /// Of the key's owner: ends the pull in whatever state it is, with all that hangs on it.
     DeletePull { key: StreamKey },
+    /// Of the stream's owner: sends it on to a destination.
+    AddPush { key: StreamKey, url: Arc<SourceUrl>, options: PushOptions },
+    /// Of the stream's owner: ends a push in whatever state it is.
+    DeletePush { key: StreamKey, digest: UrlDigest },
+    /// Of the stream's owner: one push of it.
+    Push { key: StreamKey, digest: UrlDigest },
+    /// Of each shard: the pushes of the streams that it owns, a page at a time, those after this one.
+    Pushes { after: Option<Generation> },
     /// Of the key's owner. Without a generation, whatever lives under the key now.
     Close {
         key: StreamKey,
@@ -141,6 +168,12 @@ pub enum Ask {
     },
     /// Of the key's owner: sends those away who wait for a key that nobody brings, in this life of it.
     SendAway { key: StreamKey, generation: Option<Generation> },
+    /// Of the key's owner: the hook that was told of a missing stream brings none itself.
+    Demand { key: StreamKey },
+    /// Of each shard: the streams that are known to be missing.
+    Absences,
+    /// Of each shard, or of the owner of a key: forget that it is missing, or all of them.
+    ForgetAbsences { key: Option<StreamKey> },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
@@ -152,9 +185,7 @@ pub enum Ask {
     },
     /// Of each shard: its players of a key.
     Players { key: StreamKey },
-    /// Of each shard: use this configuration from now on.
-    Configure { config: Arc<Config> },
-    /// Of each shard: connections, load and counters; `net` answers it.
+    /// Of each shard: its connections, load, counters and configuration; `net` answers it.
     Node(NodeAsk),
 }
 
@@ -164,6 +195,8 @@ pub enum NodeAsk {
     Sessions,
     Metrics,
     Load,
+    /// Use the node's newest configuration from now on.
+    Configure,
     Kick {
         connection: ConnectionId,
     },
@@ -201,6 +234,19 @@ pub enum Answer {
         /// Where the next page begins.
         next: Option<u32>,
     },
+    /// The push is up, or is at work where it was not to be waited for.
+    PushAdded {
+        state: PushState,
+        generation: Generation,
+    },
+    /// The stream that was to be pushed is not registered.
+    NoSource,
+    Push(Option<Box<PushView>>),
+    Pushes {
+        page: Vec<PushView>,
+        /// The last of the page, where there may be more.
+        next: Option<Generation>,
+    },
     Players(Option<Vec<PlayerView>>),
     Sessions(Vec<SessionView>),
     Metrics(Vec<Metric>),
@@ -208,6 +254,10 @@ pub enum Answer {
     Tcp(Option<TcpFacts>),
     /// The last events of a key, each a line of JSON, the oldest first; the keeper's.
     Recent(Vec<String>),
+    /// Missing streams, and how many there are with those that are not shown.
+    Absences(Vec<AbsenceView>, usize),
+    /// So many.
+    Forgotten(usize),
     /// Whether there was such a connection.
     Kicked(bool),
     /// Whether all that was acknowledged before is in the journal; it never crosses a core.

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::media::state::{Fault, Generation, StreamState};
-use crate::media::{ConnectionId, Form, SourceUrl, StreamKey};
+use crate::media::state::{ErrorClass, Fault, Generation, StreamState};
+use crate::media::{ConnectionId, Form, PushState, SourceUrl, StreamKey};
 use crate::stream::{Packaging, Tracks};
 
 /// A stream, pending or registered.
@@ -62,6 +62,19 @@ pub enum SourceView {
     Pull(PullView),
 }
 
+/// A stream that could not be had a moment ago.
+#[derive(Debug, Clone)]
+pub struct AbsenceView {
+    pub key: StreamKey,
+    pub class: ErrorClass,
+    pub text: String,
+    pub age_ms: u64,
+    /// For so long who asks for it is refused at once.
+    pub left_ms: u64,
+    /// So many times it was.
+    pub refused: u64,
+}
+
 #[derive(Debug, Clone)]
 pub struct PublisherView {
     pub connection: ConnectionId,
@@ -86,6 +99,33 @@ pub struct PullView {
     pub losses: u32,
     /// Both ends of the connection to the origin, where there is one.
     pub ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// A push.
+#[derive(Debug, Clone)]
+pub struct PushView {
+    /// The stream that it sends on.
+    pub key: StreamKey,
+    pub url: Arc<SourceUrl>,
+    /// Which life of the push.
+    pub generation: Generation,
+    pub state: PushState,
+    /// Tries since the add.
+    pub attempts: u32,
+    pub last_fault: Option<Fault>,
+    /// Milliseconds to the next try; 0 while none is waited for.
+    pub next_retry_ms: u64,
+    /// It has been up at least once since the add.
+    pub was_up: bool,
+    /// Times that it was up again.
+    pub returns: u32,
+    /// Since the add.
+    pub age_ms: u64,
+    /// Since it is up; 0 where it is not.
+    pub up_ms: u64,
+    pub bytes_per_second: u64,
+    /// Sent to the destination since the add.
+    pub bytes_total: u64,
 }
 
 /// A player.

@@ -126,6 +126,6 @@ fn any_address(port: u16) -> SocketAddr {
 
 impl Default for MediaRingSection {
     fn default() -> Self {
-        Self { coalesce_us: 1000 }
+        Self { coalesce_us: 1000, await_frames: true }
     }
 }

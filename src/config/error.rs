@@ -26,7 +26,7 @@ pub(super) fn find_key(text: &str, key: &str) -> Option<Range<usize>> {
     let (section, name) = key.split_once('.')?;
     let table = toml::de::DeTable::parse(text).ok()?;
     let (_, section) = table.get_ref().iter().find(|(found, _)| found.get_ref() == section)?;
-    let keys = section.get_ref().as_table()?;
+    let Some(keys) = section.get_ref().as_table() else { return Some(section.span()) };
     let found = keys.iter().find(|(found, _)| found.get_ref() == name);
     Some(found.map_or_else(|| section.span(), |(_, value)| value.span()))
 }

@@ -9,8 +9,11 @@ mod error;
 mod hook;
 mod ip_ranges;
 mod networks;
+mod newest;
+mod origin;
 mod port_range;
 mod reload;
+mod template;
 mod zlm;
 
 use std::collections::BTreeMap;
@@ -28,8 +31,11 @@ use error::{find_key, line_and_column};
 pub use hook::{Hook, HookSection};
 pub use ip_ranges::{IpRanges, IpRangesError};
 pub use networks::{Networks, NetworksError};
+pub use newest::NewestConfig;
+pub use origin::{DemandSection, OriginEntry, RetryClass};
 pub use port_range::{PortRange, PortRangeError};
 pub use reload::{ConfigSource, ReloadError, Reloaded};
+pub use template::{Pattern, PatternError, TemplateError, TemplatePiece, UrlTemplate};
 pub use zlm::ZlmSet;
 
 use crate::limits::MESSAGE_LEN_MAX;
@@ -51,6 +57,9 @@ pub struct Config {
     pub hook: HookSection,
     pub log: LogSection,
     pub media_ring: MediaRingSection,
+    pub demand: DemandSection,
+    /// In the file as `[[origin]]`.
+    pub origin: Vec<OriginEntry>,
     /// What a control plane set of ZLMediaKit's keys that have no key of ours.
     #[serde(skip)]
     zlm_stored: BTreeMap<String, String>,
@@ -179,6 +188,7 @@ pub struct LogSection {
 #[serde(default, deny_unknown_fields)]
 pub struct MediaRingSection {
     pub coalesce_us: u64,
+    pub await_frames: bool,
 }
 
 /// What the command line sets over the file.
@@ -268,6 +278,8 @@ impl Config {
             }
         }
         self.hook.validate()?;
+        self.demand.validate()?;
+        origin::validate(&self.origin)?;
         match EnvFilter::builder().parse(&self.log.filter) {
             Ok(_) => Ok(()),
             Err(error) => fault("log.filter", error.to_string()),
@@ -363,6 +375,7 @@ impl Config {
             ("media_ring.coalesce_us", self.media_ring.coalesce_us, 0..=100_000),
         ];
         ranges.extend(self.hook.ranges());
+        ranges.extend(self.demand.ranges());
         ranges
     }
 }
@@ -394,13 +407,12 @@ mod tests {
         (line, column, reason)
     }
 
-    /// `section.key` of every key.
+    /// `section.key` of every key; entries of lists are checked where they are.
     fn keys(value: &toml::Value) -> Vec<String> {
         let sections = value.as_table().expect("a table of sections");
-        let keys = sections.iter().flat_map(|(section, keys)| {
-            let keys = keys.as_table().expect("a section");
-            keys.keys().map(move |key| format!("{section}.{key}"))
-        });
+        let keys = sections.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+        let keys =
+            keys.flat_map(|(section, keys)| keys.keys().map(move |key| format!("{section}.{key}")));
         keys.collect()
     }
 

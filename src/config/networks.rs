@@ -32,13 +32,28 @@ impl Networks {
     }
 
     /// Whether the address is in one of them. An IPv4 address that is written as an IPv6 one counts
-    /// as what it is.
+    /// as what it is, and one that leads to an IPv4 address (NAT64, 6to4) as either.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.ranges.iter().any(|&(first, last)| {
-            first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
+        let behind = translated(address).map(IpAddr::V4);
+        [Some(address), behind].into_iter().flatten().any(|address| {
+            self.ranges.iter().any(|&(first, last)| {
+                first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
+            })
         })
     }
+}
+
+/// The IPv4 address that an address of NAT64 (RFC 6052, 2.1) or 6to4 (RFC 3056, 2) leads to.
+fn translated(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(address) = address else { return None };
+    let embedded = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [high, low],
+        [0x2002, high, low, ..] => [high, low],
+        _ => return None,
+    };
+    let [[a, b], [c, d]] = embedded.map(u16::to_be_bytes);
+    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 impl TryFrom<String> for Networks {
@@ -48,13 +63,8 @@ impl TryFrom<String> for Networks {
         let mut ranges = Vec::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let group = GROUPS.iter().find(|(name, _)| *name == item);
-            match group {
-                Some((_, networks)) => {
-                    for network in *networks {
-                        ranges.push(parse_network(network)?);
-                    }
-                }
-                None => ranges.push(parse_network(item)?),
+            for network in group.map_or(&[item][..], |(_, networks)| networks) {
+                ranges.push(canonical(parse_network(network)?));
             }
         }
         Ok(Self { text, ranges })
@@ -64,6 +74,14 @@ impl TryFrom<String> for Networks {
 impl From<Networks> for String {
     fn from(networks: Networks) -> Self {
         networks.text
+    }
+}
+
+/// IPv4 networks that are written as IPv6 ones become what they are, as addresses do.
+fn canonical((first, last): (IpAddr, IpAddr)) -> (IpAddr, IpAddr) {
+    match (first.to_canonical(), last.to_canonical()) {
+        (first @ IpAddr::V4(_), last @ IpAddr::V4(_)) => (first, last),
+        _ => (first, last),
     }
 }
 
@@ -98,7 +116,18 @@ fn check_prefix((prefix, max): (u32, u32), has_no_bits: bool) -> Result<(), Netw
 const GROUPS: &[(&str, &[&str])] = &[
     ("loopback", &["127.0.0.0/8", "::1", "0.0.0.0/8", "::"]),
     ("link_local", &["169.254.0.0/16", "fe80::/10"]),
-    ("private", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"]),
+    (
+        "private",
+        &[
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "100.64.0.0/10",
+            "198.18.0.0/15",
+            "fc00::/7",
+            "fec0::/10",
+        ],
+    ),
 ];
 
 #[cfg(test)]
@@ -137,6 +166,14 @@ mod tests {
             ("private", "fd00::1", true),
             ("private", "127.0.0.1", false),
             ("private,loopback", "::ffff:127.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "11.1.2.3", false),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1", true),
+            ("::/0", "10.0.0.1", false),
+            ("private", "64:ff9b::10.0.0.1", true),
+            ("private", "64:ff9b::8.8.8.8", false),
+            ("link_local", "2002:a9fe:a9fe::1", true),
+            ("loopback", "2002:0808:0808::1", false),
         ];
         for (list, address, is_in) in table {
             let list_of = networks(list).unwrap();

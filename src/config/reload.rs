@@ -78,6 +78,11 @@ fn merge(
     let (mut merged, mut read) = (sections(running)?, is.clone());
     let (mut changed, mut needs_restart) = (Vec::new(), Vec::new());
     for (section, keys) in &is {
+        // A list is one key.
+        if keys.is_array() && *keys != was[section] {
+            merged[section] = keys.clone();
+            changed.push(section.clone());
+        }
         for (key, value) in keys.as_table().into_iter().flatten() {
             let old = &was[section][key];
             let name = format!("{section}.{key}");
@@ -112,6 +117,7 @@ const NEEDS_RESTART: &[&str] = &[
     "http.listen",
     "rtmp.listen",
     "rtsp.listen",
+    "rtsp.udp_ports",
     "log.filter",
 ];
 
@@ -143,6 +149,17 @@ mod tests {
         let (again, _) = merge(&read, &file, &expected).unwrap();
         assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 1));
         assert_eq!(again.config, expected);
+    }
+
+    #[test]
+    fn origins_are_changed_as_a_list() {
+        let text = "[[origin]]\nurl = \"rtmp://a/{app}/{stream}\"\n";
+        let (last, running) = (Config::default(), Config::default());
+        let (reloaded, read) = merge(&last, &config(text), &running).unwrap();
+        assert_eq!(reloaded.changed, ["origin"]);
+        assert_eq!(reloaded.config.origin, config(text).origin);
+        let (again, _) = merge(&read, &config(text), &reloaded.config).unwrap();
+        assert_eq!((again.changed.len(), again.config), (0, reloaded.config));
     }
 
     #[test]

@@ -98,6 +98,24 @@ const SHARED: &[Shared] = &[
         },
     },
     Shared {
+        name: "cluster.origin_url",
+        read: |config| config.demand.origin_url.clone(),
+        write: |config, text| {
+            config.demand.origin_url = text.to_owned();
+            Some(())
+        },
+    },
+    Shared {
+        name: "cluster.retry_count",
+        read: |config| config.demand.retry_count.to_string(),
+        write: |config, text| text.parse().map(|count| config.demand.retry_count = count).ok(),
+    },
+    Shared {
+        name: "cluster.timeout_sec",
+        read: |config| to_seconds(config.demand.timeout_ms),
+        write: |config, text| parse_seconds(text).map(|ms| config.demand.timeout_ms = ms),
+    },
+    Shared {
         name: "general.maxStreamWaitMS",
         read: |config| config.stream.max_stream_wait_ms.to_string(),
         write: |config, text| text.parse().map(|ms| config.stream.max_stream_wait_ms = ms).ok(),
@@ -187,9 +205,6 @@ const SHARED: &[Shared] = &[
 /// something which we do not, ours says so: `enable_hls` is 0.
 const STORED: &[(&str, &str)] = &[
     ("api.apiDebug", "0"),
-    ("cluster.origin_url", ""),
-    ("cluster.retry_count", "3"),
-    ("cluster.timeout_sec", "15"),
     ("general.enableVhost", "0"),
     ("general.listen_ip", "::"),
     ("general.mergeWriteMS", "0"),
@@ -297,6 +312,9 @@ mod tests {
         let mut config = Config::default();
         let table = [
             ("api.secret", "new"),
+            ("cluster.origin_url", "rtmp://o/%s/%s"),
+            ("cluster.retry_count", "5"),
+            ("cluster.timeout_sec", "2.5"),
             ("general.maxStreamWaitMS", "2000"),
             ("general.mediaServerId", "edge-1"),
             ("general.streamNoneReaderDelayMS", "500"),
@@ -321,6 +339,8 @@ mod tests {
             assert_eq!(config.zlm_map()[name], value);
         }
         assert_eq!(config.api.secret, "new");
+        assert_eq!(config.demand.zlm_origins().len(), 1);
+        assert_eq!((config.demand.retry_count, config.demand.timeout_ms), (5, 2500));
         assert_eq!(config.stream.max_stream_wait_ms, 2000);
         assert_eq!(config.server.id, "edge-1");
         assert!(!config.http.allow_cross_domains);
@@ -339,6 +359,7 @@ mod tests {
         let before = config.clone();
         let table = [
             ("api.secret", "", ZlmSet::Unchanged),
+            ("cluster.origin_url", "rtmp://o/%s", ZlmSet::Unchanged),
             ("general.mediaServerId", "a\nb", ZlmSet::Unchanged),
             ("general.maxStreamWaitMS", "x", ZlmSet::Unchanged),
             ("http.allow_cross_domains", "2", ZlmSet::Unchanged),

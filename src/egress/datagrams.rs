@@ -199,23 +199,71 @@ impl Outlet<'_> {
             self.wire.send(&batch, &mut shortfalls);
         }
         *self.lists = batch.into_lists();
-        for shortfall in shortfalls {
-            let run = &runs[(shortfall.ticket >> TICKET_RUN_SHIFT) as usize];
-            let player = &mut players[(shortfall.ticket & TICKET_PLACE_MASK) as usize];
-            player.lost += 1;
-            player.sent_bytes -= u64::from(run.len);
-            self.totals.sent_bytes -= u64::from(run.len);
-            self.totals.datagrams_lost += 1;
+        let mut refused = Vec::new();
+        for Shortfall { ticket, errno, .. } in shortfalls {
+            let (run, place) = of_ticket(&runs, ticket);
+            let player = &mut players[place];
             // Longer than its way takes, or nobody on it makes checksums. Without the cut the kernel
             // fragments.
-            let is_refusal =
-                matches!(shortfall.errno, Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO));
-            player.refuses_gso |= is_refusal && run.seqs.len() > 1;
+            let is_refusal = matches!(errno, Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO));
+            if is_refusal && run.seqs.len() > 1 {
+                player.refuses_gso = true;
+                refused.push(ticket);
+            } else {
+                self.totals.lose(player, run.len);
+            }
+        }
+        if !refused.is_empty() {
+            refused.sort_unstable();
+            self.give_singly(log, &runs, &refused, &mut players);
         }
         for player in players {
             player.cursor = Some(end);
         }
     }
+
+    /// Gives the packets of runs one by one to players who were refused them as a whole.
+    fn give_singly(
+        &mut self,
+        log: &Log,
+        runs: &[Run],
+        refused: &[u64],
+        players: &mut [&mut DatagramPlayer],
+    ) {
+        let mut batch = Batch::new(std::mem::take(self.lists));
+        let mut given = Vec::new();
+        for &ticket in refused {
+            let (run, place) = of_ticket(runs, ticket);
+            let Some(socket) = players[place].socket(run.channel) else { continue };
+            for entry in run.seqs.iter().filter_map(|&seq| log.entry(seq)) {
+                let span = batch.add_span(|out| out.extend(log.slices(entry.packet())));
+                batch.sends.push(Send { socket, span, ticket: given.len() as u64 });
+                given.push((place, entry.len - INTERLEAVED_HEADER_LEN as u32));
+            }
+        }
+        self.totals.sends += batch.sends.len() as u64;
+        let mut shortfalls: Vec<Shortfall> = Vec::new();
+        self.wire.send(&batch, &mut shortfalls);
+        *self.lists = batch.into_lists();
+        for shortfall in shortfalls {
+            let (place, len) = given[shortfall.ticket as usize];
+            self.totals.lose(players[place], len);
+        }
+    }
+}
+
+impl CrowdTotals {
+    /// Datagrams of so many bytes were not taken.
+    fn lose(&mut self, player: &mut DatagramPlayer, len: u32) {
+        player.lost += 1;
+        player.sent_bytes -= u64::from(len);
+        self.sent_bytes -= u64::from(len);
+        self.datagrams_lost += 1;
+    }
+}
+
+fn of_ticket(runs: &[Run], ticket: u64) -> (&Run, usize) {
+    (&runs[(ticket >> TICKET_RUN_SHIFT) as usize], (ticket & TICKET_PLACE_MASK) as usize)
 }
 
 /// A ticket is the place of a run in the batch, then of a player.
@@ -339,6 +387,31 @@ mod tests {
         assert_eq!(wire.got[&10].len(), 440);
         assert_eq!(wire.got.len(), 1, "no audio");
         assert_eq!(crowd.remove(id(1)).expect("it was there").sent_bytes, 440);
+    }
+
+    #[test]
+    fn who_is_refused_a_run_gets_its_packets_one_by_one() {
+        let (log, mut wire, mut lists) = (log(), FakeWire::default(), Lists::default());
+        wire.uncut.push(10);
+        let mut totals = CrowdTotals::default();
+        let mut crowd = DatagramCrowd::default();
+        let mut outlet = Outlet {
+            now: crate::clock::now(),
+            gso: true,
+            wire: &mut wire,
+            lists: &mut lists,
+            totals: &mut totals,
+        };
+        for fd in [10, 20] {
+            let track = UdpTrack { track: 0, rtp: Socket(fd), rtcp: Socket(fd + 1) };
+            crowd.join(DatagramPlayer::new(id(fd), &[track]), &log, &mut outlet);
+        }
+        crowd.flush(&log, 5..5, &mut outlet);
+        let refuses: Vec<bool> = crowd.players.iter().map(|player| player.refuses_gso).collect();
+        assert_eq!(refuses, [true, false]);
+        assert!(crowd.players.iter().all(|player| player.sent_bytes == 340 && player.lost == 0));
+        assert_eq!((wire.got[&10].len(), wire.got[&20].len()), (340, 340));
+        assert_eq!((totals.sent_bytes, totals.datagrams_lost), (680, 0));
     }
 
     #[test]

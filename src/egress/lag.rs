@@ -62,7 +62,8 @@ impl Crowd {
         }
         player.jumped_since.get_or_insert(now);
         player.leave_log(log);
-        let Some(seq) = log.resume_from(player.cursor.seq + 1) else { return };
+        let after = player.cursor.seq + 1;
+        let Some(seq) = log.resume_from(after).map(|seq| seq.max(after)) else { return };
         let lag = log.position_of(log.flushed_seq()) - log.position_of(seq);
         if lag <= limits.lag_bytes_max {
             place(player, log, seq);

@@ -18,6 +18,8 @@ use crate::stream::{Packaging, TrackSet};
 pub(crate) struct FakeWire {
     pub(crate) room: BTreeMap<i32, u64>,
     pub(crate) broken: Vec<i32>,
+    /// Sockets that take nothing that is to be cut into datagrams.
+    pub(crate) uncut: Vec<i32>,
     pub(crate) got: BTreeMap<i32, Vec<u8>>,
     pub(crate) submissions: Vec<usize>,
 }
@@ -29,6 +31,11 @@ impl Wire for FakeWire {
             let bytes: Vec<u8> =
                 batch.span(send.span).iter().flat_map(|slice| slice.to_vec()).collect();
             let Send { socket: Socket(fd), ticket, .. } = *send;
+            let is_cut = batch.spans[send.span as usize].segment_len > 0;
+            if is_cut && self.uncut.contains(&fd) {
+                shortfalls.push(Shortfall { ticket, sent: 0, errno: Some(libc::EMSGSIZE) });
+                continue;
+            }
             let room = self.room.get(&fd).copied().unwrap_or(u64::MAX);
             let sent = room.min(bytes.len() as u64);
             self.room.entry(fd).and_modify(|room| *room -= sent);

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::log::{Log, Told};
-use crate::bus::event::{Peer, What};
+use crate::bus::event::{Peer, PushStep, What};
 use crate::limits::RECENT_EVENTS_MAX;
 use crate::media::StreamKey;
 use crate::media::state::{EndReason, Fault};
@@ -113,6 +113,7 @@ impl<'a> Detail<'a> {
             What::Ended { reason, url: of, .. } => {
                 Self { reason: Some(reason.as_str()), url: url(of), ..Self::default() }
             }
+            What::Push { url, step } => Self { url: Some(url.as_str()), ..Self::of_push(step) },
             What::Unwatched => Self::default(),
             What::PlayerWaits(peer) | What::PlayerStarted(peer) => Self::of_peer(peer),
             What::PlayerRefused { peer, reason } => {
@@ -135,6 +136,16 @@ impl<'a> Detail<'a> {
                 seconds: Some(traffic.seconds),
                 ..Self::of_peer(peer)
             },
+        }
+    }
+
+    fn of_push(step: &'a PushStep) -> Self {
+        match step {
+            PushStep::Pending | PushStep::Up | PushStep::Waits => Self::default(),
+            PushStep::Failed { fault, attempt, next_try, .. } => {
+                Self { attempt: Some(*attempt), ..Self::of_fault(fault, *next_try) }
+            }
+            PushStep::Ended(reason) => Self { reason: Some(reason.as_str()), ..Self::default() },
         }
     }
 

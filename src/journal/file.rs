@@ -40,7 +40,7 @@ impl JournalFile {
     /// off, after a copy was made of it.
     pub(super) fn open(dir: &Path) -> Result<(Self, Replay), OpenError> {
         let failed = |source| OpenError::Io { dir: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(failed)?;
+        make_folder(dir).map_err(failed)?;
         let lock = File::create(dir.join("lock")).map_err(failed)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| OpenError::Locked { dir: dir.to_owned() })?;
@@ -64,8 +64,8 @@ impl JournalFile {
             journal.cut(damage).map_err(failed)?;
         }
         journal.begin().map_err(failed)?;
-        let pulls = journal.state.pulls().cloned().collect();
-        Ok((journal, Replay { pulls, unknown_count, damage }))
+        let replay = journal.state.to_replay(unknown_count, damage);
+        Ok((journal, replay))
     }
 
     /// Writes records and has them on the disk when it returns. They count also where that fails,
@@ -97,13 +97,12 @@ impl JournalFile {
     pub(super) fn catch_up(&mut self) -> io::Result<()> {
         if self.is_behind {
             self.write_anew()?;
-            self.is_behind = false;
         }
         Ok(())
     }
 
     fn cut(&mut self, damage: Damage) -> io::Result<()> {
-        let copy = self.dir.join(DAMAGED_NAME);
+        let copy = free_name(&self.dir);
         let Damage { offset, len, reason } = damage;
         // The copy is for a person to look at; without it the rest is as good.
         let kept = fs::copy(self.dir.join(NAME), &copy).is_ok();
@@ -133,7 +132,7 @@ impl JournalFile {
         match self.write_anew() {
             Ok(()) => info!(from = len, to = self.state.file_len, "the journal is compacted"),
             Err(error) => {
-                // The old one is still whole.
+                // Whichever of the two the name means, it is whole.
                 self.compaction_len_min = len + JOURNAL_WASTE_LEN_MAX;
                 warn!(%error, "the journal was not compacted");
             }
@@ -150,13 +149,37 @@ impl JournalFile {
         // From here on the name means the new file, on the disk or not yet.
         self.file = file;
         self.state.compacted(bytes.len());
-        File::open(&self.dir)?.sync_all()
+        // A crash may bring the old one back, without what is written behind it now.
+        self.is_behind = true;
+        File::open(&self.dir)?.sync_all()?;
+        self.is_behind = false;
+        Ok(())
     }
+}
+
+/// Makes a folder that is there after a crash.
+fn make_folder(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    match dir.canonicalize()?.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Where the next damaged journal is kept: the first ones stay, since they may hold the most.
+fn free_name(dir: &Path) -> PathBuf {
+    let names = (1..=DAMAGED_KEPT_MAX).map(|number| dir.join(format!("{DAMAGED_NAME}.{number}")));
+    let last = dir.join(format!("{DAMAGED_NAME}.{DAMAGED_KEPT_MAX}"));
+    names.into_iter().find(|name| !name.exists()).unwrap_or(last)
 }
 
 const NAME: &str = "journal";
 const NEW_NAME: &str = "journal.new";
 const DAMAGED_NAME: &str = "journal.damaged";
+const DAMAGED_KEPT_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -233,8 +256,10 @@ mod tests {
             assert_eq!((keys.len(), damaged), (kept + 1, false), "{len}");
             assert_eq!(keys.last().unwrap(), "v/live/c", "{len}");
         }
-        let damaged = fs::read(folder.0.join(DAMAGED_NAME)).unwrap();
-        assert_eq!(damaged, whole[..whole.len() - 1]);
+        // The first one stays, and the last place has the newest.
+        let damaged = |number| fs::read(folder.0.join(format!("{DAMAGED_NAME}.{number}"))).unwrap();
+        assert_eq!((damaged(1), damaged(2)), (whole[..1].to_vec(), whole[..2].to_vec()));
+        assert_eq!(damaged(DAMAGED_KEPT_MAX), whole[..whole.len() - 1]);
     }
 
     #[test]

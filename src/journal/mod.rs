@@ -14,6 +14,6 @@ mod state;
 mod writer;
 
 pub use file::OpenError;
-pub use record::{Frame, PullRecord, Record, decode, encode};
+pub use record::{Frame, PullRecord, PushRecord, Record, decode, encode};
 pub use state::{Damage, Replay, replay};
 pub use writer::{Handle, Journal, Synced};

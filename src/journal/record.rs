@@ -23,6 +23,29 @@ pub enum Record {
     RemovePull {
         key: String,
     },
+    AddPush(PushRecord),
+    /// The push of a stream, as `vhost/app/stream`, to a URL.
+    RemovePush {
+        key: String,
+        url: String,
+    },
+}
+
+/// A push as it was added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushRecord {
+    /// The stream, as `vhost/app/stream`.
+    pub key: String,
+    /// Where it goes.
+    pub url: String,
+    /// `None` without end.
+    #[serde(default)]
+    pub retries_max: Option<u32>,
+    #[serde(default = "timeout_ms")]
+    pub timeout_ms: u64,
+    /// RTP to an RTSP destination goes over UDP.
+    #[serde(default)]
+    pub over_udp: bool,
 }
 
 /// A pull as it was added. A field that an older version did not write has its default.
@@ -164,7 +187,17 @@ mod tests {
 
     #[test]
     fn record_is_read_as_it_was_written() {
-        for record in [add(), Record::RemovePull { key: "v/a/s".to_owned() }] {
+        let text = str::to_owned;
+        let add_push = Record::AddPush(PushRecord {
+            key: text("v/a/s"),
+            url: text("rtmp://cdn/live/s"),
+            retries_max: None,
+            timeout_ms: 9_000,
+            over_udp: true,
+        });
+        let remove_push = Record::RemovePush { key: text("v/a/s"), url: text("rtmp://cdn/live/s") };
+        let remove = Record::RemovePull { key: text("v/a/s") };
+        for record in [add(), remove, add_push, remove_push] {
             let bytes = encoded(&record);
             let len = bytes.len();
             assert_eq!(decode(&[&bytes[..], b"more"].concat()), Frame::Record { record, len });

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{Frame, PullRecord, Record, decode, encode};
+use super::record::{Frame, PullRecord, PushRecord, Record, decode, encode};
 use crate::limits::JOURNAL_WASTE_LEN_MAX;
 
 /// The first bytes of every journal.
 pub(super) const MAGIC: &[u8; 8] = b"RILLJ001";
 
-/// The pulls that are wanted, and how long the file is that says so.
+/// The pulls and pushes that are wanted, and how long the file is that says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct State {
     pulls: BTreeMap<String, (PullRecord, usize)>,
+    /// By stream and URL.
+    pushes: BTreeMap<(String, String), (PushRecord, usize)>,
     /// Bytes of the file.
     pub(super) file_len: usize,
     /// Bytes that a file of nothing but the wanted ones has.
@@ -23,6 +25,8 @@ pub(super) struct State {
 pub struct Replay {
     /// What is wanted, in the order of the keys.
     pub pulls: Vec<PullRecord>,
+    /// As the pulls.
+    pub pushes: Vec<PushRecord>,
     /// Records of a newer version, which were passed over.
     pub unknown_count: usize,
     /// What is behind the last whole record, if anything is.
@@ -42,7 +46,7 @@ pub struct Damage {
 /// Reads a whole journal up to the first byte that makes no sense. An empty one is in order.
 pub fn replay(bytes: &[u8]) -> Replay {
     let (state, unknown_count, damage) = State::read(bytes);
-    Replay { pulls: state.pulls().cloned().collect(), unknown_count, damage }
+    state.to_replay(unknown_count, damage)
 }
 
 impl State {
@@ -80,11 +84,17 @@ impl State {
         let replaced = match record {
             Record::AddPull(pull) => {
                 self.live_len += len;
-                self.pulls.insert(pull.key.clone(), (pull, len))
+                self.pulls.insert(pull.key.clone(), (pull, len)).map(|(_, len)| len)
             }
-            Record::RemovePull { key } => self.pulls.remove(&key),
+            Record::RemovePull { key } => self.pulls.remove(&key).map(|(_, len)| len),
+            Record::AddPush(push) => {
+                self.live_len += len;
+                let name = (push.key.clone(), push.url.clone());
+                self.pushes.insert(name, (push, len)).map(|(_, len)| len)
+            }
+            Record::RemovePush { key, url } => self.pushes.remove(&(key, url)).map(|(_, len)| len),
         };
-        self.live_len -= replaced.map_or(0, |(_, len)| len);
+        self.live_len -= replaced.unwrap_or(0);
     }
 
     /// Whether the file is to be written anew: half of it and more is of no use any longer, so that
@@ -100,12 +110,22 @@ impl State {
         for pull in self.pulls() {
             encode(&Record::AddPull(pull.clone()), &mut bytes);
         }
+        for (push, _) in self.pushes.values() {
+            encode(&Record::AddPush(push.clone()), &mut bytes);
+        }
         bytes
     }
 
     /// The file was written anew, so long.
     pub(super) fn compacted(&mut self, len: usize) {
         self.file_len = len;
+    }
+
+    /// What is wanted, for whoever opens the journal.
+    pub(super) fn to_replay(&self, unknown_count: usize, damage: Option<Damage>) -> Replay {
+        let pulls = self.pulls().cloned().collect();
+        let pushes = self.pushes.values().map(|(push, _)| push.clone()).collect();
+        Replay { pulls, pushes, unknown_count, damage }
     }
 
     pub(super) fn pulls(&self) -> impl Iterator<Item = &PullRecord> {

@@ -129,6 +129,10 @@ pub enum EndReason {
     GaveUp,
     /// No stream came within `max_stream_wait_ms`.
     NotFound,
+    /// No origin could be asked for it.
+    OriginFailed,
+    /// It was pulled for its players alone, and nobody plays it.
+    Unwatched,
     /// The player was too far behind for too long.
     TooSlow,
     /// Its connection broke while it was sent to.
@@ -151,6 +155,8 @@ impl EndReason {
             Self::Closed => "closed",
             Self::GaveUp => "gave_up",
             Self::NotFound => "not_found",
+            Self::OriginFailed => "origin_failed",
+            Self::Unwatched => "unwatched",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
             Self::Denied => "denied",

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use md5::{Digest, Md5};
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-use super::Form;
+use super::{Form, UrlDigest};
 
 /// A URL that a pull can fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,11 @@ impl SourceUrl {
             SourceProtocol::Rtmp | SourceProtocol::HttpFlv => Form::Flv,
             SourceProtocol::Rtsp => Form::Rtp,
         }
+    }
+
+    /// Of the URL as it was given.
+    pub fn digest(&self) -> UrlDigest {
+        UrlDigest(Md5::digest(&self.text).into())
     }
 
     /// The URL as it was given.

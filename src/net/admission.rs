@@ -78,12 +78,6 @@ impl Driver {
         // A connection that is gone asks for nothing.
         let Some(link) = self.links.get(token) else { return Err(Refused::Denied) };
         let (connection, peer) = (link.id, link.peer);
-        let limits = self.guest_limits();
-        if !self.guests.join(self.now, peer.ip(), &limits) {
-            self.counters.denied += 1;
-            self.repeats.count(self.now, "refused: too many plays and publishes a second");
-            return Err(Refused::TooMany);
-        }
         let now_unix = clock::unix_seconds();
         let ask = access::Ask { address: peer.ip(), key, params, now_unix };
         rule(&self.config.access, &ask).map_err(|denied| {
@@ -91,7 +85,15 @@ impl Driver {
             self.repeats.count(self.now, "refused: not allowed to play or publish");
             debug!(%connection, %peer, %key, reason = denied.as_str(), "is not let in");
             Refused::Denied
-        })
+        })?;
+        // Who may not join anyway takes no place of those who may.
+        let limits = self.guest_limits();
+        if !self.guests.join(self.now, peer.ip(), &limits) {
+            self.counters.denied += 1;
+            self.repeats.count(self.now, "refused: too many plays and publishes a second");
+            return Err(Refused::TooMany);
+        }
+        Ok(())
     }
 
     /// Drops the addresses that pulls must not connect to; one of them, if any.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::events::Events;
 use super::keeping::Keeper;
 use super::link::{Links, Phase};
+use super::marks::Marks;
 use super::pace::Pace;
 use super::probe::Prober;
 use super::pull::{Attempt, Resolved};
@@ -71,6 +72,7 @@ pub(super) struct Driver {
     pub(super) listeners: Vec<Listener>,
     pub(super) next_connection: u32,
     pub(super) deadlines: BTreeSet<(Instant, Token)>,
+    pub(super) marks: Marks,
     completions: Vec<Completion>,
     pub(super) now: Instant,
     pub(super) shutting_down: bool,
@@ -97,6 +99,7 @@ pub(super) struct Counters {
     pub(super) session_errors: u64,
     pub(super) handed_over: u64,
     pub(super) ticks: u64,
+    pub(super) receives: u64,
     /// Of sources that are over.
     pub(super) rtp: SourceCounts,
     /// Interleaved packets that nothing was agreed for, of connections that are closed.
@@ -106,6 +109,8 @@ pub(super) struct Counters {
     pub(super) datagrams_unwanted: u64,
     /// Tracks that got no UDP ports.
     pub(super) udp_refused: u64,
+    /// RTSP players over UDP, or paused, that gave no sign of life.
+    pub(super) rtsp_timeouts: u64,
 }
 
 /// What a listening port speaks.
@@ -184,6 +189,7 @@ impl Driver {
             listeners: Vec::new(),
             next_connection: 0,
             deadlines: BTreeSet::new(),
+            marks: Marks::new(now),
             completions: Vec::new(),
             now,
             shutting_down: false,
@@ -215,6 +221,7 @@ impl Driver {
             self.act();
         }
         self.completions = completions;
+        self.set_marks();
         self.take_messages();
         self.take_resolved();
         self.take_synced();
@@ -278,7 +285,7 @@ impl Driver {
         let link = self.deadlines.first().map(|&(at, _)| at);
         let repeats = self.repeats.poll_timeout();
         let ask = self.ask_deadlines.first().map(|&(at, _)| at);
-        let others = [shard, link, repeats, ask].into_iter().flatten();
+        let others = [shard, link, repeats, ask, self.marks.poll_timeout()].into_iter().flatten();
         others.fold(self.next_housekeeping, Instant::min)
     }
 
@@ -327,6 +334,7 @@ impl Driver {
             self.link_timeout(token);
             self.act();
         }
+        self.lift_marks();
         while let Some(&(at, serial)) = self.ask_deadlines.first()
             && at <= now
         {
@@ -423,6 +431,7 @@ impl Driver {
                 Action::Dial { attempt, key, url, rtp_transport, .. } => {
                     self.dial(attempt, key, url, rtp_transport);
                 }
+                Action::DialPush(dial) => self.dial_push(dial),
                 Action::HangUp { attempt } => self.hang_up(attempt),
                 Action::Tell(news) => self.tell(&news),
                 Action::Keep(record) => self.keep(record),
@@ -480,14 +489,6 @@ impl Driver {
                 } else {
                     self.put(ticket.shard, Message::Answer { ticket, answer });
                 }
-            }
-            Message::Ask { ticket, ask: Ask::Configure { config } } => {
-                self.config = config.clone();
-                self.shard.handle_message(
-                    self.now,
-                    from,
-                    Message::Ask { ticket, ask: Ask::Configure { config } },
-                );
             }
             message => self.shard.handle_message(self.now, from, message),
         }

@@ -10,7 +10,7 @@ use super::NodeHandle;
 use super::driver::Driver;
 use crate::bus::message::Answer;
 use crate::clock;
-use crate::journal::{self, PullRecord, Record};
+use crate::journal::{self, PullRecord, PushRecord, Record};
 use crate::rt::oneshot;
 
 /// A journal, and what it said at the start.
@@ -18,6 +18,7 @@ use crate::rt::oneshot;
 pub struct Kept {
     pub journal: journal::Handle,
     pub pulls: Arc<Vec<PullRecord>>,
+    pub pushes: Arc<Vec<PushRecord>>,
 }
 
 /// A shard's way to the journal and back.
@@ -82,15 +83,22 @@ impl Driver {
         }
     }
 
-    /// Enters the pulls of the journal that are this shard's.
+    /// Enters the pulls and pushes of the journal that are this shard's.
     pub(super) fn restore(&mut self) {
-        let Some(Kept { pulls, .. }) = self.setup.kept.clone() else { return };
+        let Some(Kept { pulls, pushes, .. }) = self.setup.kept.clone() else { return };
         let (count, refused) = self.shard.restore(self.now, &pulls);
         for (PullRecord { key, url, .. }, error) in refused {
             warn!(key, url, %error, "a pull of the journal is not restored");
         }
         if count > 0 {
             info!(count, shard = self.shard.id().0, "pulls are restored");
+        }
+        let (count, refused) = self.shard.restore_pushes(self.now, &pushes);
+        for (PushRecord { key, url, .. }, error) in refused {
+            warn!(key, url, %error, "a push of the journal is not restored");
+        }
+        if count > 0 {
+            info!(count, shard = self.shard.id().0, "pushes are restored");
         }
     }
 }

@@ -16,6 +16,8 @@ use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
+use super::destination::Destination;
+use super::low_water::LowWater;
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
@@ -43,6 +45,8 @@ pub(super) struct Link {
     pub(super) counted: bool,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
+    /// Of a source whose video has begun.
+    pub(super) low_water: Option<Box<LowWater>>,
     /// Its datagram sockets, which go before it.
     pub(super) udp: Vec<PairId>,
     /// What the socket has not taken yet.
@@ -71,6 +75,8 @@ pub(super) enum Session {
     Http(Box<http::server::ServerSession>),
     Rtsp(Box<RtspPeer>),
     Origin(Box<OriginSession>),
+    /// Of a push.
+    Destination(Box<Destination>),
 }
 
 /// What the shard's streams know of the connection.
@@ -98,7 +104,7 @@ pub(super) enum Role {
     Asking,
     /// It is sent the event log.
     Follower(Arc<Follower>),
-    /// To an origin.
+    /// To an origin, or to the destination of a push that is no player yet.
     Attempt(AttemptId),
 }
 
@@ -151,6 +157,7 @@ impl Link {
             connecting: false,
             counted: false,
             receive_cancelled: false,
+            low_water: None,
             udp: Vec::new(),
             out: VecDeque::new(),
             out_bytes: 0,
@@ -240,12 +247,22 @@ impl Link {
                 Session::Http(session) => session.poll_timeout(),
                 Session::Rtsp(peer) => peer.poll_timeout(),
                 Session::Origin(session) => session.poll_timeout(),
+                Session::Destination(session) => session.poll_timeout(),
             },
         }
     }
 
+    /// The attempt that it was opened for.
+    pub(super) fn attempt(&self) -> Option<AttemptId> {
+        match (&self.session, &self.role) {
+            (Session::Destination(session), _) => Some(session.attempt),
+            (_, Role::Attempt(attempt)) => Some(*attempt),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_inbound(&self) -> bool {
-        !matches!(self.session, Session::Origin(_))
+        !matches!(self.session, Session::Origin(_) | Session::Destination(_))
     }
 }
 

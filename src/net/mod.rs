@@ -2,17 +2,21 @@
 
 mod accept;
 mod admission;
+mod destination;
 mod driver;
 mod events;
 mod http;
 mod keeping;
 mod link;
 mod load;
+mod low_water;
+mod marks;
 mod origin;
 mod pace;
 mod play;
 mod probe;
 mod pull;
+mod push;
 mod reload;
 mod report;
 pub mod resolver;
@@ -51,7 +55,7 @@ use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
 use crate::bus::{KeeperPort, Mesh, MeshPort};
 use crate::clock;
-use crate::config::{Config, ConfigSource};
+use crate::config::{Config, ConfigSource, NewestConfig};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
@@ -94,6 +98,7 @@ pub struct Setup {
     pub kept: Option<Kept>,
     /// What is read again.
     pub config_source: Option<Arc<ConfigSource>>,
+    pub newest_config: Arc<NewestConfig>,
     /// The way to who keeps the event log.
     pub keeper: KeeperPort,
 }
@@ -121,12 +126,10 @@ impl NodeHandle {
         self.driver.borrow().config.clone()
     }
 
-    /// Uses a configuration on this shard; the others are asked with [`Ask::Configure`].
-    pub fn set_config(&self, config: Config) {
-        let mut driver = self.driver.borrow_mut();
-        driver.config = Arc::new(config);
-        let config = driver.config.clone();
-        driver.events.keeper.tell(ToKeeper::Configure(config));
+    /// Changes the node's configuration. Shards go by it when they are asked to.
+    pub fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R {
+        let newest = self.driver.borrow().setup.newest_config.clone();
+        newest.change(edit)
     }
 
     /// Whether the node takes new work.
@@ -435,6 +438,7 @@ impl ShardStart {
             port.set_waker(ShardId(index as u16), Arc::new(waker.clone()));
         }
         let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
+        shard.set_origins(&config);
         shard.keep_events();
         let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
         let events = Events::connect(id, setup.keeper.clone(), ring.waker());

@@ -36,11 +36,12 @@ impl Driver {
         link.role = Role::Waiter;
         link.part = Some(Part { what: "player", key: key.clone(), ended: None });
         let (connection, local, peer) = (link.id, link.local, link.peer);
+        let params = link.params.clone();
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
         // Whoever called acts on it. A peer that asks again and again in one message must not have us
         // answer within the answer.
-        self.shard
-            .play(self.now, PlayRequest { connection, key: key.clone(), packaging, local, peer });
+        let request = PlayRequest { connection, key: key.clone(), packaging, local, peer, params };
+        self.shard.play(self.now, request);
         self.tell_waits(token, &key);
     }
 
@@ -68,13 +69,17 @@ impl Driver {
                     session.begin_stream(now, FLV_TYPE, &[NO_STORE])
                 }
             }
+            Session::Destination(_) => {
+                self.push_admitted(token);
+                return;
+            }
             Session::Origin(_) => return,
         };
         while let Some(link) = self.links.get_mut(token) {
             let output = match &mut link.session {
                 Session::Rtmp(session) => session.poll_output().and_then(sent),
                 Session::Http(session) => session.poll_output().and_then(sent),
-                Session::Rtsp(_) | Session::Origin(_) => None,
+                Session::Rtsp(_) | Session::Origin(_) | Session::Destination(_) => None,
             };
             match output {
                 Some(bytes) => link.queue(bytes),
@@ -116,9 +121,15 @@ impl Driver {
             part.ended = Some(reason);
         }
         debug!(%connection, reason = reason.as_str(), "refused");
+        if matches!(link.session, Session::Destination(_)) {
+            self.shard.released(connection);
+            self.end_push(token, reason, true);
+            return;
+        }
         self.tell_refused(token, reason);
         let Some(link) = self.links.get_mut(token) else { return };
-        let overloaded = matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
+        let failed = reason == EndReason::OriginFailed;
+        let overloaded = failed || matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
                 let refusal =
@@ -130,7 +141,13 @@ impl Driver {
                 session.close_websocket(code, reason.as_str());
             }
             Session::Http(session) => {
-                let status = if overloaded { 503 } else { 404 };
+                let status = if failed {
+                    502
+                } else if overloaded {
+                    503
+                } else {
+                    404
+                };
                 let text = format!("no such stream: {}\n", reason.as_str());
                 let mut response = Response::text(status, text);
                 if reason != EndReason::NotFound {
@@ -152,7 +169,7 @@ impl Driver {
                 self.refuse_rtsp(token, if overloaded { Unavailable } else { NotFound });
                 return;
             }
-            Session::Origin(_) => return,
+            Session::Origin(_) | Session::Destination(_) => return,
         }
         self.drain(token);
         self.finish(token);
@@ -177,13 +194,13 @@ impl Driver {
                 session.close_websocket(WS_GOING_AWAY, reason.as_str());
             }
             // RTSP has no word for it but the end of the connection.
-            Session::Rtsp(_) | Session::Origin(_) => {}
+            Session::Rtsp(_) | Session::Origin(_) | Session::Destination(_) => {}
         }
         while let Some(link) = self.links.get_mut(token) {
             let output = match &mut link.session {
                 Session::Rtmp(session) => session.poll_output(),
                 Session::Http(session) => session.poll_output().map(without_event),
-                Session::Rtsp(_) | Session::Origin(_) => None,
+                Session::Rtsp(_) | Session::Origin(_) | Session::Destination(_) => None,
             };
             match output {
                 Some(Output::Send(bytes)) => link.queue(bytes),
@@ -212,6 +229,10 @@ impl Driver {
         // The shard has forgotten it already.
         link.role = Role::None;
         link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
+        if matches!(link.session, Session::Destination(_)) {
+            self.end_push(token, reason, player.is_none_or(|player| player.between_tags));
+            return;
+        }
         if let Some(part) = &mut link.part {
             part.ended = Some(reason);
         }

@@ -99,6 +99,7 @@ impl Probe<'_> {
             if self.enough_at.is_some_and(|at| at <= now) {
                 return Ok(None);
             }
+            self.check_time()?;
             let until = self.enough_at.map_or(self.deadline, |at| at.min(self.deadline));
             let left = until.saturating_duration_since(now).max(Duration::from_millis(1));
             let read = socket.set_read_timeout(Some(left)).and_then(|()| socket.read(&mut buffer));
@@ -111,7 +112,7 @@ impl Probe<'_> {
                         return Err(fault);
                     }
                 }
-                Err(error) if is_wait(&error) => self.check_time()?,
+                Err(error) if is_wait(&error) => {}
                 Err(error) => return Err(Fault::new(ErrorClass::Lost, error.to_string())),
             }
         }
@@ -137,14 +138,17 @@ impl Probe<'_> {
 
     fn connect(&mut self, addresses: &[SocketAddr]) -> Result<TcpStream, Fault> {
         let mut last = Fault::new(ErrorClass::Unresolved, "the name has no address");
-        for &address in addresses {
+        for (index, &address) in addresses.iter().enumerate() {
             if !access::may_pull_from(&self.access, address.ip()) {
                 let text = format!("{} is in access.pull_deny", address.ip());
                 last = Fault::new(ErrorClass::Denied, text);
                 continue;
             }
             self.view.address = Some(address);
-            match TcpStream::connect_timeout(&address, self.left()) {
+            // One that is dead leaves time for those behind it.
+            let share = self.left() / (addresses.len() - index) as u32;
+            let share = share.max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(&address, share) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => last = connect_fault(&error),
             }

@@ -1,4 +1,5 @@
-//! Attempts of pulls: we are the client. Resolve, connect, ask, take the media.
+//! Attempts of pulls, and of pushes up to their connection: we are the client. Resolve, connect, ask,
+//! take the media.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tracing::{debug, info};
 
+use super::destination::Destination;
 use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
 use super::origin::{OriginSession, Wanted};
@@ -18,8 +20,9 @@ use crate::proto::rtsp::LowerTransport;
 use crate::ring::{Token, socket};
 use crate::shard::{PullNews, Stage};
 
-/// One try of a pull.
+/// One try of a pull or push.
 pub(super) struct Attempt {
+    purpose: Purpose,
     key: StreamKey,
     url: Arc<SourceUrl>,
     rtp_transport: LowerTransport,
@@ -31,6 +34,12 @@ pub(super) struct Attempt {
     /// Connections; datagram sockets go before theirs.
     sockets_open: u32,
     pub(super) sockets_closed: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Pull,
+    Push,
 }
 
 #[derive(Clone, Copy)]
@@ -68,8 +77,19 @@ impl Driver {
         url: Arc<SourceUrl>,
         rtp_transport: LowerTransport,
     ) {
-        debug!(attempt = id.0, %key, url = %url.authority(), "dials");
+        self.dial_for(Purpose::Pull, id, key, (url, rtp_transport));
+    }
+
+    pub(super) fn dial_for(
+        &mut self,
+        purpose: Purpose,
+        id: AttemptId,
+        key: StreamKey,
+        (url, rtp_transport): (Arc<SourceUrl>, LowerTransport),
+    ) {
+        debug!(attempt = id.0, %key, url = %url.authority(), ?purpose, "dials");
         let attempt = Attempt {
+            purpose,
             key,
             url: url.clone(),
             rtp_transport,
@@ -133,7 +153,8 @@ impl Driver {
             self.attempt_failed(id, last);
             return;
         };
-        let (url, rtp_transport) = (attempt.url.clone(), attempt.rtp_transport);
+        let (purpose, url) = (attempt.purpose, attempt.url.clone());
+        let rtp_transport = attempt.rtp_transport;
         let fd = match socket::stream(peer) {
             Ok(fd) => fd,
             Err(error) => {
@@ -143,9 +164,17 @@ impl Driver {
             }
         };
         let raw = fd.as_raw_fd();
-        let reorder = Duration::from_millis(self.config.rtsp.reorder_ms);
-        let session = OriginSession::new(self.now, &url, rtp_transport, reorder);
-        let session = Session::Origin(Box::new(session));
+        let session = match purpose {
+            Purpose::Pull => {
+                let reorder = Duration::from_millis(self.config.rtsp.reorder_ms);
+                let session = OriginSession::new(self.now, &url, rtp_transport, reorder);
+                Session::Origin(Box::new(session))
+            }
+            Purpose::Push => {
+                let session = Destination::new(self.now, id, url, rtp_transport);
+                Session::Destination(Box::new(session))
+            }
+        };
         let connection = self.new_connection_id();
         let mut link =
             Link::new(connection, fd, (peer, peer), session, Role::Attempt(id), self.now);
@@ -207,6 +236,7 @@ impl Driver {
                 self.shard.attempt_stage(self.now, id, stage, awaiting);
             }
             Some(Wanted::Media(part)) => {
+                self.note_media(token, &part);
                 self.shard.attempt_media(self.now, id, part);
             }
             Some(Wanted::Redirect(url)) => self.redirected(id, &url),
@@ -239,7 +269,7 @@ impl Driver {
 
     pub(super) fn origin_failed(&mut self, token: Token, fault: Fault) {
         if let Some(link) = self.links.get(token)
-            && let Role::Attempt(id) = link.role
+            && let Some(id) = link.attempt()
         {
             let offset = link.received_bytes;
             debug!(attempt = id.0, offset, error = %fault.text, "origin session failed");
@@ -250,7 +280,7 @@ impl Driver {
     /// The origin's side of a connection has ended.
     pub(super) fn origin_ended(&mut self, token: Token, orderly: bool) {
         let Some(link) = self.links.get_mut(token) else { return };
-        let Role::Attempt(id) = link.role else { return };
+        let Some(id) = link.attempt() else { return };
         if orderly && let Session::Origin(session) = &mut link.session {
             session.handle_eof(self.now);
             self.drain(token);
@@ -271,6 +301,11 @@ impl Driver {
         self.end_attempt(id);
     }
 
+    /// The stream that an attempt is for.
+    pub(super) fn attempt_key(&self, id: AttemptId) -> Option<StreamKey> {
+        self.attempts.get(&id).map(|attempt| attempt.key.clone())
+    }
+
     pub(super) fn hang_up(&mut self, id: AttemptId) {
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.over = true;
@@ -287,11 +322,16 @@ impl Driver {
     }
 
     /// A socket of an attempt is closed.
-    pub(super) fn attempt_link_closed(&mut self, id: AttemptId) {
+    pub(super) fn attempt_link_closed(&mut self, id: AttemptId, token: Token) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         attempt.sockets_open -= 1;
         attempt.sockets_closed += 1;
-        if attempt.over {
+        let is_current = matches!(attempt.state, AttemptState::Linked(of) if of == token);
+        if is_current && !attempt.over {
+            // It broke while something was sent to it.
+            self.attempt_failed(id, Fault::new(ErrorClass::Lost, "the connection broke"));
+        }
+        if self.attempts.get(&id).is_some_and(|attempt| attempt.over) {
             self.attempt_is_closed(id);
         }
     }
@@ -311,7 +351,7 @@ impl Driver {
                 info!(%key, origin, class, error = text, attempt, next_try_ms, "pull failed");
             }
             PullNews::FailedAgain => {
-                self.repeats.count(self.now, "pull failed again as it had before");
+                self.repeats.count(self.now, "pull failed as before, or on demand");
             }
             PullNews::GaveUp { key, origin, fault: Fault { class, text }, failures } => {
                 let class = class.as_str();

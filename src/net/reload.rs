@@ -1,6 +1,5 @@
 //! The config file read again while the node runs: by SIGHUP, or by the API.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -8,7 +7,8 @@ use tracing::{error, info, warn};
 
 use super::NodeHandle;
 use super::driver::Driver;
-use crate::bus::message::Ask;
+use crate::bus::keeper::ToKeeper;
+use crate::bus::message::{Ask, NodeAsk};
 use crate::config::{ReloadError, Reloaded};
 use crate::media::ShardId;
 
@@ -20,7 +20,11 @@ impl NodeHandle {
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let source = self.driver.borrow().setup.config_source.clone();
         let source = source.ok_or(ReloadError::NoFile)?;
-        let result = source.reload(&self.config());
+        let result: Result<_, ReloadError> = self.change_config(|config| {
+            let reloaded = source.reload(config)?;
+            *config = reloaded.config.clone();
+            Ok(reloaded)
+        });
         match &result {
             Err(error) => error!(%error, "the config is not changed"),
             Ok(Reloaded { changed, needs_restart, .. }) => {
@@ -32,13 +36,9 @@ impl NodeHandle {
         }
         let reloaded = result?;
         if !reloaded.changed.is_empty() {
-            self.set_config(reloaded.config.clone());
-            let (config, bound) = (self.config(), Duration::from_secs(1));
+            let bound = Duration::from_secs(1);
             let shards = (0..self.shards()).map(|index| ShardId(index as u16));
-            let asks = shards.map(|shard| {
-                let config = Arc::clone(&config);
-                self.ask(shard, Ask::Configure { config }, bound)
-            });
+            let asks = shards.map(|shard| self.ask(shard, Ask::Node(NodeAsk::Configure), bound));
             // One that is late has it in its queue all the same.
             join_all(asks).await;
         }
@@ -47,6 +47,16 @@ impl NodeHandle {
 }
 
 impl Driver {
+    /// Goes by the node's newest configuration.
+    pub(super) fn configure(&mut self) {
+        self.config = self.setup.newest_config.read();
+        self.shard.configure(&self.config);
+        // One tells it, so that the keeper hears of changes in their order.
+        if self.shard.id() == ShardId(0) {
+            self.events.keeper.tell(ToKeeper::Configure(self.config.clone()));
+        }
+    }
+
     /// Has the file read again, in a task of its own.
     pub(super) fn start_reload(&mut self) {
         let node = self.handle.clone().expect("set when the driver was made");

@@ -21,6 +21,10 @@ impl Driver {
                     (self.links.len() + self.udp.sockets() + self.listeners.len()) as u32;
                 Answer::Load(self.load.view(fd_count))
             }
+            NodeAsk::Configure => {
+                self.configure();
+                Answer::Done
+            }
             NodeAsk::Tcp { connection } => {
                 let token = self.by_connection.get(&connection);
                 let link = token.and_then(|&token| self.links.get(token));
@@ -39,7 +43,7 @@ fn sessions(links: &Links) -> Vec<SessionView> {
                 Session::Rtmp(_) => SessionProtocol::Rtmp,
                 Session::Http(_) => SessionProtocol::Http,
                 Session::Rtsp(_) => SessionProtocol::Rtsp,
-                Session::Origin(_) => return None,
+                Session::Origin(_) | Session::Destination(_) => return None,
             };
             Some(SessionView { connection: link.id, protocol, local: link.local, peer: link.peer })
         })
@@ -66,6 +70,8 @@ fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("event_followers_dropped_total", driver.events.followers_dropped),
         gauge("event_followers", driver.events.followers as u64),
         counter("ticks_total", counters.ticks),
+        counter("receives_total", counters.receives),
+        counter("receive_marks_lifted_total", driver.marks.lifted),
         gauge("origins_dialed", driver.shard.origins_dialed() as u64),
         gauge("receive_buffers_out", driver.ring.buffers_out() as u64),
         gauge("ring_operations", driver.ring.ops_in_flight() as u64),
@@ -123,6 +129,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
     let plain = [
         ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
         ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
+        ("rtsp_session_timeouts_total", MetricKind::Counter, counters.rtsp_timeouts),
         ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),
     ];
     let plain = plain.map(|(name, kind, value)| Metric { name, label: None, kind, value });

@@ -46,9 +46,9 @@ impl Driver {
             RtmpEvent::Play(request) => self.rtmp_play(token, request),
             RtmpEvent::Media(part) => {
                 let Some(link) = self.links.get(token) else { return };
-                if let Role::Publisher(handle) = link.role
-                    && !self.shard.media(self.now, handle, part)
-                {
+                let Role::Publisher(handle) = link.role else { return };
+                self.note_media(token, &part);
+                if !self.shard.media(self.now, handle, part) {
                     self.close(token);
                 }
             }

@@ -170,7 +170,7 @@ impl Counters {
                 self.rtp += counts;
                 self.stray_interleaved += stray;
             }
-            Session::Rtmp(_) | Session::Http(_) => {}
+            Session::Rtmp(_) | Session::Http(_) | Session::Destination(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::driver::Driver;
 use super::link::{Phase, Role, Session};
 use crate::proto::Output;
+use crate::proto::rtsp::ServerError;
 use crate::ring::Token;
 
 impl Driver {
@@ -31,6 +32,14 @@ impl Driver {
                 }
                 return;
             }
+            Session::Destination(session) => {
+                let fault = session.handle_input(now, bytes);
+                self.drain(token);
+                if let Some(fault) = fault {
+                    self.origin_failed(token, fault);
+                }
+                return;
+            }
         };
         self.drain(token);
         if let Some(error) = failed {
@@ -42,7 +51,7 @@ impl Driver {
     pub(super) fn peer_ended(&mut self, token: Token, orderly: bool) {
         let Some(link) = self.links.get_mut(token) else { return };
         if !orderly {
-            if matches!(link.session, Session::Origin(_)) {
+            if link.attempt().is_some() {
                 self.origin_ended(token, false);
             } else {
                 self.close(token);
@@ -51,7 +60,7 @@ impl Driver {
         }
         match &mut link.session {
             Session::Rtmp(_) | Session::Rtsp(_) => self.close(token),
-            Session::Origin(_) => self.origin_ended(token, true),
+            Session::Origin(_) | Session::Destination(_) => self.origin_ended(token, true),
             Session::Http(session) => {
                 let waits_for_stream = matches!(
                     link.role,
@@ -77,8 +86,21 @@ impl Driver {
         let failed: Option<Box<dyn std::fmt::Display>> = match &mut link.session {
             Session::Rtmp(session) => boxed(session.handle_timeout(now)),
             Session::Http(session) => boxed(session.handle_timeout(now)),
-            Session::Rtsp(peer) => boxed(peer.handle_timeout(now)),
+            Session::Rtsp(peer) => {
+                let result = peer.handle_timeout(now);
+                let is_timeout = result == Err(ServerError::SessionTimeout);
+                self.counters.rtsp_timeouts += u64::from(is_timeout);
+                boxed(result)
+            }
             Session::Origin(session) => {
+                let fault = session.handle_timeout(now);
+                self.drain(token);
+                if let Some(fault) = fault {
+                    self.origin_failed(token, fault);
+                }
+                return;
+            }
+            Session::Destination(session) => {
                 let fault = session.handle_timeout(now);
                 self.drain(token);
                 if let Some(fault) = fault {
@@ -114,6 +136,11 @@ impl Driver {
                 }
                 Session::Origin(_) => {
                     if !self.drain_origin_step(token) {
+                        break;
+                    }
+                }
+                Session::Destination(_) => {
+                    if !self.drain_destination_step(token) {
                         break;
                     }
                 }

@@ -13,6 +13,7 @@ impl Driver {
     pub(super) fn received(&mut self, token: Token, bytes: Bytes) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.received_bytes += bytes.len() as u64;
+        self.counters.receives += 1;
         if let Role::Leaving { held, .. } = &mut link.role {
             // A view of this shard's receive buffers must not leave it.
             held.push(Bytes::copy_from_slice(&bytes));
@@ -26,6 +27,7 @@ impl Driver {
             }
             self.input(token, bytes);
             self.set_deadline(token);
+            self.heard(token);
         }
     }
 
@@ -120,6 +122,7 @@ impl Driver {
         if !link.connecting {
             link.say_goodbye_to_origin();
         }
+        self.say_goodbye_to_destination(token);
         self.leave_role(token, false);
         let link = self.links.get_mut(token).expect("leaving a role keeps the link");
         if link.receiving && !link.receive_cancelled {
@@ -146,7 +149,10 @@ impl Driver {
                 link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
                 return player;
             }
-            Role::Publisher(_) => self.shard.unpublish(self.now, id, clean),
+            Role::Publisher(_) => {
+                self.forget_mark(token);
+                self.shard.unpublish(self.now, id, clean);
+            }
             Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
@@ -172,7 +178,8 @@ impl Driver {
     pub(super) fn forget(&mut self, link: Box<Link>) {
         self.tell_left(&link);
         self.uncount_guest(&link);
-        let Link { id, token, peer, role, opened, part, deadline, .. } = *link;
+        let attempt = link.attempt();
+        let Link { id, token, peer, opened, part, deadline, .. } = *link;
         let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, token));
@@ -190,9 +197,9 @@ impl Driver {
                 debug!(connection = %id, %peer, seconds, received_bytes, sent_bytes, "closed");
             }
         }
-        match role {
-            Role::Attempt(attempt) => self.attempt_link_closed(attempt),
-            _ => self.shard.released(id),
+        self.shard.released(id);
+        if let Some(attempt) = attempt {
+            self.attempt_link_closed(attempt, token);
         }
     }
 

@@ -224,7 +224,7 @@ impl Driver {
         self.udp.pool.put_back(port);
         let Some(link) = self.links.get_mut(owner) else { return };
         link.udp.retain(|other| *other != id);
-        if let Role::Attempt(attempt) = link.role
+        if let Some(attempt) = link.attempt()
             && let Some(attempt) = self.attempts.get_mut(&attempt)
         {
             attempt.sockets_closed += 2;
@@ -258,6 +258,8 @@ impl Driver {
         let taken = match &mut link.session {
             Session::Rtsp(peer) => peer.handle_datagram(self.now, track, kind, bytes),
             Session::Origin(session) => session.handle_datagram(self.now, track, kind, bytes),
+            // Reports of whoever we push to.
+            Session::Destination(_) => true,
             Session::Rtmp(_) | Session::Http(_) => false,
         };
         if taken {

@@ -96,7 +96,7 @@ impl Driver {
                 self.refuse_rtsp(token, Refusal::Denied);
                 return;
             }
-            Session::Origin(_) => return,
+            Session::Origin(_) | Session::Destination(_) => return,
         }
         self.drain(token);
         self.finish(token);

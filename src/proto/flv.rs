@@ -134,6 +134,16 @@ impl TagReader {
         self.parser.skipped_count
     }
 
+    /// Bytes that the tag that has begun still lacks; 0 between tags.
+    pub fn lacking(&self) -> usize {
+        match &self.parser.state {
+            State::Header(header) if header.len > 0 => TAG_HEADER_LEN - header.len,
+            State::Header(_) => 0,
+            State::Media(left) | State::Script { left, .. } => left + TAG_SIZE_LEN,
+            State::Skip(left) => *left,
+        }
+    }
+
     fn pass_file_head(&mut self, input: &mut Bytes) -> Result<(), FlvError> {
         if let FileHead::Header(header) = &mut self.head {
             let complete = header.fill(input);

@@ -8,6 +8,8 @@
 mod buffers;
 mod completion;
 mod egress;
+#[cfg(test)]
+mod mark_tests;
 mod media;
 mod sleep;
 pub mod socket;
@@ -19,5 +21,5 @@ pub use completion::{Completion, Ended, OpKind, Outcome, Token};
 pub use egress::{Batch, EgressRing, SendFailure, SpanId};
 pub use media::{MediaRing, RingSizes};
 pub use steering::steer_by_cpu;
-pub use tcp_facts::{TcpFacts, tcp_facts};
+pub use tcp_facts::{TcpFacts, least_rtt_us, tcp_facts};
 pub use waker::Waker;

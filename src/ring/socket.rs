@@ -77,6 +77,23 @@ pub fn set_stream_options(fd: &impl AsFd, options: StreamOptions) -> io::Result<
     socket.set_tcp_notsent_lowat(options.notsent_bytes_max)
 }
 
+/// Has the kernel tell of input once there are `len` bytes of it (`SO_RCVLOWAT`, socket(7)), of what
+/// is there already too. The peer's end and errors are told at once.
+pub fn set_receive_mark(fd: &impl AsFd, len: u32) -> io::Result<()> {
+    let len = len as libc::c_int;
+    // SAFETY: the kernel reads the integer, which lives here.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const len).cast(),
+            size_of_val(&len) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Our address on a connection or listener.
 pub fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
     internet(SockRef::from(fd).local_addr()?)

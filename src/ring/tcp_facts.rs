@@ -49,6 +49,33 @@ pub fn tcp_facts(fd: &impl AsFd) -> io::Result<TcpFacts> {
     })
 }
 
+/// The shortest round trip of the last minutes, microseconds, that of the handshake among them.
+///
+/// # Errors
+/// Where the descriptor is no TCP socket, or the kernel does not say (before Linux 4.6).
+pub fn least_rtt_us(fd: &impl AsFd) -> io::Result<u32> {
+    let mut info = [0_u32; LEAST_RTT_AT + 1];
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`, which is as long and lives here.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    match result {
+        0 if len as usize == size_of_val(&info) => Ok(info[LEAST_RTT_AT]),
+        0 => Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Where `tcpi_min_rtt` stands in `struct tcp_info`, in words: behind what the crate knows of it.
+const LEAST_RTT_AT: usize = 37;
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -61,6 +88,8 @@ mod tests {
         let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
         let facts = tcp_facts(&socket).expect("a TCP socket");
         assert!(facts.window_segments > 0 && facts.rtt_us > 0, "{facts:?}");
+        let least = least_rtt_us(&socket).expect("Linux 4.6");
+        assert!(least > 0 && least <= facts.rtt_us, "{least}, {facts:?}");
         assert!(tcp_facts(&std::fs::File::open("/dev/null").expect("a file")).is_err());
     }
 }

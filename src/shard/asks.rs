@@ -2,25 +2,47 @@
 
 use std::time::Instant;
 
+use super::Shard;
 use super::closing::AskedFor;
 use super::tables::{Source, StreamHandle};
-use super::{Policy, Shard};
 use crate::bus::message::{Answer, Ask, CloseOutcome, Ticket};
 use crate::bus::view::{FormView, PlayerView, PullView, SourceView, StreamView};
 use crate::media::state::{EndReason, Generation};
 use crate::media::{Form, StreamKey};
 
 impl Shard {
-    /// Answers, at once or when it is done. `Ask::Node` and `Ask::Configure` are `net`'s.
+    /// Answers, at once or when it is done. `Ask::Node` is `net`'s.
     pub fn handle_ask(&mut self, now: Instant, ticket: Ticket, ask: Ask) {
         match ask {
             Ask::AddPull { key, url, options } => self.add_pull(now, ticket, key, url, options),
             Ask::DeletePull { key } => self.delete_pull(now, ticket, &key),
+            Ask::AddPush { key, url, options } => self.add_push(now, ticket, key, url, options),
+            Ask::DeletePush { key, digest } => self.delete_push(now, ticket, (&key, digest)),
+            Ask::Push { key, digest } => {
+                let view = self.push_of(now, (&key, digest)).map(Box::new);
+                self.answer(ticket, Answer::Push(view));
+            }
+            Ask::Pushes { after } => {
+                let (page, next) = self.page_of_pushes(now, after);
+                self.answer(ticket, Answer::Pushes { page, next });
+            }
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
             Ask::SendAway { key, generation } => {
                 self.send_away_waiters(now, ticket, &key, generation);
+            }
+            Ask::Demand { key } => {
+                self.hook_has_answered(now, &key);
+                self.answer(ticket, Answer::Done);
+            }
+            Ask::Absences => {
+                let (views, count) = self.absences(now);
+                self.answer(ticket, Answer::Absences(views, count));
+            }
+            Ask::ForgetAbsences { key } => {
+                let count = self.forget_absences(key.as_ref());
+                self.answer(ticket, Answer::Forgotten(count));
             }
             Ask::Stream { key } => {
                 let found = self.tables.find(&key);
@@ -36,10 +58,6 @@ impl Shard {
             Ask::Players { key } => {
                 let views = self.player_views(&key);
                 self.answer(ticket, Answer::Players(views));
-            }
-            Ask::Configure { config } => {
-                self.set_policy(Policy::of(&config, self.shards));
-                self.answer(ticket, Answer::Done);
             }
             Ask::Node(_) => unreachable!("net answers these"),
         }

@@ -3,23 +3,25 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::tables::StreamHandle;
-
-/// Connect budgets by origin (host and port).
-#[derive(Default)]
-pub(super) struct Budget {
-    origins: HashMap<String, Origin>,
+/// Connect budgets by origin (host and port) of pulls, or by destination of pushes.
+pub(super) struct Budget<T> {
+    origins: HashMap<String, Origin<T>>,
 }
 
-#[derive(Default)]
-struct Origin {
+struct Origin<T> {
     under_way: usize,
-    queue: VecDeque<StreamHandle>,
+    queue: VecDeque<T>,
 }
 
-impl Budget {
+impl<T> Default for Budget<T> {
+    fn default() -> Self {
+        Self { origins: HashMap::new() }
+    }
+}
+
+impl<T: Copy + PartialEq> Budget<T> {
     /// Takes a place; `false` puts the pull into the origin's queue.
-    pub(super) fn take(&mut self, origin: &str, pull: StreamHandle, places: usize) -> bool {
+    pub(super) fn take(&mut self, origin: &str, pull: T, places: usize) -> bool {
         if let Some(origin) = self.origins.get_mut(origin) {
             if origin.under_way < places && origin.queue.is_empty() {
                 origin.under_way += 1;
@@ -33,7 +35,7 @@ impl Budget {
     }
 
     /// Gives a place back and returns the pull that gets it.
-    pub(super) fn give_back(&mut self, name: &str, places: usize) -> Option<StreamHandle> {
+    pub(super) fn give_back(&mut self, name: &str, places: usize) -> Option<T> {
         let origin = self.origins.get_mut(name)?;
         origin.under_way -= 1;
         if origin.under_way < places
@@ -49,7 +51,7 @@ impl Budget {
     }
 
     /// Takes a pull out of the queue.
-    pub(super) fn leave(&mut self, name: &str, pull: StreamHandle) {
+    pub(super) fn leave(&mut self, name: &str, pull: T) {
         if let Some(origin) = self.origins.get_mut(name) {
             origin.queue.retain(|&queued| queued != pull);
         }
@@ -63,6 +65,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tables::StreamHandle;
     use super::*;
     use crate::media::state::Generation;
 

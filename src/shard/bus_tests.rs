@@ -18,7 +18,7 @@ const HERE: ShardId = ShardId(0);
 const THERE: ShardId = ShardId(1);
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
-struct NoPlayers;
+pub(super) struct NoPlayers;
 
 impl Wire for NoPlayers {
     fn send(&mut self, _: &Batch<'_>, _: &mut Vec<Shortfall>) {}
@@ -45,7 +45,8 @@ impl Scene {
     fn play(&mut self, serial: u32, key: &StreamKey) {
         let connection = ConnectionId { serial, shard: HERE };
         let (key, packaging) = (key.clone(), Packaging::Flv);
-        let request = PlayRequest { connection, key, packaging, local: NOWHERE, peer: NOWHERE };
+        let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
+        let request = PlayRequest { connection, key, packaging, local, peer, params };
         self.shard.play(self.now, request);
     }
 
@@ -76,7 +77,7 @@ impl Scene {
 
     fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
         let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
-        let message = Message::Interest { key: key.clone(), local, players, waiters };
+        let message = Message::Interest { key: key.clone(), local, players, waiters, asking: None };
         self.shard.handle_message(self.now, THERE, message);
     }
 

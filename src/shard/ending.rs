@@ -105,7 +105,7 @@ impl Shard {
 
     fn cancel_timers(&mut self, now: Instant, stream: &mut Stream) -> u32 {
         let mut count = 0;
-        let mut held = vec![stream.grace.take(), stream.silence.take()];
+        let mut held = vec![stream.grace.take(), stream.silence.take(), stream.demand.timer()];
         let mut place = None;
         if let Some(pull) = stream.pull_mut() {
             match pull.state {
@@ -113,17 +113,17 @@ impl Shard {
                 PullState::Queued { timer } | PullState::BackingOff { timer, .. } => {
                     held.push(Some(timer));
                 }
-                PullState::Trying { timer, holds_place, .. } => {
+                PullState::Trying { attempt, timer, holds_place, .. } => {
                     held.push(timer);
-                    place = holds_place.then(|| pull.origin());
+                    place = holds_place.then(|| (attempt, pull.place()));
                 }
             }
         }
         for timer in held {
             count += u32::from(self.timers.cancel(timer));
         }
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some((attempt, place)) = place {
+            self.leave_place(now, attempt, place);
         }
         count
     }

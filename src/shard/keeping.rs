@@ -83,6 +83,7 @@ impl Shard {
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let key = stream.key.clone();
         if let Some(pull) = stream.pull_mut()
+            && !pull.on_demand
             && !std::mem::replace(&mut pull.kept, true)
         {
             let record = Record::AddPull(written(&key, pull));

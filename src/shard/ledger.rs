@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use super::Shard;
+use super::replica::Role;
+
 /// Counts of what is held. Sockets are counted by `net`, the rest by the shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ledger {
@@ -11,6 +14,7 @@ pub struct Ledger {
     pub waiters: u64,
     pub publishers: u64,
     pub pulls: u64,
+    pub pushes: u64,
     /// Pending and registered.
     pub streams: u64,
     /// Presences of streams on shards that have players or waiters of them.
@@ -21,9 +25,30 @@ pub struct Ledger {
     pub log_bytes: u64,
 }
 
+impl Shard {
+    /// What this shard holds, sockets excepted.
+    pub fn ledger(&self) -> Ledger {
+        let streams = self.tables.iter();
+        let waiters = |role: &Role| matches!(role, Role::Waiter(_));
+        Ledger {
+            sockets: 0,
+            timers: self.timers.len() as u64,
+            players: self.members.values().filter(|member| !waiters(&member.role)).count() as u64,
+            waiters: self.members.values().filter(|member| waiters(&member.role)).count() as u64,
+            publishers: self.publishers.len() as u64,
+            pulls: self.tables.iter().filter(|stream| stream.pull().is_some()).count() as u64,
+            pushes: self.pushes.len() as u64,
+            streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
+            replicas: self.locals.len() as u64,
+            closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
+            log_bytes: streams.map(|stream| stream.media.held_bytes()).sum(),
+        }
+    }
+}
+
 impl Ledger {
     /// Each kind by its name.
-    pub fn items(&self) -> [(&'static str, u64); 10] {
+    pub fn items(&self) -> [(&'static str, u64); 11] {
         [
             ("sockets", self.sockets),
             ("timers", self.timers),
@@ -31,6 +56,7 @@ impl Ledger {
             ("waiters", self.waiters),
             ("publishers", self.publishers),
             ("pulls", self.pulls),
+            ("pushes", self.pushes),
             ("streams", self.streams),
             ("replicas", self.replicas),
             ("closings", self.closings),
@@ -51,6 +77,7 @@ impl std::ops::AddAssign for Ledger {
         self.waiters += other.waiters;
         self.publishers += other.publishers;
         self.pulls += other.pulls;
+        self.pushes += other.pushes;
         self.streams += other.streams;
         self.replicas += other.replicas;
         self.closings += other.closings;

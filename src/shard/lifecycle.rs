@@ -68,6 +68,8 @@ pub(super) struct Pull {
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     /// It is in the journal.
     pub(super) kept: bool,
+    /// It is for its players alone.
+    pub(super) on_demand: bool,
     /// Where the current try was sent; the next one asks the pull's own URL again.
     pub(super) redirect: Option<Redirect>,
 }
@@ -86,7 +88,8 @@ pub(super) struct Redirect {
 pub enum PullNews {
     /// The first failure in a row, or one of another class than the last that was told.
     Failed { key: StreamKey, origin: String, fault: Fault, attempt: u32, next_try: Duration },
-    /// One more failure like that. There may be thousands a second: count them.
+    /// One more failure like that, or one of a pull on demand that was never up. There may be thousands
+    /// a second: count them.
     FailedAgain,
     /// It is not tried any more. `failures` are those in a row, the last included.
     GaveUp { key: StreamKey, origin: String, fault: Fault, failures: u32 },
@@ -173,6 +176,7 @@ impl Pull {
             adds: Vec::new(),
             ends: None,
             kept: false,
+            on_demand: false,
             redirect: None,
         }
     }
@@ -185,6 +189,11 @@ impl Pull {
     /// Whose connect budget it needs.
     pub(super) fn origin(&self) -> String {
         self.target().authority()
+    }
+
+    /// As [`Self::origin`], and whether it keeps its place there until it is up.
+    pub(super) fn place(&self) -> (bool, String) {
+        (self.on_demand, self.origin())
     }
 
     /// When a try that is dialed or queued now is over.

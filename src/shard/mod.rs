@@ -5,27 +5,40 @@
 //!
 //! - `sources.rs`: a stream's source and media, from pending to registered and back.
 //! - `pulls.rs`: pulls and their attempts.
+//! - `pushes.rs`: pushes; `push_attempts.rs`: how they reach their destinations; `push.rs`: the way of one.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
+//! - `demand.rs`, `absences.rs`: what players ask for and nobody brings.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
 //! - `keeping.rs`: what survives a restart, and how it comes back.
 
+mod absences;
 mod asks;
 mod budget;
 #[cfg(test)]
 mod bus_tests;
 mod closing;
+mod demand;
+#[cfg(test)]
+mod demand_tests;
 mod ending;
 mod events;
+mod invariants;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
+mod player;
 mod players;
 mod policy;
 #[cfg(test)]
 mod pull_tests;
 mod pulls;
+mod push;
+mod push_attempts;
+#[cfg(test)]
+mod push_tests;
+mod pushes;
 mod replica;
 mod rtp;
 mod sources;
@@ -34,32 +47,34 @@ mod timers;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use budget::Budget;
-use bytes::Bytes;
 use closing::Closing;
+pub use demand::DemandTotals;
+use demand::Demands;
 use ending::EndOfLocal;
 pub use keeping::RestoreError;
-use ledger::Ledger;
 pub use lifecycle::{PullNews, Stage};
+pub use player::{Admitted, PlayRequest};
 pub use policy::Policy;
+pub use push_attempts::PushDial;
+use pushes::Pushes;
 use replica::{Ending, Locals, Member, Role};
 pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
-use tables::{Source, Tables};
+use tables::Tables;
 use timers::{Timer, Timers};
 
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
-use crate::egress::{CrowdTotals, Removed, RtpStart, Scratch, Socket, Wire};
+use crate::config::Config;
+use crate::egress::{CrowdTotals, Removed, Scratch, Wire};
 use crate::journal::Record;
 use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
-use crate::stream::Packaging;
 
 /// What the shard wants done.
 pub enum Action {
@@ -83,6 +98,8 @@ pub enum Action {
         rtp_transport: LowerTransport,
         timeout: Duration,
     },
+    /// Connect to where a push goes, and call [`Shard::attempt_closed`] when nothing is left of it.
+    DialPush(PushDial),
     /// Give the attempt up.
     HangUp { attempt: AttemptId },
     /// Call [`Shard::writable`] when the socket takes bytes again.
@@ -93,15 +110,6 @@ pub enum Action {
     Keep(Record),
 }
 
-/// A player that asks for a stream.
-pub struct PlayRequest {
-    pub connection: ConnectionId,
-    pub key: StreamKey,
-    pub packaging: Packaging,
-    pub local: SocketAddr,
-    pub peer: SocketAddr,
-}
-
 /// Counters of a shard since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -110,6 +118,8 @@ pub struct Totals {
     pub config_bytes_copied: u64,
     /// Copied to make the form that a source does not bring.
     pub bridge_bytes_copied: u64,
+    /// Copied once more to send them in one piece to many.
+    pub joined_bytes_copied: u64,
     pub media_bytes_out: u64,
     pub sends: u64,
     pub player_jumps: u64,
@@ -119,6 +129,10 @@ pub struct Totals {
     pub late_messages: u64,
     pub attempts: u64,
     pub attempts_failed: [u64; ErrorClass::ALL.len()],
+    pub push_attempts: u64,
+    pub push_attempts_failed: [u64; ErrorClass::ALL.len()],
+    /// Pushes that were up and lost their destination.
+    pub push_losses: u64,
     pub registrations: u64,
     pub losses: u64,
     pub waiters_refused: u64,
@@ -137,7 +151,9 @@ pub struct Shard {
     tables: Tables,
     publishers: HashMap<ConnectionId, StreamHandle>,
     attempts: HashMap<AttemptId, StreamHandle>,
-    budget: Budget,
+    budget: Budget<StreamHandle>,
+    demands: Demands,
+    pushes: Pushes,
     timers: Timers,
     locals: Locals,
     members: HashMap<ConnectionId, Member>,
@@ -186,6 +202,8 @@ impl Shard {
             publishers: HashMap::new(),
             attempts: HashMap::new(),
             budget: Budget::default(),
+            demands: Demands::default(),
+            pushes: Pushes::default(),
             timers: Timers::default(),
             locals: Locals::default(),
             members: HashMap::new(),
@@ -223,6 +241,12 @@ impl Shard {
 
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Goes by this configuration from now on.
+    pub fn configure(&mut self, config: &Config) {
+        self.set_policy(Policy::of(config, self.shards));
+        self.set_origins(config);
     }
 
     /// The wall clock, for what is shown to people.
@@ -267,6 +291,8 @@ impl Shard {
                 Timer::Grace(stream) => self.grace_is_over(now, stream),
                 Timer::Silence(stream) => self.check_silence(now, stream),
                 Timer::Attempt(attempt) => self.attempt_is_over(now, attempt),
+                Timer::Demand(stream) => self.hook_is_over(now, stream),
+                Timer::Push(push) => self.push_is_due(now, push),
                 Timer::Close(generation) => self.close_is_over(generation),
             }
         }
@@ -275,8 +301,8 @@ impl Shard {
     /// A bus message has come.
     pub fn handle_message(&mut self, now: Instant, from: ShardId, message: Message) {
         match message {
-            Message::Interest { key, local, players, waiters } => {
-                self.interest(now, from, key, local, (players, waiters));
+            Message::Interest { key, local, players, waiters, asking } => {
+                self.interest(now, (from, local), key, (players, waiters), asking);
             }
             Message::Released { key, local, generation, released } => {
                 self.local_released(&key, local, generation, released);
@@ -319,6 +345,7 @@ impl Shard {
 
     /// Sends what this turn brought: flushes, and what other shards are to know.
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
+        self.give_freed_places(now);
         self.flush_streams();
         self.flush_locals(now, wire);
         for end in std::mem::take(&mut self.due_ends) {
@@ -337,11 +364,14 @@ impl Shard {
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
         self.look_for_unwatched(now);
+        self.end_unwatched(now);
+        self.count_pushed(now);
     }
 
     /// Ends everything.
     pub fn shut_down(&mut self, now: Instant) {
         self.shutting_down = true;
+        self.shut_down_pushes(now);
         for handle in self.tables.handles() {
             self.end_stream(now, handle, EndReason::Shutdown, None);
         }
@@ -359,24 +389,6 @@ impl Shard {
         totals
     }
 
-    /// What this shard holds, sockets excepted.
-    pub fn ledger(&self) -> Ledger {
-        let streams = self.tables.iter();
-        let waiters = |role: &Role| matches!(role, Role::Waiter(_));
-        Ledger {
-            sockets: 0,
-            timers: self.timers.len() as u64,
-            players: self.members.values().filter(|member| !waiters(&member.role)).count() as u64,
-            waiters: self.members.values().filter(|member| waiters(&member.role)).count() as u64,
-            publishers: self.publishers.len() as u64,
-            pulls: self.tables.iter().filter(|stream| stream.pull().is_some()).count() as u64,
-            streams: (self.tables.pending_count() + self.tables.registered_count()) as u64,
-            replicas: self.locals.len() as u64,
-            closings: (self.closings.len() + self.endings.len() + self.ended_locals.len()) as u64,
-            log_bytes: streams.map(|stream| stream.media.held_bytes()).sum(),
-        }
-    }
-
     pub fn pending_count(&self) -> usize {
         self.tables.pending_count()
     }
@@ -388,58 +400,6 @@ impl Shard {
     /// Origins with connects under way or waiting for their turn.
     pub fn origins_dialed(&self) -> usize {
         self.budget.len()
-    }
-
-    /// Asserts what must always hold; for tests.
-    ///
-    /// # Panics
-    /// When it does not.
-    pub fn check_invariants(&self) {
-        self.tables.check();
-        for (connection, handle) in &self.publishers {
-            let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
-            assert!(
-                matches!(stream.source, Source::Publisher { connection: own, .. } if own == *connection)
-            );
-        }
-        for (key, local) in self.locals.iter() {
-            let members = |is: fn(&Role) -> bool| {
-                self.members.values().filter(|m| m.is_of(key, local.id.form) && is(&m.role)).count()
-            };
-            assert_eq!(local.waiters.len(), members(|role| matches!(role, Role::Waiter(_))));
-            assert_eq!(local.crowd.len(), members(|role| *role == Role::Player));
-            assert_eq!(local.admitting as usize, members(|role| *role == Role::Admitting));
-        }
-        for member in self.members.values() {
-            assert!(
-                self.locals.get(&member.key, member.form()).is_some(),
-                "a member's key is here"
-            );
-        }
-        for ending in self.endings.values() {
-            assert!(!ending.open.is_empty(), "an ending without open connections is over");
-        }
-        for closing in self.closings.values() {
-            assert!(!closing.is_complete(), "a complete close is over");
-        }
-    }
-
-    /// Whether anything of one life of a key is left here; for tests.
-    pub fn holds_generation(&self, generation: Generation) -> bool {
-        let is_it = |handle: &StreamHandle| handle.generation == generation;
-        self.tables.iter().any(|stream| stream.generation == generation)
-            || self.publishers.values().any(is_it)
-            || self.attempts.values().any(is_it)
-            || self.timers.any(|timer| match timer {
-                Timer::Retry(of) | Timer::Queue(of) | Timer::Grace(of) | Timer::Silence(of) => {
-                    is_it(of)
-                }
-                Timer::Close(of) => *of == generation,
-                Timer::Wait(_) | Timer::Attempt(_) => false,
-            })
-            || self.locals.iter().any(|(_, local)| local.generation == Some(generation))
-            || self.closings.contains_key(&generation)
-            || self.endings.values().any(|ending| ending.generation == generation)
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -469,6 +429,7 @@ impl Shard {
         self.totals.media_bytes_out += totals.sent_bytes;
         self.totals.sends += totals.sends;
         self.totals.player_jumps += totals.jumps;
+        self.totals.joined_bytes_copied += totals.joined_bytes;
         self.totals.datagrams_lost += totals.datagrams_lost;
     }
 }
@@ -479,13 +440,4 @@ pub fn owner_of(key: &StreamKey, shards: usize, hash_seed: u64) -> ShardId {
     hash_seed.hash(&mut hasher);
     key.hash(&mut hasher);
     ShardId((hasher.finish() % shards as u64) as u16)
-}
-
-/// A player's socket and what it has not sent yet, when its session has been told that it plays.
-pub struct Admitted {
-    pub connection: ConnectionId,
-    pub socket: Socket,
-    pub unsent: Bytes,
-    /// Of a player over RTSP: which tracks it gets, and how.
-    pub rtp: Option<RtpStart>,
 }

@@ -1,19 +1,20 @@
 //! Players and waiters, and the presence of a stream on this shard.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::replica::{Local, LocalLog, LocalState, Member, Role};
-use super::tables::{Source, Subscriber};
+use super::tables::Subscriber;
 use super::timers::Timer;
 use super::{Action, Admitted, PlayRequest, Shard};
-use crate::bus::event::{Asker, End, What};
 use crate::bus::message::{LocalId, Message};
 use crate::egress::datagrams::CATCH_UP_INTERVAL;
 use crate::egress::{Crowd, CrowdEvents, Due, PlayerStart, Removed, RtpStart, Turn, Wire, round};
 use crate::media::state::{EndReason, Generation};
 use crate::media::{ConnectionId, Form, ShardId, StreamKey};
+use crate::origin::Asking;
 use crate::stream::log::{Delta, Snapshot};
 use crate::stream::{Log, TrackSet};
 
@@ -21,7 +22,7 @@ impl Shard {
     /// A connection asks to play. It is admitted as soon as the key is registered, or refused when
     /// it has waited long enough.
     pub fn play(&mut self, now: Instant, request: PlayRequest) {
-        let PlayRequest { connection, key, packaging, local, peer } = request;
+        let PlayRequest { connection, key, packaging, local, peer, params } = request;
         if self.shutting_down {
             self.actions.push_back(Action::Refuse { connection, reason: EndReason::Shutdown });
             return;
@@ -33,6 +34,7 @@ impl Shard {
             self.changed_interest.push((key.clone(), form));
         }
         let here = self.locals.get_mut(&key, form).expect("just made");
+        let (asking, wait) = self.demands.ask(&params, self.policy.stream_wait);
         let role = if here.state == LocalState::Live {
             here.admitting += 1;
             self.actions.push_back(Action::Admit { connection });
@@ -42,8 +44,8 @@ impl Shard {
             return;
         } else {
             here.waiters.insert(connection);
-            let due = now + self.policy.stream_wait;
-            Role::Waiter(self.timers.set(due, Timer::Wait(connection)))
+            here.asking = here.asking.take().or(asking);
+            Role::Waiter(self.timers.set(now + wait, Timer::Wait(connection)))
         };
         self.members.insert(connection, Member { key: key.clone(), role, packaging, local, peer });
         self.interest_changed(&key, form);
@@ -132,10 +134,10 @@ impl Shard {
     pub(super) fn interest(
         &mut self,
         now: Instant,
-        from: ShardId,
+        (from, local): (ShardId, LocalId),
         key: StreamKey,
-        local: LocalId,
         (players, waiters): (u32, u32),
+        asking: Option<Arc<Asking>>,
     ) {
         if self.ended_locals.contains(&local) {
             self.totals.late_messages += 1;
@@ -145,21 +147,9 @@ impl Shard {
         let handle = match self.tables.find(&key) {
             Some(handle) => handle,
             None if nobody => return,
-            None if self.shutting_down
-                || self.tables.pending_count() >= self.policy.pending_max =>
-            {
-                let generation = self.next_generation();
-                self.ended_locals.insert(local);
-                let reason =
-                    if self.shutting_down { EndReason::Shutdown } else { EndReason::Overloaded };
-                self.send(from, Message::End { key, local, generation, reason });
-                return;
-            }
             None => {
-                let generation = self.next_generation();
-                let source = Source::None { kept: false };
-                let handle = self.tables.insert(key, generation, source, (now, self.now_unix));
-                self.tell(handle, |_| What::Pending { by: Asker::Players, url: None });
+                let entered = self.enter_awaited(now, (from, local), key, asking.is_none());
+                let Some(handle) = entered else { return };
                 handle
             }
         };
@@ -169,12 +159,8 @@ impl Shard {
             if !stream.subscribers.keys().any(|(_, form)| *form != stream.media.form()) {
                 stream.media.drop_other();
             }
-            let is_awaited = !stream.subscribers.is_empty();
-            if !is_awaited
-                && matches!(stream.source, Source::None { kept: false })
-                && let Some(stream) = self.tables.remove(handle)
-            {
-                self.tell_end(&stream, End::Abandoned);
+            if stream.subscribers.is_empty() {
+                self.nobody_is_left(now, handle);
             }
             return;
         }
@@ -182,6 +168,7 @@ impl Shard {
             stream.subscribers.get_mut(&(from, local.form)).filter(|known| known.local == local);
         if let Some(known) = known {
             (known.players, known.waiters) = (players, waiters);
+            self.demand_for(now, handle, asking);
             return;
         }
         let subscriber = Subscriber {
@@ -197,6 +184,7 @@ impl Shard {
         if stream.registered {
             self.attach(handle, from, local.form);
         }
+        self.demand_for(now, handle, asking);
     }
 
     /// The owner lets this shard have the log.
@@ -322,13 +310,14 @@ impl Shard {
             here.interest_changed = false;
             here.reported = true;
             let (local, players, waiters) = (here.id, here.players(), here.waiters.len() as u32);
+            let asking = here.asking.clone().filter(|_| waiters > 0);
             if here.is_empty() {
                 let mut here = self.locals.remove(&key, form).expect("just seen");
                 let totals = here.crowd.take_totals();
                 self.count_egress(totals);
             }
             if concerns_owner {
-                self.send(owner, Message::Interest { key, local, players, waiters });
+                self.send(owner, Message::Interest { key, local, players, waiters, asking });
             }
         }
     }

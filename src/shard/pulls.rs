@@ -10,7 +10,7 @@ use super::{Action, PullNews, Shard, Stage};
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
-use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
+use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 
 impl Shard {
@@ -42,6 +42,7 @@ impl Shard {
         url: Arc<SourceUrl>,
         options: PullOptions,
     ) {
+        self.somebody_brings(&key);
         let found = self.tables.find(&key);
         if self.shutting_down
             || found.is_none() && self.tables.pending_count() >= self.policy.pending_max
@@ -117,12 +118,14 @@ impl Shard {
 
     /// Dials, or queues for the origin's budget.
     pub(super) fn start_attempt(&mut self, now: Instant, handle: StreamHandle) {
-        let places = self.policy.connects_per_origin_max;
-        let stream = self.tables.get_mut(handle).expect("callers look");
-        let pull = stream.pull_mut().expect("only pulls are attempted");
-        if self.budget.take(&pull.origin(), handle, places) {
+        let stream = self.tables.get(handle).expect("callers look");
+        let origin = stream.pull().expect("only pulls are attempted").origin();
+        let places = self.places(&origin);
+        if self.budget.take(&origin, handle, places) {
             self.dial(now, handle);
         } else {
+            let stream = self.tables.get_mut(handle).expect("just seen");
+            let pull = stream.pull_mut().expect("only pulls are attempted");
             let timer = self.timers.set(pull.deadline(now), Timer::Queue(handle));
             pull.state = PullState::Queued { timer };
         }
@@ -168,7 +171,12 @@ impl Shard {
         new: Stage,
         awaiting_now: &'static str,
     ) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_stage(now, push, attempt, (new, awaiting_now));
+            return;
+        }
         let Some((_, pull)) = self.current_pull(attempt) else { return };
+        let on_demand = pull.on_demand;
         let PullState::Trying { stage, awaiting, holds_place, .. } = &mut pull.state else {
             return;
         };
@@ -176,7 +184,7 @@ impl Shard {
             *stage = new;
         }
         *awaiting = awaiting_now;
-        if new > Stage::Connecting && std::mem::take(holds_place) {
+        if new > Stage::Connecting && !on_demand && std::mem::take(holds_place) {
             let origin = pull.origin();
             self.give_place_back(now, &origin);
         }
@@ -195,6 +203,10 @@ impl Shard {
 
     /// An attempt has failed. What is left of it is being closed.
     pub fn attempt_failed(&mut self, now: Instant, attempt: AttemptId, fault: Fault) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_failed(now, push, attempt, fault);
+            return;
+        }
         let Some((handle, _)) = self.current_pull(attempt) else { return };
         let stream = self.tables.get_mut(handle).expect("just found");
         let was_registered = stream.registered;
@@ -202,7 +214,7 @@ impl Shard {
         let pull = stream.pull_mut().expect("just found");
         let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
         self.totals.attempts_failed[index.expect("ALL is all")] += 1;
-        let origin = pull.origin();
+        let place_of = pull.place();
         let mut place = false;
         if let PullState::Trying { timer, holds_place, .. } = pull.state {
             self.timers.cancel(timer);
@@ -220,7 +232,7 @@ impl Shard {
             self.forget_media(handle);
         }
         if place {
-            self.give_place_back(now, &origin);
+            self.leave_place(now, attempt, place_of);
         }
     }
 
@@ -236,18 +248,23 @@ impl Shard {
             self.attempt_failed(now, attempt, fault);
             return;
         };
-        let place = holds_place.then(|| pull.origin());
+        let place = holds_place.then(|| pull.place());
         pull.redirect = Some(Redirect { url, count, deadline: timer.due() });
         pull.ends = None;
         self.timers.cancel(Some(timer));
-        if let Some(origin) = place {
-            self.give_place_back(now, &origin);
+        if let Some(place) = place {
+            self.leave_place(now, attempt, place);
         }
         self.start_attempt(now, handle);
     }
 
     /// Nothing is left of an attempt: its sockets are closed, its operations have ended.
     pub fn attempt_closed(&mut self, attempt: AttemptId, sockets: u32) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_attempt_closed(push, attempt, sockets);
+            return;
+        }
+        self.free_place(attempt);
         let Some(handle) = self.attempts.remove(&attempt) else { return };
         if let Some(stream) = self.tables.get_mut(handle) {
             stream.open_attempts.remove(&attempt);
@@ -267,7 +284,7 @@ impl Shard {
     }
 
     pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
-        let places = self.policy.connects_per_origin_max;
+        let places = self.places(origin);
         let mut next = self.budget.give_back(origin, places);
         while let Some(handle) = next {
             let queued = self.tables.get(handle).and_then(|stream| stream.pull());
@@ -310,16 +327,21 @@ impl Shard {
         let adds = std::mem::take(&mut pull.adds);
         let origin = pull.origin();
         let after = pull.fail(fault.clone(), &self.policy.retry, &mut self.rng);
-        let is_news = pull.row.add(fault.class);
+        // One that is on demand and never was up is one of many.
+        let is_counted = pull.on_demand && !pull.was_up;
+        let is_news = pull.row.add(fault.class) && !is_counted;
         let (failures, attempt) = (pull.row.count, pull.attempts);
+        let after = self.after_demand(now, handle, &fault, after);
         let told = fault.clone();
         self.tell_failure(handle, &fault, &after);
         self.actions.push_back(Action::Tell(match after {
-            AfterFailure::GiveUp => PullNews::GaveUp { key, origin, fault: told, failures },
+            AfterFailure::GiveUp if !is_counted => {
+                PullNews::GaveUp { key, origin, fault: told, failures }
+            }
             AfterFailure::Retry(next_try) if is_news => {
                 PullNews::Failed { key, origin, fault: told, attempt, next_try }
             }
-            AfterFailure::Retry(_) => PullNews::FailedAgain,
+            AfterFailure::Retry(_) | AfterFailure::GiveUp => PullNews::FailedAgain,
         }));
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls fail");
@@ -329,7 +351,8 @@ impl Shard {
                 for ticket in adds {
                     self.answer(ticket, Answer::AddFailed(fault.clone()));
                 }
-                self.end_stream(now, handle, EndReason::GaveUp, None);
+                let reason = self.giving_up(now, handle, &fault);
+                self.end_stream(now, handle, reason, None);
             }
             AfterFailure::Retry(delay) => {
                 let next = now + delay;
@@ -345,6 +368,10 @@ impl Shard {
     }
 
     pub(super) fn attempt_is_over(&mut self, now: Instant, attempt: AttemptId) {
+        if let Some(push) = self.pushes.of_attempt(attempt) {
+            self.push_attempt_is_over(now, push, attempt);
+            return;
+        }
         let Some((_, pull)) = self.current_pull(attempt) else { return };
         let fault = pull.timeout_fault();
         self.actions.push_back(Action::HangUp { attempt });

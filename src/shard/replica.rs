@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::tables::{StreamHandle, Tables};
@@ -11,6 +12,7 @@ use crate::bus::message::LocalId;
 use crate::egress::Crowd;
 use crate::media::state::{Generation, Released};
 use crate::media::{ConnectionId, Form, ShardId, StreamKey};
+use crate::origin::Asking;
 use crate::stream::{Log, Packaging};
 
 /// The presences of all keys.
@@ -64,6 +66,8 @@ pub(super) struct Local {
     pub(super) crowd: Crowd,
     /// In the order of their ids, so that a run of the simulation can be had again.
     pub(super) waiters: BTreeSet<ConnectionId>,
+    /// What the first of them asks with who is pulled for.
+    pub(super) asking: Option<Arc<Asking>>,
     /// Players that were let in and whose session is being told.
     pub(super) admitting: u32,
     /// Counts were changed since the owner was told.
@@ -148,6 +152,7 @@ impl Local {
             state: LocalState::Waiting,
             crowd: Crowd::default(),
             waiters: BTreeSet::new(),
+            asking: None,
             admitting: 0,
             interest_changed: true,
             reported: false,

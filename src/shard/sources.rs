@@ -36,6 +36,7 @@ impl Shard {
         view: PublisherView,
     ) -> Result<StreamHandle, PublishRefusal> {
         debug_assert_eq!(self.owner_of(key), self.id);
+        self.somebody_brings(key);
         let (connection, form, peer) = (view.connection, view.form, view.peer);
         let source = Source::Publisher { connection, view: Box::new(view) };
         let mut was_kept = false;
@@ -254,6 +255,7 @@ impl Shard {
         }
         self.flush_soon(handle);
         self.tell_registered(now, handle);
+        self.wake_pushes(now, &key);
     }
 
     /// Gives a shard the log in a form, as far as it is flushed. Where that form is only being made,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::demand::Demand;
 use super::lifecycle::Pull;
 use super::timers::TimerId;
 use crate::bus::message::{LocalId, Ticket};
@@ -27,6 +28,8 @@ pub(super) struct Stream {
     pub(super) key: StreamKey,
     pub(super) generation: Generation,
     pub(super) source: Source,
+    /// Who is asked for it while nobody brings it.
+    pub(super) demand: Demand,
     pub(super) subscribers: BTreeMap<(ShardId, Form), Subscriber>,
     pub(super) media: Media,
     pub(super) registered: bool,
@@ -94,7 +97,7 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { from: now, bytes: 0, per_second: 0 }
     }
 
@@ -139,6 +142,7 @@ impl Tables {
             key: key.clone(),
             generation,
             source,
+            demand: Demand::default(),
             subscribers: BTreeMap::new(),
             media: Media::default(),
             registered: false,

@@ -23,6 +23,10 @@ pub(super) enum Timer {
     Silence(StreamHandle),
     /// An attempt has not led to media.
     Attempt(AttemptId),
+    /// The hook that is told of a missing stream has had its time.
+    Demand(StreamHandle),
+    /// A push may try again, or has waited long enough for its destination's connect budget.
+    Push(Generation),
     /// A close is not confirmed yet; answer nevertheless.
     Close(Generation),
 }

@@ -250,6 +250,7 @@ impl Packets {
             kind: TagKind::Script,
             timestamp_ms: time_ms,
             keyframe: false,
+            lead: 0,
             is_report: true,
         };
         log.push_packet(entry, bytes.len(), [&bytes[..]]);
@@ -274,6 +275,7 @@ fn write(log: &mut Log, made: &OutPacket) -> u64 {
         kind: *kind,
         timestamp_ms: *time_ms,
         keyframe: *keyframe,
+        lead: 0,
         is_report: false,
     };
     let header = packet.header.encode();

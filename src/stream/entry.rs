@@ -26,6 +26,9 @@ pub struct Entry {
     pub config: bool,
     /// Of a packet; 0 of a tag.
     pub channel: u8,
+    /// Entries right before a keyframe's at which it begins: delimiters and messages in packets of
+    /// their own.
+    pub lead: u16,
 }
 
 impl Entry {
@@ -66,6 +69,7 @@ pub(super) struct PacketEntry {
     pub(super) kind: TagKind,
     pub(super) timestamp_ms: u32,
     pub(super) keyframe: bool,
+    pub(super) lead: u16,
     /// A sender report.
     pub(super) is_report: bool,
 }
@@ -94,6 +98,7 @@ pub struct Snapshot {
     pub first_seq: u64,
     pub entries: Vec<Entry>,
     pub gop_seq: Option<u64>,
+    pub gop_lead: u64,
     pub has_video: bool,
     pub has_audio: bool,
     pub timestamp_ms: u32,

@@ -232,6 +232,7 @@ impl Ingest {
             keyframe,
             config,
             channel: 0,
+            lead: 0,
         };
         log.commit(entry);
         self.bytes.config_copied += log.take_config_bytes_copied();

@@ -36,8 +36,10 @@ pub struct Log {
     tape: Tape,
     entries: VecDeque<Entry>,
     first_seq: u64,
-    /// The newest keyframe, unless its GOP has outgrown its bound.
+    /// Where the newest keyframe begins, unless its GOP has outgrown its bound.
     gop_seq: Option<u64>,
+    /// Entries from there to the one that is told to be the keyframe.
+    gop_lead: u64,
     flushed_seq: u64,
     has_video: bool,
     has_audio: bool,
@@ -65,6 +67,7 @@ impl Log {
             flushed_seq: snapshot.first_seq + snapshot.entries.len() as u64,
             entries: snapshot.entries.into(),
             gop_seq: snapshot.gop_seq,
+            gop_lead: snapshot.gop_lead,
             has_video: snapshot.has_video,
             has_audio: snapshot.has_audio,
             timestamp_ms: snapshot.timestamp_ms,
@@ -87,7 +90,8 @@ impl Log {
         Snapshot {
             first_seq,
             entries: self.range(first_seq..self.flushed_seq).copied().collect(),
-            gop_seq: self.gop_seq.filter(|&seq| seq < self.flushed_seq),
+            gop_seq: self.gop_seq.filter(|&seq| seq + self.gop_lead < self.flushed_seq),
+            gop_lead: self.gop_lead,
             has_video: self.has_video,
             has_audio: self.has_audio,
             timestamp_ms: self.timestamp_ms,
@@ -149,7 +153,7 @@ impl Log {
         len: usize,
         pieces: impl IntoIterator<Item = &'a [u8]>,
     ) -> Entry {
-        let PacketEntry { channel, kind, timestamp_ms, keyframe, is_report } = packet;
+        let PacketEntry { channel, kind, timestamp_ms, keyframe, lead, is_report } = packet;
         let packet_len = u16::try_from(len).expect("callers look");
         let len = (INTERLEAVED_HEADER_LEN + len) as u32;
         let position = self.tape.reserve(u64::from(len));
@@ -158,7 +162,7 @@ impl Log {
             self.tape.append(0, piece);
         }
         let config = is_report;
-        let entry = Entry { position, len, timestamp_ms, kind, keyframe, config, channel };
+        let entry = Entry { position, len, timestamp_ms, kind, keyframe, config, channel, lead };
         self.commit(entry);
         entry
     }
@@ -175,7 +179,9 @@ impl Log {
             TagKind::Script => {}
         }
         if entry.keyframe {
-            self.gop_seq = Some(self.next_seq());
+            let begins = self.next_seq() - u64::from(entry.lead);
+            self.gop_seq = Some(begins.max(self.first_seq));
+            self.gop_lead = self.next_seq() - begins.max(self.first_seq);
             self.gop_prelude = self.next_prelude.clone();
         }
         self.timestamp_ms = entry.timestamp_ms;
@@ -295,21 +301,26 @@ impl Log {
 
     /// Whether a new player must wait for a keyframe that has not come yet.
     pub fn awaits_keyframe(&self) -> bool {
-        self.has_video && self.gop_seq.is_none_or(|seq| seq >= self.flushed_seq)
+        let is_held = |seq| seq + self.gop_lead < self.flushed_seq;
+        self.has_video && !self.gop_seq.is_some_and(is_held)
     }
 
     /// Where a player that lacks something before `seq` can go on: the newest keyframe at or behind
-    /// it, if that is flushed; without video, behind the last flushed tag.
+    /// it, if that is flushed, from its beginning on, which may be before `seq`; without video, behind
+    /// the last flushed tag.
     pub fn resume_from(&self, seq: u64) -> Option<u64> {
         if !self.has_video {
             return Some(self.flushed_seq);
         }
-        self.gop_seq.filter(|&gop| gop >= seq && gop < self.flushed_seq)
+        self.gop_seq.filter(|&gop| {
+            let keyframe = gop + self.gop_lead;
+            keyframe >= seq && keyframe < self.flushed_seq
+        })
     }
 
     /// The prelude for a player that starts at [`Self::start_seq`].
     pub fn prelude_at_start(&self) -> &Arc<Prelude> {
-        if self.gop_seq.is_some_and(|seq| seq < self.flushed_seq) {
+        if self.gop_seq.is_some_and(|seq| seq + self.gop_lead < self.flushed_seq) {
             &self.gop_prelude
         } else {
             &self.prelude
@@ -409,8 +420,14 @@ pub(crate) mod testing {
 
     /// A packet of so many bytes.
     pub(crate) fn push(log: &mut Log, channel: u8, kind: TagKind, keyframe: bool, len: usize) {
-        let packet =
-            PacketEntry { channel, kind, timestamp_ms: 0, keyframe, is_report: channel % 2 == 1 };
+        let packet = PacketEntry {
+            channel,
+            kind,
+            timestamp_ms: 0,
+            keyframe,
+            lead: 0,
+            is_report: channel % 2 == 1,
+        };
         log.push_packet(packet, len, [&vec![channel; len][..]]);
     }
 }

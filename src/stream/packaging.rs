@@ -197,6 +197,8 @@ pub struct Span {
     headers: Vec<u8>,
     /// Lengths of the runs of the span, headers and log bytes in turn: `(header bytes, log bytes)`.
     runs: Vec<Run>,
+    /// All of it in one piece, where it is wanted so.
+    joined: Vec<u8>,
     len: u64,
     end: Cursor,
 }
@@ -250,6 +252,7 @@ impl Span {
     fn clear(&mut self, from: Cursor) {
         self.headers.clear();
         self.runs.clear();
+        self.joined.clear();
         self.len = 0;
         self.end = Cursor::at(from.seq);
     }
@@ -317,8 +320,31 @@ impl Span {
         self.len -= u64::from(offset - rest);
     }
 
+    /// Copies a span of several pieces into one, which the kernel takes for less each time that it is
+    /// sent. Returns the bytes copied: none where it is one piece, or longer than [`JOINED_LEN_MAX`].
+    pub fn join(&mut self, log: &Log) -> u64 {
+        let is_one_piece = self.runs.len() <= 1 && self.headers.is_empty();
+        if is_one_piece || self.len > JOINED_LEN_MAX {
+            return 0;
+        }
+        let mut joined = std::mem::take(&mut self.joined);
+        let mut headers = &self.headers[..];
+        for run in &self.runs {
+            let (header, rest) = headers.split_at(run.header_len as usize);
+            headers = rest;
+            joined.extend_from_slice(header);
+            log.slices(run.position..run.end()).for_each(|slice| joined.extend_from_slice(&slice));
+        }
+        self.joined = joined;
+        self.len
+    }
+
     /// Appends the span's bytes as slices, in order.
     pub fn slices<'a>(&'a self, log: &'a Log, out: &mut Vec<IoSlice<'a>>) {
+        if !self.joined.is_empty() {
+            out.push(IoSlice::new(&self.joined));
+            return;
+        }
         let mut headers = &self.headers[..];
         for run in &self.runs {
             let (header, rest) = headers.split_at(run.header_len as usize);
@@ -368,6 +394,8 @@ pub fn advance(
 
 /// Bytes of one span at most: what a socket with a bounded unsent queue takes in a few sends.
 pub const SPAN_LEN_MAX: u64 = 256 * 1024;
+/// Bytes of a span that is joined at most: a flush of 10 Mbit/s, and what stays in the caches.
+const JOINED_LEN_MAX: u64 = 64 * 1024;
 /// Runs of one span at most: a run is up to `1 + 64 KiB / CHUNK_LEN + 1` slices and a send takes
 /// 1,024 of them.
 const SPAN_RUNS_MAX: usize = 128;
@@ -504,6 +532,26 @@ mod tests {
             let mut slices = Vec::new();
             span.slices(&writer.log, &mut slices);
             assert!(slices.len() <= SLICES_MAX, "{packaging:?}: {}", slices.len());
+        }
+    }
+
+    #[test]
+    fn a_joined_span_is_the_same_bytes_in_one_piece() {
+        let mut writer = Writer::opened();
+        writer.keyframe(0, 300);
+        writer.audio(20, 2);
+        writer.log.flush();
+        let log = &writer.log;
+        let mut span = Span::default();
+        for packaging in Packaging::OF_FLV {
+            span.encode(packaging, log, Cursor::at(log.first_seq()), log.flushed_seq());
+            let copied = span.join(log);
+            let mut slices = Vec::new();
+            span.slices(log, &mut slices);
+            assert_eq!(slices.len(), 1);
+            assert!(*slices[0] == reference(packaging, log)[..], "{packaging:?}");
+            let expected = if packaging == Packaging::Flv { 0 } else { span.len() };
+            assert_eq!(copied, expected, "what is one piece is not copied");
         }
     }
 

@@ -172,9 +172,13 @@ impl RtpIngest {
             self.dropped += 1;
             return Progress::default();
         };
-        if gap == Gap::Restart {
-            clock.restart(track);
-            lane.change_source();
+        match gap {
+            Gap::None => lane.loss.count(0),
+            Gap::Lost(count) => lane.loss.count(count),
+            Gap::Restart => {
+                clock.restart(track);
+                lane.change_source();
+            }
         }
         let header = packet.header();
         let place_ns = self.base_ns + clock.map(track, header.timestamp, now).position_ns;
@@ -196,6 +200,7 @@ impl RtpIngest {
             for track in 0..self.lanes.len() {
                 self.report(log, track, place_ns);
             }
+            self.lanes.iter_mut().for_each(|lane| lane.loss.end_interval());
         }
         self.write(log, track, packet, header, (place_ns, keyframe))
     }
@@ -213,11 +218,14 @@ impl RtpIngest {
         // The first byte tells of sources, extension and padding, which stay.
         let mut head = header.encode();
         head[0] = bytes[0];
+        let begins = lane.picture_begins(header.timestamp, log.next_seq());
         let entry = PacketEntry {
             channel: 2 * track as u8,
             kind: lane.kind,
             timestamp_ms: to_ms(place_ns),
             keyframe,
+            lead: u16::try_from(log.next_seq() - begins)
+                .map_or(0, |lead| lead * u16::from(keyframe)),
             is_report: false,
         };
         let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
@@ -247,6 +255,7 @@ impl RtpIngest {
             kind: TagKind::Script,
             timestamp_ms: to_ms(place_ns),
             keyframe: false,
+            lead: 0,
             is_report: true,
         };
         log.push_packet(entry, bytes.len(), [&bytes[..], &[]]);
@@ -421,6 +430,52 @@ mod tests {
         assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
         let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
         assert_eq!(keyframes, 2);
+    }
+
+    #[test]
+    fn players_start_where_the_keyframe_begins() {
+        const DELIMITER: &[u8] = &[0x09, 0xf0];
+        const MESSAGE: &[u8] = &[0x06, 5, 1, 0, 0x80];
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 1, 0), SLICE);
+        scene.packet(0, (9, 2, 3600), DELIMITER);
+        scene.packet(0, (9, 3, 3600), MESSAGE);
+        scene.packet(1, (8, 1, 0), &[1]);
+        let lead = scene.log.next_seq();
+        scene.log.flush();
+        let begins = lead - 4;
+        assert!(scene.log.awaits_keyframe(), "nobody can tell yet that it is a keyframe");
+        scene.packet(0, (9, 4, 3600), IDR);
+        assert!(scene.log.awaits_keyframe());
+        scene.log.flush();
+        assert_eq!((scene.log.start_seq(), scene.log.resume_from(lead)), (begins, Some(begins)));
+        assert_eq!(scene.log.resume_from(lead + 1), None);
+        let replica = Log::from_snapshot(scene.log.snapshot());
+        assert_eq!((replica.start_seq(), replica.resume_from(lead)), (begins, Some(begins)));
+        let first = scene.log.entry(begins).expect("it is held");
+        assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *DELIMITER);
+    }
+
+    #[test]
+    fn loss_is_that_of_the_last_interval() {
+        let mut scene = Scene::new();
+        let loss = |scene: &Scene| {
+            let tracks = scene.ingest.tracks();
+            [&tracks.video, &tracks.audio].map(|of| of.as_ref().and_then(|of| of.loss_percent))
+        };
+        assert_eq!(loss(&scene), [None; 2]);
+        for second in 0..12_u16 {
+            let bytes = packet(0, (9, second, u32::from(second) * 90_000), IDR);
+            let packet = RtpPacket::parse(bytes).expect("a packet");
+            let gap = if second == 1 { Gap::Lost(2) } else { Gap::None };
+            scene.part(RtpPart::Packet { track: 0, packet, gap });
+            match second {
+                0 => assert_eq!(loss(&scene), [Some(0.0), None]),
+                1 => assert_eq!(loss(&scene), [Some(50.0), None]),
+                _ => {}
+            }
+        }
+        assert_eq!(loss(&scene), [Some(0.0), None], "the interval without any");
     }
 
     #[test]

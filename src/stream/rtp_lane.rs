@@ -24,8 +24,20 @@ pub(super) struct Lane {
     pub(super) last: Option<Given>,
     /// Timestamp of the frame that was counted last.
     counted: Option<u32>,
+    /// Timestamp of the newest picture, and where in the log it begins.
+    picture: Option<(u32, u64)>,
+    pub(super) loss: Loss,
     pub(super) packets: u32,
     pub(super) octets: u32,
+}
+
+/// Packets of a track that did not come, as a share of all.
+#[derive(Default)]
+pub(super) struct Loss {
+    lost: u32,
+    received: u32,
+    /// In percent, of the last whole interval.
+    before: Option<f64>,
 }
 
 #[derive(Clone, Copy)]
@@ -64,6 +76,8 @@ impl Lane {
             mapping: None,
             last: None,
             counted: None,
+            picture: None,
+            loss: Loss::default(),
             packets: 0,
             octets: 0,
         }
@@ -73,6 +87,18 @@ impl Lane {
     pub(super) fn change_source(&mut self) {
         self.mapping = None;
         self.access = RandomAccess::new(self.codec);
+        self.picture = None;
+    }
+
+    /// Where the picture of this timestamp begins in the log, whose next entry is a packet of it.
+    pub(super) fn picture_begins(&mut self, timestamp: u32, next_seq: u64) -> u64 {
+        match self.picture {
+            Some((of, begins)) if of == timestamp => begins,
+            _ => {
+                self.picture = Some((timestamp, next_seq));
+                next_seq
+            }
+        }
     }
 
     /// Enters what the description tells.
@@ -139,8 +165,33 @@ impl Lane {
         let kind =
             if self.format.kind == TrackKind::Video { TagKind::Video } else { TagKind::Audio };
         if is_new {
+            tracks.set_loss(kind, self.loss.percent());
             tracks.count(&Entry { kind, ..*entry });
         }
+    }
+}
+
+impl Loss {
+    /// Counts a packet, and those that are missing before it.
+    pub(super) fn count(&mut self, lost: u32) {
+        self.received = self.received.saturating_add(1);
+        self.lost = self.lost.saturating_add(lost);
+    }
+
+    /// What is counted from now on is told when it is as long.
+    pub(super) fn end_interval(&mut self) {
+        self.before = Some(self.current());
+        (self.lost, self.received) = (0, 0);
+    }
+
+    /// Of the last interval, and of the first one while it lasts.
+    fn percent(&self) -> f64 {
+        self.before.unwrap_or_else(|| self.current())
+    }
+
+    fn current(&self) -> f64 {
+        let expected = f64::from(self.lost) + f64::from(self.received);
+        f64::from(self.lost) * 100.0 / expected.max(1.0)
     }
 }
 

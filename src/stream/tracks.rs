@@ -22,6 +22,8 @@ pub struct Track {
     pub audio: Option<AudioParameters>,
     /// By the frames' timestamps over the last GOP; 0 until there was one.
     pub fps_measured: f64,
+    /// Packets that did not come from the source, lately, in percent; `None` of a source of tags.
+    pub loss_percent: Option<f64>,
     last_ms: Option<u32>,
     keyframe_ms: Option<u32>,
     frames_since_keyframe: u32,
@@ -57,6 +59,12 @@ impl Tracks {
         if let Some(track) = &mut self.audio {
             track.ready = true;
             track.audio = Some(parameters);
+        }
+    }
+
+    pub(super) fn set_loss(&mut self, kind: TagKind, percent: f64) {
+        if let Some(track) = self.slot(kind).and_then(Option::as_mut) {
+            track.loss_percent = Some(percent);
         }
     }
 
@@ -110,6 +118,7 @@ impl Track {
             video: None,
             audio: None,
             fps_measured: 0.0,
+            loss_percent: None,
             last_ms: None,
             keyframe_ms: None,
             frames_since_keyframe: 0,

@@ -359,7 +359,7 @@ impl Link {
         } else {
             let client = transport_parameter(&asked, "client_port").and_then(first_of_pair::<u16>);
             let Some(client) = client else { return self.reply(request, 461, &[], "") };
-            let sockets = udp_pair();
+            let sockets = udp_pair(self.socket.local_addr()?.ip());
             let peer: IpAddr = self.socket.peer_addr()?.ip();
             for (socket, port) in sockets.iter().zip([client, client + 1]) {
                 socket.connect((peer, port))?;

@@ -19,6 +19,7 @@ pub mod ffmpeg;
 pub mod flv;
 pub mod hook_server;
 pub mod http;
+pub mod namespace;
 pub mod nginx;
 pub mod player;
 pub mod process;
@@ -34,6 +35,7 @@ pub mod rtsp_player;
 pub mod rtsp_publisher;
 pub mod sse;
 pub mod tape;
+pub mod tshark;
 pub mod units;
 pub mod ws_player;
 

@@ -23,8 +23,12 @@ impl Nginx {
 
     /// With more directives in its application `live`.
     pub fn start_with(directives: &str) -> Self {
+        Self::start_at(free_port(), directives)
+    }
+
+    /// On this port.
+    pub fn start_at(port: u16, directives: &str) -> Self {
         let dir = TempDir::new("nginx");
-        let port = free_port();
         let path = dir.path().display();
         // The worker runs as nobody; one process as the test's user needs no permissions.
         let config = format!(

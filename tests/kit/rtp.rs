@@ -113,11 +113,17 @@ pub enum Codec {
     Opus,
     PcmA,
     PcmU,
+    /// Known by its name alone.
+    Other(Kind, &'static str),
 }
 
 impl Codec {
     pub fn kind(self) -> Kind {
-        if matches!(self, Self::H264 | Self::H265) { Kind::Video } else { Kind::Audio }
+        match self {
+            Self::H264 | Self::H265 => Kind::Video,
+            Self::Other(kind, _) => kind,
+            _ => Kind::Audio,
+        }
     }
 
     fn of_encoding(name: &str) -> Option<Self> {
@@ -129,6 +135,9 @@ impl Codec {
             "OPUS" => Self::Opus,
             "PCMA" => Self::PcmA,
             "PCMU" => Self::PcmU,
+            "VP8" => Self::Other(Kind::Video, "VP8"),
+            "MP4V-ES" => Self::Other(Kind::Video, "MP4V-ES"),
+            "X-NOISE" => Self::Other(Kind::Audio, "X-NOISE"),
             _ => return None,
         })
     }
@@ -142,11 +151,12 @@ impl Codec {
             Self::Opus => "opus",
             Self::PcmA => "PCMA",
             Self::PcmU => "PCMU",
+            Self::Other(_, name) => name,
         }
     }
 
-    /// Whether a NAL unit is no part of the picture: parameter sets, delimiters, filler, and SEI, with
-    /// which a player over RTSP does not begin.
+    /// Whether a NAL unit is no part of the picture: parameter sets, delimiters, filler, and SEI, which
+    /// some peers leave out.
     pub fn is_beside_picture(self, nal: &[u8]) -> bool {
         let first = nal.first().copied().unwrap_or(0);
         match self {

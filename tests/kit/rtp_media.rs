@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::flv::{self, Kind, Role, Tag};
 use super::rtp::{Codec, Format, Packet, SenderReport};
+use super::rtsp_player::Recording;
 use super::units::{self, Unit, split_nals};
 
 /// Where parameter sets are told.
@@ -24,11 +25,13 @@ pub struct Plan {
     pub turns: u32,
     /// The first sender report of each track; they go on each second.
     pub report_after_ms: u32,
+    /// Each picture of H.264 begins with a delimiter and a message, in packets of their own.
+    pub leads: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { sets: Sets::Everywhere, turns: 3, report_after_ms: 0 }
+        Self { sets: Sets::Everywhere, turns: 3, report_after_ms: 0, leads: false }
     }
 }
 
@@ -95,10 +98,50 @@ impl Media {
                 track.next_report_ms = tag.timestamp_ms + 1000;
                 packets.push(timed(true, track.report(tag.timestamp_ms)));
             }
-            packets.extend(track.packets(unit, plan.sets).map(|bytes| timed(false, bytes)));
+            packets.extend(track.packets(unit, plan).map(|bytes| timed(false, bytes)));
         }
         let formats = tracks.into_iter().map(|track| track.format).collect();
         Self { formats, packets, units }
+    }
+
+    /// Four seconds of noise under the names of encodings that the relay does not know.
+    pub fn of_unknown(names: [&'static str; 2]) -> Self {
+        let kinds = [(Kind::Video, 90_000_u32, 4), (Kind::Audio, 16_000, 1)];
+        let formats: Vec<Format> = kinds
+            .into_iter()
+            .zip(names)
+            .zip(0_u8..)
+            .map(|(((kind, clock_rate, _), name), index)| Format {
+                codec: Codec::Other(kind, name),
+                payload_type: 100 + index,
+                clock_rate,
+                channels: 1,
+                fmtp: "noise=1".to_owned(),
+                control: format!("track{}", index + 1),
+            })
+            .collect();
+        let mut packets = Vec::new();
+        for turn in 0..200_u16 {
+            for (track, (_, clock_rate, count)) in kinds.into_iter().enumerate() {
+                for index in 0..count {
+                    let sequence = (65_500 + u32::from(turn * count + index)) as u16;
+                    // Of all lengths, and none alike.
+                    let len = 1 + usize::from(sequence.wrapping_mul(37)) % 1400;
+                    let payload = (0..len).map(|at| (at * 31 + usize::from(sequence)) as u8);
+                    let packet = Packet {
+                        marker: index + 1 == count,
+                        payload_type: formats[track].payload_type,
+                        sequence,
+                        timestamp: u32::from(turn) * clock_rate / 50,
+                        ssrc: 0x7000_0000 + track as u32,
+                        payload: payload.collect(),
+                    };
+                    let (at_ms, bytes) = (20 * u32::from(turn), packet.encode());
+                    packets.push(Timed { track, at_ms, is_rtcp: false, bytes });
+                }
+            }
+        }
+        Self { formats, packets, units: Vec::new() }
     }
 
     /// The RTP packets of a track.
@@ -188,12 +231,15 @@ impl Track {
         SenderReport { ssrc: self.ssrc, ntp, timestamp }.encode()
     }
 
-    fn packets(&mut self, unit: &Unit, sets: Sets) -> impl Iterator<Item = Vec<u8>> {
+    fn packets(&mut self, unit: &Unit, plan: Plan) -> impl Iterator<Item = Vec<u8>> {
         let payloads = match self.format.codec {
             codec @ (Codec::H264 | Codec::H265) => {
                 let mut nals = split_nals(&unit.bytes);
-                if unit.is_keyframe && sets != Sets::DescriptionOnly {
+                if unit.is_keyframe && plan.sets != Sets::DescriptionOnly {
                     nals.splice(..0, self.sets.iter().cloned());
+                }
+                if plan.leads && codec == Codec::H264 {
+                    nals.splice(..0, [DELIMITER, MESSAGE].map(<[u8]>::to_vec));
                 }
                 nals.iter().flat_map(|nal| fragments(codec, nal)).collect()
             }
@@ -215,6 +261,40 @@ impl Track {
             let sequence = start.wrapping_add(index as u16);
             Packet { marker, payload_type, sequence, timestamp, ssrc, payload }.encode()
         })
+    }
+}
+
+/// Each track's packets are a contiguous part of what was sent, payloads, marks and types equal,
+/// times moved by one number.
+#[track_caller]
+pub fn assert_same_packets(what: &str, media: &Media, recording: &Recording, at_least: usize) {
+    assert_eq!(recording.tracks.len(), media.formats.len(), "{what}: tracks");
+    for (track, (format, got)) in media.formats.iter().zip(&recording.tracks).enumerate() {
+        let codec = format.codec;
+        assert_eq!(got.format.codec, codec, "{what}");
+        assert_eq!(got.format.clock_rate, format.clock_rate, "{what}: {codec:?}");
+        let sent = media.rtp(track);
+        let first = &got.packets[0];
+        let is_first = |packet: &&Packet| packet.payload == first.payload;
+        let told = |packet: &Packet, base: u32| {
+            let Packet { marker, payload_type, timestamp, .. } = *packet;
+            (marker, payload_type, timestamp.wrapping_sub(base), packet.payload.clone())
+        };
+        let fits =
+            sent.iter().enumerate().filter(|(_, packet)| is_first(packet)).any(|(at, start)| {
+                let part = sent.get(at..at + got.packets.len());
+                part.is_some_and(|part| {
+                    let part = part.iter().map(|packet| told(packet, start.timestamp));
+                    part.eq(got.packets.iter().map(|packet| told(packet, first.timestamp)))
+                })
+            });
+        let count = got.packets.len();
+        assert!(count >= at_least, "{what}: {count} packets of {codec:?}");
+        assert!(fits, "{what}: {count} packets of {codec:?} are not those that were sent");
+        for pair in got.packets.windows(2) {
+            let next = pair[0].sequence.wrapping_add(1);
+            assert_eq!(pair[1].sequence, next, "{what}: {codec:?}");
+        }
     }
 }
 
@@ -278,5 +358,10 @@ const AAC_RATES: [u32; 13] = [
     96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000,
     7350,
 ];
+
+/// An access unit delimiter, and an SEI message of user data.
+const DELIMITER: &[u8] = &[0x09, 0xf0];
+const MESSAGE: &[u8] =
+    &[0x06, 5, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, b'h', b'i', 0x80];
 
 const PAYLOAD_LEN_MAX: usize = 1200;

@@ -2,7 +2,7 @@
 //! reports said.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -304,7 +304,7 @@ fn set_up(client: &mut Client, url: &str, track: usize, lower: Lower) -> (Messag
         assert_eq!(channel, Some(rtp), "{url}: {told:?}");
         return (answer, Vec::new());
     }
-    let sockets = udp_pair();
+    let sockets = udp_pair(client.socket.local_addr().expect("a connected socket").ip());
     let ports = sockets.each_ref().map(|s| s.local_addr().expect("a bound socket").port());
     let transport = format!("RTP/AVP;unicast;client_port={}-{}", ports[0], ports[1]);
     let answer = client.demand("SETUP", url, &[("Transport", &transport)], "");
@@ -315,12 +315,12 @@ fn set_up(client: &mut Client, url: &str, track: usize, lower: Lower) -> (Messag
     (answer, udp.map(|(at, socket)| Udp { track, is_rtcp: at == 1, socket }).collect())
 }
 
-/// Two ports, an even one and the next.
-pub fn udp_pair() -> [UdpSocket; 2] {
+/// Two ports of this host, an even one and the next.
+pub fn udp_pair(host: IpAddr) -> [UdpSocket; 2] {
     loop {
-        let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let first = UdpSocket::bind((host, 0)).expect("a free port");
         let port = first.local_addr().expect("a bound socket").port();
-        let second = UdpSocket::bind((Ipv4Addr::LOCALHOST, port.wrapping_add(1)));
+        let second = UdpSocket::bind((host, port.wrapping_add(1)));
         if let (0, Ok(second)) = (port % 2, second) {
             for socket in [&first, &second] {
                 let socket = socket2::SockRef::from(socket);

@@ -44,7 +44,8 @@ impl RtspPublisher {
                     format!("RTP/AVP/TCP;unicast;interleaved={rtp}-{};mode=record", rtp + 1)
                 }
                 Lower::Udp => {
-                    let pair = udp_pair();
+                    let own = client.socket.local_addr().expect("a connected socket");
+                    let pair = udp_pair(own.ip());
                     let port = pair[0].local_addr().expect("a bound socket").port();
                     sockets.push(pair);
                     format!("RTP/AVP/UDP;unicast;client_port={port}-{};mode=record", port + 1)

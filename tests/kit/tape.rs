@@ -1,14 +1,11 @@
 //! What went over the wire, kept as a pcap file for tshark to judge.
 //!
 //! The tests' own sockets note what they read and write, and the headers of IP, TCP and UDP are made
-//! here: capturing on an interface takes rights that not everybody has, and loses packets on a busy
-//! machine.
+//! here. What an interface saw is `namespace::Capture`'s.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread::spawn;
 use std::time::{Duration, Instant};
@@ -183,48 +180,6 @@ fn pass(mut from: TcpStream, mut to: TcpStream, tape: &Tape, way: Way) {
     // The other side may be gone.
     let _ = to.shutdown(std::net::Shutdown::Both);
     let _ = from.shutdown(std::net::Shutdown::Both);
-}
-
-/// tshark's words on a recording, a line each. `decode` is such as `tcp.port==554,rtsp`.
-#[track_caller]
-fn tshark(file: &Path, decode: &str, more: &[&str]) -> Vec<String> {
-    let mut command = Command::new("tshark");
-    command.arg("-r").arg(file).args(["-d", decode]).args(more);
-    // Its dissectors find faults in parameter sets that are sound (4.0.17), in SDP as well.
-    command.args(["--disable-protocol", "h264", "--disable-protocol", "h265"]);
-    let output = command.output().expect("tshark; ./test installs it");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "tshark {more:?}: {error}");
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
-
-/// tshark finds so many frames of a protocol at least, and none that is malformed.
-#[track_caller]
-pub fn assert_well_formed(what: &str, file: &Path, decode: &str, protocol: &str, at_least: usize) {
-    let found = tshark(file, decode, &["-Y", protocol]);
-    assert!(found.len() >= at_least, "{what}: {} frames of {protocol}", found.len());
-    let bad =
-        "(_ws.malformed || _ws.expert.severity == error || tcp.analysis.lost_segment) && !sdp";
-    let malformed = tshark(file, decode, &["-Y", bad]);
-    assert!(malformed.is_empty(), "{what}: {malformed:#?}");
-}
-
-/// tshark finds so many RTP streams, each without a gap in its sequence numbers. (Its own count of
-/// lost packets is wrong where the numbers wrap, 4.0.17.)
-#[track_caller]
-pub fn assert_gapless(what: &str, file: &Path, decode: &str, streams: usize) {
-    let fields = ["-Y", "rtp", "-T", "fields", "-e", "rtp.ssrc", "-e", "rtp.seq"];
-    let mut last: BTreeMap<String, u16> = BTreeMap::new();
-    for line in tshark(file, decode, &fields) {
-        let (sources, numbers) = line.split_once('\t').expect("two fields");
-        for (source, number) in sources.split(',').zip(numbers.split(',')) {
-            let number: u16 = number.parse().expect("a sequence number");
-            if let Some(before) = last.insert(source.to_owned(), number) {
-                assert_eq!(number, before.wrapping_add(1), "{what}: {source}");
-            }
-        }
-    }
-    assert_eq!(last.len(), streams, "{what}: {last:?}");
 }
 
 /// LINKTYPE_RAW

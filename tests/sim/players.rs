@@ -90,7 +90,8 @@ impl World {
         let packaging = player.packaging;
         let visit = Visit { connection, number: player.visit };
         self.note(|_| format!("  player {connection} asks for {}", key.stream()));
-        let request = PlayRequest { connection, key, packaging, local: ADDRESS, peer: ADDRESS };
+        let (local, peer, params) = (ADDRESS, ADDRESS, String::new());
+        let request = PlayRequest { connection, key, packaging, local, peer, params };
         self.on_shard(connection.shard.index(), |shard, now, _| shard.play(now, request));
         let stay_ms = self.rng.u64(0..20_000);
         self.after_ms(stay_ms, Event::Leave(visit));

@@ -361,6 +361,7 @@ impl World {
                 Action::Dial { attempt, stream, url, timeout, .. } => {
                     self.dial(AttemptName { shard, attempt }, stream, (&url, timeout));
                 }
+                Action::DialPush(_) => unreachable!("nobody pushes here"),
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
                 Action::Keep(_) => {}
@@ -487,7 +488,7 @@ impl World {
 
 fn describe(message: &Message) -> String {
     match message {
-        Message::Interest { key, local, players, waiters } => {
+        Message::Interest { key, local, players, waiters, .. } => {
             format!(
                 "interest {} local {} players {players} waiters {waiters}",
                 key.stream(),

@@ -80,8 +80,8 @@ impl Node for FakeNode {
         self.world.borrow().config.clone()
     }
 
-    fn set_config(&self, config: Config) {
-        self.world.borrow_mut().config = Arc::new(config);
+    fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R {
+        edit(Arc::make_mut(&mut self.world.borrow_mut().config))
     }
 
     async fn recent_events(&self, _key: &StreamKey, _bound: Duration) -> Vec<String> {
@@ -126,6 +126,7 @@ impl FakeNode {
             .map(|id| Shard::new(ShardId(id as u16), SHARDS, 7, Policy::of(&config, SHARDS)))
             .collect();
         shards.iter_mut().for_each(|shard| shard.set_unix_seconds(NOW_UNIX));
+        shards.iter_mut().for_each(|shard| shard.set_origins(&config));
         let world = World {
             shards,
             now: clock::now(),
@@ -259,7 +260,8 @@ impl FakeNode {
     ) {
         let key = StreamKey::in_default_vhost("live", stream).unwrap();
         let (local, peer) = ends(connection);
-        let request = PlayRequest { connection, key, packaging, local, peer };
+        let request =
+            PlayRequest { connection, key, packaging, local, peer, params: String::new() };
         self.on_shard(connection.shard, |shard, now| shard.play(now, request));
     }
 

@@ -15,7 +15,7 @@ use crate::egress::{Socket, Wire};
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, ShardId};
 use crate::metrics;
-use crate::shard::{Action, Admitted, Shard};
+use crate::shard::{Action, Admitted, PushDial, Shard};
 
 /// Two shards and everything around them.
 pub(super) struct World {
@@ -86,6 +86,10 @@ impl World {
                 Answer::Metrics(metrics::of_shard(of, &ledger))
             }
             NodeAsk::Load => Answer::Load(LoadView { percent: 7, delay_ms: 1, fd_count: 9 }),
+            NodeAsk::Configure => {
+                self.shards[shard.index()].configure(&self.config);
+                Answer::Done
+            }
             NodeAsk::Tcp { .. } => Answer::Tcp(None),
             NodeAsk::Kick { connection } => {
                 let is_here = connection.shard == shard;
@@ -115,6 +119,10 @@ impl World {
                 }
             }
             Action::Dial { attempt, url, rtp_transport, timeout, .. } => {
+                self.dials.push(Dial { shard: id, attempt, url, rtp_transport, timeout });
+            }
+            Action::DialPush(PushDial { attempt, url, rtp_transport, .. }) => {
+                let timeout = Duration::ZERO;
                 self.dials.push(Dial { shard: id, attempt, url, rtp_transport, timeout });
             }
             Action::HangUp { attempt } => {

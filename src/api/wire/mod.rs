@@ -6,6 +6,7 @@
 
 mod node;
 mod probe;
+mod push;
 mod stream;
 mod track;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 pub(super) use node::{LoadRow, PlayerRow, SessionRow, Statistic, VersionRow, ip_text};
 pub(super) use probe::ProbeRow;
+pub(super) use push::{PushName, PushRow};
 pub(super) use stream::{MediaRow, ProxyRow};
 
 use super::gather::give_way;

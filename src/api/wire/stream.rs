@@ -8,7 +8,7 @@ use super::node::Ends;
 use super::schema;
 use super::track::{self, TrackRow};
 use crate::bus::view::{PullView, SourceView, StreamView};
-use crate::media::Form;
+use crate::media::{Form, StreamKey};
 
 /// How far a stream is, of every stream.
 #[derive(Serialize)]
@@ -127,11 +127,9 @@ impl<'a> MediaRow<'a> {
         }
     }
 
-    /// With the `loss` of each track, which `getMediaInfo` shows and nobody knows over TCP.
+    /// With the `loss` of each track, which `getMediaInfo` shows.
     pub(in crate::api) fn with_loss(mut self) -> Self {
-        for track in &mut self.tracks {
-            track.loss = Some(-1.0);
-        }
+        self.tracks.iter_mut().for_each(TrackRow::show_loss);
         self
     }
 }
@@ -206,11 +204,17 @@ pub(in crate::api) struct ProxyRow<'a> {
 }
 
 #[derive(Serialize)]
-struct Src<'a> {
+pub(super) struct Src<'a> {
     app: &'a str,
     params: &'static str,
     stream: &'a str,
     vhost: &'a str,
+}
+
+impl<'a> Src<'a> {
+    pub(super) fn of(key: &'a StreamKey) -> Self {
+        Self { app: key.app(), params: "", stream: key.stream(), vhost: key.vhost() }
+    }
 }
 
 impl<'a> ProxyRow<'a> {
@@ -223,7 +227,7 @@ impl<'a> ProxyRow<'a> {
             key: Some(key.as_str()),
             live_secs: view.alive_ms / 1000,
             re_pull_count: pull.losses,
-            src: Src { app: key.app(), params: "", stream: key.stream(), vhost: key.vhost() },
+            src: Src::of(key),
             status: i32::from(!view.registered),
             status_str: status_text(view, pull),
             total_bytes: view.bytes_total,

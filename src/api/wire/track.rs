@@ -15,7 +15,9 @@ pub(super) struct TrackRow {
     frames: u64,
     duration: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) loss: Option<f64>,
+    loss: Option<f64>,
+    #[serde(skip)]
+    loss_percent: Option<f64>,
     #[serde(flatten)]
     kind: TrackKindRow,
 }
@@ -36,6 +38,13 @@ enum TrackKindRow {
         sample_bit: u32,
         sample_rate: u32,
     },
+}
+
+impl TrackRow {
+    /// With its loss in percent, -1 where it is not known.
+    pub(super) fn show_loss(&mut self) {
+        self.loss = Some(self.loss_percent.unwrap_or(-1.0));
+    }
 }
 
 /// The rows of a stream's tracks, video first.
@@ -73,6 +82,7 @@ fn row(track: &Track, kind: TrackKindRow) -> TrackRow {
         frames: track.frames,
         duration: track.duration_ms,
         loss: None,
+        loss_percent: track.loss_percent,
         kind,
     }
 }

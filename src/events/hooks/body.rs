@@ -102,7 +102,9 @@ fn stream_changed(key: &StreamKey, what: &What, form: Form) -> Option<Map<String
 /// How a pull gets on: what ZLMediaKit tells nobody.
 fn proxy_state(key: &StreamKey, what: &What) -> Option<Map<String, Value>> {
     let (url, state, fault, attempt, next_try) = match what {
-        What::Pending { by: Asker::Pull, url } => (url.as_deref()?, "pending", None, None, None),
+        What::Pending { by: Asker::Pull | Asker::Demand, url } => {
+            (url.as_deref()?, "pending", None, None, None)
+        }
         What::AttemptFailed { url, fault, attempt, next_try } => {
             let state = if next_try.is_some() { "retrying" } else { "given_up" };
             (&**url, state, Some(fault), Some(*attempt), *next_try)

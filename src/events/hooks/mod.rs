@@ -346,8 +346,12 @@ impl Hooks {
 
 /// Does what a hook wants that was told something.
 fn follow(item: &Item, said: &Said, shards: &mut Shards) {
-    let (Said::Yes { close: true }, Some(key)) = (said, &item.key) else { return };
+    let Some(key) = &item.key else { return };
+    let closes = matches!(said, Said::Yes { close: true });
     let ask = match item.hook {
+        // It may have added a pull, or have nothing to do with it: then origins are asked.
+        Hook::StreamNotFound if !closes => Ask::Demand { key: key.clone() },
+        _ if !closes => return,
         // A player that came meanwhile saves it.
         Hook::StreamNoneReader => Ask::Close {
             key: key.clone(),

@@ -110,6 +110,12 @@ impl ChunkReader {
         }
     }
 
+    /// Bytes that what has begun still lacks, at least; 0 between messages.
+    pub fn lacking(&self) -> usize {
+        let header = usize::from(self.carry.len > 0);
+        self.streams.iter().fold(header, |sum, stream| sum + stream.left)
+    }
+
     fn read_header(&mut self, input: &mut Bytes) -> Result<Option<ChunkItem>, ChunkError> {
         let streams = &self.streams;
         let extended_before = |csid| find(streams, csid).and_then(|at| streams[at].repeated());

@@ -195,6 +195,11 @@ impl ClientSession {
         self.received.total()
     }
 
+    /// As [`ChunkReader::lacking`].
+    pub fn lacking(&self) -> usize {
+        self.reader.lacking()
+    }
+
     fn on_part(&mut self, part: MediaPart) {
         // Metadata alone is no stream yet: some servers send it for a stream that is not there.
         if !matches!(part, MediaPart::Script { .. }) {

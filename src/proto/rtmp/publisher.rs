@@ -192,6 +192,11 @@ impl PublisherSession {
         self.deadline
     }
 
+    /// The number that the server gave the message stream; 0 before it did.
+    pub fn stream_id(&self) -> u32 {
+        self.stream_id
+    }
+
     /// Appends a tag as chunks to `out`; what it appended begins with a header of 12 bytes, or 16
     /// from a timestamp of 0xffffff ms on. To be sent after [`PublisherEvent::Started`], in order
     /// with the session's own output and never inside of it.

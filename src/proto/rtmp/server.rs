@@ -167,6 +167,11 @@ impl ServerSession {
         self.received.total()
     }
 
+    /// As [`ChunkReader::lacking`].
+    pub fn lacking(&self) -> usize {
+        self.reader.lacking()
+    }
+
     /// Bytes that the peer acknowledged last, modulo 2^32.
     pub fn peer_acknowledged_bytes(&self) -> u32 {
         self.peer_acknowledged

@@ -42,7 +42,7 @@ pub struct ServerConfig {
     pub auth: Option<AuthConfig>,
     /// Players may pause; if not, PAUSE is answered with 405.
     pub pause_allowed: bool,
-    /// How long a player over UDP may give no sign of life.
+    /// How long a player over UDP, or one that paused, may give no sign of life.
     pub session_timeout: Duration,
     /// From the connection to PLAY or RECORD, between any two requests.
     pub command_timeout: Duration,
@@ -76,7 +76,7 @@ pub enum ServerError {
     Message(#[from] MessageError),
     #[error("no request came in time")]
     CommandTimeout,
-    #[error("player over UDP gave no sign of life in time")]
+    #[error("player over UDP, or one that paused, gave no sign of life in time")]
     SessionTimeout,
     #[error("more than {HELD_INPUT_LEN_MAX} bytes before the answer to a request")]
     TooMuchBeforeAnswer,
@@ -185,7 +185,7 @@ impl ServerSession {
                     self.alive_at = now;
                     self.on_request(request)?;
                 }
-                Item::Interleaved(packet) => self.on_packet(packet),
+                Item::Interleaved(packet) => self.on_packet(now, packet),
                 // To a request that we never make.
                 Item::Response(_) => {}
             }
@@ -217,17 +217,19 @@ impl ServerSession {
         self.outputs.pop_front()
     }
 
-    /// Over TCP the connection itself tells that a player lives, and of a publisher its media does.
+    /// Over TCP the connection itself tells that a player lives as long as it takes media, and of a
+    /// publisher its media does.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.asked.is_some() {
             return None;
         }
         match self.phase {
             Phase::Init | Phase::Ready(_) => Some(self.alive_at + self.config.command_timeout),
-            Phase::Playing | Phase::Paused if self.is_over_udp() => {
+            Phase::Playing if !self.is_over_udp() => None,
+            Phase::Playing | Phase::Paused => {
                 Some(self.alive_at + self.config.session_timeout + SESSION_GRACE)
             }
-            Phase::Playing | Phase::Paused | Phase::Recording => None,
+            Phase::Recording => None,
         }
     }
 
@@ -341,7 +343,7 @@ impl ServerSession {
         self.handle_input(now, held.into())
     }
 
-    fn on_packet(&mut self, packet: Interleaved) {
+    fn on_packet(&mut self, now: Instant, packet: Interleaved) {
         let channel = packet.channel();
         let found = self.setups.iter().find_map(|setup| match setup.delivery {
             Delivery::Interleaved(channels) if channels.rtp == channel => {
@@ -355,6 +357,8 @@ impl ServerSession {
         match (found, self.phase) {
             (Some((track, kind)), Phase::Recording)
             | (Some((track, kind @ PacketKind::Rtcp)), Phase::Playing | Phase::Paused) => {
+                // A player's reports tell that it lives.
+                self.alive_at = now;
                 let event = ServerEvent::Packet { track, kind, packet };
                 self.outputs.push_back(Output::Event(event));
             }

@@ -518,6 +518,43 @@ fn each_phase_has_its_deadline() {
 }
 
 #[test]
+fn player_that_paused_must_say_that_it_lives() {
+    let second = Duration::from_secs(1);
+    for transport in [TCP, UDP] {
+        let mut bench = Bench::player(transport, ServerConfig::default());
+        bench.ask("PLAY rtsp://h/live/a", &[]);
+        bench.now += 60 * second;
+        assert_eq!(bench.status("PAUSE rtsp://h/live/a", &[]), 200);
+        let timeout = |bench: &mut Bench, after: Duration| {
+            bench.session.handle_timeout(bench.now + after).err()
+        };
+        for line in ["GET_PARAMETER rtsp://h/live/a", "OPTIONS *"] {
+            assert_eq!(timeout(&mut bench, 69 * second), None);
+            bench.now += 69 * second;
+            assert_eq!(bench.status(line, &[]), 200);
+        }
+        assert_eq!(timeout(&mut bench, 69 * second), None);
+        if transport == TCP {
+            // A report of the first track.
+            bench.now += 69 * second;
+            bench.feed(b"$\x01\0\x01a").unwrap();
+            assert_eq!(timeout(&mut bench, 69 * second), None);
+            // What nothing was agreed for tells nothing.
+            bench.now += 69 * second;
+            bench.feed(b"$\x09\0\x01a").unwrap();
+            bench.now -= 69 * second;
+        }
+        assert_eq!(timeout(&mut bench, 70 * second), Some(ServerError::SessionTimeout));
+    }
+    // One that plays over TCP again has no deadline.
+    let mut bench = Bench::player(TCP, ServerConfig::default());
+    for line in ["PLAY", "PAUSE", "PLAY"] {
+        assert_eq!(bench.status(&format!("{line} rtsp://h/live/a"), &[]), 200);
+    }
+    assert_eq!(bench.session.poll_timeout(), None);
+}
+
+#[test]
 fn faults_end_the_session() {
     let mut bench = Bench::new(ServerConfig::default());
     let error = ServerError::Message(MessageError::NoMessage(0x16));

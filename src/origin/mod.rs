@@ -1,0 +1,337 @@
+//! Where a stream is looked for that players ask for and nobody brings: the origins of the config as
+//! URLs of one key. Pure; shards ask.
+//!
+//! - `hops.rs`: the nodes that a request has come through.
+//! - `url.rs`: the URL of a key at an origin.
+
+mod hops;
+mod url;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use hops::{Asking, HOPS_PARAM};
+
+use crate::config::{Config, Hook, OriginEntry, RetryClass};
+use crate::media::state::ErrorClass;
+use crate::media::url::Login;
+use crate::media::{SourceUrl, StreamKey};
+
+/// The origins of a node, and its name among others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Origins {
+    /// In the order in which they are asked, but for the weights of those with one priority.
+    origins: Vec<Origin>,
+    connects_max: HashMap<String, u32>,
+    node: String,
+    hops_max: usize,
+    hook_wait: Option<Duration>,
+    retry_count: u32,
+    media_timeout: Duration,
+    not_found: Duration,
+    failed: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Origin {
+    entry: OriginEntry,
+    /// Of ZLMediaKit's list, whose servers know what an edge is by `edge=1`.
+    is_zlm: bool,
+}
+
+/// A place where a stream may be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    pub url: Arc<SourceUrl>,
+    /// From the connect to the first media.
+    pub timeout: Duration,
+    retries_left: u32,
+    retry_on: Vec<RetryClass>,
+}
+
+impl Origins {
+    /// Those of a config. `token` tells this node from others of its name.
+    pub fn of(config: &Config, token: u32) -> Self {
+        let entries = config.origin.iter().map(|entry| (entry.clone(), false));
+        let templates = config.demand.zlm_origins();
+        let timeout_ms = config.demand.timeout_ms / templates.len().max(1) as u64;
+        let connects_max = config.pull.connects_per_origin_max;
+        let zlm = templates.into_iter().map(|url| {
+            let (priority, retry_count) = (u32::MAX, 0);
+            let plain = OriginEntry::default();
+            (OriginEntry { url, priority, timeout_ms, connects_max, retry_count, ..plain }, true)
+        });
+        let mut origins: Vec<Origin> =
+            entries.chain(zlm).map(|(entry, is_zlm)| Origin { entry, is_zlm }).collect();
+        origins.sort_by_key(|origin| origin.entry.priority);
+        let mut places: HashMap<String, u32> = HashMap::new();
+        for Origin { entry, .. } in &origins {
+            if let Some(authority) = url::authority(&entry.url) {
+                let max = places.entry(authority).or_insert(entry.connects_max);
+                *max = entry.connects_max.min(*max);
+            }
+        }
+        let ms = Duration::from_millis;
+        let hook_wait = config.hook.timeout_ms.min(config.stream.max_stream_wait_ms / 3);
+        Self {
+            connects_max: places,
+            node: hops::name(&config.server.id, token),
+            hops_max: config.demand.hops_max as usize,
+            hook_wait: config.hook.wants(Hook::StreamNotFound).then_some(ms(hook_wait)),
+            retry_count: config.demand.retry_count,
+            media_timeout: ms(config.pull.media_timeout_ms),
+            not_found: ms(config.demand.not_found_ms),
+            failed: ms(config.demand.failed_ms),
+            origins,
+        }
+    }
+
+    /// Whether any may be asked for anything.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty()
+    }
+
+    /// Whether these are the same origins, whatever else is different.
+    pub fn are_those_of(&self, other: &Self) -> bool {
+        self.origins == other.origins
+    }
+
+    /// How long a hook that brings streams may take before origins are asked.
+    pub fn hook_wait(&self) -> Option<Duration> {
+        self.hook_wait
+    }
+
+    /// Retries of a stream that was up.
+    pub fn retry_count(&self) -> u32 {
+        self.retry_count
+    }
+
+    /// Silence after which a source that is up is lost.
+    pub fn media_timeout(&self) -> Duration {
+        self.media_timeout
+    }
+
+    /// Connections to a host and port that may be without media, on the node; `None` where the config
+    /// says nothing of it.
+    pub fn connects_max(&self, authority: &str) -> Option<u32> {
+        self.connects_max.get(authority).copied()
+    }
+
+    /// For how long players of a stream are refused that could not be had for this reason.
+    pub fn absence(&self, class: ErrorClass) -> Duration {
+        match class {
+            // Our own budget says nothing about the stream.
+            ErrorClass::Busy => Duration::ZERO,
+            ErrorClass::NotFound | ErrorClass::Rejected | ErrorClass::Denied => self.not_found,
+            _ => self.failed,
+        }
+    }
+
+    /// What a player's query means for who would pull for it.
+    pub fn asking(&self, params: &str) -> Asking {
+        hops::asking(params, &self.node, self.hops_max)
+    }
+
+    /// Where a key may be, in the order to try. `asking` is that of its first player.
+    pub fn candidates(
+        &self,
+        key: &StreamKey,
+        asking: &Asking,
+        rng: &mut fastrand::Rng,
+    ) -> Vec<Candidate> {
+        let name = format!("{}/{}", key.app(), key.stream());
+        let is_of = |origin: &&Origin| origin.entry.pattern.matches(&name);
+        let mut matching: Vec<(&Origin, f64)> = self
+            .origins
+            .iter()
+            .filter(is_of)
+            .map(|origin| (origin, draw(origin.entry.weight, rng)))
+            .collect();
+        matching.sort_by(|(a, at_a), (b, at_b)| {
+            a.entry.priority.cmp(&b.entry.priority).then(at_a.total_cmp(at_b))
+        });
+        matching.iter().filter_map(|(origin, _)| self.candidate(origin, key, asking)).collect()
+    }
+
+    /// `None` where the name can't be part of a URL there.
+    fn candidate(&self, origin: &Origin, key: &StreamKey, asking: &Asking) -> Option<Candidate> {
+        let Origin { entry, is_zlm } = origin;
+        let mut query = Vec::new();
+        if *is_zlm {
+            query.push(format!("edge=1&vhost={}", url::encode(key.vhost())));
+        }
+        if entry.pass_query && !asking.params().is_empty() {
+            query.push(asking.params().to_owned());
+        }
+        if entry.send_hops {
+            query.push(asking.hops_with(&self.node));
+        }
+        let text = url::expand(&entry.url, key, &query.join("&"))?;
+        let login = (!entry.user.is_empty())
+            .then(|| Login { user: entry.user.clone(), password: entry.password.clone() });
+        let url = SourceUrl::parse(&text, true).ok()?.with_login(login);
+        Some(Candidate {
+            url: Arc::new(url),
+            timeout: Duration::from_millis(entry.timeout_ms),
+            retries_left: entry.retry_count,
+            retry_on: entry.retry_on.clone(),
+        })
+    }
+}
+
+impl Candidate {
+    /// Counts a failure; whether it may be tried again.
+    pub fn fail(&mut self, class: ErrorClass) -> bool {
+        let may = self.retries_left > 0
+            && retry_class(class).is_some_and(|class| self.retry_on.contains(&class));
+        self.retries_left = self.retries_left.saturating_sub(1);
+        may
+    }
+}
+
+fn retry_class(class: ErrorClass) -> Option<RetryClass> {
+    Some(match class {
+        ErrorClass::Unresolved => RetryClass::Unresolved,
+        ErrorClass::Refused => RetryClass::Refused,
+        ErrorClass::Unreachable => RetryClass::Unreachable,
+        ErrorClass::TimedOut => RetryClass::TimedOut,
+        ErrorClass::Rejected => RetryClass::Rejected,
+        ErrorClass::NotFound => RetryClass::NotFound,
+        ErrorClass::Silent => RetryClass::Silent,
+        ErrorClass::Protocol => RetryClass::ProtocolError,
+        ErrorClass::Lost => RetryClass::Lost,
+        // Our own limits and rules.
+        ErrorClass::Busy | ErrorClass::Denied => return None,
+    })
+}
+
+/// A place in the order of equals: sorted by it, each is first as often as its weight says (Efraimidis
+/// and Spirakis, "Weighted random sampling with a reservoir").
+fn draw(weight: u32, rng: &mut fastrand::Rng) -> f64 {
+    // 0 is never drawn, whose logarithm is no number.
+    -(1.0 - rng.f64()).ln() / f64::from(weight.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origins(text: &str) -> Origins {
+        let path = std::env::temp_dir().join(format!(
+            "rillcast-origins-{}-{:x}.toml",
+            std::process::id(),
+            fastrand::u64(..)
+        ));
+        std::fs::write(&path, text).unwrap();
+        let config = Config::load(&path);
+        std::fs::remove_file(&path).unwrap();
+        Origins::of(&config.unwrap(), 0xabc)
+    }
+
+    fn key(stream: &str) -> StreamKey {
+        StreamKey::in_default_vhost("live", stream).unwrap()
+    }
+
+    fn urls(origins: &Origins, stream: &str, params: &str) -> Vec<String> {
+        let asking = origins.asking(params);
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let found = origins.candidates(&key(stream), &asking, rng);
+        found.iter().map(|candidate| candidate.url.as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn origins_come_by_pattern_and_priority() {
+        let origins = origins(
+            "[[origin]]\nurl = \"rtmp://late/{app}/{stream}\"\npriority = 2\nsend_hops = false\n\
+             [[origin]]\nurl = \"rtmp://cams/{app}/{stream}\"\nmatch = \"live/cam*\"\nsend_hops = false\n\
+             [[origin]]\nurl = \"http://o/{vhost}/{stream}.flv?a={app}\"\nsend_hops = false\n\
+             priority = 1\n",
+        );
+        let other = "http://o/__defaultVhost__/cam1.flv?a=live";
+        assert_eq!(
+            urls(&origins, "cam1", "t=1"),
+            ["rtmp://cams/live/cam1", other, "rtmp://late/live/cam1"]
+        );
+        assert_eq!(urls(&origins, "x", "")[1..], ["rtmp://late/live/x"]);
+        assert_eq!(origins.connects_max("late:1935"), Some(64));
+        assert_eq!(origins.connects_max("late:80"), None);
+    }
+
+    #[test]
+    fn the_smallest_budget_of_a_host_counts() {
+        let origins = origins(
+            "[demand]\norigin_url = \"rtmp://a/%s/%s\"\n\
+             [[origin]]\nurl = \"rtmp://a/x/{stream}\"\nconnects_max = 3\n",
+        );
+        assert_eq!(origins.connects_max("a:1935"), Some(3));
+    }
+
+    #[test]
+    fn equals_are_first_as_often_as_their_weights_say() {
+        let origins = origins(
+            "[[origin]]\nurl = \"rtmp://a/x/{stream}\"\nweight = 3\n\
+             [[origin]]\nurl = \"rtmp://b/x/{stream}\"\n",
+        );
+        let mut rng = fastrand::Rng::with_seed(5);
+        let asking = origins.asking("");
+        let firsts = (0..4000)
+            .filter(|_| origins.candidates(&key("x"), &asking, &mut rng)[0].url.host == "a");
+        assert!((2800..3200).contains(&firsts.count()));
+    }
+
+    #[test]
+    fn a_query_is_passed_where_the_config_says_so() {
+        let origins = origins(
+            "[server]\nid = \"n 1\"\n\
+             [[origin]]\nurl = \"rtmp://a/x/{stream}?k=v\"\npass_query = true\n\
+             [[origin]]\nurl = \"rtmp://b/x/{stream}\"\npriority = 1\n",
+        );
+        assert_eq!(
+            urls(&origins, "s", "t=1&rillcast_hops=up~1&u=a b#c"),
+            [
+                "rtmp://a/x/s?k=v&t=1&u=a%20b%23c&rillcast_hops=up~1,n%201~00000abc",
+                "rtmp://b/x/s?rillcast_hops=up~1,n%201~00000abc",
+            ]
+        );
+    }
+
+    #[test]
+    fn origins_of_zlmediakit_are_told_that_an_edge_asks() {
+        let origins = origins(
+            "[demand]\norigin_url = \"rtmp://a/%s/%s;rtsp://b/%s/%s\"\ntimeout_ms = 8000\n\
+             [server]\nid = \"e\"\n",
+        );
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let found = origins.candidates(&key("s"), &origins.asking(""), rng);
+        assert_eq!(found.len(), 2);
+        for candidate in &found {
+            assert_eq!(candidate.timeout, Duration::from_secs(4));
+            let query = candidate.url.query.as_deref();
+            assert_eq!(query, Some("edge=1&vhost=__defaultVhost__&rillcast_hops=e~00000abc"));
+        }
+    }
+
+    #[test]
+    fn an_origin_is_asked_again_as_its_entry_says() {
+        let text = "[[origin]]\nurl = \"rtmp://a/x/{stream}\"\nretry_count = 2\n";
+        let origins = origins(text);
+        let rng = &mut fastrand::Rng::with_seed(1);
+        let fresh = origins.candidates(&key("s"), &origins.asking(""), rng).remove(0);
+        let fails = |classes: &[ErrorClass]| {
+            let mut candidate = fresh.clone();
+            classes.iter().map(|&class| candidate.fail(class)).collect::<Vec<_>>()
+        };
+        assert_eq!(fails(&[ErrorClass::Refused; 3]), [true, true, false]);
+        assert_eq!(fails(&[ErrorClass::NotFound, ErrorClass::Busy]), [false, false]);
+    }
+
+    #[test]
+    fn what_an_origin_said_counts_for_longer_than_that_none_was_reached() {
+        let origins = origins("[demand]\nnot_found_ms = 9000\nfailed_ms = 1000\n");
+        let seconds = |class| origins.absence(class).as_secs();
+        assert_eq!(seconds(ErrorClass::NotFound), 9);
+        assert_eq!(seconds(ErrorClass::TimedOut), 1);
+        assert_eq!(seconds(ErrorClass::Busy), 0);
+    }
+}

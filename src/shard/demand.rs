@@ -1,0 +1,479 @@
+//! Pull on demand: what players ask for and nobody brings is looked for at the origins of the config.
+//!
+//! ```text
+//!  asked for ──► hook told, its answer awaited ──► pulled from the first origin, the next, ... ──► up
+//!     │                    │ it brings the stream,          │ none has it
+//!     │                    │ or sends players away          ▼
+//!     └ no hook: at once   ▼                      all who wait are refused, and for a while who comes
+//! ```
+//!
+//! A key has one such pull, for all its players. A publisher or an added pull takes its place as long
+//! as it is not up. Until it is up, its attempt holds its place in the budget of its origin, and gives
+//! it back when its socket is closed: so an origin has never more connections of this kind that lead
+//! to nothing than its budget says.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::absences::Absences;
+use super::lifecycle::{AfterFailure, Pull, PullState};
+use super::tables::{Source, StreamHandle};
+use super::timers::{Timer, TimerId};
+use super::{Action, Shard};
+use crate::bus::event::{Asker, End, What};
+use crate::bus::message::{LocalId, Message, PullOptions};
+use crate::bus::view::AbsenceView;
+use crate::config::Config;
+use crate::media::state::{EndReason, ErrorClass, Fault};
+use crate::media::{AttemptId, ShardId, StreamKey};
+use crate::origin::{Asking, Candidate, Origins};
+use crate::proto::rtsp::LowerTransport;
+
+/// What a shard knows about pulling on demand.
+#[derive(Default)]
+pub(super) struct Demands {
+    origins: Origins,
+    absences: Absences,
+    /// Places in budgets, of attempts that are being closed.
+    held: HashMap<AttemptId, String>,
+    /// Places to be given back in this turn.
+    freed: Vec<String>,
+    totals: DemandTotals,
+}
+
+/// Counters since the start, but for the last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DemandTotals {
+    pub pulls: u64,
+    /// Players that came in a loop, through too many nodes, or from an edge of ZLMediaKit.
+    pub passive: u64,
+    /// Asked for on a shard, and refused at once: it was missing a moment ago.
+    pub refused: u64,
+    /// Streams that are known to be missing.
+    pub absences: u64,
+}
+
+/// How far the search for a stream is.
+#[derive(Default)]
+pub(super) enum Demand {
+    #[default]
+    Unasked,
+    /// It was told that players wait; nobody else is asked.
+    Told,
+    /// The hook is asked, until then.
+    Hook {
+        timer: TimerId,
+        asking: Arc<Asking>,
+    },
+    Pulled(Box<Search>),
+}
+
+/// Origins of one key.
+pub(super) struct Search {
+    candidates: Vec<Candidate>,
+    /// Of those: which is tried now, which are then, and which again after that.
+    current: usize,
+    next: VecDeque<usize>,
+    again: VecDeque<usize>,
+    rounds: u32,
+    /// Nothing is tried after this, as long as it was never up.
+    deadline: Instant,
+    /// Why it can't be had, as far as is known.
+    fault: Option<Fault>,
+    /// Nobody is left to be asked.
+    is_over: bool,
+    unwatched_since: Option<Instant>,
+}
+
+impl Demands {
+    /// Where a player's query lets us pull for it: what it is asked with; and how long it may wait.
+    pub(super) fn ask(&mut self, params: &str, wait: Duration) -> (Option<Arc<Asking>>, Duration) {
+        let asking = self.origins.asking(params);
+        if asking.is_passive {
+            self.totals.passive += 1;
+            return (None, wait.min(PASSIVE_WAIT));
+        }
+        (Some(Arc::new(asking)), wait)
+    }
+}
+
+impl Search {
+    fn new(candidates: Vec<Candidate>, deadline: Instant) -> Self {
+        Self {
+            next: (1..candidates.len()).collect(),
+            candidates,
+            current: 0,
+            again: VecDeque::new(),
+            rounds: 0,
+            deadline,
+            fault: None,
+            is_over: false,
+            unwatched_since: None,
+        }
+    }
+
+    fn current(&self) -> &Candidate {
+        &self.candidates[self.current]
+    }
+
+    /// Notes a failure before it was ever up. Whether there is somebody else to ask, and whether all
+    /// were asked before it is that one's turn.
+    fn fail(&mut self, fault: &Fault) -> Option<bool> {
+        let is_news = self.fault.is_none() || fault.class != ErrorClass::NotFound;
+        if is_news {
+            // That one origin lacks it says little where another one was not reached.
+            self.fault = Some(fault.clone());
+        }
+        if self.candidates[self.current].fail(fault.class) {
+            self.again.push_back(self.current);
+        }
+        let is_new_round = self.next.is_empty();
+        if is_new_round {
+            self.next = std::mem::take(&mut self.again);
+            self.rounds += 1;
+        }
+        self.current = self.next.pop_front()?;
+        Some(is_new_round)
+    }
+}
+
+impl Shard {
+    /// Looks for streams where this config says. What is known to be missing is forgotten where that
+    /// has changed.
+    pub fn set_origins(&mut self, config: &Config) {
+        let mut hasher = DefaultHasher::new();
+        (NODE_TOKEN, self.hash_seed).hash(&mut hasher);
+        let origins = Origins::of(config, hasher.finish() as u32);
+        if !origins.are_those_of(&self.demands.origins) {
+            self.demands.absences.forget_all();
+        }
+        self.demands.origins = origins;
+    }
+
+    pub fn demand_totals(&self) -> DemandTotals {
+        DemandTotals { absences: self.demands.absences.len() as u64, ..self.demands.totals }
+    }
+
+    /// Enters a key that players ask for, or sends them away.
+    pub(super) fn enter_awaited(
+        &mut self,
+        now: Instant,
+        (from, local): (ShardId, LocalId),
+        key: StreamKey,
+        is_passive: bool,
+    ) -> Option<StreamHandle> {
+        let refusal = if self.shutting_down {
+            Some(EndReason::Shutdown)
+        } else if self.tables.pending_count() >= self.policy.pending_max {
+            Some(EndReason::Overloaded)
+        } else {
+            let absence = self.demands.absences.ask(now, &key);
+            self.demands.totals.refused += u64::from(absence.is_some());
+            absence.map(refusal_of)
+        };
+        let generation = self.next_generation();
+        if let Some(reason) = refusal {
+            self.ended_locals.insert(local);
+            self.send(from, Message::End { key, local, generation, reason });
+            return None;
+        }
+        let source = Source::None { kept: false };
+        let handle = self.tables.insert(key, generation, source, (now, self.now_unix));
+        if is_passive {
+            self.tell(handle, |_| What::Pending { by: Asker::Edge, url: None });
+        }
+        Some(handle)
+    }
+
+    /// Players wait for a key. Where nobody brings it, those who might are asked, once.
+    pub(super) fn demand_for(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        asking: Option<Arc<Asking>>,
+    ) {
+        let Some(asking) = asking else { return };
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let nobody_brings = matches!(stream.source, Source::None { kept: false });
+        if !nobody_brings || !matches!(stream.demand, Demand::Unasked) {
+            return;
+        }
+        stream.demand = Demand::Told;
+        self.tell(handle, |_| What::Pending { by: Asker::Players, url: None });
+        if self.demands.origins.is_empty() {
+            return;
+        }
+        let Some(wait) = self.demands.origins.hook_wait() else {
+            self.pull_on_demand(now, handle, &asking);
+            return;
+        };
+        let timer = self.timers.set(now + wait, Timer::Demand(handle));
+        self.tables.get_mut(handle).expect("just seen").demand = Demand::Hook { timer, asking };
+    }
+
+    /// The hook has been told that a stream is missing, and leaves the search to us.
+    pub(super) fn hook_has_answered(&mut self, now: Instant, key: &StreamKey) {
+        if let Some(handle) = self.tables.find(key) {
+            self.hook_is_over(now, handle);
+        }
+    }
+
+    /// The hook has answered, or has had its time.
+    pub(super) fn hook_is_over(&mut self, now: Instant, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        if matches!(stream.demand, Demand::Hook { .. })
+            && let Demand::Hook { timer, asking } =
+                std::mem::replace(&mut stream.demand, Demand::Told)
+        {
+            self.timers.cancel(Some(timer));
+            self.pull_on_demand(now, handle, &asking);
+        }
+    }
+
+    fn pull_on_demand(&mut self, now: Instant, handle: StreamHandle, asking: &Asking) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let candidates = self.demands.origins.candidates(&stream.key, asking, &mut self.rng);
+        let Some(first) = candidates.first() else { return };
+        // Those who wait hear what came of it before their own time is over.
+        let time = self.policy.stream_wait * 15 / 16;
+        let options = PullOptions {
+            retries_max: Some(self.demands.origins.retry_count()),
+            force: true,
+            no_wait: true,
+            timeout: first.timeout.min(time),
+            media_timeout: self.demands.origins.media_timeout(),
+            rtp_transport: LowerTransport::Tcp,
+        };
+        let pull = Pull { on_demand: true, ..Pull::new(first.url.clone(), options) };
+        let url = Some(first.url.clone());
+        stream.source = Source::Pull(Box::new(pull));
+        let search = Search::new(candidates, now + time);
+        stream.demand = Demand::Pulled(Box::new(search));
+        self.demands.totals.pulls += 1;
+        self.tell(handle, |_| What::Pending { by: Asker::Demand, url });
+        self.start_attempt(now, handle);
+    }
+
+    /// What follows a failure of a pull, which for another one would be `after`: another origin, the
+    /// same again as far as its entry says, or the end.
+    pub(super) fn after_demand(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        fault: &Fault,
+        after: AfterFailure,
+    ) -> AfterFailure {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let is_awaited = stream.players() + stream.waiters() > 0;
+        let (Demand::Pulled(search), Source::Pull(pull)) = (&mut stream.demand, &mut stream.source)
+        else {
+            return after;
+        };
+        let delay = if pull.was_up {
+            search.current = (search.current + 1) % search.candidates.len();
+            match after {
+                AfterFailure::GiveUp => {
+                    search.is_over = true;
+                    return after;
+                }
+                // Each of the others is tried before any is tried again.
+                AfterFailure::Retry(_) if (pull.failures as usize) < search.candidates.len() => {
+                    Duration::ZERO
+                }
+                AfterFailure::Retry(delay) => delay,
+            }
+        } else {
+            let Some(is_new_round) = search.fail(fault) else {
+                search.is_over = true;
+                return AfterFailure::GiveUp;
+            };
+            match is_new_round {
+                true => self.policy.retry.delay(fault.class, search.rounds - 1, &mut self.rng),
+                false => Duration::ZERO,
+            }
+        };
+        let left = search.deadline.saturating_duration_since(now + delay);
+        if !pull.was_up && left.is_zero() {
+            search.is_over = true;
+            return AfterFailure::GiveUp;
+        }
+        if !is_awaited {
+            return AfterFailure::GiveUp;
+        }
+        let candidate = search.current();
+        pull.url = candidate.url.clone();
+        pull.options.timeout =
+            if pull.was_up { candidate.timeout } else { candidate.timeout.min(left) };
+        AfterFailure::Retry(delay)
+    }
+
+    /// Why a pull ends that is not tried again. Where everybody was asked, that is remembered.
+    pub(super) fn giving_up(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        fault: &Fault,
+    ) -> EndReason {
+        let stream = self.tables.get(handle).expect("callers look");
+        let was_up = stream.pull().is_some_and(|pull| pull.was_up);
+        let Demand::Pulled(search) = &stream.demand else { return EndReason::GaveUp };
+        let fault = search.fault.as_ref().filter(|_| !was_up).unwrap_or(fault);
+        if search.is_over {
+            let time = self.demands.origins.absence(fault.class);
+            self.demands.absences.insert(now, stream.key.clone(), fault, time);
+        }
+        if was_up { EndReason::GaveUp } else { refusal_of(fault.class) }
+    }
+
+    /// A publisher or an added pull comes for a key: it is not missing any more, and not searched.
+    pub(super) fn somebody_brings(&mut self, key: &StreamKey) {
+        self.demands.absences.forget(key);
+        let Some(handle) = self.tables.find(key) else { return };
+        let stream = self.tables.get_mut(handle).expect("just found");
+        if matches!(stream.demand, Demand::Pulled(_)) {
+            // One that is up keeps its name, and so does one whose players are kept for it.
+            if !stream.registered && stream.grace.is_none() {
+                stream.demand = Demand::Unasked;
+                self.drop_pull(handle);
+            }
+            return;
+        }
+        let timer = std::mem::take(&mut stream.demand).timer();
+        self.timers.cancel(timer);
+    }
+
+    /// Gives up a pull that is not up, and leaves its stream to another source.
+    fn drop_pull(&mut self, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let none = Source::None { kept: false };
+        let Source::Pull(pull) = std::mem::replace(&mut stream.source, none) else { return };
+        stream.media.change_source();
+        let origin = pull.origin();
+        match pull.state {
+            PullState::New => {}
+            PullState::Queued { timer } | PullState::BackingOff { timer, .. } => {
+                self.timers.cancel(Some(timer));
+            }
+            PullState::Trying { attempt, timer, holds_place, .. } => {
+                self.timers.cancel(timer);
+                self.actions.push_back(Action::HangUp { attempt });
+                if holds_place {
+                    self.demands.held.insert(attempt, origin.clone());
+                }
+            }
+        }
+        self.leave_queue(&origin, handle);
+        self.forget_media(handle);
+    }
+
+    /// The last player or waiter of a key has gone. An attempt that is under way is not for nothing: it
+    /// tells whether the stream can be had.
+    pub(super) fn nobody_is_left(&mut self, now: Instant, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        match &stream.source {
+            Source::None { kept: false } => {
+                let timer = std::mem::take(&mut stream.demand).timer();
+                self.timers.cancel(timer);
+                let stream = self.tables.remove(handle).expect("just seen");
+                self.tell_end(&stream, End::Abandoned);
+            }
+            Source::Pull(pull) if pull.on_demand && pull.attempt().is_none() => {
+                self.end_stream(now, handle, EndReason::Unwatched, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends pulls on demand that nobody has played for as long as the operator says.
+    pub(super) fn end_unwatched(&mut self, now: Instant) {
+        self.demands.absences.expire(now);
+        if self.demands.totals.pulls == 0 {
+            return;
+        }
+        for handle in self.tables.handles() {
+            let stream = self.tables.get_mut(handle).expect("just listed");
+            let is_watched = stream.players() + stream.waiters() > 0;
+            let Demand::Pulled(search) = &mut stream.demand else { continue };
+            if is_watched || !stream.registered {
+                search.unwatched_since = None;
+                continue;
+            }
+            let since = *search.unwatched_since.get_or_insert(now);
+            if now.duration_since(since) >= self.policy.none_reader_delay {
+                self.end_stream(now, handle, EndReason::Unwatched, None);
+            }
+        }
+    }
+
+    /// Connects that may be under way to an origin from this shard.
+    pub(super) fn places(&self, origin: &str) -> usize {
+        let Some(max) = self.demands.origins.connects_max(origin) else {
+            return self.policy.connects_per_origin_max;
+        };
+        let (max, shards) = (max as usize, self.shards);
+        let share = max / shards + usize::from(self.id.index() < max % shards);
+        share.max(1)
+    }
+
+    /// An attempt needs its place no more; one on demand keeps it until it is closed.
+    pub(super) fn leave_place(&mut self, now: Instant, attempt: AttemptId, pull: (bool, String)) {
+        match pull {
+            (true, origin) => {
+                self.demands.held.insert(attempt, origin);
+            }
+            (false, origin) => self.give_place_back(now, &origin),
+        }
+    }
+
+    /// An attempt is closed.
+    pub(super) fn free_place(&mut self, attempt: AttemptId) {
+        self.demands.freed.extend(self.demands.held.remove(&attempt));
+    }
+
+    /// Gives the places of this turn's closed attempts to who waits for them.
+    pub(super) fn give_freed_places(&mut self, now: Instant) {
+        for origin in std::mem::take(&mut self.demands.freed) {
+            self.give_place_back(now, &origin);
+        }
+    }
+
+    pub(super) fn absences(&mut self, now: Instant) -> (Vec<AbsenceView>, usize) {
+        let views = self.demands.absences.views(now);
+        (views, self.demands.absences.len())
+    }
+
+    /// Forgets that a stream is missing, or all of them. Returns how many there were.
+    pub(super) fn forget_absences(&mut self, key: Option<&StreamKey>) -> usize {
+        match key {
+            Some(key) => usize::from(self.demands.absences.forget(key)),
+            None => self.demands.absences.forget_all(),
+        }
+    }
+}
+
+impl Demand {
+    pub(super) fn timer(&self) -> Option<TimerId> {
+        match self {
+            Self::Hook { timer, .. } => Some(*timer),
+            _ => None,
+        }
+    }
+}
+
+/// What players are told of a stream that could not be had.
+fn refusal_of(class: ErrorClass) -> EndReason {
+    match class {
+        ErrorClass::NotFound => EndReason::NotFound,
+        ErrorClass::Busy => EndReason::Overloaded,
+        _ => EndReason::OriginFailed,
+    }
+}
+
+/// What a player may wait that is not pulled for: as long as another shard takes to say that it has the
+/// stream.
+const PASSIVE_WAIT: Duration = Duration::from_millis(200);
+
+/// Makes the node's token another number than what else comes of its seed.
+const NODE_TOKEN: &str = "node";

@@ -1,0 +1,440 @@
+//! Pulls on demand of one shard on a virtual clock.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use super::bus_tests::NoPlayers;
+use super::{Action, PlayRequest, Policy, Shard, Stage};
+use crate::bus::event::What;
+use crate::bus::message::{Ask, PullOptions, Ticket};
+use crate::bus::view::PublisherView;
+use crate::clock;
+use crate::config::{Config, Hook};
+
+use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
+use crate::media::{
+    AttemptId, ConnectionId, Form, MediaPart, ShardId, SourceUrl, StreamKey, TagKind,
+};
+use crate::proto::rtsp::LowerTransport;
+use crate::stream::Packaging;
+
+const HERE: ShardId = ShardId(0);
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+const ONE: &str = "rtmp://one/%s/%s";
+const TWO: &str = "rtmp://one/%s/%s;rtmp://one/%s/%s/b";
+
+/// A shard, with the attempts and answers that it made.
+struct Scene {
+    shard: Shard,
+    now: Instant,
+    dialed: Vec<(AttemptId, String)>,
+    hung_up: Vec<AttemptId>,
+    refused: Vec<(u32, EndReason)>,
+    admitted: Vec<u32>,
+    serial: u32,
+}
+
+impl Scene {
+    fn new(origin_url: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        config.demand.origin_url = origin_url.to_owned();
+        config.pull.retry_jitter_percent = 0;
+        change(&mut config);
+        config.validate().unwrap();
+        let mut shard = Shard::new(HERE, 1, 7, Policy::of(&config, 1));
+        shard.set_origins(&config);
+        shard.keep_events();
+        Self {
+            shard,
+            now: clock::now(),
+            dialed: Vec::new(),
+            hung_up: Vec::new(),
+            refused: Vec::new(),
+            admitted: Vec::new(),
+            serial: 0,
+        }
+    }
+
+    /// A player comes; its number.
+    fn play(&mut self, stream: &str, params: &str) -> u32 {
+        self.serial += 1;
+        let request = PlayRequest {
+            connection: ConnectionId { serial: self.serial, shard: HERE },
+            key: key(stream),
+            packaging: Packaging::Flv,
+            local: NOWHERE,
+            peer: NOWHERE,
+            params: params.to_owned(),
+        };
+        self.shard.play(self.now, request);
+        self.turn();
+        self.serial
+    }
+
+    fn leave(&mut self, serial: u32) {
+        self.shard.leave(ConnectionId { serial, shard: HERE });
+        self.turn();
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.shard.handle_ask(self.now, Ticket { shard: HERE, serial: 1 }, ask);
+        self.turn();
+    }
+
+    fn publish(&mut self, stream: &str) -> bool {
+        let connection = ConnectionId { serial: 999, shard: HERE };
+        let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
+        let view = PublisherView { connection, form: Form::Flv, local, peer, params };
+        let published = self.shard.publish(self.now, &key(stream), view).is_ok();
+        self.turn();
+        published
+    }
+
+    /// The attempt that was dialed last fails; its socket is closed.
+    fn fail(&mut self, class: ErrorClass) {
+        let attempt = self.fail_unclosed(class);
+        self.shard.attempt_closed(attempt, 1);
+        self.turn();
+    }
+
+    fn fail_unclosed(&mut self, class: ErrorClass) -> AttemptId {
+        let attempt = self.dialed.last().expect("it was dialed").0;
+        self.shard.attempt_failed(self.now, attempt, Fault::new(class, "it failed"));
+        self.turn();
+        attempt
+    }
+
+    /// A frame of audio comes from the attempt that was dialed last.
+    fn media(&mut self) {
+        let attempt = self.dialed.last().expect("it was dialed").0;
+        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Audio, timestamp_ms: 0, len: 3 };
+        let data = MediaPart::Data { lane: 0, bytes: (&[0xaf, 1, 2][..]).into() };
+        for part in [begin, data] {
+            assert!(self.shard.attempt_media(self.now, attempt, part));
+        }
+        self.turn();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.shard.handle_timeout(self.now);
+        self.turn();
+    }
+
+    /// What a turn of the driver does, until nothing follows.
+    fn turn(&mut self) {
+        for _ in 0..4 {
+            self.act();
+            self.shard.tick(self.now, &mut NoPlayers);
+            self.shard.handle_timeout(self.now);
+        }
+        self.act();
+        self.shard.check_invariants();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.shard.poll_action() {
+            match action {
+                Action::Send { message, .. } => self.shard.handle_message(self.now, HERE, message),
+                Action::Dial { attempt, url, .. } => {
+                    self.dialed.push((attempt, url.as_str().to_owned()));
+                }
+                Action::HangUp { attempt } => {
+                    self.hung_up.push(attempt);
+                    self.shard.attempt_closed(attempt, 1);
+                }
+                Action::Refuse { connection, reason } => {
+                    self.refused.push((connection.serial, reason));
+                    self.shard.released(connection);
+                }
+                Action::Admit { connection } => self.admitted.push(connection.serial),
+                Action::End { connection, .. } => self.shard.released(connection),
+                Action::Keep(record) => panic!("kept: {record:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    fn askers(&mut self) -> Vec<&'static str> {
+        let events = self.shard.take_events().into_iter();
+        let askers = events.filter_map(|event| match event.what {
+            What::Pending { by, .. } => Some(by.as_str()),
+            _ => None,
+        });
+        askers.collect()
+    }
+
+    #[track_caller]
+    fn assert_nothing_is_left(&mut self) {
+        self.pass(Duration::from_secs(60));
+        let ledger = self.shard.ledger();
+        assert!(ledger.is_zero(), "{ledger}");
+        assert_eq!(self.shard.origins_dialed(), 0);
+    }
+}
+
+fn key(stream: &str) -> StreamKey {
+    StreamKey::in_default_vhost("live", stream).unwrap()
+}
+
+fn options() -> PullOptions {
+    PullOptions {
+        retries_max: None,
+        force: false,
+        no_wait: false,
+        timeout: Duration::from_secs(10),
+        media_timeout: Duration::from_secs(10),
+        rtp_transport: LowerTransport::Tcp,
+    }
+}
+
+#[test]
+fn players_of_a_missing_stream_cost_one_attempt_and_are_answered_together() {
+    let mut scene = Scene::new(ONE, |_| {});
+    for _ in 0..5000 {
+        scene.play("a", "");
+    }
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 0));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.refused.len(), 5000);
+    assert!(scene.refused.iter().all(|(_, reason)| *reason == EndReason::NotFound));
+    scene.play("a", "");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 5001));
+    let totals = scene.shard.demand_totals();
+    assert_eq!((totals.pulls, totals.refused, totals.absences), (1, 1, 1));
+    scene.pass(Duration::from_secs(10));
+    scene.play("a", "");
+    assert_eq!(scene.dialed.len(), 2, "it is asked for again when its time is over");
+    scene.fail(ErrorClass::NotFound);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn players_are_admitted_together_when_it_is_up() {
+    let mut scene = Scene::new(ONE, |_| {});
+    let players = [scene.play("a", ""), scene.play("a", "")];
+    assert_eq!(scene.askers(), ["players", "demand"]);
+    scene.media();
+    assert_eq!(scene.admitted, players);
+    players.into_iter().for_each(|player| scene.leave(player));
+    assert!(scene.shard.tables.find(&key("a")).is_some(), "somebody may come back");
+    scene.shard.housekeep(scene.now, &mut NoPlayers);
+    scene.now += Duration::from_secs(20);
+    scene.shard.housekeep(scene.now, &mut NoPlayers);
+    scene.turn();
+    assert_eq!((scene.hung_up.len(), scene.shard.registered_count()), (1, 0));
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn each_origin_is_asked_and_the_worst_failure_counts() {
+    use ErrorClass::{NotFound, Refused};
+    for (classes, reason, seconds) in [
+        ([NotFound, NotFound], EndReason::NotFound, 10),
+        ([NotFound, Refused], EndReason::OriginFailed, 2),
+        ([Refused, NotFound], EndReason::OriginFailed, 2),
+    ] {
+        let mut scene = Scene::new(TWO, |_| {});
+        scene.play("a", "");
+        for class in classes {
+            scene.fail(class);
+        }
+        assert_eq!(scene.dialed.len(), 2);
+        assert_ne!(scene.dialed[0].1, scene.dialed[1].1);
+        assert_eq!(scene.refused, [(1, reason)]);
+        scene.pass(Duration::from_secs(seconds) - Duration::from_millis(1));
+        scene.play("a", "");
+        assert_eq!((scene.dialed.len(), scene.refused[1].1), (2, reason));
+        scene.pass(Duration::from_millis(1));
+        scene.play("a", "");
+        assert_eq!(scene.dialed.len(), 3);
+    }
+}
+
+#[test]
+fn an_origin_is_tried_again_while_players_wait() {
+    let mut scene = Scene::new("", |config| {
+        let text = "url = \"rtmp://one/{app}/{stream}\"\nretry_count = 9\nsend_hops = false\n";
+        config.origin = vec![toml::from_str(text).unwrap()];
+    });
+    scene.play("a", "");
+    scene.fail(ErrorClass::Refused);
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 0));
+    scene.pass(Duration::from_secs(2));
+    assert_eq!(scene.dialed.len(), 2);
+    while scene.refused.is_empty() {
+        scene.fail(ErrorClass::Refused);
+        if scene.refused.is_empty() {
+            scene.pass(Duration::from_secs(9));
+        }
+    }
+    // After 2 s and 3 s; another time would be too late for who waits.
+    assert_eq!((scene.dialed.len(), &scene.refused[..]), (3, &[(1, EndReason::OriginFailed)][..]));
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_budget_holds_until_the_sockets_are_closed() {
+    let mut scene = Scene::new(ONE, |config| config.pull.connects_per_origin_max = 3);
+    for number in 0..10 {
+        scene.play(&format!("s{number}"), "");
+    }
+    assert_eq!(scene.dialed.len(), 3);
+    for (attempt, _) in scene.dialed.clone() {
+        scene.shard.attempt_stage(scene.now, attempt, Stage::Handshaking, "x");
+    }
+    scene.turn();
+    assert_eq!(scene.dialed.len(), 3, "a connection without media holds its place");
+    let attempt = scene.fail_unclosed(ErrorClass::NotFound);
+    assert_eq!(scene.dialed.len(), 3, "and so does one that is being closed");
+    scene.shard.attempt_closed(attempt, 1);
+    scene.turn();
+    assert_eq!(scene.dialed.len(), 4);
+    scene.media();
+    assert_eq!(scene.dialed.len(), 5, "one that is up needs none");
+    scene.pass(Duration::from_secs(16));
+    let busy = scene.refused.iter().filter(|(_, reason)| *reason == EndReason::Overloaded).count();
+    assert!(busy > 0, "{:?}", scene.refused);
+    assert!(scene.shard.demand_totals().absences < 9, "our budget says nothing about a stream");
+}
+
+#[test]
+fn a_hook_is_asked_first_and_origins_after_its_answer_or_its_time() {
+    let with_hook = |config: &mut Config| {
+        config.hook.enable = true;
+        config.hook.on_stream_not_found = "http://h/x".to_owned();
+        assert!(config.hook.wants(Hook::StreamNotFound));
+    };
+    let mut scene = Scene::new(ONE, with_hook);
+    scene.play("a", "");
+    scene.play("b", "");
+    assert_eq!((scene.dialed.len(), scene.askers()), (0, vec!["players"; 2]));
+    scene.ask(Ask::Demand { key: key("a") });
+    scene.ask(Ask::Demand { key: key("a") });
+    assert_eq!(scene.dialed.len(), 1);
+    scene.pass(Duration::from_secs(5));
+    assert_eq!(scene.dialed.len(), 2, "it has had its time");
+    scene.ask(Ask::Demand { key: key("nobody asks for it") });
+    // What the hook adds while it is asked is not pulled a second time.
+    scene.play("c", "");
+    let url = std::sync::Arc::new(SourceUrl::parse("rtmp://added/live/c", false).unwrap());
+    scene.ask(Ask::AddPull { key: key("c"), url, options: options() });
+    scene.ask(Ask::Demand { key: key("c") });
+    scene.pass(Duration::from_secs(6));
+    let added = scene.dialed.iter().filter(|(_, url)| url.contains("/c")).count();
+    assert_eq!(added, 1, "{:?}", scene.dialed);
+}
+
+#[test]
+fn who_leaves_a_hook_asked_leaves_nothing() {
+    let mut scene = Scene::new(ONE, |config| {
+        config.hook.enable = true;
+        config.hook.on_stream_not_found = "http://h/x".to_owned();
+    });
+    let player = scene.play("a", "");
+    scene.leave(player);
+    scene.play("b", "");
+    scene.ask(Ask::SendAway { key: key("b"), generation: None });
+    assert_eq!(scene.refused, [(2, EndReason::NotFound)]);
+    assert_eq!(scene.dialed.len(), 0);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_publisher_takes_the_place_of_a_search_and_ends_an_absence() {
+    let mut scene = Scene::new(ONE, |_| {});
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    assert!(scene.publish("a"));
+    scene.play("a", "");
+    assert_eq!((scene.refused.len(), scene.dialed.len()), (1, 1), "it waits for the publisher");
+    let mut scene = Scene::new(ONE, |_| {});
+    scene.play("a", "");
+    assert!(scene.publish("a"));
+    assert_eq!((scene.hung_up.len(), scene.refused.len()), (1, 0));
+    scene.pass(Duration::from_secs(1));
+    assert_eq!(scene.dialed.len(), 1);
+    assert_eq!(scene.shard.origins_dialed(), 0);
+    let mut scene = Scene::new(ONE, |_| {});
+    scene.play("a", "");
+    scene.media();
+    assert!(!scene.publish("a"), "one that is up keeps its name");
+}
+
+#[test]
+fn who_comes_in_a_loop_is_not_pulled_for_and_not_kept_waiting() {
+    let mut scene = Scene::new(ONE, |config| config.demand.hops_max = 2);
+    scene.play("a", "t=1");
+    let hops = scene.dialed[0].1.split("rillcast_hops=").nth(1).unwrap().to_owned();
+    for (stream, params) in [
+        ("b", format!("rillcast_hops={hops}")),
+        ("b", "rillcast_hops=x,y".to_owned()),
+        ("b", "edge=1&vhost=v".to_owned()),
+        ("a", format!("rillcast_hops={hops}")),
+    ] {
+        scene.play(stream, &params);
+    }
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 0));
+    assert_eq!(scene.askers(), ["players", "demand", "edge"]);
+    scene.pass(Duration::from_millis(200));
+    let reasons = [2, 3, 4, 5].map(|serial| (serial, EndReason::NotFound));
+    assert_eq!(scene.refused, reasons, "and who waits beside them does so on");
+    scene.play("c", "rillcast_hops=x");
+    assert_eq!(scene.dialed.len(), 2);
+    assert!(scene.dialed[1].1.contains("rillcast_hops=x,"), "{:?}", scene.dialed);
+    // Beside one that is not pulled for, one that is.
+    scene.play("d", "edge=1");
+    scene.play("d", "");
+    assert_eq!(scene.dialed.len(), 3);
+    assert_eq!(scene.shard.demand_totals().passive, 5);
+}
+
+#[test]
+fn a_lost_pull_is_tried_again_elsewhere_while_somebody_plays() {
+    let mut scene = Scene::new(TWO, |config| config.demand.retry_count = 3);
+    let player = scene.play("a", "");
+    scene.media();
+    scene.fail(ErrorClass::Lost);
+    assert_eq!(scene.dialed.len(), 2, "the other origin at once");
+    assert_ne!(scene.dialed[0].1, scene.dialed[1].1);
+    scene.fail(ErrorClass::Refused);
+    assert_eq!(scene.dialed.len(), 2);
+    scene.pass(Duration::from_secs(3));
+    assert_eq!((scene.dialed.len(), &scene.dialed[2].1), (3, &scene.dialed[0].1.clone()));
+    scene.leave(player);
+    scene.fail(ErrorClass::Refused);
+    assert_eq!(scene.dialed.len(), 3, "nobody plays it");
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_search_that_nobody_waits_for_ends_with_its_attempt() {
+    let mut scene = Scene::new(TWO, |_| {});
+    let player = scene.play("a", "");
+    scene.leave(player);
+    assert_eq!(scene.hung_up.len(), 0, "what the origin says is of use");
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!((scene.dialed.len(), scene.shard.demand_totals().absences), (1, 0));
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn other_origins_make_an_absence_void() {
+    let mut scene = Scene::new(ONE, |_| {});
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    let mut config = Config::default();
+    config.demand.origin_url = ONE.to_owned();
+    config.stream.max_stream_wait_ms = 1000;
+    scene.shard.set_origins(&config);
+    assert_eq!(scene.shard.demand_totals().absences, 1);
+    config.demand.origin_url = TWO.to_owned();
+    scene.shard.set_origins(&config);
+    assert_eq!(scene.shard.demand_totals().absences, 0);
+    scene.play("a", "");
+    assert_eq!(scene.dialed.len(), 2);
+    assert_eq!(
+        scene.shard.state_of(scene.shard.tables.find(&key("a")).unwrap()),
+        StreamState::Resolving
+    );
+}

@@ -1,0 +1,292 @@
+//! Pulls on demand: who is asked for a stream that nobody brings, how often, and what its players get.
+
+mod kit;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
+use std::thread::{sleep, spawn};
+use std::time::Duration;
+
+use kit::ffmpeg::{Modern, Publisher, decode_first_frames};
+use kit::flv::Kind;
+use kit::{Answer, HookServer, LIVENESS, Nginx, Player, Relay, wait_until};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use serde_json::json;
+
+/// An HTTP origin that has no stream, and counts who asks.
+struct Desert {
+    address: SocketAddr,
+    seen: Arc<Mutex<Asked>>,
+}
+
+#[derive(Default)]
+struct Asked {
+    requests: Vec<String>,
+    /// Connections whose peer had not ended them when they were counted last.
+    open: Vec<TcpStream>,
+    open_max: usize,
+}
+
+impl Asked {
+    fn count_open(&mut self) {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        self.open.retain(|socket| {
+            matches!(recv(socket.as_raw_fd(), &mut [0], flags), Ok(1) | Err(Errno::EAGAIN))
+        });
+        self.open_max = self.open_max.max(self.open.len());
+    }
+}
+
+impl Desert {
+    /// One that thinks for so long.
+    fn start(delay: Duration) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let seen = Arc::new(Mutex::new(Asked::default()));
+        let shared = seen.clone();
+        spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                let shared = shared.clone();
+                let mut asked = shared.lock().unwrap();
+                asked.open.push(socket.try_clone().expect("a descriptor"));
+                asked.count_open();
+                drop(asked);
+                spawn(move || serve(socket, &shared, delay));
+            }
+        });
+        Self { address, seen }
+    }
+
+    fn entry(&self, more: &str) -> String {
+        format!("[[origin]]\nurl = \"http://{}/{{app}}/{{stream}}.flv\"\n{more}\n", self.address)
+    }
+
+    fn requests(&self) -> Vec<String> {
+        self.seen.lock().unwrap().requests.clone()
+    }
+
+    fn open_max(&self) -> usize {
+        self.seen.lock().unwrap().open_max
+    }
+}
+
+fn serve(mut socket: TcpStream, shared: &Mutex<Asked>, delay: Duration) {
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        match socket.read(&mut buffer) {
+            Ok(len) if len > 0 => head.extend_from_slice(&buffer[..len]),
+            _ => break,
+        }
+    }
+    let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+    shared.lock().unwrap().requests.push(line);
+    sleep(delay);
+    // The relay may have given up.
+    let _ = socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    while matches!(socket.read(&mut buffer), Ok(len) if len > 0) {}
+}
+
+/// Asks for many streams at once over HTTP-FLV; the status that each gets.
+fn ask_all(relay: &Relay, streams: impl Iterator<Item = String>) -> Vec<u16> {
+    let sockets: Vec<TcpStream> = streams
+        .map(|stream| {
+            let mut socket = TcpStream::connect(relay.http).expect("the relay accepts");
+            let request = format!("GET /live/{stream}.live.flv HTTP/1.1\r\nHost: h\r\n\r\n");
+            socket.write_all(request.as_bytes()).expect("it reads");
+            socket
+        })
+        .collect();
+    let status = |mut socket: TcpStream| {
+        socket.set_read_timeout(Some(LIVENESS * 2)).expect("an option");
+        let mut head = [0; 12];
+        socket.read_exact(&mut head).expect("an answer");
+        String::from_utf8_lossy(&head[9..]).parse().expect("a status")
+    };
+    sockets.into_iter().map(status).collect()
+}
+
+fn status_of(player: &Player) -> u16 {
+    wait_until(LIVENESS, "an answer", || player.look(|seen| seen.status.is_some()));
+    player.look(|seen| seen.status.expect("just seen"))
+}
+
+fn ask(relay: &Relay, path: &str) -> u16 {
+    status_of(&Player::http_flv(relay.http, path))
+}
+
+/// What 5,000 players of the debug build ask for.
+const HERD: usize = 5000;
+
+#[test]
+fn players_of_every_protocol_get_what_an_origin_of_every_protocol_has() {
+    let origin = Relay::start(1);
+    let _publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url("a"));
+    origin.wait_online("a");
+    let entries = [
+        ("rtmp", format!("rtmp://{}/{{app}}/a", origin.rtmp)),
+        ("flv", format!("http://{}/{{app}}/a.live.flv", origin.http)),
+        ("rtsp", format!("rtsp://{}/{{app}}/a", origin.rtsp)),
+    ]
+    .map(|(name, url)| format!("[[origin]]\nurl = \"{url}\"\nmatch = \"live/{name}\"\n"));
+    let config = format!("[stream]\nnone_reader_delay_ms = 500\n{}", entries.concat());
+    let edge = Relay::start_with(2, &config);
+    let start = edge.holdings();
+    for stream in ["rtmp", "flv", "rtsp"] {
+        let path = format!("/live/{stream}.live.flv");
+        let players = [
+            Player::http_flv(edge.http, &path),
+            Player::http_flv(edge.http, &path),
+            Player::ws_flv(edge.http, &path),
+            Player::rtmp(edge.rtmp, "live", stream),
+        ];
+        decode_first_frames(Modern::No, &edge.rtsp_url(stream), 5);
+        players.iter().for_each(|player| player.wait_frames(Kind::Video, 20));
+        players.iter().for_each(Player::assert_open);
+    }
+    assert_eq!(edge.metric("rillcast_demand_pulls_total"), 3);
+    // Nobody is left, and so is nothing.
+    edge.assert_back_to(&start, "after the last player");
+    edge.stop();
+    origin.stop();
+}
+
+#[test]
+fn an_origin_of_zlmediakits_list_is_pulled_from_nginx() {
+    let nginx = Nginx::start();
+    let edge = Relay::start(2);
+    let _publisher = Publisher::start(Modern::No, "av.flv", &nginx.url("a"));
+    let warm = Player::rtmp(([127, 0, 0, 1], nginx.port).into(), "live", "a");
+    warm.wait_frames(Kind::Video, 1);
+    let url = format!("rtmp://127.0.0.1:{}/%s/%s", nginx.port);
+    let set = [("cluster.origin_url", url.as_str()), ("cluster.timeout_sec", "5")];
+    assert_eq!(edge.api("setServerConfig", &set)["changed"], 2);
+    assert_eq!(edge.api("getServerConfig", &[])["data"][0]["cluster.origin_url"], url.as_str());
+    let player = Player::rtmp(edge.rtmp, "live", "a");
+    decode_first_frames(Modern::No, &edge.flv_url("a"), 5);
+    player.wait_frames(Kind::Video, 10);
+    assert_eq!(edge.metric("rillcast_demand_pulls_total"), 1);
+    let proxy = edge.proxy("a").expect("it is shown as a pull");
+    assert!(proxy["url"].as_str().expect("a URL").contains("?edge=1&vhost="), "{proxy}");
+    player.stop();
+    edge.stop();
+}
+
+#[test]
+fn two_edges_that_pull_from_each_other_say_that_there_is_nothing() {
+    let any = "[stream]\nmax_stream_wait_ms = 15000\n";
+    let edges = [Relay::start_with(2, any), Relay::start_with(2, any)];
+    let starts = [edges[0].holdings(), edges[1].holdings()];
+    for (edge, other) in [(&edges[0], &edges[1]), (&edges[1], &edges[0])] {
+        let origin = format!("[[origin]]\nurl = \"rtmp://{}/{{app}}/{{stream}}\"\n", other.rtmp);
+        fs::write(edge.dir().file("rillcast.toml"), format!("{any}{origin}")).expect("its config");
+        assert_eq!(edge.api("reloadConfig", &[])["data"]["changed"], json!(["origin"]));
+    }
+    for path in ["/live/x.live.flv", "/live/x.live.flv"] {
+        assert_eq!(ask(&edges[0], path), 404);
+    }
+    let rtmp = Player::rtmp(edges[0].rtmp, "live", "y");
+    wait_until(LIVENESS, "an answer", || {
+        rtmp.look(|seen| seen.codes.iter().any(|code| code == "NetStream.Play.StreamNotFound"))
+    });
+    drop(rtmp);
+    for (edge, pulls) in [(&edges[0], 2), (&edges[1], 2)] {
+        assert_eq!(edge.metric("rillcast_demand_pulls_total"), pulls);
+        assert_eq!(edge.metric("rillcast_attempts_total"), pulls);
+    }
+    assert_eq!(edges[0].metric("rillcast_demand_passive_total"), 2);
+    for (edge, start) in edges.iter().zip(&starts) {
+        edge.assert_back_to(start, "after the loop");
+    }
+    edges.into_iter().for_each(Relay::stop);
+}
+
+#[test]
+fn a_herd_for_one_missing_stream_costs_one_attempt() {
+    let desert = Desert::start(Duration::from_secs(4));
+    let edge = Relay::start_with(2, &desert.entry("timeout_ms = 60000"));
+    // All of them have come before it has thought.
+    let statuses = ask_all(&edge, (0..HERD).map(|_| "a".to_owned()));
+    assert_eq!(statuses, vec![404; HERD]);
+    assert_eq!(desert.requests().len(), 1);
+    assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
+    assert_eq!(desert.requests().len(), 1, "and whoever comes after that");
+    edge.stop();
+}
+
+#[test]
+fn a_herd_for_many_missing_streams_costs_the_budget() {
+    let desert = Desert::start(Duration::from_millis(40));
+    let edge = Relay::start_with(2, &desert.entry("connects_max = 8"));
+    let statuses = ask_all(&edge, (0..HERD).map(|number| format!("s{number}")));
+    assert!(statuses.iter().all(|status| matches!(status, 404 | 503)), "{statuses:?}");
+    let asked = desert.requests();
+    let names: std::collections::BTreeSet<&String> = asked.iter().collect();
+    assert_eq!(names.len(), asked.len(), "each is asked for once");
+    let found = statuses.iter().filter(|&&status| status == 404).count();
+    assert!(found >= 8 && found <= asked.len(), "{found} of {}", asked.len());
+    let open_max = desert.open_max();
+    assert!((1..=8).contains(&open_max), "{open_max} connections at once");
+    edge.stop();
+}
+
+#[test]
+fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may() {
+    let desert = Desert::start(Duration::ZERO);
+    let other = Desert::start(Duration::ZERO);
+    let entries = desert.entry("pass_query = true") + &other.entry("priority = 1");
+    let edge = Relay::start_with(2, &entries);
+    assert_eq!(ask(&edge, "/live/a.live.flv?token=1"), 404);
+    let shown = edge.api("getNegativeCache", &[]);
+    assert_eq!((&shown["count"], &shown["data"][0]["stream"]), (&json!(1), &json!("a")), "{shown}");
+    assert_eq!(shown["data"][0]["errorClass"], "not_found", "{shown}");
+    assert_eq!(edge.metric("rillcast_demand_absences"), 1);
+    assert_eq!(ask(&edge, "/live/a.live.flv?token=2"), 404);
+    assert_eq!((desert.requests().len(), other.requests().len()), (1, 1));
+    assert!(desert.requests()[0].starts_with("GET /live/a.flv?token=1&rillcast_hops="));
+    assert!(other.requests()[0].starts_with("GET /live/a.flv?rillcast_hops="));
+    let stream = [("app", "live"), ("stream", "a")];
+    assert_eq!(edge.api("delNegativeCache", &stream)["data"]["count"], 1);
+    assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
+    assert_eq!((desert.requests().len(), other.requests().len()), (2, 2));
+    // Somebody brings it.
+    let _publisher = Publisher::start(Modern::No, "av.flv", &edge.rtmp_url("a"));
+    edge.wait_online("a");
+    assert_eq!(edge.api("getNegativeCache", &[])["count"], 0);
+    edge.stop();
+}
+
+#[test]
+fn the_hook_is_asked_before_origins_and_may_bring_the_stream() {
+    let desert = Desert::start(Duration::ZERO);
+    let edge = Arc::new(Relay::start_with(2, &desert.entry("")));
+    let origin = Relay::start(1);
+    let _publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url("a"));
+    origin.wait_online("a");
+    let server = HookServer::start();
+    let (asked, early) = (desert.seen.clone(), Arc::new(Mutex::new(0)));
+    let (told, api, url) = (early.clone(), edge.api.clone(), origin.rtmp_url("a"));
+    server.behave(move |call| {
+        *told.lock().unwrap() += asked.lock().unwrap().requests.len();
+        if call.body["stream"] == "added" {
+            api.call("addStreamProxy", &kit::relay::add_params("added", &url, &[]));
+        }
+        Answer::Json(json!({"code": 0, "close": call.body["stream"] == "closed"}))
+    });
+    let hook = server.url("on_stream_not_found");
+    let set = [("hook.enable", "1"), ("hook.on_stream_not_found", hook.as_str())];
+    assert_eq!(edge.api("setServerConfig", &set)["changed"], 2);
+    assert_eq!(ask(&edge, "/live/closed.live.flv"), 404);
+    assert_eq!(desert.requests().len(), 0, "the hook sent its player away");
+    let player = Player::http_flv(edge.http, "/live/added.live.flv");
+    player.wait_frames(Kind::Video, 5);
+    assert_eq!(desert.requests().len(), 0, "the hook brought it");
+    assert_eq!(ask(&edge, "/live/left.live.flv"), 404);
+    assert_eq!((*early.lock().unwrap(), desert.requests().len()), (0, 1), "the hook left it");
+    player.stop();
+    Arc::into_inner(edge).expect("nobody else has it").stop();
+}

@@ -1,0 +1,173 @@
+//! RTSP beyond the common codecs and the quiet case: payloads that nobody here knows, where a picture
+//! begins, sources that lose packets, and publishers that come back with other codecs.
+
+mod kit;
+
+use kit::ffmpeg::Modern;
+use kit::flv::Kind;
+use kit::rtp_media::{Media, Plan, assert_same_packets};
+use kit::rtsp::Lower;
+use kit::rtsp_player::RtspPlayer;
+use kit::rtsp_publisher::RtspPublisher;
+use kit::{LIVENESS, Player, Publisher, Relay, wait_until};
+
+const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
+
+/// Of a stream that FLV can't carry.
+#[track_caller]
+fn wait_rtsp_alone(relay: &Relay) {
+    wait_until(LIVENESS, "live/a is up as RTSP alone", || relay.schemas("a") == ["rtsp"]);
+}
+
+#[track_caller]
+fn plays_packets(relay: &Relay, media: &Media) {
+    let url = relay.rtsp_url("a");
+    let players = [Lower::Tcp, Lower::Udp, Lower::Tcp, Lower::Udp]
+        .map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+    for player in players {
+        player.wait_units(Kind::Video, 60);
+        player.wait_units(Kind::Audio, 60);
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        for (have, sent) in recording.tracks.iter().zip(&media.formats) {
+            assert_eq!(
+                (&have.format.fmtp, have.format.payload_type),
+                (&sent.fmtp, sent.payload_type)
+            );
+        }
+        assert_same_packets(&what, media, &recording, 50);
+    }
+}
+
+#[test]
+fn payloads_of_unknown_codecs_pass_bit_equal() {
+    for (name, lower, shards) in
+        [("VP8", Lower::Tcp, 1), ("MP4V-ES", Lower::Udp, 2), ("VP8", Lower::Udp, 1)]
+    {
+        let relay = Relay::start(shards);
+        let media = Media::of_unknown([name, "X-NOISE"]);
+        let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &media);
+        wait_rtsp_alone(&relay);
+        plays_packets(&relay, &media);
+        publisher.stop();
+        relay.stop();
+    }
+}
+
+#[test]
+fn payloads_of_unknown_codecs_pass_through_two_rillcasts() {
+    for rtp_type in ["0", "1"] {
+        let (origin, relay) = (Relay::start(1), Relay::start(2));
+        let media = Media::of_unknown(["VP8", "X-NOISE"]);
+        let url = origin.rtsp_url("a");
+        let publisher = RtspPublisher::start(origin.rtsp, &url, Lower::Tcp, &media);
+        wait_rtsp_alone(&origin);
+        let added = relay.add("a", &url, &[("rtp_type", rtp_type)]);
+        assert_eq!(added["code"], 0, "{added}");
+        wait_rtsp_alone(&relay);
+        plays_packets(&relay, &media);
+        publisher.stop();
+        relay.stop();
+        origin.stop();
+    }
+}
+
+#[test]
+fn players_begin_where_the_picture_of_a_keyframe_does() {
+    for (lower, shards) in [(Lower::Tcp, 1), (Lower::Udp, 2)] {
+        let relay = Relay::start(shards);
+        let media = Media::of("av.flv", Plan { leads: true, ..Plan::default() });
+        let url = relay.rtsp_url("a");
+        let publisher = RtspPublisher::start(relay.rtsp, &url, lower, &media);
+        relay.wait_online("a");
+        let first = RtspPlayer::start(relay.rtsp, &url, lower);
+        first.wait_units(Kind::Video, 30);
+        let players = LOWERS
+            .map(|lower| RtspPlayer::start(relay.rtsp, &url, lower))
+            .into_iter()
+            .chain([first]);
+        for player in players {
+            player.wait_units(Kind::Video, 60);
+            player.wait_units(Kind::Audio, 60);
+            let what = player.what().to_owned();
+            let recording = player.stop();
+            recording.assert_announced(&what);
+            assert_same_packets(&what, &media, &recording, 50);
+            let kinds = recording.tracks[0].packets.iter().map(|packet| packet.payload[0] & 0x1f);
+            // Delimiter, message, parameter sets, and what the keyframe comes in.
+            assert_eq!(kinds.take(5).collect::<Vec<_>>(), [9, 6, 7, 8, 28], "{what}");
+        }
+        publisher.stop();
+        relay.stop();
+    }
+}
+
+/// Loss in percent of video and audio.
+#[track_caller]
+fn losses(relay: &Relay, schema: &str) -> [f64; 2] {
+    let params =
+        [("schema", schema), ("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "a")];
+    let told = relay.api("getMediaInfo", &params);
+    [0, 1].map(|track| told["tracks"][track]["loss"].as_f64().unwrap_or_else(|| panic!("{told}")))
+}
+
+#[test]
+fn loss_of_a_source_is_told_for_each_track() {
+    let relay = Relay::start(1);
+    let mut media = Media::of("av.flv", Plan::default());
+    // Every tenth packet of video.
+    let mut number = 0;
+    media.packets.retain(|packet| {
+        number += u32::from(packet.track == 0 && !packet.is_rtcp);
+        packet.track != 0 || packet.is_rtcp || number % 10 != 5
+    });
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Udp, &media);
+    relay.wait_online("a");
+    for schema in ["rtsp", "rtmp"] {
+        wait_until(LIVENESS, "a loss of some 10 % of video", || {
+            let [video, audio] = losses(&relay, schema);
+            (5.0..15.0).contains(&video) && audio == 0.0
+        });
+    }
+    publisher.stop();
+    relay.stop();
+    let relay = Relay::start(1);
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    assert_eq!(losses(&relay, "rtmp"), [-1.0; 2]);
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn players_of_rtsp_end_when_the_publisher_comes_back_with_other_codecs() {
+    let relay = Relay::start_with(2, &kit::config::grace_ms(20_000));
+    let url = relay.rtsp_url("a");
+    let mut publisher = Publisher::start(Modern::Yes, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    let flv = Player::http_flv(relay.http, "/live/a.live.flv");
+    let rtsp = LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+    for player in &rtsp {
+        player.wait_units(Kind::Audio, 30);
+        assert!(player.look(|seen| seen.description.contains(" H264/90000")));
+    }
+    flv.wait_frames(Kind::Video, 20);
+    publisher.crash();
+    let mut publisher = Publisher::start(Modern::Yes, "hevc_aac.flv", &relay.rtmp_url("a"));
+    for player in &rtsp {
+        player.wait_end(LIVENESS);
+    }
+    let late = LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+    for player in &late {
+        player.wait_units(Kind::Audio, 30);
+        assert!(player.look(|seen| seen.description.contains(" H265/90000")));
+    }
+    flv.wait_more_frames(Kind::Video, 30);
+    flv.assert_open();
+    let tags = flv.stop();
+    assert!(tags.iter().any(|tag| tag.is_coded() && tag.payload[0] & 0x80 != 0), "no HEVC");
+    drop((rtsp, late));
+    publisher.stop();
+    relay.stop();
+}
