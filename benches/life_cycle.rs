@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kit::allocations;
-use rillcast::bus::message::{Answer, Ask, Message, PullOptions, Ticket};
+use rillcast::bus::message::{Answer, Ask, IdleClose, Message, PullOptions, Ticket};
 use rillcast::clock;
 use rillcast::config::Config;
 use rillcast::egress::{Batch, Shortfall, Wire};
@@ -85,6 +85,8 @@ impl Node {
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(10),
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose::default(),
+            asked_by: None,
         };
         self.ask(Ask::AddPull { key: key(stream), url, options });
     }

@@ -324,8 +324,12 @@ pub const RESTORES_PER_SECOND: u32 = 2_000;
 const _: () = assert!(2 * (KEY_LEN_MAX + 2048) + 512 < JOURNAL_RECORD_LEN_MAX);
 // Access.
 
-/// Addresses whose connections and joins a shard counts: 64 B each, 4 MiB.
-pub const ADDRESSES_MAX: usize = 65_536;
+/// Parts of the table of addresses, each with a lock of its own: with 64 shards that let a thousand
+/// connections in a second each, for 100 ns, one in 10,000 meets another.
+pub const ADDRESS_STRIPES: usize = 64;
+
+/// Addresses of one part whose connections and joins are counted: 64 B each, 4 MiB in all.
+pub const ADDRESSES_PER_STRIPE_MAX: usize = 1024;
 
 // Probes.
 
@@ -409,6 +413,19 @@ pub const ABSENCES_SHOWN_MAX: usize = 512;
 
 /// Bytes that are remembered of why a stream is missing.
 pub const ABSENCE_TEXT_LEN_MAX: usize = 256;
+
+// Idle close.
+
+/// Longest time that a pull may be given to be without players: a day, as of all times in the config.
+pub const IDLE_CLOSE_MS_MAX: u64 = 86_400_000;
+
+// Explanations.
+
+/// Time without media of a source that is called a gap: longer than a frame of two a second takes.
+pub const SOURCE_GAP_MS_MIN: u64 = 1_000;
+
+/// Gaps of a stream that are kept: 24 B each, and nothing of a stream without any.
+pub const SOURCE_GAPS_KEPT: usize = 16;
 
 // Players over UDP.
 

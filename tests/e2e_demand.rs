@@ -7,12 +7,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
-use std::thread::{sleep, spawn};
+use std::thread::spawn;
 use std::time::Duration;
 
 use kit::ffmpeg::{Modern, Publisher, decode_first_frames};
 use kit::flv::Kind;
-use kit::{Answer, HookServer, LIVENESS, Nginx, Player, Relay, wait_until};
+use kit::{Answer, HookServer, LIVENESS, Nginx, Player, Relay, pause, wait_until};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use serde_json::json;
@@ -85,7 +85,7 @@ fn serve(mut socket: TcpStream, shared: &Mutex<Asked>, delay: Duration) {
     }
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
     shared.lock().unwrap().requests.push(line);
-    sleep(delay);
+    pause(delay);
     // The relay may have given up.
     let _ = socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     while matches!(socket.read(&mut buffer), Ok(len) if len > 0) {}
@@ -263,7 +263,7 @@ fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may
 #[test]
 fn the_hook_is_asked_before_origins_and_may_bring_the_stream() {
     let desert = Desert::start(Duration::ZERO);
-    let edge = Arc::new(Relay::start_with(2, &desert.entry("")));
+    let edge = Relay::start_with(2, &desert.entry(""));
     let origin = Relay::start(1);
     let _publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url("a"));
     origin.wait_online("a");
@@ -288,5 +288,5 @@ fn the_hook_is_asked_before_origins_and_may_bring_the_stream() {
     assert_eq!(ask(&edge, "/live/left.live.flv"), 404);
     assert_eq!((*early.lock().unwrap(), desert.requests().len()), (0, 1), "the hook left it");
     player.stop();
-    Arc::into_inner(edge).expect("nobody else has it").stop();
+    edge.stop();
 }

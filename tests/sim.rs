@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What must hold is checked after every step ([`world`]), in what each player gets ([`checker`]),
-//! in each answer ([`api`]), and at the end, when nothing may be left.
+//! in each answer ([`api`]), when the node dies and begins again from its journal ([`journal`]), and at
+//! the end, when nothing may be left.
 
 #[path = "sim/api.rs"]
 mod api;
@@ -16,6 +17,8 @@ mod api;
 mod bus;
 #[path = "sim/checker.rs"]
 mod checker;
+#[path = "sim/journal.rs"]
+mod journal;
 #[path = "sim/media.rs"]
 mod media;
 #[path = "sim/origins.rs"]
@@ -102,6 +105,7 @@ fn seeds_reach_what_they_are_to_prove() {
     let Stats { frames, gaps, jumps, evictions, resyncs, losses, registrations, .. } = sum;
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
     let Stats { news, no_news, recoveries, redirects, kept, .. } = sum;
+    let Stats { crashes, restored, torn, acknowledged, .. } = sum;
     let reached = [
         ("frames", frames),
         ("gaps", gaps),
@@ -122,6 +126,10 @@ fn seeds_reach_what_they_are_to_prove() {
         ("recoveries", recoveries),
         ("redirects", redirects),
         ("kept", kept),
+        ("crashes", crashes),
+        ("restored", restored),
+        ("torn", torn),
+        ("acknowledged", acknowledged),
     ];
     for (what, count) in reached {
         assert!(count > 0, "no {what}: {sum:?}");

@@ -1,11 +1,13 @@
 //! Who may do what: by address, by a signed URL, and how much at once. Pure; `net` and `api` ask.
 
+mod asked;
 mod guests;
 mod signed_url;
 
 use std::net::IpAddr;
 
-pub use guests::{Entry, Guests, Limits};
+pub use asked::{PendingPlace, PendingPulls, PullLimits};
+pub use guests::{Entry, Full, Guests, Limits};
 pub use signed_url::signature;
 
 use crate::config::{AccessSection, Networks};

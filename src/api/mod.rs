@@ -5,7 +5,7 @@
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
 //! - `absences.rs`: streams that are known to be missing.
-//! - `why.rs`: what one stream is doing, and why.
+//! - `why.rs`: what one stream is doing, and why; `rules.rs`: which rules have acted on it.
 //! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
 
@@ -22,6 +22,7 @@ mod params;
 mod proxy;
 mod push;
 mod router;
+mod rules;
 mod server;
 mod session;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, delStreamProxy, listStreamProxy,
 //! getProxyInfo, probeStream.
 //!
-//! Of the keys that ZLMediaKit passes to its puller or muxer, `rtp_type`, `rtsp_user` and `rtsp_pwd` have an
-//! effect; the others (`enable_hls`, ...) are accepted and have none.
+//! Of the keys that ZLMediaKit passes to its puller or muxer, `rtp_type`, `rtsp_user`, `rtsp_pwd` and
+//! `auto_close` have an effect; the others (`enable_hls`, ...) are accepted and have none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use super::router::Call;
 use super::wire::{
     self, AddedRow, Code, Data, DeletedRow, Failure, ProbeRow, ProxyRow, ReleasedRow, TakenRow,
 };
-use crate::bus::message::{Answer, Ask, PullOptions};
+use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::bus::view::{SourceView, StreamView};
-use crate::limits::{PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX};
+use crate::limits::{IDLE_CLOSE_MS_MAX, PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX};
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
@@ -157,6 +157,14 @@ pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
             Some(1) => LowerTransport::Udp,
             _ => LowerTransport::Tcp,
         },
+        idle_close: IdleClose {
+            after: params
+                .integer("idle_close_ms")
+                .filter(|&ms| ms > 0)
+                .map(|ms| Duration::from_millis(ms.unsigned_abs().min(IDLE_CLOSE_MS_MAX))),
+            always: params.find("auto_close").map(|_| params.flag("auto_close")),
+        },
+        asked_by: Some(call.caller.peer.ip()),
     }
 }
 

@@ -6,9 +6,10 @@ use serde_json::value::RawValue;
 use super::Node;
 use super::gather::concurrently;
 use super::router::Call;
+use super::rules::{RuleRow, rules};
 use super::wire::{self, Code, Failure};
 use crate::bus::message::{Answer, Ask, NodeAsk};
-use crate::bus::view::{PlayerView, SourceView, StreamView};
+use crate::bus::view::{GapView, GapsView, PlayerView, SourceView, StreamView};
 use crate::media::state::StreamState;
 use crate::media::{ConnectionId, StreamKey};
 use crate::proto::http::Response;
@@ -26,7 +27,13 @@ struct Why<'a> {
     /// Milliseconds since its source last brought media.
     media_age_ms: Option<u64>,
     bytes_per_second: u64,
+    /// Times without media of its source, of so many ms and more, since the key was asked for.
+    source_gaps: u64,
+    /// The last of them, the newest first.
+    last_gaps: Vec<GapRow>,
     slowest: Vec<Slow>,
+    /// What has acted on it, the last first, as far as its last events tell.
+    rules: Vec<RuleRow>,
     /// Its last events, the oldest first; as `/events` tells them.
     events: Vec<Box<RawValue>>,
 }
@@ -41,6 +48,14 @@ struct Slow {
     jumps: u32,
     #[serde(flatten)]
     tcp: Option<TcpRow>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GapRow {
+    /// Since its end.
+    ago_ms: u64,
+    length_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -64,18 +79,37 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
         Some(_) => slowest(call, &key).await?,
         None => Vec::new(),
     };
+    let gaps = gaps(call, &key).await?;
+    let rules = rules(&events);
     let why = Why {
         key: key.as_str(),
-        cause: cause(view.as_ref(), &slowest, call.config.egress.lag_bytes_max),
+        cause: cause(view.as_ref(), (&gaps, &slowest, &rules), call.config.egress.lag_bytes_max),
         state: view.as_ref().map_or("absent", |view| view.state.as_str()),
         players: view.as_ref().map_or(0, StreamView::players),
         waiters: view.as_ref().map_or(0, |view| view.waiters),
         media_age_ms: view.as_ref().filter(|view| view.bytes_total > 0).map(|v| v.media_age_ms),
         bytes_per_second: view.as_ref().map_or(0, |view| view.bytes_per_second),
+        source_gaps: gaps.count,
+        last_gaps: gaps.recent.iter().map(GapRow::of).collect(),
         slowest,
+        rules,
         events: events.into_iter().filter_map(|line| RawValue::from_string(line).ok()).collect(),
     };
     Ok(wire::success(wire::Data { data: why }))
+}
+
+impl GapRow {
+    fn of(gap: &GapView) -> Self {
+        let GapView { ago_ms, length_ms } = *gap;
+        Self { ago_ms, length_ms }
+    }
+}
+
+async fn gaps<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<GapsView, Failure> {
+    match call.ask_owner(key, Ask::Gaps { key: key.clone() }).await? {
+        Answer::Gaps(gaps) => Ok(gaps),
+        _ => Err(Failure::other_answer()),
+    }
 }
 
 async fn slowest<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<Vec<Slow>, Failure> {
@@ -107,10 +141,18 @@ async fn tcp_of<N: Node>(call: &Call<'_, N>, connection: ConnectionId) -> Option
     Some(TcpRow { rtt_us, window_segments, unacked_segments, retransmitted_segments, last_ack_ms })
 }
 
-/// The first of these that holds: no stream, no source, a source that fails or falls silent, a
-/// player that lags.
-fn cause(view: Option<&StreamView>, slowest: &[Slow], lag_bytes_max: u64) -> String {
-    let Some(view) = view else { return "nobody has asked for it or brings it".to_owned() };
+/// The first of these that holds: no stream, no source, a source that fails, falls silent or did so a
+/// moment ago, a player that lags.
+fn cause(
+    view: Option<&StreamView>,
+    (gaps, slowest, rules): (&GapsView, &[Slow], &[RuleRow]),
+    lag_bytes_max: u64,
+) -> String {
+    let Some(view) = view else {
+        let ended = rules.first().filter(|rule| matches!(&*rule.event, "closed" | "deleted"));
+        let why = ended.map_or(String::new(), |rule| format!("; it was closed by {}", rule.rule));
+        return format!("nobody has asked for it or brings it{why}");
+    };
     if let (false, SourceView::Pull(pull)) = (view.registered, &view.source) {
         let fault = pull.last_fault.as_ref();
         let last = fault.map_or(String::new(), |fault| {
@@ -132,6 +174,10 @@ fn cause(view: Option<&StreamView>, slowest: &[Slow], lag_bytes_max: u64) -> Str
     if view.media_age_ms >= SOURCE_GAP_MS {
         return format!("its source is silent: no media for {} ms", view.media_age_ms);
     }
+    if let Some(gap) = gaps.recent.first().filter(|gap| gap.ago_ms < RECENT_GAP_MS) {
+        let GapView { ago_ms, length_ms } = gap;
+        return format!("its source brought no media for {length_ms} ms, until {ago_ms} ms ago");
+    }
     match slowest.first() {
         Some(slow) if slow.jumps > 0 || slow.lag_bytes > lag_bytes_max / 2 => format!(
             "its source is fine; player {} lags {} bytes and has jumped {} times \
@@ -142,6 +188,8 @@ fn cause(view: Option<&StreamView>, slowest: &[Slow], lag_bytes_max: u64) -> Str
     }
 }
 
+/// A gap is the cause for so long: players have played what they had until then.
+const RECENT_GAP_MS: u64 = 10_000;
 /// Players that are shown.
 const SLOWEST: usize = 5;
 /// A source that is silent for longer than a frame of one a second is.
@@ -153,7 +201,7 @@ mod tests {
 
     use crate::api::testing::FakeNode;
     use crate::media::state::{ErrorClass, Fault};
-    use crate::media::{ConnectionId, ShardId};
+    use crate::media::{ConnectionId, ShardId, TagKind};
     use crate::stream::Packaging;
 
     const CAM: (&str, &str) = ("key", "__defaultVhost__/live/cam1");
@@ -183,8 +231,13 @@ mod tests {
         assert_eq!(cause(&node), "it is live, and no player lags");
         node.pass(std::time::Duration::from_secs(2));
         assert!(cause(&node).starts_with("its source is silent"), "{}", cause(&node));
+        node.deliver_tags(&dial, 40, &[(TagKind::Audio, &[0xaf, 1, 9])]);
+        let text = "its source brought no media for 2000 ms, until 0 ms ago";
+        assert_eq!(cause(&node), text);
         let data = node.call("why", &[("app", "live"), ("stream", "cam1")])["data"].clone();
         assert_eq!((&data["players"], &data["events"]), (&json!(1), &json!([])));
+        let gap = json!({"agoMs": 0, "lengthMs": 2000});
+        assert_eq!((&data["sourceGaps"], &data["lastGaps"]), (&json!(1), &json!([gap])));
         assert_eq!(data["slowest"][0]["identifier"], "9-1");
     }
 }

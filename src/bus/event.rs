@@ -64,7 +64,7 @@ pub enum What {
         url: Arc<SourceUrl>,
         step: PushStep,
     },
-    /// Registered, and without a player for `stream.none_reader_delay_ms`.
+    /// Registered, and without a player for as long as the pull or `stream.none_reader_delay_ms` says.
     Unwatched,
     /// It asked to play what is not here, and waits.
     PlayerWaits(Box<Peer>),

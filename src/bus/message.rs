@@ -15,11 +15,13 @@
 //! ```
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::view::{
-    AbsenceView, LoadView, Metric, PlayerView, ProbeView, PushView, SessionView, StreamView,
+    AbsenceView, GapsView, LoadView, Metric, PlayerView, ProbeView, PushView, SessionView,
+    StreamView,
 };
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
@@ -124,6 +126,19 @@ pub struct PullOptions {
     pub media_timeout: Duration,
     /// What is to carry the media of an RTSP origin, if the origin can.
     pub rtp_transport: LowerTransport,
+    pub idle_close: IdleClose,
+    /// Whose share of the pending pulls it takes; that of nobody where we want it ourselves.
+    pub asked_by: Option<IpAddr>,
+}
+
+/// When a pull that nobody plays is closed; where it says nothing, what the operator says for all
+/// streams holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdleClose {
+    /// So long without a player. It is then closed, or the hook decides where one is set.
+    pub after: Option<Duration>,
+    /// Closed without asking, or not.
+    pub always: Option<bool>,
 }
 
 /// How a push is to be done; `addStreamPusherProxy`.
@@ -166,6 +181,8 @@ pub enum Ask {
         /// Also where it is pending.
         pending_too: bool,
     },
+    /// Of the key's owner: closes a stream that was told to be unwatched and still is.
+    CloseIdle { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: sends those away who wait for a key that nobody brings.
     SendAway { key: StreamKey },
     /// Of the key's owner: the hook that was told of a missing stream brings none itself.
@@ -176,6 +193,8 @@ pub enum Ask {
     ForgetAbsences { key: Option<StreamKey> },
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
+    /// Of the key's owner: when its source was silent.
+    Gaps { key: StreamKey },
     /// Of each shard: the streams that it owns, a page at a time. A stream that lives from the first
     /// page to the last is in one of them.
     Streams {
@@ -229,6 +248,7 @@ pub enum Answer {
     Deleted(Option<Closed>),
     Close(CloseOutcome),
     Stream(Option<Box<StreamView>>),
+    Gaps(GapsView),
     Streams {
         page: Vec<StreamView>,
         /// Where the next page begins.

@@ -43,6 +43,23 @@ impl StreamView {
     }
 }
 
+/// When the source of a stream was silent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GapsView {
+    /// Since the key was asked for.
+    pub count: u64,
+    /// The newest first.
+    pub recent: Vec<GapView>,
+}
+
+/// A time without media from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GapView {
+    /// Since its end.
+    pub ago_ms: u64,
+    pub length_ms: u64,
+}
+
 /// A stream in one form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FormView {

@@ -76,6 +76,7 @@ impl Default for StreamSection {
             reconnect_grace_ms: 15_000,
             max_stream_wait_ms: 15_000,
             none_reader_delay_ms: 20_000,
+            auto_close: false,
             gop_bytes_max: 16 * MIB,
             waiters_per_key_max: 10_000,
         }
@@ -98,11 +99,14 @@ impl Default for EgressSection {
 impl Default for LimitsSection {
     fn default() -> Self {
         Self {
+            connections_max: 0,
             connections_per_shard_max: 20_000,
             connections_per_address_max: 0,
             joins_per_second_max: 0,
             joins_per_second_per_address_max: 0,
             pending_per_shard_max: 20_000,
+            pending_pulls_max: 0,
+            pending_pulls_per_address_max: 0,
         }
     }
 }

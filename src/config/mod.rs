@@ -142,6 +142,7 @@ pub struct StreamSection {
     pub reconnect_grace_ms: u64,
     pub max_stream_wait_ms: u64,
     pub none_reader_delay_ms: u64,
+    pub auto_close: bool,
     pub gop_bytes_max: u64,
     pub waiters_per_key_max: u32,
 }
@@ -161,11 +162,14 @@ pub struct EgressSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsSection {
+    pub connections_max: u32,
     pub connections_per_shard_max: u32,
     pub connections_per_address_max: u32,
     pub joins_per_second_max: u32,
     pub joins_per_second_per_address_max: u32,
     pub pending_per_shard_max: u32,
+    pub pending_pulls_max: u32,
+    pub pending_pulls_per_address_max: u32,
 }
 
 /// The ZLMediaKit-compatible API.
@@ -350,6 +354,13 @@ impl Config {
             ("egress.lag_bytes_max", egress.lag_bytes_max, 65_536..=GIB),
             ("egress.lag_evict_ms", egress.lag_evict_ms, 100..=TIME_MS_MAX),
             ("egress.send_notsent_lowat_bytes", egress.send_notsent_lowat_bytes.into(), 4096..=GIB),
+            ("limits.connections_max", limits.connections_max.into(), 0..=100_000_000),
+            ("limits.pending_pulls_max", limits.pending_pulls_max.into(), 0..=1_000_000),
+            (
+                "limits.pending_pulls_per_address_max",
+                limits.pending_pulls_per_address_max.into(),
+                0..=1_000_000,
+            ),
             (
                 "limits.connections_per_shard_max",
                 self.limits.connections_per_shard_max.into(),

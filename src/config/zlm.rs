@@ -152,6 +152,11 @@ const SHARED: &[Shared] = &[
         write: |config, text| parse_seconds(text).map(|ms| config.http.keep_alive_ms = ms),
     },
     Shared {
+        name: "protocol.auto_close",
+        read: |config| u8::from(config.stream.auto_close).to_string(),
+        write: |config, text| parse_flag(text).map(|on| config.stream.auto_close = on),
+    },
+    Shared {
         name: "protocol.continue_push_ms",
         read: |config| config.stream.continue_push_ms.to_string(),
         write: |config, text| text.parse().map(|ms| config.stream.continue_push_ms = ms).ok(),
@@ -236,7 +241,6 @@ const STORED: &[(&str, &str)] = &[
     ("http.sendBufSize", "65536"),
     ("http.virtualPath", ""),
     ("protocol.add_mute_audio", "0"),
-    ("protocol.auto_close", "0"),
     ("protocol.enable_audio", "1"),
     ("protocol.enable_fmp4", "0"),
     ("protocol.enable_hls", "0"),
@@ -321,6 +325,7 @@ mod tests {
             ("http.allow_cross_domains", "0"),
             ("http.allow_ip_range", ""),
             ("http.keepAliveSecond", "1.5"),
+            ("protocol.auto_close", "1"),
             ("protocol.continue_push_ms", "3000"),
             ("rtmp.handshakeSecond", "7"),
             ("rtmp.keepAliveSecond", "8"),
@@ -346,6 +351,7 @@ mod tests {
         assert!(!config.http.allow_cross_domains);
         assert!(config.http.allow_ip_range.contains("8.8.8.8".parse().unwrap()));
         assert_eq!(config.http.keep_alive_ms, 1500);
+        assert!(config.stream.auto_close);
         assert_eq!(config.stream.continue_push_ms, 3000);
         assert_eq!((config.rtmp.handshake_ms, config.rtmp.keep_alive_ms), (7000, 8000));
         assert_eq!((config.rtsp.handshake_ms, config.rtsp.session_timeout_ms), (9000, 10_000));
@@ -404,6 +410,7 @@ mod tests {
             ("hook.on_play", "http://wvp/index/hook/on_play"),
             ("hook.on_send_rtp_stopped", "http://wvp/index/hook/on_send_rtp_stopped"),
             ("hook.timeoutSec", "30"),
+            ("protocol.auto_close", "1"),
             ("protocol.continue_push_ms", "3000"),
             ("rtp_proxy.port_range", "40000-45000"),
         ];

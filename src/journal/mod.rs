@@ -15,5 +15,5 @@ mod writer;
 
 pub use file::OpenError;
 pub use record::{Frame, PullRecord, PushRecord, Record, decode, encode};
-pub use state::{Damage, Replay, replay};
+pub use state::{Damage, Replay, replay, whole};
 pub use writer::{Handle, Journal, Synced};

@@ -64,6 +64,10 @@ pub struct PullRecord {
     /// RTP of an RTSP origin comes over UDP.
     #[serde(default)]
     pub over_udp: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_close_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_close: Option<bool>,
 }
 
 fn timeout_ms() -> u64 {
@@ -158,6 +162,8 @@ mod tests {
     fn add() -> Record {
         Record::AddPull(PullRecord {
             over_udp: false,
+            idle_close_ms: Some(30_000),
+            auto_close: Some(false),
             key: "__defaultVhost__/live/a \"é\"".to_owned(),
             url: "rtmp://origin/live/a?token=1".to_owned(),
             retries_max: Some(3),
@@ -237,6 +243,7 @@ mod tests {
             (pull.timeout_ms, pull.media_timeout_ms, pull.retries_max),
             (10_000, 5_000, None)
         );
+        assert_eq!((pull.idle_close_ms, pull.auto_close), (None, None));
         let newer = framed(br#"{"do":"add_wings"}"#);
         assert_eq!(decode(&newer), Frame::Unknown { len: newer.len() });
     }

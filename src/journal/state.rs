@@ -49,6 +49,15 @@ pub fn replay(bytes: &[u8]) -> Replay {
     state.to_replay(unknown_count, damage)
 }
 
+/// A whole journal of these pulls and nothing else.
+pub fn whole<'a>(pulls: impl IntoIterator<Item = &'a PullRecord>) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    for pull in pulls {
+        encode(&Record::AddPull(pull.clone()), &mut bytes);
+    }
+    bytes
+}
+
 impl State {
     pub(super) fn read(bytes: &[u8]) -> (Self, usize, Option<Damage>) {
         let mut state = Self { live_len: MAGIC.len(), ..Self::default() };
@@ -106,10 +115,7 @@ impl State {
 
     /// A whole journal of what is wanted.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        for pull in self.pulls() {
-            encode(&Record::AddPull(pull.clone()), &mut bytes);
-        }
+        let mut bytes = whole(self.pulls());
         for (push, _) in self.pushes.values() {
             encode(&Record::AddPush(push.clone()), &mut bytes);
         }
@@ -140,6 +146,8 @@ pub(super) mod tests {
     pub(in crate::journal) fn add(name: &str, url: &str) -> Record {
         Record::AddPull(PullRecord {
             over_udp: false,
+            idle_close_ms: None,
+            auto_close: None,
             key: format!("v/live/{name}"),
             url: format!("rtmp://origin/live/{url}"),
             retries_max: None,

@@ -127,12 +127,12 @@ pub enum EndReason {
     Closed,
     /// A pull that is not retried any more.
     GaveUp,
+    /// Nobody had played it for as long as it may be idle.
+    Idle,
     /// No stream came within `max_stream_wait_ms`.
     NotFound,
     /// No origin could be asked for it.
     OriginFailed,
-    /// It was pulled for its players alone, and nobody plays it.
-    Unwatched,
     /// The player was too far behind for too long.
     TooSlow,
     /// Its connection broke while it was sent to.
@@ -154,9 +154,9 @@ impl EndReason {
             Self::Deleted => "deleted",
             Self::Closed => "closed",
             Self::GaveUp => "gave_up",
+            Self::Idle => "idle",
             Self::NotFound => "not_found",
             Self::OriginFailed => "origin_failed",
-            Self::Unwatched => "unwatched",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
             Self::Denied => "denied",

@@ -73,7 +73,7 @@ impl Driver {
         // A peer that is gone already has no address; its connection ends here.
         let Ok(peer) = socket::peer_addr(&fd) else { return };
         let Ok(local) = socket::local_addr(&fd) else { return };
-        let Some(counted) = self.count_guest(peer.ip()) else { return };
+        let Some(guest) = self.count_guest(peer.ip()) else { return };
         self.counters.accepted += 1;
         let notsent_bytes_max = self.config.egress.send_notsent_lowat_bytes;
         let options = socket::StreamOptions { nodelay: true, notsent_bytes_max };
@@ -84,7 +84,7 @@ impl Driver {
         let id = self.new_connection_id();
         let ends = (unmapped(local), unmapped(peer));
         let mut link = Link::new(id, fd, ends, session, Role::None, self.now);
-        link.counted = counted;
+        link.guest = Some(guest);
         debug!(connection = %id, peer = %link.peer, ?protocol, "opened");
         self.enter(link);
     }

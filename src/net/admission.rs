@@ -2,16 +2,24 @@
 //! pull connects.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tracing::debug;
 
 use super::driver::Driver;
 use super::link::Link;
-use crate::access::{self, Denied, Entry, Limits};
+use crate::access::{self, Denied, Entry, Full, Guests, Limits, PendingPulls};
 use crate::clock;
 use crate::config::AccessSection;
 use crate::media::StreamKey;
 use crate::ring::Token;
+
+/// What the shards count together.
+#[derive(Clone, Default)]
+pub(super) struct Shared {
+    pub(super) guests: Arc<Guests>,
+    pub(super) pending: PendingPulls,
+}
 
 /// What a peer is told of why it may not join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,30 +31,26 @@ pub(super) enum Refused {
 }
 
 impl Driver {
-    /// Whether a connection of this address may stay; then whether it is counted.
-    pub(super) fn count_guest(&mut self, address: IpAddr) -> Option<bool> {
+    /// Whether a connection of this address may stay, and how it is then counted.
+    pub(super) fn count_guest(&mut self, address: IpAddr) -> Option<Entry> {
         let limits = self.guest_limits();
-        match self.guests.enter(self.now, address, &limits) {
-            Entry::Counted => Some(true),
-            Entry::Uncounted => Some(false),
-            Entry::Refused => {
-                self.counters.refused += 1;
-                let what = "connection refused: its address has too many";
-                self.repeats.count(self.now, what);
-                None
-            }
-        }
+        let full = match self.guests.enter(self.now, address, &limits) {
+            Ok(entry) => return Some(entry),
+            Err(full) => full,
+        };
+        self.counters.refused += 1;
+        let what = match full {
+            Full::Node => "connection refused: the node has too many",
+            Full::Address => "connection refused: its address has too many",
+        };
+        self.repeats.count(self.now, what);
+        None
     }
 
-    /// Counts a connection that comes from another shard. Returns whether it is counted.
-    pub(super) fn count_adopted(&mut self, address: IpAddr) -> bool {
-        self.guests.enter(self.now, address, &Limits::default()) == Entry::Counted
-    }
-
-    /// A connection is gone, or moves to another shard.
+    /// A connection is gone.
     pub(super) fn uncount_guest(&mut self, link: &Link) {
-        if link.counted {
-            self.guests.leave(self.now, link.peer.ip());
+        if let Some(entry) = link.guest {
+            self.guests.leave(self.now, link.peer.ip(), entry);
         }
     }
 
@@ -108,6 +112,7 @@ impl Driver {
     fn guest_limits(&self) -> Limits {
         let limits = &self.config.limits;
         Limits {
+            connections_max: limits.connections_max,
             connections_per_address_max: limits.connections_per_address_max,
             joins_per_second_max: limits.joins_per_second_max,
             joins_per_second_per_address_max: limits.joins_per_second_per_address_max,

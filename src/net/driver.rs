@@ -56,7 +56,7 @@ pub(super) struct Driver {
     /// Itself, for the tasks that it starts.
     pub(super) handle: Option<NodeHandle>,
     pub(super) links: Links,
-    pub(super) guests: Guests,
+    pub(super) guests: Arc<Guests>,
     pub(super) by_connection: HashMap<ConnectionId, Token>,
     pub(super) udp: UdpPairs,
     pub(super) attempts: HashMap<AttemptId, Attempt>,
@@ -148,6 +148,7 @@ pub(super) struct Parts {
     pub(super) events: Events,
     pub(super) prober: Prober,
     pub(super) setup: Setup,
+    pub(super) guests: Arc<Guests>,
 }
 
 impl Driver {
@@ -176,7 +177,7 @@ impl Driver {
             setup: parts.setup,
             handle: None,
             links: Links::default(),
-            guests: Guests::default(),
+            guests: parts.guests,
             by_connection: HashMap::new(),
             udp,
             attempts: HashMap::new(),

@@ -21,6 +21,7 @@ use super::low_water::LowWater;
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
+use crate::access::Entry;
 use crate::bus::keeper::Follower;
 use crate::media::state::EndReason;
 use crate::media::{AttemptId, ConnectionId, StreamKey};
@@ -41,8 +42,8 @@ pub(super) struct Link {
     pub(super) receiving: bool,
     pub(super) polling: bool,
     pub(super) connecting: bool,
-    /// It is among the shard's guests.
-    pub(super) counted: bool,
+    /// How it is counted, where it came to us.
+    pub(super) guest: Option<Entry>,
     /// A cancel of the receive operation is under way.
     pub(super) receive_cancelled: bool,
     /// Of a source whose video has begun.
@@ -155,7 +156,7 @@ impl Link {
             receiving: false,
             polling: false,
             connecting: false,
-            counted: false,
+            guest: None,
             receive_cancelled: false,
             low_water: None,
             udp: Vec::new(),

@@ -8,6 +8,7 @@ mod events;
 mod http;
 mod keeping;
 mod link;
+mod listeners;
 mod load;
 mod low_water;
 mod marks;
@@ -33,7 +34,7 @@ mod wire;
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,10 +42,12 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use admission::Shared;
 pub use driver::Protocol;
 use driver::{Driver, Parts};
 use events::Events;
 pub use keeping::Kept;
+use listeners::Listeners;
 use probe::Prober;
 pub use probe::{ProbeRequest, probe};
 use resolver::Resolver;
@@ -59,7 +62,7 @@ use crate::config::{Config, ConfigSource, NewestConfig};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
-use crate::ring::{self, EgressRing, MediaRing, RingSizes, Token, Waker, socket};
+use crate::ring::{EgressRing, MediaRing, RingSizes, Token, Waker};
 use crate::rt::{self, OneshotReceiver, StartError, Tasks, oneshot};
 use crate::shard::ledger::Ledger;
 use crate::shard::{Policy, Shard};
@@ -219,57 +222,6 @@ pub enum NodeError {
     Resolver(io::Error),
 }
 
-/// Listening sockets of all shards, bound before any shard starts.
-struct Listeners {
-    by_shard: Vec<Vec<(OwnedFd, Protocol)>>,
-    http: SocketAddr,
-    rtmp: SocketAddr,
-    rtsp: SocketAddr,
-}
-
-impl Listeners {
-    fn bind(config: &Config, cpus: &[usize]) -> Result<Self, NodeError> {
-        let mut by_shard: Vec<Vec<(OwnedFd, Protocol)>> = cpus.iter().map(|_| Vec::new()).collect();
-        let mut bind = |what: &'static str, mut address: SocketAddr, protocol| {
-            // SO_REUSEPORT would let us share the port with another process of the same user.
-            let mut probe = std::net::TcpListener::bind(address);
-            if address.ip() == Ipv6Addr::UNSPECIFIED && probe.as_ref().is_err_and(lacks_ipv6) {
-                address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-                probe = std::net::TcpListener::bind(address);
-            }
-            let listen_error = |source: io::Error| NodeError::Listen { what, address, source };
-            match probe {
-                Ok(probe) => drop(probe),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    return Err(NodeError::AddressTaken { what, address });
-                }
-                Err(error) => return Err(listen_error(error)),
-            }
-            let mut bound = address;
-            for listeners in &mut by_shard {
-                let fd = socket::listener(bound).map_err(listen_error)?;
-                bound = socket::local_addr(&fd).map_err(listen_error)?;
-                listeners.push((fd, protocol));
-            }
-            if config.server.steer_by_cpu
-                && let Some((listener, _)) = by_shard.first().and_then(|first| first.last())
-            {
-                ring::steer_by_cpu(listener, cpus).map_err(listen_error)?;
-            }
-            Ok(bound)
-        };
-        let http = bind("http", config.http.listen, Protocol::Http)?;
-        let rtmp = bind("rtmp", config.rtmp.listen, Protocol::Rtmp)?;
-        let rtsp = bind("rtsp", config.rtsp.listen, Protocol::Rtsp)?;
-        Ok(Self { by_shard, http, rtmp, rtsp })
-    }
-}
-
-/// A host without IPv6: the unspecified address is then IPv4's.
-fn lacks_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
-}
-
 /// What the main thread and the shards tell each other.
 struct Control {
     phase: AtomicU8,
@@ -315,6 +267,7 @@ impl Node {
             empty: cpus.iter().map(|_| AtomicBool::new(false)).collect(),
         });
         let hash_seed = fastrand::u64(..);
+        let shared = Shared::default();
         let (ready, all_ready) = mpsc::channel();
         let mut shards = Vec::new();
         let mut give_wakers = Vec::new();
@@ -332,6 +285,7 @@ impl Node {
                 resolver: resolver.clone(),
                 prober: prober.clone(),
                 setup: setup.clone(),
+                shared: shared.clone(),
                 control: control.clone(),
                 ready: ready.clone(),
                 wakers,
@@ -410,6 +364,7 @@ struct ShardStart {
     resolver: Arc<Resolver>,
     prober: Prober,
     setup: Setup,
+    shared: Shared,
     control: Arc<Control>,
     ready: mpsc::Sender<(ShardId, Result<Waker, String>)>,
     /// Those of all shards, when all have started.
@@ -440,11 +395,14 @@ impl ShardStart {
         let mut shard = Shard::new(id, shards, hash_seed, Policy::of(&config, shards));
         shard.set_origins(&config);
         shard.keep_events();
+        shard.share_pending(self.shared.pending);
         let (resolver, prober, setup) = (self.resolver, self.prober, self.setup);
         let events = Events::connect(id, setup.keeper.clone(), ring.waker());
         let wire = RingWire::new(egress);
-        let driver =
-            Driver::new(Parts { shard, ring, wire, port, config, resolver, events, prober, setup });
+        let guests = self.shared.guests;
+        let parts =
+            Parts { shard, ring, wire, port, config, resolver, events, prober, setup, guests };
+        let driver = Driver::new(parts);
         driver.borrow_mut().restore();
         for (fd, protocol) in self.listeners {
             driver.borrow_mut().listen(fd, protocol);

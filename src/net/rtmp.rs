@@ -13,6 +13,7 @@ use super::admission::Refused;
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
 use super::verdicts::Wanted;
+use crate::access::Entry;
 use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
 use crate::media::{ConnectionId, Form, StreamKey};
@@ -37,6 +38,7 @@ struct Moved {
     unsent: Bytes,
     opened: Instant,
     received_bytes: u64,
+    guest: Option<Entry>,
 }
 
 impl Driver {
@@ -172,9 +174,8 @@ impl Driver {
         if let Some(at) = link.deadline {
             self.forget_deadline(at, token);
         }
-        self.uncount_guest(&link);
         let unsent = link.take_unsent();
-        let Link { id, fd, local, peer, session, role, opened, received_bytes, .. } = *link;
+        let Link { id, fd, local, peer, session, role, opened, received_bytes, guest, .. } = *link;
         let Role::Leaving { key, params, held } = role else { return };
         self.counters.handed_over += 1;
         let owner = self.shard.owner_of(&key);
@@ -190,6 +191,7 @@ impl Driver {
             unsent,
             opened,
             received_bytes,
+            guest,
         };
         self.port.put(owner, Message::Adopt(Box::new(moved)));
     }
@@ -200,8 +202,7 @@ impl Driver {
         let ends = (moved.local, moved.peer);
         let mut link = Link::new(moved.id, moved.fd, ends, moved.session, Role::None, moved.opened);
         link.received_bytes = moved.received_bytes;
-        // The shard that accepted it has asked for the limits.
-        link.counted = self.count_adopted(link.peer.ip());
+        link.guest = moved.guest;
         link.queue(moved.unsent);
         let token = self.enter(link);
         self.publish_here(token, &moved.key, moved.params);

@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::limits::DATAGRAMS_DROPPED_MAX;
+
 /// Options of a media connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamOptions {

@@ -11,6 +11,11 @@ use crate::media::state::{EndReason, Generation};
 use crate::media::{Form, StreamKey};
 
 impl Shard {
+    /// Which life of a key that this shard owns lives now; for tests.
+    pub fn generation_of(&self, key: &StreamKey) -> Option<Generation> {
+        self.tables.find(key).map(|handle| handle.generation)
+    }
+
     /// Answers, at once or when it is done. `Ask::Node` is `net`'s.
     pub fn handle_ask(&mut self, now: Instant, ticket: Ticket, ask: Ask) {
         match ask {
@@ -29,6 +34,7 @@ impl Shard {
             Ask::Close { key, generation, form, force, pending_too } => {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
+            Ask::CloseIdle { key, generation } => self.close_idle(now, ticket, &key, generation),
             Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
             Ask::Demand { key } => {
                 self.hook_has_answered(now, &key);
@@ -46,6 +52,11 @@ impl Shard {
                 let found = self.tables.find(&key);
                 let view = found.and_then(|handle| self.view(now, handle)).map(Box::new);
                 self.answer(ticket, Answer::Stream(view));
+            }
+            Ask::Gaps { key } => {
+                let found = self.tables.find(&key).and_then(|handle| self.tables.get(handle));
+                let gaps = found.map(|stream| stream.gaps.view(now)).unwrap_or_default();
+                self.answer(ticket, Answer::Gaps(gaps));
             }
             Ask::Streams { from, registered_only } => {
                 let (handles, next) = self.tables.page(from, registered_only);
@@ -113,7 +124,7 @@ impl Shard {
             self.answer(ticket, Answer::Close(CloseOutcome::NotFound));
             return;
         }
-        if stream.registered && !force && stream.players() > 0 {
+        if stream.registered && !force && stream.players() + stream.waiters() > 0 {
             self.answer(ticket, Answer::Close(CloseOutcome::HasPlayers));
             return;
         }

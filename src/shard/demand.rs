@@ -23,7 +23,7 @@ use super::tables::{Source, StreamHandle};
 use super::timers::{Timer, TimerId};
 use super::{Action, Shard};
 use crate::bus::event::{Asker, End, What};
-use crate::bus::message::{LocalId, Message, PullOptions};
+use crate::bus::message::{IdleClose, LocalId, Message, PullOptions};
 use crate::bus::view::AbsenceView;
 use crate::config::Config;
 use crate::media::state::{EndReason, ErrorClass, Fault};
@@ -84,10 +84,14 @@ pub(super) struct Search {
     fault: Option<Fault>,
     /// Nobody is left to be asked.
     is_over: bool,
-    unwatched_since: Option<Instant>,
 }
 
 impl Demands {
+    /// Forgets missing streams whose time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.absences.expire(now);
+    }
+
     /// Where a player's query lets us pull for it: what it is asked with; and how long it may wait.
     pub(super) fn ask(&mut self, params: &str, wait: Duration) -> (Option<Arc<Asking>>, Duration) {
         let asking = self.origins.asking(params);
@@ -110,7 +114,6 @@ impl Search {
             deadline,
             fault: None,
             is_over: false,
-            unwatched_since: None,
         }
     }
 
@@ -245,6 +248,8 @@ impl Shard {
             timeout: first.timeout.min(time),
             media_timeout: self.demands.origins.media_timeout(),
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose { after: None, always: Some(true) },
+            asked_by: None,
         };
         let pull = Pull { on_demand: true, ..Pull::new(first.url.clone(), options) };
         let url = Some(first.url.clone());
@@ -380,30 +385,9 @@ impl Shard {
                 self.tell_end(&stream, End::Abandoned);
             }
             Source::Pull(pull) if pull.on_demand && pull.attempt().is_none() => {
-                self.end_stream(now, handle, EndReason::Unwatched, None);
+                self.end_stream(now, handle, EndReason::Idle, None);
             }
             _ => {}
-        }
-    }
-
-    /// Ends pulls on demand that nobody has played for as long as the operator says.
-    pub(super) fn end_unwatched(&mut self, now: Instant) {
-        self.demands.absences.expire(now);
-        if self.demands.totals.pulls == 0 {
-            return;
-        }
-        for handle in self.tables.handles() {
-            let stream = self.tables.get_mut(handle).expect("just listed");
-            let is_watched = stream.players() + stream.waiters() > 0;
-            let Demand::Pulled(search) = &mut stream.demand else { continue };
-            if is_watched || !stream.registered {
-                search.unwatched_since = None;
-                continue;
-            }
-            let since = *search.unwatched_since.get_or_insert(now);
-            if now.duration_since(since) >= self.policy.none_reader_delay {
-                self.end_stream(now, handle, EndReason::Unwatched, None);
-            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::bus_tests::NoPlayers;
 use super::{Action, PlayRequest, Policy, Shard, Stage};
 use crate::bus::event::What;
-use crate::bus::message::{Ask, PullOptions, Ticket};
+use crate::bus::message::{Ask, IdleClose, PullOptions, Ticket};
 use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::{Config, Hook};
@@ -185,6 +185,8 @@ fn options() -> PullOptions {
         timeout: Duration::from_secs(10),
         media_timeout: Duration::from_secs(10),
         rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: None,
     }
 }
 

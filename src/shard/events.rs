@@ -50,7 +50,6 @@ impl Shard {
         let view = self.view(now, handle).map(Box::new);
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let back = std::mem::replace(&mut stream.was_registered, true);
-        stream.unwatched_since = Some(now);
         stream.told_forms =
             Form::ALL.into_iter().filter(|&form| stream.is_playable(form)).collect();
         self.tell(handle, |stream| What::Registered { view, url: stream.url(), back });
@@ -101,32 +100,6 @@ impl Shard {
     pub(super) fn tell_evicted(&mut self, connection: ConnectionId) {
         if let Some(member) = self.members.get(&connection) {
             self.tell_of_player(member.key.clone(), What::PlayerEvicted { connection });
-        }
-    }
-
-    /// Registered streams that have been without a player for as long as the operator says; each is
-    /// told once until it has a player again.
-    pub(super) fn look_for_unwatched(&mut self, now: Instant) {
-        if self.events.is_none() {
-            return;
-        }
-        let mut unwatched = Vec::new();
-        for handle in self.tables.handles() {
-            let stream = self.tables.get_mut(handle).expect("just listed");
-            if !stream.registered {
-                continue;
-            }
-            if stream.players() > 0 {
-                stream.unwatched_since = Some(now);
-            } else if let Some(since) = stream.unwatched_since
-                && now.duration_since(since) >= self.policy.none_reader_delay
-            {
-                stream.unwatched_since = None;
-                unwatched.push(handle);
-            }
-        }
-        for handle in unwatched {
-            self.tell(handle, |_| What::Unwatched);
         }
     }
 }

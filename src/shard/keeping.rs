@@ -13,8 +13,9 @@ use super::Shard;
 use super::lifecycle::{Pull, PullState};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
+use crate::access::PullLimits;
 use crate::bus::event::{Asker, What};
-use crate::bus::message::PullOptions;
+use crate::bus::message::{IdleClose, PullOptions};
 use crate::journal::{PullRecord, Record};
 use crate::limits::RESTORES_PER_SECOND;
 use crate::media::key::KeyError;
@@ -72,6 +73,8 @@ impl Shard {
         let next = now + delay;
         let timer = self.timers.set(next, Timer::Retry(handle));
         pull.state = PullState::BackingOff { next, timer };
+        // What is restored was let in before.
+        pull.place = self.pending_pulls.enter(None, &PullLimits::default()).ok();
         let stream = self.tables.get_mut(handle).expect("just made");
         let url = Some(pull.url.clone());
         stream.source = Source::Pull(Box::new(pull));
@@ -108,6 +111,8 @@ fn written(key: &StreamKey, pull: &Pull) -> PullRecord {
         timeout_ms: pull.options.timeout.as_millis() as u64,
         media_timeout_ms: pull.options.media_timeout.as_millis() as u64,
         over_udp: pull.options.rtp_transport == LowerTransport::Udp,
+        idle_close_ms: pull.options.idle_close.after.map(|after| after.as_millis() as u64),
+        auto_close: pull.options.idle_close.always,
     }
 }
 
@@ -126,6 +131,11 @@ fn read(record: &PullRecord) -> Result<(StreamKey, Pull), RestoreError> {
             true => LowerTransport::Udp,
             false => LowerTransport::Tcp,
         },
+        idle_close: IdleClose {
+            after: record.idle_close_ms.map(Duration::from_millis),
+            always: record.auto_close,
+        },
+        asked_by: None,
     };
     let pull = Pull { kept: true, ..Pull::new(Arc::new(url), options) };
     Ok((key, pull))

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::timers::TimerId;
+use crate::access::PendingPlace;
 use crate::bus::message::{PullOptions, Ticket};
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, SourceUrl, StreamKey};
@@ -66,6 +67,8 @@ pub(super) struct Pull {
     /// Adds that wait for the first result.
     pub(super) adds: Vec<Ticket>,
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
+    /// Its place among the pending ones of the node.
+    pub(super) place: Option<PendingPlace>,
     /// It is in the journal.
     pub(super) kept: bool,
     /// It is for its players alone.
@@ -175,6 +178,7 @@ impl Pull {
             row: FailureRow::default(),
             adds: Vec::new(),
             ends: None,
+            place: None,
             kept: false,
             on_demand: false,
             redirect: None,
@@ -256,16 +260,25 @@ impl Pull {
         }
         if was_up {
             self.losses += 1;
+            self.set_pending(true);
         }
         let delay = policy.delay(class, retries_done, rng);
         self.failures = retries_done + u32::from(was_tried);
         AfterFailure::Retry(delay)
     }
 
+    /// Counts it as pending, or not any more.
+    pub(super) fn set_pending(&mut self, is_pending: bool) {
+        if let Some(place) = &mut self.place {
+            place.set_pending(is_pending);
+        }
+    }
+
     /// Media has come. Returns the failures in a row that it ends.
     pub(super) fn succeed(&mut self) -> u32 {
         self.was_up = true;
         self.failures = 0;
+        self.set_pending(false);
         if let PullState::Trying { stage, .. } = &mut self.state {
             *stage = Stage::Up;
         }
@@ -302,6 +315,7 @@ impl Pull {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::message::IdleClose;
     use crate::proto::rtsp::LowerTransport;
 
     const POLICY: RetryPolicy = RetryPolicy {
@@ -320,6 +334,8 @@ mod tests {
             timeout: Duration::from_secs(10),
             media_timeout: Duration::from_secs(5),
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose::default(),
+            asked_by: None,
         };
         let mut pull = Pull::new(Arc::new(url), options);
         start(&mut pull);

@@ -11,6 +11,7 @@
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
+//! - `idle.rs`: streams that nobody plays.
 //! - `keeping.rs`: what survives a restart, and how it comes back.
 
 mod absences;
@@ -24,6 +25,10 @@ mod demand;
 mod demand_tests;
 mod ending;
 mod events;
+mod gaps;
+mod idle;
+#[cfg(test)]
+mod idle_tests;
 mod invariants;
 mod keeping;
 pub mod ledger;
@@ -44,6 +49,7 @@ mod rtp;
 mod sources;
 mod tables;
 mod timers;
+mod totals;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -66,13 +72,15 @@ pub use sources::PublishRefusal;
 pub use tables::StreamHandle;
 use tables::Tables;
 use timers::{Timer, Timers};
+pub use totals::Totals;
 
+use crate::access::PendingPulls;
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
-use crate::egress::{CrowdTotals, Removed, Scratch, Wire};
+use crate::egress::{Removed, Scratch, Wire};
 use crate::journal::Record;
-use crate::media::state::{EndReason, ErrorClass, Generation};
+use crate::media::state::{EndReason, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
 
@@ -110,36 +118,6 @@ pub enum Action {
     Keep(Record),
 }
 
-/// Counters of a shard since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub media_bytes_in: u64,
-    pub media_bytes_copied: u64,
-    pub config_bytes_copied: u64,
-    /// Copied to make the form that a source does not bring.
-    pub bridge_bytes_copied: u64,
-    /// Copied once more to send them in one piece to many.
-    pub joined_bytes_copied: u64,
-    pub media_bytes_out: u64,
-    pub sends: u64,
-    pub player_jumps: u64,
-    /// Sends over UDP that a socket did not take.
-    pub datagrams_lost: u64,
-    pub player_evictions: u64,
-    pub late_messages: u64,
-    pub attempts: u64,
-    pub attempts_failed: [u64; ErrorClass::ALL.len()],
-    pub push_attempts: u64,
-    pub push_attempts_failed: [u64; ErrorClass::ALL.len()],
-    /// Pushes that were up and lost their destination.
-    pub push_losses: u64,
-    pub registrations: u64,
-    pub losses: u64,
-    pub waiters_refused: u64,
-    pub publishes_refused: u64,
-    pub resyncs: u64,
-}
-
 /// One core's world.
 pub struct Shard {
     id: ShardId,
@@ -153,6 +131,7 @@ pub struct Shard {
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
     demands: Demands,
+    pending_pulls: PendingPulls,
     pushes: Pushes,
     timers: Timers,
     locals: Locals,
@@ -203,6 +182,7 @@ impl Shard {
             attempts: HashMap::new(),
             budget: Budget::default(),
             demands: Demands::default(),
+            pending_pulls: PendingPulls::default(),
             pushes: Pushes::default(),
             timers: Timers::default(),
             locals: Locals::default(),
@@ -364,7 +344,7 @@ impl Shard {
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
         self.look_for_unwatched(now);
-        self.end_unwatched(now);
+        self.demands.expire(now);
         self.count_pushed(now);
     }
 
@@ -423,14 +403,6 @@ impl Shard {
 
     fn send(&mut self, to: ShardId, message: Message) {
         self.actions.push_back(Action::Send { to, message });
-    }
-
-    fn count_egress(&mut self, totals: CrowdTotals) {
-        self.totals.media_bytes_out += totals.sent_bytes;
-        self.totals.sends += totals.sends;
-        self.totals.player_jumps += totals.jumps;
-        self.totals.joined_bytes_copied += totals.joined_bytes;
-        self.totals.datagrams_lost += totals.datagrams_lost;
     }
 }
 

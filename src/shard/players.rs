@@ -162,6 +162,7 @@ impl Shard {
             if stream.subscribers.is_empty() {
                 self.nobody_is_left(now, handle);
             }
+            self.look_who_plays(now, handle);
             return;
         }
         let known =
@@ -169,6 +170,7 @@ impl Shard {
         if let Some(known) = known {
             (known.players, known.waiters) = (players, waiters);
             self.demand_for(now, handle, asking);
+            self.look_who_plays(now, handle);
             return;
         }
         let subscriber = Subscriber {
@@ -185,6 +187,7 @@ impl Shard {
             self.attach(handle, from, local.form);
         }
         self.demand_for(now, handle, asking);
+        self.look_who_plays(now, handle);
     }
 
     /// The owner lets this shard have the log.

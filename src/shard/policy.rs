@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::lifecycle::RetryPolicy;
-use crate::config::Config;
+use crate::access::PullLimits;
+use crate::config::{Config, Hook};
 use crate::egress::CrowdLimits;
 
 /// What the operator decides.
@@ -14,6 +15,8 @@ pub struct Policy {
     pub connects_per_origin_max: usize,
     /// Keys that may be pending on this shard.
     pub pending_max: usize,
+    /// Pulls that may be pending on the node.
+    pub pending_pulls: PullLimits,
     /// Waiters of one key on this shard.
     pub waiters_per_key_max: usize,
     /// How long players of a lost pull are kept.
@@ -25,6 +28,10 @@ pub struct Policy {
     pub stream_wait: Duration,
     /// After so long without a player a registered stream is told to be unwatched.
     pub none_reader_delay: Duration,
+    /// And closed, whatever a hook says.
+    pub auto_close: bool,
+    /// A hook is asked whether an unwatched stream is to be closed.
+    pub none_reader_is_asked: bool,
     /// How long a close waits to be confirmed before it is answered nevertheless.
     pub close_bound: Duration,
     /// How long audio waits for video to ride on.
@@ -49,12 +56,18 @@ impl Policy {
             },
             connects_per_origin_max: share(config.pull.connects_per_origin_max),
             pending_max: config.limits.pending_per_shard_max as usize,
-            waiters_per_key_max: config.stream.waiters_per_key_max as usize,
+            pending_pulls: PullLimits {
+                pending_max: config.limits.pending_pulls_max,
+                pending_per_address_max: config.limits.pending_pulls_per_address_max,
+            },
+            waiters_per_key_max: share(config.stream.waiters_per_key_max),
             reconnect_grace: ms(config.stream.reconnect_grace_ms),
             continue_push: ms(config.stream.continue_push_ms),
             publisher_silence: ms(config.rtmp.keep_alive_ms),
             stream_wait: ms(config.stream.max_stream_wait_ms),
             none_reader_delay: ms(config.stream.none_reader_delay_ms),
+            auto_close: config.stream.auto_close,
+            none_reader_is_asked: config.hook.wants(Hook::StreamNoneReader),
             close_bound: ms(config.api.reply_bound_ms),
             audio_wait: ms(config.egress.audio_wait_ms),
             flush_window: ms(config.egress.flush_window_ms),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Action, Policy, PullNews, Shard, Stage};
-use crate::bus::message::{Ask, PullOptions, Ticket};
+use crate::bus::message::{Ask, IdleClose, PullOptions, Ticket};
 use crate::clock;
 use crate::config::Config;
 use crate::journal::{PullRecord, Record};
@@ -48,6 +48,8 @@ impl Scene {
             timeout: TIMEOUT,
             media_timeout: TIMEOUT,
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose::default(),
+            asked_by: None,
         };
         let url = Arc::new(SourceUrl::parse(url, false).unwrap());
         self.ask(Ask::AddPull { key: key(stream), url, options });
@@ -296,6 +298,8 @@ fn a_pull_that_is_sent_on_and_on_fails() {
 fn record(stream: &str, url: &str) -> PullRecord {
     PullRecord {
         over_udp: false,
+        idle_close_ms: None,
+        auto_close: None,
         key: key(stream).as_str().to_owned(),
         url: url.to_owned(),
         retries_max: None,
@@ -337,6 +341,8 @@ fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
         timeout: TIMEOUT,
         media_timeout: TIMEOUT,
         rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: None,
     };
     let url = Arc::new(SourceUrl::parse("rtmp://origin/live/a", false).unwrap());
     let mut scene = Scene::new(1);

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
-use super::tables::{Source, StreamHandle};
+use super::tables::{Source, Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
+use crate::access::PendingPulls;
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
@@ -14,6 +15,11 @@ use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 
 impl Shard {
+    /// Counts pending pulls together with the node's other shards; to be called before it has any.
+    pub fn share_pending(&mut self, pulls: PendingPulls) {
+        self.pending_pulls = pulls;
+    }
+
     /// Media of an attempt.
     pub fn attempt_media(&mut self, now: Instant, attempt: AttemptId, part: MediaPart) -> bool {
         match self.stream_of_attempt(attempt) {
@@ -50,6 +56,17 @@ impl Shard {
             self.answer(ticket, Answer::Overloaded("too many pending streams"));
             return;
         }
+        let is_free = found.and_then(|handle| self.tables.get(handle)).is_none_or(Stream::is_free);
+        let mut place = None;
+        if is_free {
+            match self.pending_pulls.enter(options.asked_by, &self.policy.pending_pulls) {
+                Ok(entered) => place = Some(entered),
+                Err(limit) => {
+                    self.answer(ticket, Answer::Overloaded(limit));
+                    return;
+                }
+            }
+        }
         let handle = match found {
             None => {
                 let generation = self.next_generation();
@@ -57,8 +74,7 @@ impl Shard {
                 self.tables.insert(key, generation, source, (now, self.now_unix))
             }
             Some(handle) => {
-                let stream = self.tables.get_mut(handle).expect("just found");
-                if !matches!(stream.source, Source::None { kept: false }) {
+                if !is_free {
                     self.add_again(ticket, handle, &url, options);
                     return;
                 }
@@ -67,6 +83,7 @@ impl Shard {
         };
         let wanted = url.clone();
         let mut pull = Pull::new(url, options);
+        pull.place = place;
         if !options.no_wait {
             pull.adds.push(ticket);
         }

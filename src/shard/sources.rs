@@ -141,6 +141,7 @@ impl Shard {
         stream.rate.count(now, received);
         if received > 0 {
             stream.last_media = now;
+            stream.gaps.media_came(now);
         }
         if !progress.committed {
             return;
@@ -254,6 +255,7 @@ impl Shard {
             }
         }
         self.flush_soon(handle);
+        self.watch_registered(now, handle);
         self.tell_registered(now, handle);
         self.wake_pushes(now, &key);
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::demand::Demand;
+use super::gaps::Gaps;
+use super::idle::Watch;
 use super::lifecycle::Pull;
 use super::timers::TimerId;
 use crate::bus::message::{LocalId, Ticket};
@@ -37,12 +39,12 @@ pub(super) struct Stream {
     pub(super) since_unix: u64,
     pub(super) registered_at: Option<(Instant, u64)>,
     pub(super) last_media: Instant,
+    pub(super) gaps: Gaps,
     /// It was registered before, so that the next time it is back.
     pub(super) was_registered: bool,
     /// The forms in which it was told to be registered.
     pub(super) told_forms: Vec<Form>,
-    /// Since when it is registered and has no player; `None` too when that was told.
-    pub(super) unwatched_since: Option<Instant>,
+    pub(super) watch: Watch,
     pub(super) grace: Option<TimerId>,
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
@@ -150,9 +152,10 @@ impl Tables {
             since_unix: now.1,
             registered_at: None,
             last_media: now.0,
+            gaps: Gaps::default(),
             was_registered: false,
             told_forms: Vec::new(),
-            unwatched_since: None,
+            watch: Watch::default(),
             grace: None,
             silence: None,
             unflushed: false,
@@ -289,6 +292,11 @@ impl Stream {
 
     pub(super) fn waiters(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
+    }
+
+    /// Nobody brings it, and nobody is kept for who did.
+    pub(super) fn is_free(&self) -> bool {
+        matches!(self.source, Source::None { kept: false })
     }
 
     pub(super) fn pull(&self) -> Option<&Pull> {

@@ -393,7 +393,7 @@ mod tests {
         let ntp_ms = reports.map(|entry| {
             let bytes = log.bytes(entry.packet());
             let ntp = u64::from_be_bytes(*bytes[8..].first_chunk().expect("a report"));
-            (u128::from(ntp) * 1000 >> 32) as u64
+            ((u128::from(ntp) * 1000) >> 32) as u64
         });
         let ntp_ms: Vec<u64> = ntp_ms.collect();
         assert_eq!(ntp_ms.len(), 3);

@@ -1,8 +1,9 @@
 //! What people ask for, and what they must be answered.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use rillcast::bus::message::{CloseOutcome, Closed, Message};
+use rillcast::bus::message::{CloseOutcome, Closed, IdleClose, Message};
 use rillcast::bus::{Answer, Ask, PullOptions, Ticket};
 use rillcast::media::state::{Generation, StreamState};
 use rillcast::media::{ConnectionId, ShardId};
@@ -25,6 +26,16 @@ pub(crate) struct Asked {
     is_answered: bool,
 }
 
+impl Asked {
+    pub(crate) fn key(&self) -> usize {
+        self.key
+    }
+
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        self.generation
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Add { no_wait: bool },
@@ -34,6 +45,8 @@ enum What {
     Players,
 }
 
+/// Who asks, where that is known.
+const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const MEDIA_TIMEOUT_MAX: Duration = Duration::from_millis(3000);
 const TIMEOUT_MS_MAX: u64 = 6000;
 
@@ -80,6 +93,11 @@ impl World {
             timeout: Duration::from_millis(rng.u64(300..=TIMEOUT_MS_MAX)),
             media_timeout: MEDIA_TIMEOUT_MAX.mul_f64(rng.f64().max(0.1)),
             rtp_transport: LowerTransport::Tcp,
+            idle_close: IdleClose {
+                after: *pick(rng, &[None, None, None, Some(Duration::from_secs(4))]),
+                always: *pick(rng, &[None, None, Some(true), Some(false)]),
+            },
+            asked_by: *pick(rng, &[None, Some(CALLER), Some(CALLER)]),
         };
         // In the queue of the origin's budget, and at the origin.
         let bound = Duration::from_millis(if no_wait { 0 } else { 2 * TIMEOUT_MS_MAX });
@@ -190,6 +208,8 @@ impl World {
         asked.is_answered = true;
         self.stats.answers += 1;
         assert!(self.now <= asked.answer_by, "ask {} is answered late", ticket.serial);
+        self.acknowledge(ticket, answer);
+        let asked = &self.asked[&ticket.serial];
         let fits = match asked.what {
             What::Add { no_wait } => match answer {
                 Answer::Added { .. } | Answer::Exists { .. } | Answer::Overloaded(_) => true,

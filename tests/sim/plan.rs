@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use rillcast::access::PullLimits;
 use rillcast::egress::CrowdLimits;
 use rillcast::shard::Policy;
 use rillcast::shard::lifecycle::RetryPolicy;
@@ -10,7 +11,7 @@ use rillcast::shard::lifecycle::RetryPolicy;
 use super::origins::Behavior;
 
 /// One run's parameters.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) shards: usize,
     pub(crate) keys: usize,
@@ -18,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) policy: Policy,
     /// Time in which things happen, before everything is ended.
     pub(crate) run: Duration,
+    /// How often the node dies and begins again.
+    pub(crate) crashes: u32,
     pub(crate) ending: Ending,
     /// Whoever must confirm something does so at once, and the bus is never full: each close is
     /// confirmed within its bound.
@@ -115,12 +118,18 @@ impl Plan {
             retry,
             connects_per_origin_max: rng.usize(1..4),
             pending_max: if rng.u32(0..4) == 0 { rng.usize(1..4) } else { 100 },
+            pending_pulls: PullLimits {
+                pending_max: *pick(rng, &[0, 0, 2]),
+                pending_per_address_max: *pick(rng, &[0, 0, 1]),
+            },
             waiters_per_key_max: if rng.u32(0..4) == 0 { rng.usize(0..4) } else { 100 },
             reconnect_grace,
             continue_push: if rng.u32(0..3) == 0 { Duration::ZERO } else { continue_push },
             publisher_silence,
             stream_wait,
-            none_reader_delay: Duration::from_secs(20),
+            none_reader_delay: Duration::from_secs(6),
+            auto_close: false,
+            none_reader_is_asked: false,
             close_bound: Duration::from_millis(1000),
             audio_wait: Duration::from_millis(if rng.u32(0..4) == 0 { 0 } else { 40 }),
             flush_window: Duration::from_millis(if rng.u32(0..4) == 0 {
@@ -137,6 +146,7 @@ impl Plan {
             origins: rng.usize(1..=2),
             policy,
             run: Duration::from_millis(rng.u64(4_000..=25_000)),
+            crashes: if rng.u32(0..3) == 0 { rng.u32(1..=3) } else { 0 },
             ending: if rng.bool() { Ending::ShutDown } else { Ending::Drain },
             prompt,
             deeds: Deed::ALL.iter().map(|&deed| (deed, deed.weight(rng))).collect(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rillcast::access::PendingPulls;
 use rillcast::bus::message::Message;
 use rillcast::bus::view::StreamView;
 use rillcast::bus::{Answer, Ask, Ticket};
@@ -13,6 +14,7 @@ use rillcast::shard::{Action, PullNews, Shard};
 
 use super::api::Asked;
 use super::bus::{Bus, Put, Way};
+use super::journal::Journal;
 use super::media::Source;
 use super::origins::{Attempt, AttemptName, Behavior, Feed};
 use super::plan::{Ending, Plan, pick};
@@ -45,6 +47,9 @@ pub(crate) enum Event {
     /// Nobody comes any more.
     Doors,
     Drain,
+    /// What was kept is on the disk.
+    Sync,
+    Crash,
 }
 
 /// One stay of a connection with a stream; a connection that was refused may ask again.
@@ -62,6 +67,8 @@ pub(crate) struct World {
     events: BTreeMap<(Instant, u64), Event>,
     serial: u64,
     pub(crate) shards: Vec<Shard>,
+    /// Those that the shards count together.
+    pending_pulls: PendingPulls,
     tick_is_due: Vec<bool>,
     /// By sending and receiving shard: the sender knows that the queue is full.
     backed_up: Vec<Vec<bool>>,
@@ -88,6 +95,7 @@ pub(crate) struct World {
     /// Shards that were told to shut down.
     pub(crate) is_shut: Vec<bool>,
     pub(crate) stats: Stats,
+    pub(crate) journal: Journal,
     trace: Option<VecDeque<String>>,
     steps: u64,
 }
@@ -116,6 +124,13 @@ pub(crate) struct Stats {
     pub(crate) redirects: u64,
     /// Messages that met a full queue.
     pub(crate) kept: u64,
+    /// Times that the node died, and pulls that it then began with.
+    pub(crate) crashes: u64,
+    pub(crate) restored: u64,
+    /// Journals whose end was damaged.
+    pub(crate) torn: u64,
+    /// Adds, deletes and closes that survive.
+    pub(crate) acknowledged: u64,
 }
 
 const TRACE_LEN: usize = 400;
@@ -128,10 +143,25 @@ impl World {
     pub(crate) fn new(seed: u64, traced: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::new(&mut rng);
-        let epoch = rillcast::clock::now();
+        Self::begin(rng, plan, rillcast::clock::now(), traced.then(VecDeque::new))
+    }
+
+    /// A node that begins, with nothing in it.
+    pub(crate) fn begin(
+        mut rng: Rng,
+        plan: Plan,
+        epoch: Instant,
+        trace: Option<VecDeque<String>>,
+    ) -> Self {
         let hash_seed = rng.u64(..);
+        let pending_pulls = PendingPulls::default();
         let shards = (0..plan.shards)
-            .map(|id| Shard::new(ShardId(id as u16), plan.shards, hash_seed, plan.policy))
+            .map(|id| {
+                let id = ShardId(id as u16);
+                let mut shard = Shard::new(id, plan.shards, hash_seed, plan.policy);
+                shard.share_pending(pending_pulls.clone());
+                shard
+            })
             .collect();
         let bus = Bus::new(
             plan.shards,
@@ -159,6 +189,7 @@ impl World {
             events: BTreeMap::new(),
             serial: 0,
             shards,
+            pending_pulls,
             tick_is_due: vec![false; plan.shards],
             backed_up: vec![vec![false; plan.shards]; plan.shards],
             told: vec![false; plan.shards],
@@ -179,7 +210,8 @@ impl World {
             policy_changed_at: None,
             is_shut: vec![false; plan.shards],
             stats: Stats::default(),
-            trace: traced.then(VecDeque::new),
+            journal: Journal::new(),
+            trace,
             steps: 0,
             rng,
             plan,
@@ -187,6 +219,10 @@ impl World {
         world.note(|world| format!("{:#?}", world.plan));
         let run = world.plan.run;
         world.after(run, Event::End);
+        if world.plan.crashes > 0 {
+            let at = run.mul_f64(world.rng.f64());
+            world.after(at, Event::Crash);
+        }
         world.after(Duration::ZERO, Event::People);
         world.after(Duration::from_secs(1), Event::Housekeep);
         world
@@ -224,6 +260,10 @@ impl World {
     pub(crate) fn trace(&self) -> String {
         let lines = self.trace.iter().flatten();
         lines.fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    pub(crate) fn take_trace(&mut self) -> Option<VecDeque<String>> {
+        self.trace.take()
     }
 
     /// Writes a line for whoever looks for a fault.
@@ -336,6 +376,8 @@ impl World {
             Event::ShutDown(shard) => self.shut_down(shard),
             Event::Doors => self.ending = true,
             Event::Drain => self.drain(),
+            Event::Sync => self.sync(),
+            Event::Crash => self.crash(),
         }
     }
 
@@ -364,7 +406,7 @@ impl World {
                 Action::DialPush(_) => unreachable!("nobody pushes here"),
                 Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
                 Action::PollWritable { connection } => self.poll_writable(connection),
-                Action::Keep(_) => {}
+                Action::Keep(record) => self.keep(record),
                 Action::Tell(news) => {
                     self.note(|_| format!("  {news:?}"));
                     match news {
@@ -456,7 +498,9 @@ impl World {
 
     fn check_end(&mut self) {
         assert!(self.bus.is_empty(), "the bus holds something");
+        assert_eq!(self.pending_pulls.count(), 0, "a pull is still counted as pending");
         self.check_asked();
+        self.check_journal(self.plan.ending == Ending::Drain);
         self.check_connections();
         let open: Vec<_> = self.attempts.keys().collect();
         assert!(open.is_empty(), "attempts were never closed: {open:?}");
@@ -541,5 +585,9 @@ impl std::ops::AddAssign for Stats {
         self.recoveries += other.recoveries;
         self.redirects += other.redirects;
         self.kept += other.kept;
+        self.crashes += other.crashes;
+        self.restored += other.restored;
+        self.torn += other.torn;
+        self.acknowledged += other.acknowledged;
     }
 }

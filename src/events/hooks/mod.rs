@@ -361,13 +361,7 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
         Hook::StreamNotFound if !closes => Ask::Demand { key: key.clone() },
         _ if !closes => return,
         // A player that came meanwhile saves it.
-        Hook::StreamNoneReader => Ask::Close {
-            key: key.clone(),
-            generation: item.generation,
-            form: None,
-            force: false,
-            pending_too: false,
-        },
+        Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
         Hook::StreamNotFound => Ask::SendAway { key: key.clone() },
         _ => return,
     };

@@ -1,0 +1,106 @@
+//! Which rules have acted on a stream: the config keys, parameters and calls that its last events come
+//! from, for `why`.
+
+use serde::{Deserialize, Serialize};
+
+/// A rule that acted.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RuleRow {
+    /// What is to be changed where it should not have acted.
+    pub(super) rule: &'static str,
+    /// What it did, as `/events` calls it.
+    pub(super) event: String,
+    /// How often, among the events that were looked at.
+    pub(super) count: u32,
+    /// When it did so last, Unix milliseconds.
+    pub(super) last_time_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    event: String,
+    time_ms: u64,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    error_class: String,
+}
+
+/// Those that the events of a stream, the oldest first, tell of; the one that acted last is first.
+pub(super) fn rules(events: &[String]) -> Vec<RuleRow> {
+    let mut rows: Vec<RuleRow> = Vec::new();
+    let lines = events.iter().rev().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    for Line { event, time_ms, reason, error_class } in lines {
+        let Some(rule) = rule_of(&event, &reason, &error_class) else { continue };
+        match rows.iter_mut().find(|row| row.rule == rule && row.event == event) {
+            Some(row) => row.count += 1,
+            None => rows.push(RuleRow { rule, event, count: 1, last_time_ms: time_ms }),
+        }
+    }
+    rows
+}
+
+fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str> {
+    Some(match (event, reason, error_class) {
+        ("closed", "idle", _) => {
+            "idle_close_ms, auto_close, stream.auto_close or on_stream_none_reader"
+        }
+        ("closed", "gave_up", _) => "retry_count",
+        ("closed", "source_lost", _) => "stream.continue_push_ms",
+        ("closed", "not_found", _) => "on_stream_not_found",
+        ("closed", "closed", _) => "close_stream or close_streams",
+        ("deleted", ..) => "delStreamProxy",
+        ("player_refused", "denied", _) => "on_play",
+        ("player_refused", "not_found", _) => "stream.max_stream_wait_ms",
+        ("player_refused", "overloaded", _) => "stream.waiters_per_key_max or limits.pending_...",
+        ("player_slow", ..) => "egress.lag_bytes_max",
+        ("player_evicted", ..) => "egress.lag_evict_ms",
+        ("player_left", "source_lost", _) => "stream.reconnect_grace_ms or stream.continue_push_ms",
+        ("player_left" | "publisher_left", "kicked", _) => "kick_session or kick_sessions",
+        ("attempt_failed", _, "busy") => "pull.connects_per_origin_max",
+        ("attempt_failed", _, "denied") => "access.pull_deny",
+        ("attempt_failed", _, "timed_out") => "timeout_sec or pull.timeout_ms",
+        ("lost" | "attempt_failed", _, "silent") => "media_timeout_ms or pull.media_timeout_ms",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(time_ms: u64, event: &str, reason: &str, class: &str) -> String {
+        format!(
+            r#"{{"sequence":1,"timeMs":{time_ms},"event":"{event}","reason":"{reason}","errorClass":"{class}"}}"#
+        )
+    }
+
+    #[test]
+    fn last_rule_is_first_and_repeated_ones_are_counted() {
+        let events = [
+            line(1, "registered", "", ""),
+            line(2, "player_slow", "", ""),
+            line(3, "player_slow", "", ""),
+            line(4, "player_evicted", "too_slow", ""),
+            line(5, "player_left", "peer", ""),
+            line(6, "player_slow", "", ""),
+            "no JSON".to_owned(),
+            line(7, "closed", "idle", ""),
+        ];
+        let rows = rules(&events);
+        let found: Vec<_> =
+            rows.iter().map(|row| (row.event.as_str(), row.count, row.last_time_ms)).collect();
+        assert_eq!(found, [("closed", 1, 7), ("player_slow", 3, 6), ("player_evicted", 1, 4)]);
+        assert!(rows[0].rule.starts_with("idle_close_ms"), "{rows:?}");
+    }
+
+    #[test]
+    fn failed_attempts_are_rules_of_ours_only_where_we_decided() {
+        let rule = |class: &str| rules(&[line(1, "attempt_failed", "text", class)]).pop();
+        assert_eq!(rule("busy").map(|row| row.rule), Some("pull.connects_per_origin_max"));
+        assert_eq!(rule("denied").map(|row| row.rule), Some("access.pull_deny"));
+        assert_eq!(rule("refused"), None);
+    }
+}

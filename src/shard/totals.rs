@@ -1,0 +1,45 @@
+//! What a shard counts.
+
+use super::Shard;
+use crate::egress::CrowdTotals;
+use crate::media::state::ErrorClass;
+
+/// Counters of a shard since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub media_bytes_in: u64,
+    pub media_bytes_copied: u64,
+    pub config_bytes_copied: u64,
+    /// Copied to make the form that a source does not bring.
+    pub bridge_bytes_copied: u64,
+    /// Copied once more to send them in one piece to many.
+    pub joined_bytes_copied: u64,
+    pub media_bytes_out: u64,
+    pub sends: u64,
+    pub player_jumps: u64,
+    /// Sends over UDP that a socket did not take.
+    pub datagrams_lost: u64,
+    pub player_evictions: u64,
+    pub late_messages: u64,
+    pub attempts: u64,
+    pub attempts_failed: [u64; ErrorClass::ALL.len()],
+    pub push_attempts: u64,
+    pub push_attempts_failed: [u64; ErrorClass::ALL.len()],
+    /// Pushes that were up and lost their destination.
+    pub push_losses: u64,
+    pub registrations: u64,
+    pub losses: u64,
+    pub waiters_refused: u64,
+    pub publishes_refused: u64,
+    pub resyncs: u64,
+}
+
+impl Shard {
+    pub(super) fn count_egress(&mut self, totals: CrowdTotals) {
+        self.totals.media_bytes_out += totals.sent_bytes;
+        self.totals.sends += totals.sends;
+        self.totals.player_jumps += totals.jumps;
+        self.totals.joined_bytes_copied += totals.joined_bytes;
+        self.totals.datagrams_lost += totals.datagrams_lost;
+    }
+}

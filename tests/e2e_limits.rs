@@ -1,0 +1,156 @@
+//! Limits of the node, over all of its shards: connections, joins and pending pulls, in all and of one
+//! address. And peers that take their time with what they send.
+
+mod kit;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use kit::fault::{Mode, Origin};
+use kit::http::encode;
+use kit::relay::{SECRET, add_params};
+use kit::{LIVENESS, Relay, pause, wait_until};
+use rillcast::clock;
+
+/// Other addresses of this host than that which the kit calls from.
+const A: &str = "127.0.0.2:0";
+const B: &str = "127.0.0.3:0";
+
+fn connect(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let from: SocketAddr = from.parse().expect("an address");
+    socket.bind(&from.into()).expect("an address of this host");
+    socket.connect(&to.into()).expect("it listens");
+    socket.into()
+}
+
+/// Whether the peer has closed it, within a moment.
+fn is_ended(socket: &mut TcpStream) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
+    match socket.read(&mut [0]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+#[track_caller]
+fn wait_ended(sockets: &mut [TcpStream], count: usize) {
+    let ended = |sockets: &mut [TcpStream]| {
+        sockets.iter_mut().filter_map(|s| is_ended(s).then_some(())).count()
+    };
+    wait_until(LIVENESS, "those beyond the limit are closed", || ended(sockets) >= count);
+    assert_eq!(ended(sockets), count);
+}
+
+#[test]
+fn connections_are_limited_over_all_shards() {
+    let limits = "connections_max = 9\nconnections_per_address_max = 6\n";
+    let relay = Relay::start_with(2, &format!("[limits]\n{limits}"));
+    let mut of_a: Vec<TcpStream> = (0..16).map(|_| connect(A, relay.http)).collect();
+    wait_ended(&mut of_a, 10);
+    let mut of_b: Vec<TcpStream> = (0..8).map(|_| connect(B, relay.rtmp)).collect();
+    wait_ended(&mut of_b, 5);
+    drop((of_a, of_b));
+    wait_until(LIVENESS, "there is room again", || {
+        let mut new = connect(A, relay.http);
+        !is_ended(&mut new)
+    });
+    relay.stop();
+}
+
+#[test]
+fn joins_of_an_address_are_limited_over_all_shards() {
+    let relay = Relay::start_with(2, "[limits]\njoins_per_second_per_address_max = 1\n");
+    let start = clock::now();
+    let mut players: Vec<TcpStream> = (0..24)
+        .map(|_| {
+            let mut socket = connect(A, relay.http);
+            let head = b"GET /live/absent.live.flv HTTP/1.1\r\nHost: x\r\n\r\n";
+            socket.write_all(head).expect("a request");
+            socket
+        })
+        .collect();
+    // Those who are let in wait for the stream.
+    let mut waiting = 0;
+    for player in &mut players {
+        player.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+        let mut reply = [0; 12];
+        match player.read_exact(&mut reply) {
+            Ok(()) => assert_eq!(&reply[9..], b"503"),
+            Err(_) => waiting += 1,
+        }
+    }
+    let seconds = clock::now().duration_since(start).as_secs();
+    assert!((1..=1 + seconds).contains(&waiting), "{waiting} in {seconds} s");
+    drop(players);
+    relay.stop();
+}
+
+/// `addStreamProxy` from an address; the answer's `msg`, empty where it took it.
+fn add_from(from: &str, relay: &Relay, stream: &str, url: &str) -> String {
+    let more = [("force", "1"), ("async", "1"), ("secret", SECRET)];
+    let query = encode(&add_params(stream, url, &more));
+    let mut socket = connect(from, relay.http);
+    let head = format!(
+        "GET /index/api/addStreamProxy?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).expect("a request");
+    socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).expect("a reply");
+    let body = reply.split("\r\n\r\n").nth(1).expect("a body");
+    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    body["msg"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn pending_pulls_are_limited_for_each_caller_and_for_all() {
+    let dead = Origin::start(Mode::Refused);
+    let origin = Origin::start(Mode::Healthy);
+    let limits = "pending_pulls_max = 4\npending_pulls_per_address_max = 2\n";
+    let relay = Relay::start_with(2, &format!("[http]\nallow_ip_range = \"\"\n[limits]\n{limits}"));
+    let add = |from, stream: &str| add_from(from, &relay, stream, &dead.rtmp_url("a"));
+    assert_eq!([add(A, "a1"), add(A, "a2")], ["", ""]);
+    let of_address = "too many pending pulls of this address";
+    assert_eq!(add(A, "a3"), of_address);
+    // Those of others go on, as does an add of what is there.
+    assert_eq!([add(B, "b1"), add(B, "b2"), add(A, "a1")], ["", "", ""]);
+    assert_eq!(relay.add("c", &dead.rtmp_url("a"), &[])["msg"], "too many pending pulls");
+    assert_eq!(relay.delete("b1")["data"]["flag"], true);
+    // What is up is not pending, until it is lost.
+    assert_eq!(add_from(B, &relay, "up", &origin.rtmp_url("a")), "");
+    relay.wait_online("up");
+    assert_eq!(add(B, "b3"), "");
+    relay.delete("b3");
+    origin.set(Mode::Refused);
+    wait_until(LIVENESS, "it is lost", || {
+        relay.proxy("up").is_some_and(|row| row["state"] == "backing_off")
+    });
+    assert_eq!(add(B, "b3"), "too many pending pulls");
+    assert_eq!(relay.delete("up")["data"]["flag"], true);
+    assert_eq!(add(B, "b3"), "");
+    for stream in ["a1", "a2", "b2", "b3"] {
+        assert_eq!(relay.delete(stream)["data"]["flag"], true, "{stream}");
+    }
+    relay.stop();
+}
+
+#[test]
+fn bodies_and_rtsp_requests_that_trickle_are_closed() {
+    let deadlines = "[http]\nheader_timeout_ms = 500\n[rtsp]\nhandshake_ms = 500\n";
+    let relay = Relay::start_with(1, deadlines);
+    let post = "POST /index/api/version HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n";
+    let options = "OPTIONS rtsp://127.0.0.1/live/a RTSP/1.0\r\nCSeq: 1\r\nX-Filler: ";
+    for (address, start) in [(relay.http, post), (relay.rtsp, options), (relay.rtsp, "")] {
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        socket.write_all(start.as_bytes()).expect("a start");
+        wait_until(LIVENESS, "it is closed", || {
+            pause(Duration::from_millis(80));
+            socket.write_all(b"a").is_err() || is_ended(&mut socket)
+        });
+    }
+    relay.stop();
+}
