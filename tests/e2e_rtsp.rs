@@ -158,8 +158,8 @@ fn plays_everywhere(clip: &Clip, aac: Option<AacFormat>, start: impl FnOnce(&str
         let mut units = player.stop();
         if within == FFMPEG_OVER_UDP {
             // Seldom, its recording has two sounds and lacks the next five, 100 ms in all, by which
-            // times from its own clock and those from the first report may differ. It passes 60
-            // recordings out of 61, so what happens there is not proven.
+            // times from its own clock and those from the first report may differ. One recording in
+            // some sixty does; what happens there is not proven.
             let mut sounds = 0;
             units.retain(|unit| {
                 sounds += usize::from(unit.kind == Kind::Audio);
