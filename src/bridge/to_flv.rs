@@ -111,7 +111,9 @@ impl ToFlv {
             Depacketized::Frame(frame) => frame,
         };
         let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
-        frame.keyframe = taken.starts.is_start(frame.keyframe, presentation as u32);
+        if taken.codec.is_video() {
+            frame.keyframe = taken.starts.is_start(frame.keyframe, presentation as u32);
+        }
         taken.awaiting_keyframe &= !frame.keyframe;
         if taken.awaiting_keyframe {
             return;

@@ -221,11 +221,11 @@ impl DatagramPlayer {
             Some(_) => {}
         }
         let from = self.behind(log)?;
-        if self.piece_due.is_some_and(|due| due > outlet.now) {
-            return None;
-        }
         if from == staged.start {
             return Some(from..end);
+        }
+        if self.piece_due.is_some_and(|due| due > outlet.now) {
+            return None;
         }
         self.piece_due = Some(outlet.now + CATCH_UP_INTERVAL);
         Some(from..piece_end(log, from))
@@ -569,6 +569,19 @@ mod tests {
         }
         assert_eq!(flushes, 100_usize.div_ceil(PIECE));
         assert!(scene.totals.datagrams_lost > 0);
+    }
+
+    #[test]
+    fn who_has_caught_up_gets_what_is_flushed_at_once() {
+        let (mut scene, start) = (Scene::with_gop(), crate::clock::now());
+        scene.join(start, 10);
+        while scene.crowd.is_behind(&scene.log) {
+            scene.flush(start);
+        }
+        scene.passed -= CATCH_UP_INTERVAL;
+        scene.packets(false, 40);
+        scene.flush(start);
+        assert_eq!(scene.wire.got[&10].len(), 140_000);
     }
 
     #[test]

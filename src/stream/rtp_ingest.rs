@@ -188,10 +188,9 @@ impl RtpIngest {
         }
         self.awaits_keyframe = false;
         let header = lane.map(header, place_ns);
-        let is_due = lane.reported_ns.is_none_or(|last_ns| {
-            // A track may have been put back.
-            !(0..REPORT_INTERVAL_NS).contains(&(place_ns - last_ns))
-        });
+        // B-frames step back a little; a track that was put back is reported on again.
+        let is_due =
+            lane.reported_ns.is_none_or(|last_ns| (place_ns - last_ns).abs() >= REPORT_INTERVAL_NS);
         if self.newest.is_none_or(|(newest_ns, _)| place_ns > newest_ns) {
             self.newest = Some((place_ns, now));
         }
@@ -478,8 +477,11 @@ mod tests {
             scene.packet(0, (9, second, 90_000 * u32::from(second)), SLICE);
             scene.now += Duration::from_secs(1);
         }
+        // A B-frame right behind a report.
+        scene.packet(0, (9, 12, 90_000 * 15), SLICE);
+        scene.packet(0, (9, 13, 90_000 * 14), SLICE);
         let reports = |channel| scene.entries().iter().filter(|of| of.channel == channel).count();
-        assert_eq!((reports(1), reports(3)), (3, 3));
+        assert_eq!((reports(1), reports(3)), (4, 3));
     }
 
     #[test]
