@@ -343,26 +343,39 @@ pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;
 /// are 3,000. At some 300 bytes each, 5 MiB.
 pub const EVENTS_UNDER_WAY_MAX: usize = 16_384;
 
-/// Events that the log keeps, for followers that come back: at some 300 bytes each, 5 MiB. With 10 a
-/// second that is half an hour.
+/// Events that the log keeps, for followers that come back: with 10 a second half an hour.
 pub const EVENTS_KEPT: usize = 16_384;
 
+/// Bytes of text of those. 512 each; most are 300, with the longest URL 3 KiB.
+pub const EVENTS_KEPT_LEN_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes that wait for a follower's shard to take them, and as many again for its socket: a replay
-/// of all that is kept is 400 bytes an event, 6.5 MB.
-pub const FOLLOWER_QUEUE_LEN_MAX: usize = 16 * 1024 * 1024;
+/// of all that is kept, and as much that happens meanwhile.
+pub const FOLLOWER_QUEUE_LEN_MAX: usize = 2 * EVENTS_KEPT_LEN_MAX;
 
 /// Connections that follow the event log at once, on each shard.
 pub const FOLLOWERS_MAX: usize = 64;
 
 // Web hooks.
 
-/// Hooks that are told something at once: one after the other for a stream, so that this many streams
-/// change side by side. A thread each.
+/// Calls at once of a server that hooks tell something: one after the other for a stream, so that
+/// this many streams change side by side.
 pub const HOOK_POSTS_MAX: usize = 8;
 
-/// Hooks that are asked something at once, a thread each. A server that thinks for 50 ms answers 640
-/// players a second.
+/// Calls at once of all servers that hooks tell something, a thread each: there are eight such hooks, and
+/// of two of them a call goes beside the slots of its server. Those of servers that had a URL before
+/// count too.
+pub const HOOK_POSTS_ALL_MAX: usize = 8 * HOOK_POSTS_MAX + 2;
+
+/// Calls about absent streams that wait to be told. Any player can cause one; eight at a time that take
+/// 10 ms each hold what is told of other streams up for 1.3 s.
+pub const HOOK_ABSENT_WAITING_MAX: usize = 1024;
+
+/// Questions at once to a hook. A server that thinks for 50 ms answers 640 players a second.
 pub const HOOK_QUESTIONS_MAX: usize = 32;
+
+/// Questions at once to all hooks, a thread each: two hooks, and the servers that they had before.
+pub const HOOK_QUESTIONS_ALL_MAX: usize = 4 * HOOK_QUESTIONS_MAX;
 
 /// Players and publishers that wait for an answer of a hook; those beyond are treated as without one.
 pub const HOOK_WAITERS_MAX: usize = 20_000;
@@ -439,3 +452,17 @@ pub const SOURCE_GAP_MS_MIN: u64 = 1_000;
 
 /// Gaps of a stream that are kept: 24 B each, and nothing of a stream without any.
 pub const SOURCE_GAPS_KEPT: usize = 16;
+
+// Players over UDP.
+
+/// Runs of packets whose memory a shard keeps for its next flush: a keyframe of 500 KB in packets of
+/// 1,400 bytes is 8 runs, or 360 where the kernel does not cut them. At 64 packets each, 256 KiB.
+pub const DATAGRAM_RUNS_KEPT_MAX: usize = 512;
+
+/// Milliseconds of video without a keyframe after which a picture stands in for one. GOPs in use are
+/// shorter; a camera's of 10 s is met by its own keyframe.
+pub const KEYFRAME_WAIT_MS: i64 = 10_000;
+
+/// Datagrams that are dropped when a socket is connected. The kernel counts 768 bytes at the least for each
+/// (an `sk_buff` and its data), and holds twice [`UDP_RECEIVE_BUFFER_LEN`].
+pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;

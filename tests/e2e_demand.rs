@@ -240,19 +240,25 @@ fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may
     let other = Desert::start(Duration::ZERO);
     let entries = desert.entry("pass_query = true") + &other.entry("priority = 1");
     let edge = Relay::start_with(2, &entries);
+    let asked = || (desert.requests().len(), other.requests().len());
+    // What is said to one player's own query is not said to all.
     assert_eq!(ask(&edge, "/live/a.live.flv?token=1"), 404);
+    assert_eq!(edge.api("getNegativeCache", &[])["count"], 0);
+    assert_eq!(ask(&edge, "/live/a.live.flv?token=2"), 404);
+    assert_eq!(asked(), (2, 2));
+    assert!(desert.requests()[0].starts_with("GET /live/a.flv?token=1&rillcast_hops="));
+    assert!(other.requests()[0].starts_with("GET /live/a.flv?rillcast_hops="));
+    assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
     let shown = edge.api("getNegativeCache", &[]);
     assert_eq!((&shown["count"], &shown["data"][0]["stream"]), (&json!(1), &json!("a")), "{shown}");
     assert_eq!(shown["data"][0]["errorClass"], "not_found", "{shown}");
     assert_eq!(edge.metric("rillcast_demand_absences"), 1);
-    assert_eq!(ask(&edge, "/live/a.live.flv?token=2"), 404);
-    assert_eq!((desert.requests().len(), other.requests().len()), (1, 1));
-    assert!(desert.requests()[0].starts_with("GET /live/a.flv?token=1&rillcast_hops="));
-    assert!(other.requests()[0].starts_with("GET /live/a.flv?rillcast_hops="));
+    assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
+    assert_eq!(asked(), (3, 3));
     let stream = [("app", "live"), ("stream", "a")];
     assert_eq!(edge.api("delNegativeCache", &stream)["data"]["count"], 1);
     assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
-    assert_eq!((desert.requests().len(), other.requests().len()), (2, 2));
+    assert_eq!(asked(), (4, 4));
     // Somebody brings it.
     let _publisher = Publisher::start(Modern::No, "av.flv", &edge.rtmp_url("a"));
     edge.wait_online("a");

@@ -2,6 +2,9 @@
 
 mod kit;
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher};
 use kit::flv::Kind;
@@ -106,6 +109,46 @@ fn who_comes_back_gets_what_it_missed_once_and_in_order() {
     kit::wait_until(LIVENESS, "the replay", || stranger.events().iter().any(is_last));
     assert_eq!(stranger.names()[0], "gap");
     assert_eq!(ids(&stranger.events()[1..]), ids(&whole.events()));
+    relay.stop();
+}
+
+/// Pulls that come and go tell 2 KiB each time, until one who does not read is closed; one who comes
+/// back from the beginning then is told that not all of it is kept, and gets the rest.
+#[test]
+fn who_does_not_read_is_closed_and_who_missed_too_much_is_told_so() {
+    let relay = Relay::start(2);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&relay.http.into()).unwrap();
+    let mut stuck = TcpStream::from(socket);
+    write!(stuck, "GET /events?secret={SECRET} HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    kit::wait_until(LIVENESS, "it follows", || relay.metric("rillcast_event_followers") == 1);
+    let reader = follow(&relay, "&stream=last", None);
+    let first_id = reader.last_id();
+    let origin = Origin::start(Mode::Refused);
+    let url = origin.rtmp_url(&"x".repeat(1900));
+    let cycle = |stream: &str| {
+        assert_eq!(relay.add(stream, &url, &[("async", "1")])["code"], 0);
+        relay.delete(stream);
+    };
+    kit::wait_until(2 * LIVENESS, "it is closed", || {
+        (0..100).for_each(|number| cycle(&format!("s{number}")));
+        relay.metric("rillcast_event_followers_dropped_total") == 1
+    });
+    cycle("last");
+    assert_eq!(reader.wait("deleted").data["key"], key("last"), "who reads goes on");
+    let again = follow(&relay, "", Some(&first_id));
+    let is_last =
+        |event: &kit::sse::SseEvent| event.name == "deleted" && event.data["key"] == key("last");
+    kit::wait_until(LIVENESS, "the replay", || again.events().iter().any(is_last));
+    let events = again.events();
+    assert_eq!(events[0].name, "gap");
+    let missed = events[0].data["missed"].as_u64().expect("how many");
+    let sequence = |event: &kit::sse::SseEvent| event.data["sequence"].as_u64().unwrap();
+    let (_, first) = first_id.split_once('-').expect("an id");
+    assert_eq!(sequence(&events[1]), first.parse::<u64>().unwrap() + missed + 1);
+    assert!(events[1..].windows(2).all(|pair| sequence(&pair[1]) == sequence(&pair[0]) + 1));
+    assert_eq!(relay.metric("rillcast_event_followers_dropped_total"), 1, "nobody else");
     relay.stop();
 }
 

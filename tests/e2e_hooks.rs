@@ -3,7 +3,7 @@
 
 mod kit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -64,7 +64,8 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
         "on_publish" => Answer::Json(json!({"code": 0, "msg": "success", "enable_audio": true,
             "enable_mp4": false, "mp4_max_second": null, "mp4_save_path": null})),
         "on_stream_none_reader" | "on_stream_not_found" => {
-            Answer::Json(json!({"code": 0, "close": true}))
+            // As for a pull that is to stay without players.
+            Answer::Json(json!({"code": 0, "close": call.body["stream"] != "cam"}))
         }
         _ => Answer::Json(json!({"code": 0, "msg": "success"})),
     });
@@ -120,8 +121,9 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
         assert_eq!(asked.body[name], value, "{name}: {asked:?}");
     }
     assert!(asked.body["id"].is_string() && asked.body["port"].is_u64(), "{asked:?}");
-    let up = server.wait("on_stream_changed", |body| body["regist"] == true);
-    assert_eq!((&up.body["stream"], &up.body["schema"]), (&json!("a"), &json!("rtmp")));
+    let up =
+        server.wait("on_stream_changed", |body| body["regist"] == true && body["schema"] == "rtsp");
+    assert_eq!(up.body["stream"], "a");
     assert!(up.body["tracks"].is_array() && up.body["originTypeStr"] == "rtmp_push", "{up:?}");
 
     let player = Player::http_flv(relay.http, "/live/a.live.flv?callId=1");
@@ -135,9 +137,49 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
 
     // Nobody is left, and the answer closes it.
     server.wait("on_stream_none_reader", |body| body["stream"] == "a");
-    let down = server.wait("on_stream_changed", |body| body["regist"] == false);
+    let down = server
+        .wait("on_stream_changed", |body| body["regist"] == false && body["schema"] == "rtsp");
     assert_eq!(down.body["stream"], "a");
     assert!(publisher.wait_end(), "the publisher is sent away");
+
+    // Its pulls: only the schema rtsp counts, and a new URL is a close and an add right behind it.
+    let origins = [Origin::start(Mode::Healthy), Origin::start(Mode::Healthy)];
+    let mut key = Value::Null;
+    for origin in &origins {
+        let url = origin.rtmp_url("a");
+        let target = [("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "cam")];
+        let media = [&target[..], &[("schema", "rtsp")]].concat();
+        assert_ne!(post(&relay, "getMediaInfo", &media)["originUrl"], json!(url));
+        let close = [&target[..], &[("force", "1")]].concat();
+        assert_eq!(post(&relay, "close_streams", &close)["code"], 0);
+        let add = [
+            &target[..],
+            &[
+                ("url", url.as_str()),
+                ("enable_audio", "1"),
+                ("enable_mp4", "0"),
+                ("rtp_type", "0"),
+                ("timeout_sec", "10"),
+            ],
+        ]
+        .concat();
+        let added = post(&relay, "addStreamProxy", &add);
+        assert_eq!(added["code"], 0, "{added}");
+        key = added["data"]["key"].clone();
+        let is_up = || post(&relay, "getMediaInfo", &media)["originUrl"] == json!(url);
+        wait_until(LIVENESS, "the wanted URL in the schema rtsp", is_up);
+    }
+    let told = || -> Vec<bool> {
+        let calls = server.calls_of("on_stream_changed").into_iter();
+        let calls =
+            calls.filter(|call| call.body["stream"] == "cam" && call.body["schema"] == "rtsp");
+        calls.map(|call| call.body["regist"] == true).collect()
+    };
+    wait_until(LIVENESS, "both lives of it", || told().len() >= 3);
+    let deleted = post(&relay, "delStreamProxy", &[("key", key.as_str().expect("a key"))]);
+    assert_eq!(deleted["code"], 0, "{deleted}");
+    wait_until(LIVENESS, "its end", || told().len() == 4);
+    assert_eq!(told(), [true, false, true, false]);
 
     // Nobody brings it, and the answer sends who waits away at once.
     let waiter = Player::http_flv(relay.http, "/live/absent.live.flv?token=7");
@@ -179,14 +221,18 @@ fn a_hook_brings_the_stream_that_a_player_waits_for() {
     relay.stop();
 }
 
-/// The calls of each stream that were taken, in the order of taking.
-fn taken_by_stream(server: &HookServer) -> BTreeMap<String, Vec<Call>> {
+/// The calls of each stream, in the order in which they came.
+fn calls_by_stream(server: &HookServer) -> BTreeMap<String, Vec<Call>> {
     let mut streams = BTreeMap::new();
-    for call in server.calls_of("on_proxy_state").into_iter().filter(|call| call.is_taken) {
+    for call in server.calls_of("on_proxy_state") {
         let stream = call.body["stream"].as_str().expect("a stream").to_owned();
         streams.entry(stream).or_insert_with(Vec::new).push(call);
     }
     streams
+}
+
+fn sequence_of(call: &Call) -> u64 {
+    call.body["sequence"].as_u64().expect("a sequence")
 }
 
 #[test]
@@ -219,44 +265,45 @@ fn a_server_that_fails_stalls_and_restarts_is_told_everything_in_order() {
         }
     }
     let taken_ends = || -> usize {
-        let streams = taken_by_stream(&server);
-        let ends = streams.values().map(|calls| {
-            let of_end = calls.iter().filter(|call| call.body["state"] == "ended");
-            let sequences = of_end.map(|call| call.body["sequence"].as_u64());
-            sequences.collect::<std::collections::BTreeSet<_>>().len()
-        });
-        ends.sum()
+        let calls = server.calls_of("on_proxy_state").into_iter();
+        let of_end = calls.filter(|call| call.is_taken && call.body["state"] == "ended");
+        of_end.map(|call| sequence_of(&call)).collect::<BTreeSet<_>>().len()
     };
     wait_until(Duration::from_secs(60), "all ends are told", || taken_ends() == ended);
     let mut repeated = 0;
-    for (stream, calls) in taken_by_stream(&server) {
+    for (stream, calls) in calls_by_stream(&server) {
+        // Each call of it that came, also those that were answered with a failure or not at all.
         let mut bodies: BTreeMap<u64, Value> = BTreeMap::new();
-        let mut newest = 0;
+        let (mut newest, mut is_taken) = (0, true);
         for call in calls {
-            let sequence = call.body["sequence"].as_u64().expect("a sequence");
+            let sequence = sequence_of(&call);
             let mut body = call.body.clone();
             body.as_object_mut().expect("an object").remove("hook_index");
+            assert_eq!(body["lost"], 0, "{stream}");
             match bodies.get(&sequence) {
-                // A call whose answer was lost comes again, as it was.
-                Some(first) => assert_eq!((*first == body, sequence), (true, newest), "{stream}"),
-                None => assert!(sequence > newest, "{stream}: {sequence} after {newest}"),
+                // What failed, or whose answer was lost, comes again as it was.
+                Some(first) => {
+                    repeated += 1;
+                    assert_eq!((first, sequence), (&body, newest), "{stream}");
+                }
+                None => {
+                    assert!(sequence > newest, "{stream}: {sequence} after {newest}");
+                    assert!(is_taken, "{stream}: {sequence} before {newest} was taken");
+                }
             }
-            newest = sequence;
+            (newest, is_taken) = (sequence, call.is_taken);
             bodies.insert(sequence, body);
         }
+        assert!(is_taken, "{stream}");
         let states: Vec<&str> =
             bodies.values().map(|body| body["state"].as_str().unwrap_or_default()).collect();
         let life_begins = states.iter().filter(|state| **state == "pending").count();
         assert_eq!(life_begins, CYCLES, "{stream}: {states:?}");
         assert!(states.windows(2).all(|pair| pair != ["ended", "ended"]), "{stream}: {states:?}");
     }
-    let calls = server.calls_of("on_proxy_state");
-    let sequences: Vec<u64> =
-        calls.iter().map(|call| call.body["sequence"].as_u64().expect("a sequence")).collect();
-    repeated += sequences.len() - sequences.iter().collect::<std::collections::BTreeSet<_>>().len();
     assert!(repeated > 0, "something failed and came again");
-    let connections =
-        calls.iter().map(|call| call.connection).collect::<std::collections::BTreeSet<_>>();
+    let calls = server.calls_of("on_proxy_state");
+    let connections = calls.iter().map(|call| call.connection).collect::<BTreeSet<_>>();
     assert!(connections.len() < calls.len(), "connections are kept");
     assert!(relay.metric("rillcast_hook_calls_total") > 0);
     relay.stop();
@@ -459,7 +506,10 @@ fn start_and_end_of_the_node_are_told_and_signed() {
     assert!(told.iter().any(|(hook, _)| *hook == "on_server_exited"), "{told:?}");
     for call in calls {
         let mut mac = Hmac::<Sha256>::new_from_slice(b"k3y").expect("any length is a key");
+        let time = call.timestamp.clone().expect("a time");
+        mac.update(format!("{time}.").as_bytes());
         mac.update(&call.raw);
+        assert!(!String::from_utf8_lossy(&call.raw).contains("k3y"), "{}", call.hook);
         let hex: String =
             mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(call.signature, Some(format!("sha256={hex}")), "{}", call.hook);

@@ -92,11 +92,11 @@ fn players_of_every_shard_and_form_keep_a_stream() {
 fn player_that_comes_back_in_time_saves_the_stream() {
     let origin = Origin::start(Mode::Healthy);
     let relay = Relay::start(2);
-    relay.add("a", &origin.rtmp_url("a"), &[("idle_close_ms", "4000")]);
+    relay.add("a", &origin.rtmp_url("a"), &[("idle_close_ms", "9000")]);
     // Each is away for less than the idle time, all of them together for longer.
     for _ in 0..3 {
         Player::http_flv(relay.http, "/live/a.live.flv").wait_frames(Kind::Video, 2);
-        pause(Duration::from_millis(1800));
+        pause(Duration::from_millis(3500));
         assert!(relay.is_online("a"));
     }
     wait_gone(&relay, "a");
@@ -108,20 +108,23 @@ fn hook_decides_and_a_player_between_question_and_answer_saves_the_stream() {
     let origin = Origin::start(Mode::Healthy);
     let server = HookServer::start();
     let relay = Relay::start(2);
-    let (close, asks) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (answer, is_asking) = (close.clone(), asks.clone());
+    let [close, asks, plays] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+    let (answer, is_asking, is_playing) = (close.clone(), asks.clone(), plays.clone());
     server.behave(move |call| match call.body["stream"].as_str() {
         Some("asked") => Answer::Json(json!({"code": 0, "close": answer.load(Ordering::Relaxed)})),
-        // Time for a player to come.
         Some("saved") => {
             is_asking.store(true, Ordering::Relaxed);
-            pause(Duration::from_millis(1500));
+            wait_until(LIVENESS, "a player has come", || is_playing.load(Ordering::Relaxed));
             Answer::Json(json!({"code": 0, "close": true}))
         }
         _ => Answer::Json(json!({"code": 0, "close": true})),
     });
     let url = server.url("on_stream_none_reader");
-    let params = [("hook.enable", "1"), ("hook.on_stream_none_reader", url.as_str())];
+    let params = [
+        ("hook.enable", "1"),
+        ("hook.on_stream_none_reader", url.as_str()),
+        ("hook.timeoutSec", "60"),
+    ];
     assert_eq!(relay.api("setServerConfig", &params)["code"], 0);
     let idle = [("idle_close_ms", "200")];
     relay.add("asked", &origin.rtmp_url("a"), &idle);
@@ -129,6 +132,7 @@ fn hook_decides_and_a_player_between_question_and_answer_saves_the_stream() {
     wait_until(LIVENESS, "the hook is asked", || asks.load(Ordering::Relaxed));
     let player = Player::http_flv(relay.http, "/live/saved.live.flv");
     player.wait_frames(Kind::Video, 2);
+    plays.store(true, Ordering::Relaxed);
     let said = |stream: &str| {
         let calls = server.calls_of("on_stream_none_reader");
         calls.iter().filter(|call| call.is_taken && call.body["stream"] == stream).count()

@@ -157,9 +157,9 @@ fn plays_everywhere(clip: &Clip, aac: Option<AacFormat>, start: impl FnOnce(&str
         let few = AtLeast { video: 25, audio: 25 };
         let mut units = player.stop();
         if within == FFMPEG_OVER_UDP {
-            // On a busy machine its recording lacks five of its first sounds. That it reads them before
-            // the report that was sent before them, and drops times that go back, is likely and not
-            // proven.
+            // Seldom, its recording has two sounds and lacks the next five, 100 ms in all, by which
+            // times from its own clock and those from the first report may differ. One recording in
+            // some sixty does; what happens there is not proven.
             let mut sounds = 0;
             units.retain(|unit| {
                 sounds += usize::from(unit.kind == Kind::Audio);

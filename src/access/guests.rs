@@ -84,14 +84,15 @@ impl Guests {
         self.connections
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .map_err(|_| Full::Node)?;
-        let entry = self.enter_address(now, network(address), limits.connections_per_address_max);
+        let entry = self.enter_address(now, network(address), limits);
         if entry.is_err() {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
         entry
     }
 
-    fn enter_address(&self, now: Instant, address: IpAddr, max: u32) -> Result<Entry, Full> {
+    fn enter_address(&self, now: Instant, address: IpAddr, limits: &Limits) -> Result<Entry, Full> {
+        let max = limits.connections_per_address_max;
         let mut stripe = self.stripe(address);
         let is_full = |stripe: &Stripe| {
             stripe.len() >= ADDRESSES_PER_STRIPE_MAX && !stripe.contains_key(&address)
@@ -100,7 +101,8 @@ impl Guests {
             stripe.retain(|_, guest| !guest.is_gone(now));
         }
         if is_full(&stripe) {
-            return if max == 0 { Ok(Entry::Uncounted) } else { Err(Full::Address) };
+            let is_unlimited = max == 0 && limits.joins_per_second_per_address_max == 0;
+            return if is_unlimited { Ok(Entry::Uncounted) } else { Err(Full::Address) };
         }
         let guest = stripe.entry(address).or_default();
         if max != 0 && guest.connections >= max {

@@ -12,7 +12,7 @@ use super::picture_times::PictureTimes;
 use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload, is_carried};
 use crate::media::codec::{AudioParameters, ParameterSets, VideoParameters};
 use crate::media::timeline::distance;
-use crate::media::{Codec, Frame, TagKind};
+use crate::media::{Codec, Frame, StartPoints, TagKind};
 use crate::proto::rtp::{
     Depacketized, Depacketizer, Format, Gap, LossPolicy, RtpPacket, TrackKind,
 };
@@ -42,6 +42,7 @@ struct Track {
     places: Places,
     times: PictureTimes,
     awaiting_keyframe: bool,
+    starts: StartPoints,
 }
 
 /// Where the last two timestamps lie on the timeline. A frame may end only with the packet after
@@ -105,15 +106,18 @@ impl ToFlv {
 
     fn take_item(&mut self, track: usize, item: Depacketized, sink: &mut impl FnMut(FlvTag)) {
         let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
-        let frame = match item {
+        let mut frame = match item {
             Depacketized::Config { record, .. } => return taken.set_config(record),
             Depacketized::Frame(frame) => frame,
         };
+        let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
+        if taken.codec.is_video() {
+            frame.keyframe = taken.starts.is_start(frame.keyframe, presentation as u32);
+        }
         taken.awaiting_keyframe &= !frame.keyframe;
         if taken.awaiting_keyframe {
             return;
         }
-        let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
         let decoding = match taken.codec.is_video() {
             true => taken.times.next(presentation),
             false => presentation,
@@ -163,6 +167,7 @@ impl Track {
             places: Places::default(),
             times: PictureTimes::new(None),
             awaiting_keyframe: codec.is_video(),
+            starts: StartPoints::default(),
         };
         while let Some(Depacketized::Config { record, .. }) = track.depacketizer.poll_item() {
             track.set_config(record);
@@ -317,6 +322,19 @@ mod tests {
         let tags = bench.feed(0, 200, 18_000, &aggregated(&[SPS, OTHER_PPS, b"\x65\x88"]));
         assert_eq!(tags.len(), 2);
         assert!(tags[0].2.ends_with(OTHER_PPS) && tags[0].2[1] == 0 && tags[0].1 == 200);
+    }
+
+    #[test]
+    fn video_without_keyframes_begins_after_a_while() {
+        let mut bench = Bench::new("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n");
+        bench.feed(0, 0, 0, &aggregated(&[SPS, PPS, b"\x41\x88"]));
+        for frame in 1..250 {
+            assert_eq!(bench.feed(0, 40 * frame, 3600 * frame, b"\x41\x88"), []);
+        }
+        let tags = bench.feed(0, 10_000, 900_000, b"\x41\x88");
+        assert_eq!(tags.last().unwrap().2[..2], *b"\x17\x01");
+        let tags = bench.feed(0, 10_040, 903_600, b"\x41\x88");
+        assert_eq!(tags[0].2[..2], *b"\x27\x01");
     }
 
     #[test]

@@ -188,8 +188,8 @@ pub enum Ask {
     },
     /// Of the key's owner: closes a stream that was told to be unwatched and still is.
     CloseIdle { key: StreamKey, generation: Option<Generation> },
-    /// Of the key's owner: sends those away who wait for a key that nobody brings.
-    SendAway { key: StreamKey },
+    /// Of the key's owner: sends those away who wait for a key that nobody brings, in this life of it.
+    SendAway { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: the hook that was told of a missing stream brings none itself.
     Demand { key: StreamKey },
     /// Of each shard: the streams that are known to be missing.

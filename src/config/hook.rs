@@ -151,7 +151,8 @@ impl HookSection {
         Ok(())
     }
 
-    /// Every key under ZLMediaKit's name.
+    /// Every key under ZLMediaKit's name. The secret is in the file only: all of these are told to
+    /// `on_server_started`, whose connection is in clear.
     pub(super) fn zlm_values(&self) -> Vec<(&'static str, String)> {
         let mut values: Vec<_> =
             Hook::ALL.iter().map(|&hook| (hook.key(), self.text(hook).to_owned())).collect();
@@ -167,7 +168,6 @@ impl HookSection {
             ("hook.fail_open", flag(self.fail_open)),
             ("hook.verdict_cache_ms", self.verdict_cache_ms.to_string()),
             ("hook.queue_max", self.queue_max.to_string()),
-            ("hook.hmac_secret", self.hmac_secret.clone()),
         ]);
         values
     }
@@ -189,7 +189,6 @@ impl HookSection {
             "hook.fail_open" => self.fail_open = parse_flag(text)?,
             "hook.verdict_cache_ms" => self.verdict_cache_ms = text.parse().ok()?,
             "hook.queue_max" => self.queue_max = text.parse().ok()?,
-            "hook.hmac_secret" => self.hmac_secret = text.to_owned(),
             _ => return None,
         }
         Some(())
@@ -243,6 +242,14 @@ mod tests {
             assert_eq!(config.hook.url(hook).unwrap().as_str(), "http://h:1/x");
             assert_eq!(config.zlm_map()[hook.key()], "http://h:1/x");
         }
+    }
+
+    #[test]
+    fn the_secret_of_signatures_is_told_nobody() {
+        let mut config = Config::default();
+        config.hook.hmac_secret = "k3y".to_owned();
+        assert!(config.zlm_map().values().all(|value| value != "k3y"));
+        assert_eq!(config.set_zlm("hook.hmac_secret", "other"), ZlmSet::Unknown);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::datagrams::{DatagramCrowd, DatagramPlayer, Outlet};
+use super::datagrams::{DatagramCrowd, DatagramPlayer, DatagramScratch, Outlet};
 use super::flush::{Batch, Lists, Send, Shortfall, Wire};
 use super::player::{Next, Player, PlayerStart, PlayerState, UdpTrack};
 use super::round::{self, Due, Staged};
@@ -85,6 +85,7 @@ pub struct Scratch {
     pub(super) staged: Vec<Staged>,
     pub(super) lists: Lists,
     pub(super) shortfalls: Vec<Shortfall>,
+    pub(super) datagrams: DatagramScratch,
 }
 
 /// What a crowd works with in one turn of its shard.
@@ -126,10 +127,9 @@ impl Crowd {
     /// Adds a player over UDP at the log's start point. It gets reports at once, and media with this
     /// flush and the next ones.
     pub fn join_datagrams(&mut self, id: ConnectionId, tracks: &[UdpTrack], turn: &mut Turn<'_>) {
-        let Turn { log, now, limits, wire, scratch, .. } = turn;
-        let (lists, totals) = (&mut scratch.lists, &mut self.totals);
-        let mut outlet = Outlet { now: *now, gso: limits.gso, wire: *wire, lists, totals };
-        self.datagrams.join(DatagramPlayer::new(id, tracks), log, &mut outlet);
+        let log = turn.log;
+        let (datagrams, mut outlet) = self.outlet(turn);
+        datagrams.join(DatagramPlayer::new(id, tracks), log, &mut outlet);
         let end = log.flushed_seq();
         self.flush_datagrams(end..end, turn);
     }
@@ -247,11 +247,25 @@ impl Crowd {
         if self.datagrams.players.is_empty() {
             return;
         }
-        let Turn { log, now, limits, wire, scratch, events } = turn;
-        let (lists, totals) = (&mut scratch.lists, &mut self.totals);
-        let mut outlet = Outlet { now: *now, gso: limits.gso, wire: *wire, lists, totals };
-        self.datagrams.flush(log, staged, &mut outlet);
-        events.is_behind |= self.datagrams.is_behind(log);
+        let log = turn.log;
+        let (datagrams, mut outlet) = self.outlet(turn);
+        datagrams.flush(log, staged, &mut outlet);
+        turn.events.is_behind |= self.datagrams.is_behind(log);
+    }
+
+    fn outlet<'a>(&'a mut self, turn: &'a mut Turn<'_>) -> (&'a mut DatagramCrowd, Outlet<'a>) {
+        let Turn { now, limits, wire, scratch, events, .. } = turn;
+        let outlet = Outlet {
+            now: *now,
+            gso: limits.gso,
+            lag_bytes_max: limits.lag_bytes_max,
+            wire: *wire,
+            lists: &mut scratch.lists,
+            scratch: &mut scratch.datagrams,
+            totals: &mut self.totals,
+            events,
+        };
+        (&mut self.datagrams, outlet)
     }
 
     /// A blocked player's socket takes bytes again.
@@ -373,7 +387,7 @@ impl Crowd {
             packaging: Packaging::Rtsp,
             sent_bytes: player.sent_bytes,
             lag_bytes: player.lag_bytes(log),
-            jumps: player.lost,
+            jumps: player.lost + player.jumps,
         });
         let players = self.players.iter().map(|player| PlayerStats {
             id: player.id,

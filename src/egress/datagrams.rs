@@ -2,19 +2,23 @@
 //!
 //! Packets of a channel that are equally long, and a shorter one behind them, are one *run*: one
 //! submission to a player, which the kernel cuts into datagrams (UDP GSO). Runs are made once for all
-//! players. A socket that is full loses what it does not take, as UDP does; so nobody is ever blocked.
+//! players that get the same packets. A socket that is full loses what it does not take, as UDP does; so
+//! nobody is ever blocked.
 //!
 //! Who joins gets what there is since the keyframe a piece at a time, because more at once would not
-//! fit into a receiver's socket buffer.
+//! fit into a receiver's socket buffer. Who holds up the log with that goes on at the next keyframe, with
+//! all others (decision 0003).
 
 use std::io::IoSlice;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::crowd::CrowdTotals;
+use super::crowd::{CrowdEvents, CrowdTotals};
 use super::flush::{Batch, Lists, Send, Shortfall, Socket, Wire};
 use super::player::UdpTrack;
-use crate::limits::{CATCH_UP_LEN, DATAGRAMS_LEN_MAX, DATAGRAMS_PER_SEND_MAX};
+use crate::limits::{
+    CATCH_UP_LEN, DATAGRAM_RUNS_KEPT_MAX, DATAGRAMS_LEN_MAX, DATAGRAMS_PER_SEND_MAX,
+};
 use crate::media::ConnectionId;
 use crate::proto::rtsp::message::INTERLEAVED_HEADER_LEN;
 use crate::stream::Log;
@@ -29,6 +33,8 @@ pub(super) struct DatagramPlayer {
     pub(super) sent_bytes: u64,
     /// Sends that its sockets did not take.
     pub(super) lost: u32,
+    /// Times that it was moved to a keyframe because it was too far behind.
+    pub(super) jumps: u32,
     /// Its way takes no datagrams that the kernel cut.
     refuses_gso: bool,
     /// When the next piece may go, of one who is behind.
@@ -45,12 +51,42 @@ pub(super) struct DatagramCrowd {
 pub(super) struct Outlet<'a> {
     pub(super) now: Instant,
     pub(super) gso: bool,
+    /// Bytes of the log that a player may be behind before it goes on at a keyframe.
+    pub(super) lag_bytes_max: u64,
     pub(super) wire: &'a mut dyn Wire,
     pub(super) lists: &'a mut Lists,
+    pub(super) scratch: &'a mut DatagramScratch,
     pub(super) totals: &'a mut CrowdTotals,
+    pub(super) events: &'a mut CrowdEvents,
+}
+
+/// Memory that flushes use again and again.
+#[derive(Default)]
+pub(super) struct DatagramScratch {
+    parts: Vec<Part>,
+    runs: Runs,
+}
+
+/// What a player is to get, in the order of what is got together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    from: u64,
+    end: u64,
+    gso: bool,
+    /// The player's, in its crowd.
+    place: usize,
+}
+
+/// The runs of a range of packets, in the order of each channel.
+#[derive(Default)]
+struct Runs {
+    /// Those in use, and behind them others' memory.
+    all: Vec<Run>,
+    count: usize,
 }
 
 /// Equally long packets of one channel, in order.
+#[derive(Default)]
 struct Run {
     channel: u8,
     segment_len: u32,
@@ -75,6 +111,7 @@ impl DatagramPlayer {
             cursor: None,
             sent_bytes: 0,
             lost: 0,
+            jumps: 0,
             refuses_gso: false,
             piece_due: None,
         }
@@ -141,52 +178,81 @@ impl DatagramCrowd {
     /// Sends `staged`, which was flushed last, to all who have everything before it, and more to the
     /// others.
     pub(super) fn flush(&mut self, log: &Log, staged: Range<u64>, outlet: &mut Outlet<'_>) {
-        if !staged.is_empty() {
-            let players = self.players.iter_mut();
-            let caught_up = players.filter(|player| player.cursor == Some(staged.start));
-            let (plain, cut): (Vec<_>, Vec<_>) = caught_up.partition(|player| player.refuses_gso);
-            outlet.give(log, staged.clone(), cut, outlet.gso);
-            outlet.give(log, staged.clone(), plain, false);
-        }
-        for player in &mut self.players {
-            match player.cursor {
-                None => player.cursor = log.resume_from(staged.start),
-                Some(seq) if seq < log.first_seq() => player.cursor = log.resume_from(seq),
-                Some(_) => {}
-            }
-            let is_due = player.piece_due.is_none_or(|due| due <= outlet.now);
-            if let Some(from) = player.behind(log).filter(|_| is_due) {
-                player.piece_due = Some(outlet.now + CATCH_UP_INTERVAL);
-                let gso = outlet.gso && !player.refuses_gso;
-                outlet.give(log, from..piece_end(log, from), vec![player], gso);
+        let mut parts = std::mem::take(&mut outlet.scratch.parts);
+        for (place, player) in self.players.iter_mut().enumerate() {
+            if let Some(seqs) = player.next_part(log, &staged, outlet) {
+                let Range { start: from, end } = seqs;
+                parts.push(Part { from, end, gso: outlet.gso && !player.refuses_gso, place });
             }
         }
+        parts.sort_unstable();
+        for same in parts.chunk_by(Part::is_shared) {
+            outlet.give(log, same, &mut self.players);
+        }
+        parts.clear();
+        outlet.scratch.parts = parts;
+    }
+}
+
+impl DatagramPlayer {
+    /// What it is to get with this flush.
+    fn next_part(
+        &mut self,
+        log: &Log,
+        staged: &Range<u64>,
+        outlet: &mut Outlet<'_>,
+    ) -> Option<Range<u64>> {
+        if self.holds_up(log, outlet.lag_bytes_max) {
+            self.cursor = None;
+            self.jumps += 1;
+            outlet.totals.jumps += 1;
+            if self.jumps.is_power_of_two() {
+                outlet.events.jumped.push((self.id, self.jumps));
+            }
+        }
+        let end = log.flushed_seq();
+        match self.cursor {
+            None => {
+                // It gets a keyframe with this flush, as all others do.
+                self.cursor = log.resume_from(staged.start);
+                return self.cursor.map(|from| from..end).filter(|seqs| !seqs.is_empty());
+            }
+            Some(seq) if seq < log.first_seq() => self.cursor = log.resume_from(seq),
+            Some(_) => {}
+        }
+        let from = self.behind(log)?;
+        if from == staged.start {
+            return Some(from..end);
+        }
+        if self.piece_due.is_some_and(|due| due > outlet.now) {
+            return None;
+        }
+        self.piece_due = Some(outlet.now + CATCH_UP_INTERVAL);
+        Some(from..piece_end(log, from))
+    }
+
+    /// Whether the log is kept longer for it than for players to come, and longer than it may be.
+    fn holds_up(&self, log: &Log, lag_bytes_max: u64) -> bool {
+        self.cursor.is_some_and(|seq| seq < log.start_seq()) && self.lag_bytes(log) > lag_bytes_max
     }
 }
 
 impl Outlet<'_> {
-    /// Gives packets to players, who stand behind them then.
-    fn give(
-        &mut self,
-        log: &Log,
-        seqs: Range<u64>,
-        mut players: Vec<&mut DatagramPlayer>,
-        gso: bool,
-    ) {
-        if players.is_empty() {
-            return;
-        }
-        let end = seqs.end;
+    /// Gives the same packets to players, who stand behind them then.
+    fn give(&mut self, log: &Log, parts: &[Part], players: &mut [DatagramPlayer]) {
+        let Some(&Part { from, end, gso, .. }) = parts.first() else { return };
         let mut batch = Batch::new(std::mem::take(self.lists));
-        let runs = runs_of(log, seqs, gso);
-        for (index, run) in (0_u64..).zip(&runs) {
+        let mut memory = std::mem::take(&mut self.scratch.runs);
+        let runs = memory.fill(log, from..end, gso);
+        for (index, run) in (0_u64..).zip(runs) {
             let packets = run.seqs.iter().filter_map(|&seq| log.entry(seq));
             let slices = packets.flat_map(|entry| log.slices(entry.packet()));
             let segment_len = if run.seqs.len() > 1 { run.segment_len } else { 0 };
             let span = batch.add_datagrams(segment_len, |out| out.extend(slices));
-            for (place, player) in (0_u64..).zip(&mut players) {
+            for part in parts {
+                let player = &mut players[part.place];
                 if let Some(socket) = player.socket(run.channel) {
-                    let ticket = index << TICKET_RUN_SHIFT | place;
+                    let ticket = index << TICKET_RUN_SHIFT | part.place as u64;
                     batch.sends.push(Send { socket, span, ticket });
                     player.sent_bytes += u64::from(run.len);
                     self.totals.sent_bytes += u64::from(run.len);
@@ -201,7 +267,7 @@ impl Outlet<'_> {
         *self.lists = batch.into_lists();
         let mut refused = Vec::new();
         for Shortfall { ticket, errno, .. } in shortfalls {
-            let (run, place) = of_ticket(&runs, ticket);
+            let (run, place) = of_ticket(runs, ticket);
             let player = &mut players[place];
             // Longer than its way takes, or nobody on it makes checksums. Without the cut the kernel
             // fragments.
@@ -215,11 +281,12 @@ impl Outlet<'_> {
         }
         if !refused.is_empty() {
             refused.sort_unstable();
-            self.give_singly(log, &runs, &refused, &mut players);
+            self.give_singly(log, runs, &refused, players);
         }
-        for player in players {
-            player.cursor = Some(end);
+        for part in parts {
+            players[part.place].cursor = Some(end);
         }
+        self.scratch.runs = memory;
     }
 
     /// Gives the packets of runs one by one to players who were refused them as a whole.
@@ -228,7 +295,7 @@ impl Outlet<'_> {
         log: &Log,
         runs: &[Run],
         refused: &[u64],
-        players: &mut [&mut DatagramPlayer],
+        players: &mut [DatagramPlayer],
     ) {
         let mut batch = Batch::new(std::mem::take(self.lists));
         let mut given = Vec::new();
@@ -247,7 +314,7 @@ impl Outlet<'_> {
         *self.lists = batch.into_lists();
         for shortfall in shortfalls {
             let (place, len) = given[shortfall.ticket as usize];
-            self.totals.lose(players[place], len);
+            self.totals.lose(&mut players[place], len);
         }
     }
 }
@@ -264,6 +331,12 @@ impl CrowdTotals {
 
 fn of_ticket(runs: &[Run], ticket: u64) -> (&Run, usize) {
     (&runs[(ticket >> TICKET_RUN_SHIFT) as usize], (ticket & TICKET_PLACE_MASK) as usize)
+}
+
+impl Part {
+    fn is_shared(&self, other: &Self) -> bool {
+        (self.from, self.end, self.gso) == (other.from, other.end, other.gso)
+    }
 }
 
 /// A ticket is the place of a run in the batch, then of a player.
@@ -287,28 +360,38 @@ fn piece_end(log: &Log, from: u64) -> u64 {
     end
 }
 
-/// The runs of a range of packets, in the order of each channel.
-fn runs_of(log: &Log, seqs: Range<u64>, gso: bool) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for (seq, entry) in (seqs.start..).zip(log.range(seqs)) {
-        let len = entry.len - INTERLEAVED_HEADER_LEN as u32;
-        let open = runs.iter_mut().rev().find(|run| run.channel == entry.channel);
-        match open.filter(|run| gso && run.takes(len)) {
-            Some(run) => {
-                run.seqs.push(seq);
-                run.len += len;
-                run.is_over = len < run.segment_len;
+impl Runs {
+    /// The runs of these packets, of one each where they are not to be cut by the kernel.
+    fn fill(&mut self, log: &Log, seqs: Range<u64>, gso: bool) -> &[Run] {
+        self.all.truncate(DATAGRAM_RUNS_KEPT_MAX);
+        self.count = 0;
+        for (seq, entry) in (seqs.start..).zip(log.range(seqs)) {
+            let len = entry.len - INTERLEAVED_HEADER_LEN as u32;
+            let mut open = self.all[..self.count].iter_mut().rev();
+            let open = open.find(|run| run.channel == entry.channel);
+            match open.filter(|run| gso && run.takes(len)) {
+                Some(run) => run.add(seq, len),
+                None => self.begin(entry.channel, seq, len),
             }
-            None => runs.push(Run {
-                channel: entry.channel,
-                segment_len: len,
-                len,
-                seqs: vec![seq],
-                is_over: false,
-            }),
         }
+        &self.all[..self.count]
     }
-    runs
+
+    fn begin(&mut self, channel: u8, seq: u64, len: u32) {
+        if self.count == self.all.len() {
+            self.all.push(Run::default());
+        }
+        let run = &mut self.all[self.count];
+        self.count += 1;
+        run.seqs.clear();
+        *run = Run {
+            channel,
+            segment_len: len,
+            seqs: std::mem::take(&mut run.seqs),
+            ..Run::default()
+        };
+        run.add(seq, len);
+    }
 }
 
 impl Run {
@@ -317,6 +400,12 @@ impl Run {
             && len <= self.segment_len
             && self.seqs.len() < DATAGRAMS_PER_SEND_MAX
             && self.len + len <= DATAGRAMS_LEN_MAX
+    }
+
+    fn add(&mut self, seq: u64, len: u32) {
+        self.seqs.push(seq);
+        self.len += len;
+        self.is_over = len < self.segment_len;
     }
 }
 
@@ -346,18 +435,21 @@ mod tests {
 
     #[test]
     fn equal_packets_and_a_shorter_one_are_a_run() {
-        let log = log();
-        assert_eq!(lens(&runs_of(&log, 0..5, true)), [(0, 240, 3), (2, 30, 1), (0, 100, 1)]);
-        assert_eq!(runs_of(&log, 0..5, false).len(), 5);
+        let (log, mut runs) = (log(), Runs::default());
+        let expected = [(0, 240, 3), (2, 30, 1), (0, 100, 1)];
+        assert_eq!(lens(runs.fill(&log, 0..5, true)), expected);
+        assert_eq!(runs.fill(&log, 0..5, false).len(), 5);
+        // In memory that was used before.
+        assert_eq!(lens(runs.fill(&log, 0..5, true)), expected);
     }
 
     #[test]
     fn runs_are_no_longer_than_one_send() {
-        let mut log = Log::default();
+        let (mut log, mut runs) = (Log::default(), Runs::default());
         for _ in 0..200 {
             push(&mut log, 0, TagKind::Video, false, 1400);
         }
-        let runs = runs_of(&log, 0..200, true);
+        let runs = runs.fill(&log, 0..200, true);
         let most = DATAGRAMS_LEN_MAX / 1400;
         assert!(
             runs.iter().all(|run| run.seqs.len() <= most as usize && run.len <= DATAGRAMS_LEN_MAX)
@@ -365,83 +457,195 @@ mod tests {
         assert_eq!(runs.iter().map(|run| run.seqs.len()).sum::<usize>(), 200);
     }
 
+    #[derive(Default)]
+    struct Scene {
+        log: Log,
+        crowd: DatagramCrowd,
+        wire: FakeWire,
+        lists: Lists,
+        scratch: DatagramScratch,
+        totals: CrowdTotals,
+        events: CrowdEvents,
+        passed: Duration,
+    }
+
+    impl Scene {
+        fn of(log: Log) -> Self {
+            Self { log, ..Self::default() }
+        }
+
+        /// A keyframe of 1,000 bytes and 99 packets of as many.
+        fn with_gop() -> Self {
+            let mut scene = Self::default();
+            scene.packets(true, 1);
+            scene.packets(false, 99);
+            scene.log.flush();
+            scene
+        }
+
+        fn packets(&mut self, keyframe: bool, count: usize) {
+            for _ in 0..count {
+                push(&mut self.log, 0, TagKind::Video, keyframe, 1000);
+            }
+        }
+
+        fn act(
+            &mut self,
+            start: Instant,
+            act: impl FnOnce(&mut DatagramCrowd, &Log, &mut Outlet<'_>),
+        ) {
+            let mut outlet = Outlet {
+                now: start + self.passed,
+                gso: true,
+                lag_bytes_max: LAG_BYTES_MAX,
+                wire: &mut self.wire,
+                lists: &mut self.lists,
+                scratch: &mut self.scratch,
+                totals: &mut self.totals,
+                events: &mut self.events,
+            };
+            act(&mut self.crowd, &self.log, &mut outlet);
+        }
+
+        fn join(&mut self, start: Instant, fd: i32) {
+            let track = UdpTrack { track: 0, rtp: Socket(fd), rtcp: Socket(fd + 100) };
+            let player = DatagramPlayer::new(id(fd), &[track]);
+            self.act(start, |crowd, log, outlet| crowd.join(player, log, outlet));
+        }
+
+        /// Flushes what has come, and 4 ms go by.
+        fn flush(&mut self, start: Instant) {
+            let staged = self.log.flushed_seq()..self.log.next_seq();
+            self.log.flush();
+            self.act(start, |crowd, log, outlet| crowd.flush(log, staged, outlet));
+            self.passed += CATCH_UP_INTERVAL;
+        }
+
+        fn player(&self, fd: i32) -> &DatagramPlayer {
+            self.crowd.players.iter().find(|player| player.id == id(fd)).expect("it plays")
+        }
+    }
+
+    const LAG_BYTES_MAX: u64 = 200_000;
+    /// Whole packets of 1,000 bytes that go at once.
+    const PIECE: usize = (CATCH_UP_LEN as usize).div_ceil(1004);
+
     #[test]
     fn a_player_gets_its_tracks_from_the_keyframe_on() {
-        let (mut log, mut wire, mut lists) = (log(), FakeWire::default(), Lists::default());
-        let mut totals = CrowdTotals::default();
-        let mut crowd = DatagramCrowd::default();
-        let track = UdpTrack { track: 0, rtp: Socket(10), rtcp: Socket(11) };
-        let player = DatagramPlayer::new(id(1), &[track]);
-        let mut outlet = Outlet {
-            now: crate::clock::now(),
-            gso: true,
-            wire: &mut wire,
-            lists: &mut lists,
-            totals: &mut totals,
-        };
-        crowd.join(player, &log, &mut outlet);
-        crowd.flush(&log, 5..5, &mut outlet);
-        push(&mut log, 0, TagKind::Video, false, 100);
-        log.flush();
-        crowd.flush(&log, 5..6, &mut outlet);
-        assert_eq!(wire.got[&10].len(), 440);
-        assert_eq!(wire.got.len(), 1, "no audio");
-        assert_eq!(crowd.remove(id(1)).expect("it was there").sent_bytes, 440);
+        let (mut scene, start) = (Scene::of(log()), crate::clock::now());
+        scene.join(start, 10);
+        scene.passed += CATCH_UP_INTERVAL;
+        scene.flush(start);
+        push(&mut scene.log, 0, TagKind::Video, false, 100);
+        scene.flush(start);
+        assert_eq!(scene.wire.got[&10].len(), 440);
+        assert_eq!(scene.wire.got.len(), 1, "no audio");
+        assert_eq!(scene.crowd.remove(id(10)).expect("it was there").sent_bytes, 440);
     }
 
     #[test]
     fn who_is_refused_a_run_gets_its_packets_one_by_one() {
-        let (log, mut wire, mut lists) = (log(), FakeWire::default(), Lists::default());
-        wire.uncut.push(10);
-        let mut totals = CrowdTotals::default();
-        let mut crowd = DatagramCrowd::default();
-        let mut outlet = Outlet {
-            now: crate::clock::now(),
-            gso: true,
-            wire: &mut wire,
-            lists: &mut lists,
-            totals: &mut totals,
-        };
-        for fd in [10, 20] {
-            let track = UdpTrack { track: 0, rtp: Socket(fd), rtcp: Socket(fd + 1) };
-            crowd.join(DatagramPlayer::new(id(fd), &[track]), &log, &mut outlet);
-        }
-        crowd.flush(&log, 5..5, &mut outlet);
-        let refuses: Vec<bool> = crowd.players.iter().map(|player| player.refuses_gso).collect();
-        assert_eq!(refuses, [true, false]);
-        assert!(crowd.players.iter().all(|player| player.sent_bytes == 340 && player.lost == 0));
-        assert_eq!((wire.got[&10].len(), wire.got[&20].len()), (340, 340));
-        assert_eq!((totals.sent_bytes, totals.datagrams_lost), (680, 0));
+        let (mut scene, start) = (Scene::of(log()), crate::clock::now());
+        scene.wire.uncut.push(10);
+        scene.join(start, 10);
+        scene.join(start, 20);
+        scene.flush(start);
+        assert!(scene.player(10).refuses_gso && !scene.player(20).refuses_gso);
+        let mut players = scene.crowd.players.iter();
+        assert!(players.all(|player| player.sent_bytes == 340 && player.lost == 0));
+        assert_eq!((scene.wire.got[&10].len(), scene.wire.got[&20].len()), (340, 340));
+        assert_eq!((scene.totals.sent_bytes, scene.totals.datagrams_lost), (680, 0));
     }
 
     #[test]
     fn who_joins_late_gets_it_in_pieces_and_a_full_socket_loses() {
-        let mut log = Log::default();
-        push(&mut log, 0, TagKind::Video, true, 1000);
-        for _ in 0..99 {
-            push(&mut log, 0, TagKind::Video, false, 1000);
-        }
-        log.flush();
-        let (mut wire, mut lists) = (FakeWire::default(), Lists::default());
-        let mut totals = CrowdTotals::default();
-        let mut crowd = DatagramCrowd::default();
-        let track = UdpTrack { track: 0, rtp: Socket(10), rtcp: Socket(11) };
-        wire.room.insert(10, 30_000);
-        let mut outlet = Outlet {
-            now: crate::clock::now(),
-            gso: true,
-            wire: &mut wire,
-            lists: &mut lists,
-            totals: &mut totals,
-        };
-        crowd.join(DatagramPlayer::new(id(1), &[track]), &log, &mut outlet);
+        let (mut scene, start) = (Scene::with_gop(), crate::clock::now());
+        scene.wire.room.insert(10, 30_000);
+        scene.join(start, 10);
         let mut flushes = 0;
-        while crowd.is_behind(&log) || flushes == 0 {
-            crowd.flush(&log, 100..100, &mut outlet);
-            outlet.now += CATCH_UP_INTERVAL;
+        while scene.crowd.is_behind(&scene.log) {
+            scene.flush(start);
             flushes += 1;
         }
-        assert_eq!(flushes, 100_400_u64.div_ceil(25 * 1004), "25 packets at once");
-        assert!(totals.datagrams_lost > 0);
+        assert_eq!(flushes, 100_usize.div_ceil(PIECE));
+        assert!(scene.totals.datagrams_lost > 0);
+    }
+
+    #[test]
+    fn who_has_caught_up_gets_what_is_flushed_at_once() {
+        let (mut scene, start) = (Scene::with_gop(), crate::clock::now());
+        scene.join(start, 10);
+        while scene.crowd.is_behind(&scene.log) {
+            scene.flush(start);
+        }
+        scene.passed -= CATCH_UP_INTERVAL;
+        scene.packets(false, 40);
+        scene.flush(start);
+        assert_eq!(scene.wire.got[&10].len(), 140_000);
+    }
+
+    #[test]
+    fn who_stands_at_the_same_place_shares_a_submission() {
+        let (mut scene, start) = (Scene::with_gop(), crate::clock::now());
+        scene.join(start, 10);
+        scene.join(start, 11);
+        scene.flush(start);
+        scene.join(start, 12);
+        scene.wire.submissions.clear();
+        scene.flush(start);
+        // A run each of the first two, and one of the third.
+        assert_eq!(scene.wire.submissions, [1, 2]);
+        while scene.crowd.is_behind(&scene.log) {
+            scene.flush(start);
+        }
+        let got = &scene.wire.got;
+        assert_eq!(got[&10].len(), 100_000);
+        assert!(got[&10] == got[&11] && got[&10] == got[&12]);
+    }
+
+    #[test]
+    fn who_never_catches_up_goes_on_with_all_others_at_a_keyframe() {
+        let (mut scene, start) = (Scene::with_gop(), crate::clock::now());
+        scene.join(start, 10);
+        // 80 Mbit/s.
+        for _ in 0..30 {
+            scene.packets(false, 40);
+            scene.flush(start);
+        }
+        // It holds no more than the GOP, which is held for players to come.
+        assert_eq!(
+            (scene.player(10).jumps, scene.crowd.slowest_seq()),
+            (0, Some(30 * PIECE as u64))
+        );
+        scene.packets(true, 1);
+        scene.packets(false, 39);
+        scene.flush(start);
+        assert_eq!((scene.player(10).jumps, scene.totals.jumps), (1, 1));
+        assert_eq!(scene.events.jumped, [(id(10), 1)]);
+        assert_eq!(scene.crowd.slowest_seq(), Some(scene.log.flushed_seq()));
+        scene.packets(false, 40);
+        scene.flush(start);
+        assert_eq!(scene.wire.got[&10].len(), 1000 * (30 * PIECE + 80));
+        // Where the GOP was given up it waits for the next keyframe.
+        scene.log.trim(scene.crowd.slowest_seq(), 0);
+        scene.join(start, 11);
+        assert_eq!(scene.player(11).cursor, None);
+    }
+
+    #[test]
+    fn a_gop_that_is_given_up_is_not_held_for_one_player() {
+        let (mut scene, start) = (Scene::with_gop(), crate::clock::now());
+        scene.join(start, 10);
+        scene.packets(false, 300);
+        scene.log.flush();
+        let slowest = scene.crowd.slowest_seq();
+        scene.log.trim(slowest, 100_000);
+        assert_eq!(scene.log.first_seq(), 0);
+        scene.flush(start);
+        assert_eq!((scene.crowd.slowest_seq(), scene.player(10).jumps), (None, 1));
+        scene.packets(true, 1);
+        scene.packets(false, 1);
+        scene.flush(start);
+        assert_eq!(scene.wire.got[&10].len(), 2000);
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shards;
-use super::line;
-use super::log::{Entry, Log, Resume, Told};
+use super::log::{Entry, Log, Resume};
 use crate::bus::keeper::{Filter, Follow, Follower, FromKeeper};
 use crate::media::ShardId;
 
@@ -75,11 +74,8 @@ impl Followers {
 impl Following {
     fn render(&mut self, log: &Log, text: &mut String) {
         for entry in log.from(self.next) {
-            let is_wanted = match &entry.told {
-                Told::Event(event) => self.filter.lets_through(&event.key),
-                Told::Gap(_) => true,
-            };
-            if is_wanted {
+            // What is of no stream is for everybody.
+            if entry.key.as_ref().is_none_or(|key| self.filter.lets_through(key)) {
                 push(text, log, entry);
             }
         }
@@ -130,7 +126,7 @@ fn greet(log: &Log, after: Option<&str>) -> (u64, String) {
 }
 
 fn push(text: &mut String, log: &Log, entry: &Entry) {
-    let (id, event, data) = (log.id(entry.seq), line::name(entry), line::json(log, entry));
+    let (id, event, data) = (log.id(entry.seq), entry.name, &entry.json);
     writeln!(text, "id: {id}\nevent: {event}\ndata: {data}\n").expect("a String takes everything");
 }
 
@@ -146,8 +142,8 @@ mod tests {
     use crate::bus::mesh::Wake;
     use crate::clock;
     use crate::events::ShardEnd;
-    use crate::limits::FOLLOWER_QUEUE_LEN_MAX;
-    use crate::media::StreamKey;
+    use crate::limits::{EVENTS_KEPT, EVENTS_KEPT_LEN_MAX, FOLLOWER_QUEUE_LEN_MAX};
+    use crate::media::{SourceUrl, StreamKey};
 
     struct Awake;
 
@@ -172,7 +168,7 @@ mod tests {
 
         fn happen(&mut self, stream: &str) {
             let key = StreamKey::in_default_vhost("live", stream).unwrap();
-            self.log.add(0, Event { key, generation: None, what: What::Unwatched });
+            self.log.add(0, &Event { key, generation: None, what: What::Unwatched });
             self.followers.feed(&self.log, &mut self.shards);
         }
 
@@ -248,5 +244,24 @@ mod tests {
         assert_eq!(scene.followers.list.len(), 1);
         scene.happen("a");
         assert_eq!(scene.told(2).0, ["7-2"]);
+    }
+
+    #[test]
+    fn a_replay_of_the_longest_events_is_cut_where_a_follower_can_take_it() {
+        let mut scene = Scene::new();
+        let url = format!("rtmp://h/live/{}", "x".repeat(1900));
+        let url: Arc<SourceUrl> = SourceUrl::parse(&url, false).unwrap().into();
+        let key = StreamKey::in_default_vhost("live", &"k".repeat(200)).unwrap();
+        let what = What::Registered { view: None, url: Some(url), back: false };
+        let event = Event { key, generation: None, what };
+        for at in 0..EVENTS_KEPT as u64 {
+            scene.log.add(at, &event);
+        }
+        scene.follow(1, None, Some("7-1"));
+        assert_eq!(scene.followers.list.len(), 1, "it is not closed");
+        let (ids, is_gap) = scene.told(1);
+        assert!(is_gap, "and is told that something is missing");
+        assert_eq!(ids.last(), Some(&format!("7-{EVENTS_KEPT}")));
+        assert!(ids.len() * 2000 > EVENTS_KEPT_LEN_MAX * 3 / 4, "{}", ids.len());
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::log::{Entry, Log, Told};
+use super::log::{Log, Told};
 use crate::bus::event::{Peer, PushStep, What};
 use crate::limits::RECENT_EVENTS_MAX;
 use crate::media::StreamKey;
@@ -58,16 +58,16 @@ struct Detail<'a> {
 }
 
 /// The name under which an entry is told.
-pub(super) fn name(entry: &Entry) -> &'static str {
-    match &entry.told {
+pub(super) fn name(told: &Told<'_>) -> &'static str {
+    match told {
         Told::Event(event) => event.what.name(),
         Told::Gap(_) => "gap",
     }
 }
 
-/// The object; one line of text.
-pub(super) fn json(log: &Log, entry: &Entry) -> String {
-    let (key, generation, detail) = match &entry.told {
+/// The object; one line of text. It has its number in its run, and `time_ms` is Unix time.
+pub(super) fn json((run, sequence): (u64, u64), time_ms: u64, told: &Told<'_>) -> String {
+    let (key, generation, detail) = match told {
         Told::Event(event) => {
             let generation = event.generation.map(|generation| generation.0);
             (Some(event.key.as_str()), generation, Detail::of(&event.what))
@@ -77,20 +77,15 @@ pub(super) fn json(log: &Log, entry: &Entry) -> String {
             (None, None, Detail { missed: Some(*missed), reason, ..Detail::default() })
         }
     };
-    let (sequence, time_ms, event) = (entry.seq, entry.time_ms, name(entry));
-    let line = Line { sequence, run: log.run, time_ms, event, key, generation, detail };
+    let line = Line { sequence, run, time_ms, event: name(told), key, generation, detail };
     serde_json::to_string(&line).expect("a line is plain data with text keys")
 }
 
 /// The last events of a key, the oldest first.
 pub(super) fn recent(log: &Log, key: &StreamKey) -> Vec<String> {
-    let is_of = |entry: &&Entry| matches!(&entry.told, Told::Event(event) if event.key == *key);
-    let mut lines: Vec<String> = log
-        .backwards()
-        .filter(is_of)
-        .take(RECENT_EVENTS_MAX)
-        .map(|entry| json(log, entry))
-        .collect();
+    let of_key = log.backwards().filter(|entry| entry.key.as_ref() == Some(key));
+    let mut lines: Vec<String> =
+        of_key.take(RECENT_EVENTS_MAX).map(|entry| entry.json.clone()).collect();
     lines.reverse();
     lines
 }
@@ -193,10 +188,9 @@ mod tests {
     use crate::media::{ConnectionId, ShardId, SourceUrl};
 
     fn line_of(what: What) -> Value {
-        let mut log = Log::new(7);
         let key = StreamKey::in_default_vhost("live", "a").unwrap();
-        log.add(1234, Event { key, generation: Some(Generation(5)), what });
-        serde_json::from_str(&json(&log, log.from(1).next().unwrap())).unwrap()
+        let event = Event { key, generation: Some(Generation(5)), what };
+        serde_json::from_str(&json((7, 1), 1234, &Told::Event(&event))).unwrap()
     }
 
     #[test]

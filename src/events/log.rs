@@ -2,27 +2,32 @@
 
 use std::collections::VecDeque;
 
-use crate::bus::event::{Event, What};
-use crate::limits::EVENTS_KEPT;
+use super::line;
+use crate::bus::event::Event;
+use crate::limits::{EVENTS_KEPT, EVENTS_KEPT_LEN_MAX};
+use crate::media::StreamKey;
 
 /// A bounded log. Numbers begin at 1 with each run of the process; `run` tells the runs apart.
 pub(super) struct Log {
-    /// Unix seconds of the start.
+    /// Unix microseconds of the start; a JSON number holds them without loss.
     pub(super) run: u64,
     newest: u64,
     kept: VecDeque<Entry>,
+    kept_len: usize,
 }
 
 /// What has a number.
 pub(super) struct Entry {
     pub(super) seq: u64,
-    /// Unix milliseconds at which its shard told it.
-    pub(super) time_ms: u64,
-    pub(super) told: Told,
+    /// `None` for what is not of one stream.
+    pub(super) key: Option<StreamKey>,
+    pub(super) name: &'static str,
+    /// One line of text.
+    pub(super) json: String,
 }
 
-pub(super) enum Told {
-    Event(Event),
+pub(super) enum Told<'a> {
+    Event(&'a Event),
     /// So many events found no room on their way here.
     Gap(u64),
 }
@@ -40,7 +45,7 @@ pub(super) enum Resume {
 
 impl Log {
     pub(super) fn new(run: u64) -> Self {
-        Self { run, newest: 0, kept: VecDeque::new() }
+        Self { run, newest: 0, kept: VecDeque::new(), kept_len: 0 }
     }
 
     /// Number of the newest entry; 0 before the first.
@@ -48,25 +53,31 @@ impl Log {
         self.newest
     }
 
-    /// The view of a stream is for the hook that it is given to, and is not kept.
-    pub(super) fn add(&mut self, time_ms: u64, mut event: Event) -> u64 {
-        if let What::Registered { view, .. } = &mut event.what {
-            *view = None;
-        }
-        self.push(time_ms, Told::Event(event))
+    /// `time_ms` is the Unix time in milliseconds at which its shard told it.
+    pub(super) fn add(&mut self, time_ms: u64, event: &Event) -> u64 {
+        self.push(time_ms, &Told::Event(event))
     }
 
     pub(super) fn add_gap(&mut self, time_ms: u64, count: u64) -> u64 {
-        self.push(time_ms, Told::Gap(count))
+        self.push(time_ms, &Told::Gap(count))
     }
 
-    fn push(&mut self, time_ms: u64, told: Told) -> u64 {
-        if self.kept.len() == EVENTS_KEPT {
-            self.kept.pop_front();
-        }
+    fn push(&mut self, time_ms: u64, told: &Told<'_>) -> u64 {
         self.newest += 1;
-        self.kept.push_back(Entry { seq: self.newest, time_ms, told });
-        self.newest
+        let seq = self.newest;
+        let key = match told {
+            Told::Event(event) => Some(event.key.clone()),
+            Told::Gap(_) => None,
+        };
+        let json = line::json((self.run, seq), time_ms, told);
+        let entry = Entry { seq, key, name: line::name(told), json };
+        self.kept_len += entry.len();
+        self.kept.push_back(entry);
+        while self.kept.len() > EVENTS_KEPT || self.kept_len > EVENTS_KEPT_LEN_MAX {
+            let gone = self.kept.pop_front().expect("the length is of what is kept");
+            self.kept_len -= gone.len();
+        }
+        seq
     }
 
     /// What is kept from a number on.
@@ -105,17 +116,27 @@ impl Log {
     }
 }
 
+impl Entry {
+    /// Bytes of its text for a follower, or a little more.
+    fn len(&self) -> usize {
+        self.json.len() + FRAME_LEN
+    }
+}
+
+/// `id`, `event` and `data` of an entry and the empty line, without what the last has.
+const FRAME_LEN: usize = 96;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::StreamKey;
+    use crate::bus::event::What;
 
     fn log_of(count: usize) -> Log {
         let mut log = Log::new(77);
         let key = StreamKey::in_default_vhost("live", "a").unwrap();
         for at in 0..count {
             let event = Event { key: key.clone(), generation: None, what: What::Unwatched };
-            log.add(at as u64, event);
+            log.add(at as u64, &event);
         }
         log
     }

@@ -77,7 +77,7 @@ struct ShardEnd {
 
 impl Desk {
     fn new(config: Arc<Config>, port: &KeeperPort) -> Self {
-        let run = clock::unix_seconds();
+        let run = clock::realtime_ns() / 1000;
         Self {
             log: Log::new(run),
             followers: Followers::default(),
@@ -144,6 +144,7 @@ impl Desk {
             ToKeeper::Events { time_ms, events, lost } => {
                 if lost > 0 {
                     self.log.add_gap(time_ms, lost);
+                    self.hooks.missed(lost);
                     self.followers.feed(&self.log, &mut self.shards);
                 }
                 for event in events {
@@ -174,7 +175,7 @@ impl Desk {
     fn add(&mut self, now: Instant, time_ms: u64, event: Event) {
         let place = Place { run: self.log.run, sequence: self.log.newest() + 1, time_ms };
         self.hooks.event(now, place, &event);
-        self.log.add(time_ms, event);
+        self.log.add(time_ms, &event);
         self.followers.feed(&self.log, &mut self.shards);
     }
 }

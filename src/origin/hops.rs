@@ -27,6 +27,11 @@ impl Asking {
         &self.params
     }
 
+    /// It names nodes that it says to have come through.
+    pub(super) fn has_hops(&self) -> bool {
+        !self.hops.is_empty()
+    }
+
     /// The parameter for who is asked next.
     pub(super) fn hops_with(&self, node: &str) -> String {
         match &*self.hops {

@@ -46,6 +46,8 @@ pub struct Candidate {
     pub url: Arc<SourceUrl>,
     /// From the connect to the first media.
     pub timeout: Duration,
+    /// It is asked with words of the player's own, so that its answer may be for that one alone.
+    pub is_personal: bool,
     retries_left: u32,
     retry_on: Vec<RetryClass>,
 }
@@ -161,7 +163,8 @@ impl Origins {
         if *is_zlm {
             query.push(format!("edge=1&vhost={}", url::encode(key.vhost())));
         }
-        if entry.pass_query && !asking.params().is_empty() {
+        let passes_query = entry.pass_query && !asking.params().is_empty();
+        if passes_query {
             query.push(asking.params().to_owned());
         }
         if entry.send_hops {
@@ -174,6 +177,7 @@ impl Origins {
         Some(Candidate {
             url: Arc::new(url),
             timeout: Duration::from_millis(entry.timeout_ms),
+            is_personal: passes_query || asking.has_hops(),
             retries_left: entry.retry_count,
             retry_on: entry.retry_on.clone(),
         })

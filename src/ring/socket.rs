@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::limits::DATAGRAMS_DROPPED_MAX;
+
 /// Options of a media connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamOptions {
@@ -60,13 +62,19 @@ pub fn datagram(local: SocketAddr, receive_len: usize, send_len: usize) -> io::R
 /// Has a datagram socket send to `peer` and receive from it alone; what came before is dropped. With
 /// port 0 it receives from every port of the peer's address (Linux compares only what is set), and
 /// can't send.
+///
+/// No more than [`DATAGRAMS_DROPPED_MAX`] are dropped: more than the socket's buffer holds come from the
+/// peer itself, which sends meanwhile.
 pub fn connect_datagram(fd: &impl AsFd, peer: SocketAddr) -> io::Result<()> {
     let socket = SockRef::from(fd);
     socket.connect(&peer.into())?;
     // From whoever sent to it while it was not connected.
-    while let Ok(_) | Err(Errno::ECONNREFUSED) =
-        recv(fd.as_fd().as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)
-    {}
+    for _ in 0..DATAGRAMS_DROPPED_MAX {
+        let dropped = recv(fd.as_fd().as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT);
+        if !matches!(dropped, Ok(_) | Err(Errno::ECONNREFUSED)) {
+            break;
+        }
+    }
     Ok(())
 }
 

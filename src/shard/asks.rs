@@ -38,7 +38,9 @@ impl Shard {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
             Ask::CloseIdle { key, generation } => self.close_idle(now, ticket, &key, generation),
-            Ask::SendAway { key } => self.send_away_waiters(now, ticket, &key),
+            Ask::SendAway { key, generation } => {
+                self.send_away_waiters(now, ticket, &key, generation);
+            }
             Ask::Demand { key } => {
                 self.hook_has_answered(now, &key);
                 self.answer(ticket, Answer::Done);
@@ -89,8 +91,17 @@ impl Shard {
     }
 
     /// A hook says that nobody will bring it. Where somebody does meanwhile, nothing happens.
-    fn send_away_waiters(&mut self, now: Instant, ticket: Ticket, key: &StreamKey) {
+    fn send_away_waiters(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        key: &StreamKey,
+        generation: Option<Generation>,
+    ) {
         let found = self.tables.find(key).filter(|&handle| {
+            if generation.is_some_and(|of| of != handle.generation) {
+                return false;
+            }
             let stream = self.tables.get(handle);
             stream.is_some_and(|stream| matches!(stream.source, Source::None { kept: false }))
         });

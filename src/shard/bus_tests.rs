@@ -12,6 +12,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::egress::{Batch, Shortfall, Socket, Wire};
 use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
+use crate::proto::rtp::{Gap, RtpPacket, RtpPart};
+use crate::proto::rtsp::SessionDescription;
 use crate::stream::Packaging;
 
 const HERE: ShardId = ShardId(0);
@@ -55,10 +57,14 @@ impl Scene {
     }
 
     fn publish(&mut self, key: &StreamKey) {
+        self.publish_as(key, Form::Flv);
+    }
+
+    fn publish_as(&mut self, key: &StreamKey, form: Form) {
         let connection = ConnectionId { serial: 99, shard: HERE };
         let view = PublisherView {
             connection,
-            form: Form::Flv,
+            form,
             local: NOWHERE,
             peer: NOWHERE,
             params: String::new(),
@@ -72,6 +78,22 @@ impl Scene {
         let data = MediaPart::Data { lane: 0, bytes: (&[0x17, 1, 0, 0, 0, 9][..]).into() };
         for part in [begin, data] {
             assert!(self.shard.media(self.now, handle, part));
+        }
+    }
+
+    /// A source of packets of one static payload type begins, and brings its first one.
+    fn begin_rtp(&mut self, key: &StreamKey, payload_type: u8) {
+        self.publish_as(key, Form::Rtp);
+        let handle = self.shard.tables.find(key).unwrap();
+        let sdp = format!("v=0\r\nm=audio 0 RTP/AVP {payload_type}\r\n");
+        let description = SessionDescription::parse(sdp.as_bytes()).unwrap();
+        let packet = [0x80, payload_type, 0, 1, 0, 0, 0, 0, 0, 0, 0, 5, 7, 7];
+        let packet = RtpPacket::parse(Bytes::copy_from_slice(&packet)).unwrap();
+        for part in [
+            RtpPart::Begin(description.into()),
+            RtpPart::Packet { track: 0, packet, gap: Gap::None },
+        ] {
+            assert!(self.shard.rtp(self.now, handle, part));
         }
     }
 
@@ -181,6 +203,23 @@ fn a_source_that_comes_and_goes_is_told_of_once_while_the_queue_is_full() {
     scene.shard.set_backed_up(THERE, false);
     scene.keyframe(&key);
     assert_eq!(scene.sent(), ["attached"]);
+}
+
+#[test]
+fn a_source_with_other_tracks_is_told_with_a_new_snapshot() {
+    let mut scene = Scene::new();
+    let key = scene.key_of(HERE);
+    scene.interest(&key, (1, 0));
+    let mut told = Vec::new();
+    // The same tracks again, then others.
+    for payload_type in [8, 8, 0] {
+        scene.begin_rtp(&key, payload_type);
+        scene.now += Duration::from_secs(1);
+        told.push(scene.sent());
+        scene.shard.unpublish(scene.now, ConnectionId { serial: 99, shard: HERE }, false);
+        assert_eq!(scene.sent(), ["suspended"]);
+    }
+    assert_eq!(told, [&["attached"][..], &["resumed", "flushed"], &["attached", "flushed"]]);
 }
 
 #[test]

@@ -329,7 +329,14 @@ impl Shard {
         let was_up = stream.pull().is_some_and(|pull| pull.was_up);
         let Demand::Pulled(search) = &stream.demand else { return EndReason::GaveUp };
         let fault = search.fault.as_ref().filter(|_| !was_up).unwrap_or(fault);
-        if search.is_over {
+        // What an origin answers to one player's query is no answer to all the others.
+        let is_for_all = match fault.class {
+            ErrorClass::NotFound | ErrorClass::Rejected | ErrorClass::Denied => {
+                !search.candidates.iter().any(|candidate| candidate.is_personal)
+            }
+            _ => true,
+        };
+        if search.is_over && is_for_all {
             let time = self.demands.origins.absence(fault.class);
             self.demands.absences.insert(now, stream.key.clone(), fault, time);
         }

@@ -338,7 +338,7 @@ fn who_leaves_a_hook_asked_leaves_nothing() {
     let player = scene.play("a", "");
     scene.leave(player);
     scene.play("b", "");
-    scene.ask(Ask::SendAway { key: key("b") });
+    scene.ask(Ask::SendAway { key: key("b"), generation: None });
     assert_eq!(scene.refused, [(2, EndReason::NotFound)]);
     assert_eq!(scene.dialed.len(), 0);
     scene.assert_nothing_is_left();

@@ -30,7 +30,7 @@ impl Shard {
     /// Players or waiters of a stream have come or gone.
     pub(super) fn look_who_plays(&mut self, now: Instant, handle: StreamHandle) {
         let Some(stream) = self.tables.get_mut(handle) else { return };
-        if stream.players() + stream.waiters() > 0 {
+        if stream.players() + stream.waiters() > 0 || self.pushes.hold(&stream.key) {
             stream.watch = Watch::Watched;
         } else if stream.registered && stream.watch == Watch::Watched {
             stream.watch = Watch::Unwatched(now);

@@ -83,7 +83,7 @@ use crate::access::PendingPulls;
 use crate::bus::event::Event;
 use crate::bus::message::{Answer, LocalId, Message, Ticket};
 use crate::config::Config;
-use crate::egress::{CrowdTotals, Removed, Scratch, Wire};
+use crate::egress::{Removed, Scratch, Wire};
 use crate::journal::Record;
 use crate::media::state::{EndReason, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
@@ -409,14 +409,6 @@ impl Shard {
 
     fn send(&mut self, to: ShardId, message: Message) {
         self.actions.push_back(Action::Send { to, message });
-    }
-
-    fn count_egress(&mut self, totals: CrowdTotals) {
-        self.totals.media_bytes_out += totals.sent_bytes;
-        self.totals.sends += totals.sends;
-        self.totals.player_jumps += totals.jumps;
-        self.totals.joined_bytes_copied += totals.joined_bytes;
-        self.totals.datagrams_lost += totals.datagrams_lost;
     }
 }
 

@@ -171,18 +171,17 @@ impl Push {
         self.up_since.is_some()
     }
 
-    /// Counts a failure and decides what follows.
+    /// Decides what follows a failure, which counts where it was the destination's (`was_tried`).
     pub(super) fn fail(
         &mut self,
         fault: Fault,
+        was_tried: bool,
         policy: &RetryPolicy,
         rng: &mut fastrand::Rng,
     ) -> AfterFailure {
         let class = fault.class;
         self.last_fault = Some(fault);
         let retries_done = if self.up_since.take().is_some() { 0 } else { self.failures };
-        // Its turn did not come, so it was no try.
-        let was_tried = class != ErrorClass::Busy;
         let may_retry = self.options.retries_max.is_none_or(|max| retries_done < max);
         if !self.is_to_stay() || was_tried && !may_retry {
             return AfterFailure::GiveUp;
@@ -259,7 +258,12 @@ mod tests {
     }
 
     fn fail(push: &mut Push, class: ErrorClass) -> AfterFailure {
-        push.fail(Fault::new(class, "x"), &POLICY, &mut fastrand::Rng::with_seed(1))
+        push.fail(
+            Fault::new(class, "x"),
+            class != ErrorClass::Busy,
+            &POLICY,
+            &mut fastrand::Rng::with_seed(1),
+        )
     }
 
     #[test]

@@ -148,9 +148,8 @@ impl Shard {
         }
     }
 
-    /// A push is no player any more, by no fault of its destination unless `reason` says so. What is
-    /// left of its attempt is being closed.
-    /// Its connection has sent so many bytes.
+    /// A push is no player any more, by no fault of its destination unless `reason` says so. Its
+    /// connection has sent so many bytes; what is left of the attempt is being closed.
     pub fn push_ended(
         &mut self,
         now: Instant,
@@ -169,12 +168,22 @@ impl Shard {
         let key = push.key.clone();
         let is_fault = matches!(reason, EndReason::TooSlow | EndReason::Broken);
         // Where the stream is there, the push would be back at once and perhaps sent away again.
-        if is_fault || self.is_registered(&key) {
-            self.push_failed(now, id, attempt, Fault::new(ErrorClass::Lost, text));
+        let fault = Fault::new(ErrorClass::Lost, text);
+        if is_fault {
+            self.push_failed(now, id, attempt, fault);
             return;
         }
         self.leave_attempt(now, id);
-        let push = self.pushes.get_mut(id).expect("just seen");
+        match self.is_registered(&key) {
+            true => self.push_goes_on(now, id, fault, false),
+            false => self.push_lacks_source(now, id),
+        }
+    }
+
+    /// The stream of a push is gone, and no attempt is under way: it waits, or ends where it was not to
+    /// stay; whoever waits for it is answered.
+    fn push_lacks_source(&mut self, now: Instant, id: Generation) {
+        let Some(push) = self.pushes.get_mut(id) else { return };
         let adds = std::mem::take(&mut push.adds);
         let stays = push.is_to_stay();
         self.push_waits(id);
@@ -222,7 +231,7 @@ impl Shard {
         self.totals.push_attempts_failed[index.expect("ALL is all")] += 1;
         self.see_pushed(now, id);
         self.leave_attempt(now, id);
-        self.push_goes_on(now, id, fault);
+        self.push_goes_on(now, id, fault, true);
     }
 
     /// It may try again; or its turn did not come, which is a failure like another, so that whoever
@@ -233,10 +242,15 @@ impl Shard {
             self.start_push(now, id);
             return;
         }
-        let destination = push.url.authority();
+        let (key, destination) = (push.key.clone(), push.url.authority());
         self.pushes.budget.leave(&destination, id);
+        if !self.is_registered(&key) {
+            self.push_lacks_source(now, id);
+            return;
+        }
         let text = format!("the connect budget of {destination} is used up by other pushes");
-        self.push_goes_on(now, id, Fault::new(ErrorClass::Busy, text));
+        // Its turn did not come, so it was no try.
+        self.push_goes_on(now, id, Fault::new(ErrorClass::Busy, text), false);
     }
 
     pub(super) fn push_attempt_is_over(
@@ -246,17 +260,23 @@ impl Shard {
         attempt: AttemptId,
     ) {
         let Some(push) = self.current_push(id, attempt) else { return };
-        let fault = push.timeout_fault();
+        let (fault, key) = (push.timeout_fault(), push.key.clone());
+        let awaits_media = push.state() == PushState::AwaitingMedia;
         self.actions.push_back(Action::HangUp { attempt });
+        // The destination was ready, and the stream's source has not come back.
+        if awaits_media && !self.is_registered(&key) {
+            self.push_ended(now, attempt, EndReason::SourceLost, 0);
+            return;
+        }
         self.push_failed(now, id, attempt, fault);
     }
 
     /// Ends a push that has failed, or has it try again later; whoever waits for it is answered.
-    fn push_goes_on(&mut self, now: Instant, id: Generation, fault: Fault) {
+    fn push_goes_on(&mut self, now: Instant, id: Generation, fault: Fault, was_tried: bool) {
         let push = self.pushes.get_mut(id).expect("callers look");
         let adds = std::mem::take(&mut push.adds);
         let (was_up, attempt) = (push.is_up(), push.attempts);
-        let after = push.fail(fault.clone(), &self.policy.retry, &mut self.rng);
+        let after = push.fail(fault.clone(), was_tried, &self.policy.retry, &mut self.rng);
         self.totals.push_losses += u64::from(was_up);
         let next_try = after.delay();
         let told = fault.clone();
@@ -298,11 +318,19 @@ impl Shard {
         let places = self.policy.connects_per_origin_max;
         let mut next = self.pushes.budget.give_back(destination, places);
         while let Some(id) = next {
-            let queued =
-                self.pushes.get(id).filter(|push| matches!(push.progress, Progress::Queued { .. }));
-            if queued.is_some() && !self.shutting_down {
-                self.dial_push(now, id);
-                return;
+            let queued = self.pushes.get(id).and_then(|push| match push.progress {
+                Progress::Queued { timer } => Some((timer, push.key.clone())),
+                _ => None,
+            });
+            if let Some((timer, key)) = queued
+                && !self.shutting_down
+            {
+                if self.is_registered(&key) {
+                    self.dial_push(now, id);
+                    return;
+                }
+                self.timers.cancel(Some(timer));
+                self.push_lacks_source(now, id);
             }
             next = self.pushes.budget.give_back(destination, places);
         }

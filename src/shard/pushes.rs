@@ -60,6 +60,13 @@ impl Pushes {
         self.by_stream.get(key).cloned().unwrap_or_default()
     }
 
+    /// Whether a push sends a stream on, or would if its destination were there.
+    pub(super) fn hold(&self, key: &StreamKey) -> bool {
+        let ids = self.by_stream.get(key).into_iter().flatten();
+        let mut pushes = ids.filter_map(|&id| self.get(id));
+        pushes.any(|push| push.state() != PushState::AwaitingSource)
+    }
+
     pub(super) fn ids(&self) -> Vec<Generation> {
         self.by_id.keys().copied().collect()
     }

@@ -30,9 +30,20 @@ impl Shard {
             MediaProgress::NewTracks => {
                 // Their descriptions are void. Players of tags go on with new configurations.
                 self.end_attached(handle, |form| form == Form::Rtp, EndReason::SourceLost);
+                self.renew_replicas(handle, Form::Flv);
             }
         }
         true
+    }
+
+    /// Has other shards get a form's log anew with the next flush: what theirs knows of the tracks holds
+    /// no more.
+    fn renew_replicas(&mut self, handle: StreamHandle, form: Form) {
+        let own = self.id;
+        let Some(stream) = self.tables.get_mut(handle) else { return };
+        for (&(shard, of), subscriber) in &mut stream.subscribers {
+            subscriber.lacks_flush |= of == form && shard != own && subscriber.attached;
+        }
     }
 
     /// What the stream has, for a player over RTSP that was admitted: the answer to its DESCRIBE.

@@ -403,7 +403,8 @@ impl Shard {
         if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.media.flush();
             if stream.media.other_is_void() {
-                self.end_attached(handle, |form| form == Form::Rtp, EndReason::SourceLost);
+                let other = stream.media.form().other();
+                self.end_attached(handle, |form| form == other, EndReason::SourceLost);
             }
             let stream = self.tables.get_mut(handle).expect("it stays");
             let video_since = stream.video_since.take();

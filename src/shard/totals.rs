@@ -1,5 +1,7 @@
-//! What a shard has counted.
+//! What a shard counts.
 
+use super::Shard;
+use crate::egress::CrowdTotals;
 use crate::media::state::ErrorClass;
 
 /// Counters of a shard since it started.
@@ -30,4 +32,14 @@ pub struct Totals {
     pub waiters_refused: u64,
     pub publishes_refused: u64,
     pub resyncs: u64,
+}
+
+impl Shard {
+    pub(super) fn count_egress(&mut self, totals: CrowdTotals) {
+        self.totals.media_bytes_out += totals.sent_bytes;
+        self.totals.sends += totals.sends;
+        self.totals.player_jumps += totals.jumps;
+        self.totals.joined_bytes_copied += totals.joined_bytes;
+        self.totals.datagrams_lost += totals.datagrams_lost;
+    }
 }

@@ -5,6 +5,7 @@ use super::ingest::Ingest;
 use super::log::{Entry, Log, PacketEntry};
 use super::tracks::Tracks;
 use crate::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
+use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::NtpTime;
 use crate::proto::rtp::{Gap, RtpPacket, TrackKind};
@@ -32,6 +33,8 @@ struct Tags {
     ingest: Ingest,
     /// The sequence number after that of the last packet, by track; unknown after a change.
     due: Vec<Option<u16>>,
+    /// The sequence number in the log from which on the track's source has begun anew.
+    restarts: Vec<Option<u64>>,
 }
 
 /// Packets made of tags.
@@ -39,8 +42,10 @@ struct Packets {
     converter: ToRtp,
     /// The wall clock at timestamp 0.
     epoch_unix: u64,
-    /// By track: when its last report was.
-    reported_ms: Vec<Option<u32>>,
+    /// The newest timestamp, unwrapped.
+    newest_ms: i64,
+    /// By track: when its last report was, unwrapped.
+    reported_ms: Vec<Option<i64>>,
 }
 
 impl Bridged {
@@ -53,6 +58,7 @@ impl Bridged {
             Form::Rtp => Direction::ToRtp(Box::new(Packets {
                 converter: ToRtp::new(seed),
                 epoch_unix: now_unix.wrapping_sub(u64::from(timestamp_ms / 1000)),
+                newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
             })),
         };
@@ -109,7 +115,7 @@ impl Bridged {
         for seq in self.next_seq..end {
             let entry = *source.entry(seq).expect("what is flushed is held until it was read");
             match &mut self.direction {
-                Direction::ToFlv(tags) => tags.handle(&mut self.log, source, &entry),
+                Direction::ToFlv(tags) => tags.handle(&mut self.log, source, seq),
                 Direction::ToRtp(packets) => {
                     self.bytes_copied += packets.handle(&mut self.log, source, &entry);
                 }
@@ -136,6 +142,7 @@ impl Bridged {
         if let Direction::ToFlv(tags) = &mut self.direction {
             tags.ingest.change_source(&mut self.log);
             tags.due.fill(None);
+            tags.restarts.fill(None);
         }
         self.log.forget_gop();
     }
@@ -143,12 +150,24 @@ impl Bridged {
     /// The source's packets are of other tracks from now on.
     pub(super) fn change_tracks(&mut self, source: &Log) {
         if let Direction::ToFlv(tags) = &mut self.direction {
-            let description = source.description();
-            tags.converter = description.and_then(|description| ToFlv::new(description));
-            tags.due = vec![None; description.map_or(0, |description| description.media.len())];
+            tags.begin(source);
             tags.ingest.change_source(&mut self.log);
             self.log.forget_tracks();
         }
+    }
+
+    /// The source of a track began anew before the packet that will have this number in its log.
+    pub(super) fn restart(&mut self, track: usize, seq: u64) {
+        if let Direction::ToFlv(tags) = &mut self.direction
+            && let Some(restart) = tags.restarts.get_mut(track)
+        {
+            *restart = Some(seq);
+        }
+    }
+
+    /// Whether nothing can come of the source any more.
+    pub(super) fn is_barren(&self) -> bool {
+        matches!(&self.direction, Direction::ToFlv(tags) if tags.converter.is_none())
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -169,12 +188,23 @@ impl Bridged {
 
 impl Tags {
     fn new(source: &Log) -> Self {
-        let description = source.description();
-        Self {
-            converter: description.and_then(|description| ToFlv::new(description)),
+        let mut tags = Self {
+            converter: None,
             ingest: Ingest::default(),
-            due: vec![None; description.map_or(0, |description| description.media.len())],
-        }
+            due: Vec::new(),
+            restarts: Vec::new(),
+        };
+        tags.begin(source);
+        tags
+    }
+
+    /// Takes the tracks that the source has now.
+    fn begin(&mut self, source: &Log) {
+        let description = source.description();
+        let count = description.map_or(0, |description| description.media.len());
+        self.converter = description.and_then(|description| ToFlv::new(description));
+        self.due = vec![None; count];
+        self.restarts = vec![None; count];
     }
 
     fn is_ready(&self) -> bool {
@@ -182,10 +212,14 @@ impl Tags {
         [&tracks.video, &tracks.audio].into_iter().flatten().any(|track| track.frames > 0)
     }
 
-    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) {
+    fn handle(&mut self, log: &mut Log, source: &Log, seq: u64) {
+        let entry = source.entry(seq).expect("callers look");
         let Some(converter) = self.converter.as_mut().filter(|_| !entry.is_rtcp()) else { return };
         let Ok(packet) = RtpPacket::parse(source.bytes(entry.packet())) else { return };
         let Some(due) = self.due.get_mut(entry.track()) else { return };
+        if self.restarts[entry.track()].take_if(|restart| *restart <= seq).is_some() {
+            *due = None;
+        }
         let sequence = packet.header().sequence;
         let gap = match due.replace(sequence.wrapping_add(1)) {
             None => Gap::Restart,
@@ -219,11 +253,16 @@ impl Packets {
         let mut payload = Payload::new();
         source.views(entry.payload()).for_each(|view| payload.push(view));
         let mut copied = 0;
-        let mut made = Vec::new();
+        let mut made: Vec<OutPacket> = Vec::new();
+        let was_complete = self.converter.is_complete();
         self.converter.handle_tag(entry.kind, entry.timestamp_ms, payload, &mut |packet| {
             made.push(packet);
         });
-        for packet in made {
+        // Before that what is made is of earlier tags as well.
+        let mut is_start = entry.keyframe && was_complete;
+        for mut packet in made {
+            // Of a source without keyframes only its log knows where players may start.
+            packet.keyframe |= std::mem::take(&mut is_start) && packet.kind == TagKind::Video;
             self.report_if_due(log, &packet);
             copied += write(log, &packet);
         }
@@ -232,19 +271,21 @@ impl Packets {
 
     fn report_if_due(&mut self, log: &mut Log, packet: &OutPacket) {
         let (track, time_ms) = (packet.track, packet.time_ms);
+        let place_ms = self.newest_ms + distance(self.newest_ms as u32, time_ms);
+        self.newest_ms = self.newest_ms.max(place_ms);
         if self.reported_ms.len() <= track {
             self.reported_ms.resize(track + 1, None);
         }
         let last = self.reported_ms[track];
-        if last.is_some_and(|last| time_ms.wrapping_sub(last) < REPORT_INTERVAL_MS) {
+        if last.is_some_and(|last| place_ms - last < REPORT_INTERVAL_MS) {
             return;
         }
         let ntp = NtpTime::from_unix(
-            self.epoch_unix.wrapping_add(u64::from(time_ms / 1000)),
-            time_ms % 1000 * 1_000_000,
+            self.epoch_unix.wrapping_add_signed(place_ms.div_euclid(1000)),
+            place_ms.rem_euclid(1000) as u32 * 1_000_000,
         );
         let Some(bytes) = self.converter.sender_report(track, time_ms, ntp) else { return };
-        self.reported_ms[track] = Some(time_ms);
+        self.reported_ms[track] = Some(place_ms);
         let entry = PacketEntry {
             channel: 2 * track as u8 + 1,
             kind: TagKind::Script,
@@ -285,4 +326,4 @@ fn write(log: &mut Log, made: &OutPacket) -> u64 {
 }
 
 /// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
-const REPORT_INTERVAL_MS: u32 = 5_000;
+const REPORT_INTERVAL_MS: i64 = 5_000;

@@ -10,7 +10,7 @@ use super::log::{Entry, Log};
 use super::tracks::Tracks;
 use crate::limits::{DRAFTS_LEN_MAX, DRAFTS_MAX};
 use crate::media::timeline::{Timeline, distance};
-use crate::media::{MediaPart, Payload, TagKind};
+use crate::media::{MediaPart, Payload, StartPoints, TagKind};
 use crate::proto::flv::classify;
 use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
 
@@ -54,8 +54,10 @@ pub struct Ingest {
     drafts: VecDeque<Draft>,
     /// A video frame was dropped: drop those that need it, up to the next keyframe.
     lacks_video: bool,
-    /// After a change of source: drop frames until this source's first keyframe.
+    /// After a change of source: drop frames until this source's first keyframe, or what stands in for
+    /// it.
     splice: Option<Splice>,
+    starts: StartPoints,
     bytes: IngestBytes,
     /// Tags dropped at a change of source or because they came in broken.
     dropped: u64,
@@ -88,6 +90,7 @@ impl Ingest {
     pub fn change_source(&mut self, log: &mut Log) {
         self.drop_unfinished(log);
         self.timeline.join();
+        self.starts = StartPoints::default();
         if log.next_seq() > 0 {
             self.splice = Some(Splice::default());
             log.forget_gop();
@@ -208,6 +211,11 @@ impl Ingest {
             None => draft.kind == TagKind::Script && head.starts_with(METADATA_HEAD),
         };
         let keyframe = class.is_some_and(|class| class.keyframe);
+        let is_picture = draft.kind == TagKind::Video && !config;
+        let keyframe = match is_picture {
+            true => self.starts.is_start(keyframe, draft.timestamp_ms),
+            false => keyframe,
+        };
         let timestamp_ms = if !self.passes_splice(&draft, config, keyframe) {
             None
         } else if config {
@@ -551,6 +559,21 @@ mod tests {
         assert_eq!(stamps(&writer)[6..], spliced);
         // The unfinished tag, audio and a frame before the keyframe, and audio behind it.
         assert_eq!(writer.ingest.dropped(), 4);
+    }
+
+    #[test]
+    fn a_new_source_without_keyframes_begins_after_a_while() {
+        let mut writer = Writer::opened();
+        writer.keyframe(1000, 10);
+        writer.log.flush();
+        writer.ingest.change_source(&mut writer.log);
+        for frame in 0..252 {
+            writer.frame(40 * frame, 10);
+        }
+        writer.log.flush();
+        assert_eq!(stamps(&writer)[4..], [(TagKind::Video, 1040), (TagKind::Video, 1080)]);
+        assert!(!writer.log.awaits_keyframe());
+        assert_eq!(writer.log.start_seq(), 4);
     }
 
     #[test]

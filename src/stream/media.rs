@@ -9,7 +9,7 @@ use super::log::Log;
 use super::rtp_ingest::{RtpIngest, RtpProgress};
 use super::tracks::Tracks;
 use crate::media::{Form, MediaPart};
-use crate::proto::rtp::RtpPart;
+use crate::proto::rtp::{Gap, RtpPart};
 
 /// The media of one stream.
 pub struct Media {
@@ -71,6 +71,11 @@ impl Media {
         let Intake::Rtp(ingest) = &mut self.ingest else {
             return MediaProgress::Went(Progress::default());
         };
+        if let RtpPart::Packet { track, gap: Gap::Restart, .. } = part
+            && let Some(bridged) = &mut self.bridged
+        {
+            bridged.restart(track, self.log.next_seq());
+        }
         match ingest.handle(&mut self.log, now, part) {
             RtpProgress::Media(progress) => MediaProgress::Went(progress),
             RtpProgress::NewTracks => {
@@ -135,10 +140,14 @@ impl Media {
         }
     }
 
-    /// Whether packets are made of tags by a description that holds no more: its players can't go on.
+    /// Whether players of the form that the source does not bring can't go on: packets are made of tags
+    /// by a description that holds no more, or no tags can be made of the tracks that there are now.
     pub fn other_is_void(&self) -> bool {
-        let bridged = self.bridged.as_ref().filter(|_| self.form() == Form::Flv);
-        bridged.is_some_and(|bridged| !bridged.fits(self.tracks()))
+        let bridged = self.bridged.as_ref();
+        bridged.is_some_and(|bridged| match self.form() {
+            Form::Flv => !bridged.fits(self.tracks()),
+            Form::Rtp => bridged.is_barren(),
+        })
     }
 
     /// The stream in a form: its own log, or the bridged one when that can be played.
@@ -206,7 +215,7 @@ mod tests {
 
     use super::*;
     use crate::media::TagKind;
-    use crate::proto::rtp::{Gap, RtpHeader, RtpPacket};
+    use crate::proto::rtp::{RtpHeader, RtpPacket};
     use crate::proto::rtsp::SessionDescription;
 
     fn tag(media: &mut Media, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
@@ -293,6 +302,104 @@ mod tests {
         tag(&mut media, TagKind::Audio, 0, b"\x91Opus\x07\x07");
         media.flush();
         assert!(media.other_is_void());
+    }
+
+    fn now() -> (Instant, u64) {
+        (crate::clock::now(), 1_700_000_000)
+    }
+
+    fn packet(
+        (media, now): (&mut Media, (Instant, u64)),
+        (sequence, timestamp): (u16, u32),
+        payload: &[u8],
+        gap: Gap,
+    ) {
+        let header = RtpHeader { marker: false, payload_type: 96, sequence, timestamp, ssrc: 5 };
+        let bytes = [&header.encode()[..], payload].concat();
+        let packet = RtpPacket::parse(bytes.into()).expect("sound");
+        media.handle_rtp(now, RtpPart::Packet { track: 0, packet, gap });
+    }
+
+    fn begin(media: &mut Media, sdp: &str) -> MediaProgress {
+        let description = SessionDescription::parse(sdp.as_bytes()).expect("a description");
+        media.handle_rtp(now(), RtpPart::Begin(description.into()))
+    }
+
+    /// Both sets and a keyframe in one packet.
+    const KEYFRAME: &[u8] =
+        b"\x78\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\
+          \x83\x2a\0\x04\x68\xce\x0f\xc8\0\x02\x65\x88";
+    const H264: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+
+    #[test]
+    fn tags_go_on_where_a_source_begins_anew() {
+        let (mut media, now) = (Media::new(Form::Rtp), now());
+        begin(&mut media, H264);
+        media.want_other(7, 0);
+        packet((&mut media, now), (1, 0), KEYFRAME, Gap::None);
+        packet((&mut media, now), (2, 3600), b"\x41\x01", Gap::None);
+        packet((&mut media, now), (3, 7200), b"\x5c\x81ab", Gap::None);
+        media.flush();
+        // The end of a picture whose beginning is another one's, at a moment that nothing parts from
+        // the last packet's.
+        packet((&mut media, now), (40_000, 2_000_000_000), b"\x5c\x41cd", Gap::Restart);
+        packet((&mut media, now), (40_001, 2_000_003_600), KEYFRAME, Gap::None);
+        packet((&mut media, now), (40_002, 2_000_007_200), b"\x41\x02", Gap::None);
+        packet((&mut media, now), (40_003, 2_000_010_800), b"\x41\x03", Gap::None);
+        media.flush();
+        let log = media.log(Form::Flv).expect("it is made");
+        let frames: Vec<_> = log
+            .range(log.first_seq()..log.flushed_seq())
+            .filter(|entry| entry.kind == TagKind::Video && !entry.config)
+            .map(|entry| (entry.timestamp_ms, log.bytes(entry.payload())[9..].to_vec()))
+            .collect();
+        let payloads: Vec<&[u8]> = frames.iter().map(|(_, payload)| &payload[..]).collect();
+        assert_eq!(payloads, [b"\x65\x88", b"\x41\x01", b"\x65\x88", b"\x41\x02"]);
+        assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
+    }
+
+    #[test]
+    fn tracks_of_which_no_tags_can_be_made_end_players_of_tags() {
+        let mut media = Media::new(Form::Rtp);
+        begin(&mut media, H264);
+        media.want_other(7, 0);
+        packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
+        media.flush();
+        media.change_source();
+        assert!(!media.other_is_void());
+        let progress = begin(&mut media, "v=0\r\nm=video 0 RTP/AVP 26\r\n");
+        assert_eq!(progress, MediaProgress::NewTracks);
+        assert!(media.other_is_void());
+        // They may come back.
+        media.change_source();
+        begin(&mut media, H264);
+        assert!(!media.other_is_void());
+    }
+
+    #[test]
+    fn reports_of_what_is_made_packets_go_on_over_the_wrap() {
+        let mut media = Media::default();
+        let first = u32::MAX - 999;
+        let sound = [&[PCMA][..], &[7; 160]].concat();
+        tag(&mut media, TagKind::Audio, first, &sound);
+        media.flush();
+        media.want_other(7, 1_700_000_000);
+        for index in 1..600 {
+            tag(&mut media, TagKind::Audio, first.wrapping_add(20 * index), &sound);
+        }
+        media.flush();
+        let log = media.log(Form::Rtp).expect("it is made");
+        let reports = log.range(log.first_seq()..log.flushed_seq()).filter(|entry| entry.is_rtcp());
+        let ntp_ms = reports.map(|entry| {
+            let bytes = log.bytes(entry.packet());
+            let ntp = u64::from_be_bytes(*bytes[8..].first_chunk().expect("a report"));
+            ((u128::from(ntp) * 1000) >> 32) as u64
+        });
+        let ntp_ms: Vec<u64> = ntp_ms.collect();
+        assert_eq!(ntp_ms.len(), 3);
+        assert!(ntp_ms.windows(2).all(|two| (4999..=5001).contains(&(two[1] - two[0]))));
+        // 1900 to 1970, and the time of the first tag.
+        assert!((ntp_ms[0] / 1000).abs_diff(2_208_988_800 + 1_700_000_000) <= 1, "{ntp_ms:?}");
     }
 
     #[test]

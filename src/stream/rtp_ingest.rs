@@ -34,9 +34,8 @@ pub struct RtpIngest {
     newest: Option<(i64, Instant)>,
     /// The next source goes on where this one ended.
     joins: bool,
-    /// Nothing passes before a keyframe.
+    /// Nothing passes before a keyframe, or what stands in for it ([`StartPoints`]).
     awaits_keyframe: bool,
-    reported_ns: i64,
     tracks: Tracks,
     bytes: IngestBytes,
     dropped: u64,
@@ -182,25 +181,25 @@ impl RtpIngest {
         }
         let header = packet.header();
         let place_ns = self.base_ns + clock.map(track, header.timestamp, now).position_ns;
-        let keyframe = lane.is_keyframe(packet);
+        let keyframe = lane.is_start(packet, to_ms(place_ns));
         if self.awaits_keyframe && !keyframe {
             self.dropped += 1;
             return Progress::default();
         }
         self.awaits_keyframe = false;
-        let is_first = lane.last.is_none();
         let header = lane.map(header, place_ns);
+        // B-frames step back a little; a track that was put back is reported on again.
+        let is_due =
+            lane.reported_ns.is_none_or(|last_ns| (place_ns - last_ns).abs() >= REPORT_INTERVAL_NS);
         if self.newest.is_none_or(|(newest_ns, _)| place_ns > newest_ns) {
             self.newest = Some((place_ns, now));
         }
-        if is_first {
-            self.report(log, track, place_ns);
-        } else if place_ns - self.reported_ns >= REPORT_INTERVAL_NS {
-            self.reported_ns = place_ns;
-            for track in 0..self.lanes.len() {
-                self.report(log, track, place_ns);
+        if is_due {
+            let lane = &mut self.lanes[track];
+            if lane.reported_ns.is_some() {
+                lane.loss.end_interval();
             }
-            self.lanes.iter_mut().for_each(|lane| lane.loss.end_interval());
+            self.report(log, track, place_ns);
         }
         self.write(log, track, packet, header, (place_ns, keyframe))
     }
@@ -237,7 +236,8 @@ impl RtpIngest {
 
     /// Puts a sender report of the track into the log (RFC 3550, 6.4.1).
     fn report(&mut self, log: &mut Log, track: usize, place_ns: i64) {
-        let (lane, clock) = (&self.lanes[track], self.clock.as_ref());
+        let (lane, clock) = (&mut self.lanes[track], self.clock.as_ref());
+        lane.reported_ns = Some(place_ns);
         let Some(Given { ssrc, .. }) = lane.last else { return };
         let timestamp = clock.and_then(|clock| clock.timestamp_at(track, place_ns - self.base_ns));
         let Some(timestamp) = timestamp else { return };
@@ -430,6 +430,58 @@ mod tests {
         assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
         let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
         assert_eq!(keyframes, 2);
+    }
+
+    #[test]
+    fn another_source_without_keyframes_goes_on_after_a_while() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 100, 0), IDR);
+        scene.log.flush();
+        scene.ingest.change_source(&mut scene.log);
+        scene.begin(SDP);
+        // Two packets a picture, 25 pictures a second.
+        for picture in 0..250_u16 {
+            for half in 0..2 {
+                let sequence = 2 * picture + half;
+                scene.packet(0, (2, sequence, 3600 * u32::from(picture)), SLICE);
+            }
+        }
+        assert_eq!(scene.given(0).len(), 1, "no keyframe, and it may still come");
+        for sequence in 500..502 {
+            scene.packet(0, (2, sequence, 3600 * 250), SLICE);
+        }
+        scene.log.flush();
+        assert_eq!(scene.given(0).len(), 3);
+        assert!(!scene.log.awaits_keyframe());
+        let starts: Vec<bool> = scene.entries().iter().map(|of| of.keyframe).collect();
+        assert_eq!(starts[starts.len() - 2..], [true, false], "one start a picture");
+    }
+
+    #[test]
+    fn a_recovery_point_is_a_start() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 100, 0), SLICE);
+        scene.log.flush();
+        assert!(scene.log.awaits_keyframe());
+        scene.packet(0, (9, 101, 3600), &[6, 6, 1, 0xc4, 0x80]);
+        scene.packet(0, (9, 102, 3600), SLICE);
+        scene.log.flush();
+        assert!(!scene.log.awaits_keyframe());
+    }
+
+    #[test]
+    fn each_track_is_reported_on_in_its_own_time() {
+        let mut scene = Scene::new();
+        for second in 0..12 {
+            scene.packet(1, (8, second, 8000 * u32::from(second)), &[1]);
+            scene.packet(0, (9, second, 90_000 * u32::from(second)), SLICE);
+            scene.now += Duration::from_secs(1);
+        }
+        // A B-frame right behind a report.
+        scene.packet(0, (9, 12, 90_000 * 15), SLICE);
+        scene.packet(0, (9, 13, 90_000 * 14), SLICE);
+        let reports = |channel| scene.entries().iter().filter(|of| of.channel == channel).count();
+        assert_eq!((reports(1), reports(3)), (4, 3));
     }
 
     #[test]

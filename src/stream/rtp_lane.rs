@@ -4,7 +4,7 @@
 use super::log::Entry;
 use super::tracks::Tracks;
 use crate::media::codec::{AudioParameters, ParameterSets};
-use crate::media::{Codec, TagKind};
+use crate::media::{Codec, StartPoints, TagKind};
 use crate::proto::rtp::random_access::for_each_nal;
 use crate::proto::rtp::{Format, RandomAccess, RtpHeader, RtpPacket, TrackKind};
 
@@ -16,6 +16,9 @@ pub(super) struct Lane {
     format: Format,
     codec: Codec,
     access: RandomAccess,
+    starts: StartPoints,
+    /// Timestamp of the last packet that came.
+    newest: Option<u32>,
     /// Of H.264 and H.265, as far as they are known.
     sets: Option<ParameterSets>,
     /// What is done to the headers of this source, known from its first packet on.
@@ -24,6 +27,8 @@ pub(super) struct Lane {
     pub(super) last: Option<Given>,
     /// Timestamp of the frame that was counted last.
     counted: Option<u32>,
+    /// Where its last sender report lies on the timeline.
+    pub(super) reported_ns: Option<i64>,
     /// Timestamp of the newest picture, and where in the log it begins.
     picture: Option<(u32, u64)>,
     pub(super) loss: Loss,
@@ -72,10 +77,13 @@ impl Lane {
             format: format.clone(),
             codec,
             access: RandomAccess::new(codec),
+            starts: StartPoints::default(),
+            newest: None,
             sets: is_known_video.then(|| format.parameter_sets()),
             mapping: None,
             last: None,
             counted: None,
+            reported_ns: None,
             picture: None,
             loss: Loss::default(),
             packets: 0,
@@ -87,6 +95,8 @@ impl Lane {
     pub(super) fn change_source(&mut self) {
         self.mapping = None;
         self.access = RandomAccess::new(self.codec);
+        self.starts = StartPoints::default();
+        self.newest = None;
         self.picture = None;
     }
 
@@ -120,8 +130,15 @@ impl Lane {
         }
     }
 
-    pub(super) fn is_keyframe(&mut self, packet: &RtpPacket) -> bool {
-        self.kind == TagKind::Video && self.access.is_start(packet)
+    /// Whether players may start at a packet, which lies there on the stream's timeline.
+    pub(super) fn is_start(&mut self, packet: &RtpPacket, time_ms: u32) -> bool {
+        if self.kind != TagKind::Video {
+            return false;
+        }
+        let timestamp = packet.header().timestamp;
+        let begins_picture = self.newest.replace(timestamp) != Some(timestamp);
+        let is_keyframe = self.access.is_start(packet);
+        (begins_picture || is_keyframe) && self.starts.is_start(is_keyframe, time_ms)
     }
 
     /// The header that players get.

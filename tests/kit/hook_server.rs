@@ -20,6 +20,8 @@ pub struct Call {
     pub body: Value,
     pub raw: Vec<u8>,
     pub signature: Option<String>,
+    /// Of the signature, as it came.
+    pub timestamp: Option<String>,
     /// The number of its connection.
     pub connection: usize,
     /// It was answered with status 200.
@@ -213,6 +215,7 @@ fn parse(bytes: &[u8], connection: usize) -> Option<(Call, usize)> {
     let hook = path.rsplit('/').next()?.to_owned();
     let body = serde_json::from_slice(&raw).expect("hooks send JSON");
     let signature = field("x-rillcast-signature");
-    let call = Call { hook, body, raw, signature, connection, is_taken: false };
+    let timestamp = field("x-rillcast-timestamp");
+    let call = Call { hook, body, raw, signature, timestamp, connection, is_taken: false };
     Some((call, head_len + body_len))
 }

@@ -1,11 +1,15 @@
 //! Web hooks: what happens is told, and players and publishers are asked about, over HTTP.
 //!
 //! - `queue.rs`: what is to be told, in order, until it is taken.
+//! - `absent.rs`: which streams players wait for in vain.
 //! - `verdicts.rs`: who waits for an answer.
 //! - `body.rs`, `reply.rs`: what is sent and what comes back, in ZLMediaKit's terms.
+//! - `names.rs`: where servers are.
 //! - `pool.rs`: the threads that wait for servers, so that the keeper does not.
 
+mod absent;
 mod body;
+mod names;
 mod pool;
 mod queue;
 mod reply;
@@ -22,17 +26,20 @@ use serde_json::{Map, Value};
 use sha2::Sha256;
 use url::{Position, Url};
 
+use self::absent::{Absents, Missing};
 use self::pool::{Order, Pool};
 use self::queue::{Item, Outcome, Queue};
 use self::reply::Said;
 use self::verdicts::{Asker, Verdicts};
 use super::Shards;
 use crate::bus::KeeperPort;
-use crate::bus::event::{Asker as Wanted, Event, Peer, What};
+use crate::bus::event::Event;
 use crate::bus::keeper::{Figures, FromKeeper, HookCounts, HookPool, Posted, Question, Verdict};
 use crate::bus::message::Ask;
+use crate::clock;
 use crate::config::{Config, Hook};
-use crate::limits::{HOOK_POSTS_MAX, HOOK_QUESTIONS_MAX, HOOK_WAITERS_MAX};
+use crate::limits::{HOOK_POSTS_ALL_MAX, HOOK_QUESTIONS_ALL_MAX};
+use crate::media::state::Generation;
 use crate::media::{ShardId, StreamKey};
 
 /// Everything about hooks that the keeper has.
@@ -46,24 +53,16 @@ pub(super) struct Hooks {
     asks_under_way: usize,
     /// ZLMediaKit's: counts each call, repeated ones too.
     hook_index: u64,
+    /// Events and calls that were lost since the start, and that a server may have missed.
+    lost: u64,
     next_keepalive: Option<Instant>,
     figures: HashMap<ShardId, Figures>,
-    absent: HashMap<StreamKey, Absent>,
+    absents: Absents,
     counts: Arc<HookCounts>,
 }
 
-/// A stream that players wait for.
-#[derive(Default)]
-struct Absent {
-    /// The newest of those who wait.
-    peer: Option<Peer>,
-    /// Nobody brings it, and its owner has said so.
-    is_known: bool,
-    told: Option<Instant>,
-}
-
 /// Where an event stands in the log.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) run: u64,
     pub(super) sequence: u64,
@@ -76,33 +75,39 @@ impl Hooks {
             config,
             queue: Queue::default(),
             verdicts: Verdicts::default(),
-            tellers: Pool::new(HookPool::Tell, HOOK_POSTS_MAX, keeper.clone()),
-            askers: Pool::new(HookPool::Ask, HOOK_QUESTIONS_MAX, keeper.clone()),
+            tellers: Pool::new(HookPool::Tell, HOOK_POSTS_ALL_MAX, keeper.clone()),
+            askers: Pool::new(HookPool::Ask, HOOK_QUESTIONS_ALL_MAX, keeper.clone()),
             tells_under_way: 0,
             asks_under_way: 0,
             hook_index: 0,
+            lost: 0,
             next_keepalive: None,
             figures: HashMap::new(),
-            absent: HashMap::new(),
+            absents: Absents::default(),
             counts: keeper.hooks.clone(),
         }
     }
 
     /// Goes by another configuration from now on.
     pub(super) fn configure(&mut self, now: Instant, config: Arc<Config>) {
-        self.config = config;
-        let hook = &self.config.hook;
-        self.queue.retarget(|of| hook.url(of).map(|url| server_of(&url)));
-        self.verdicts.forget_kept();
-        if !hook.wants(Hook::StreamNotFound) {
-            self.absent.clear();
+        let before = std::mem::replace(&mut self.config, config);
+        if before.hook != self.config.hook {
+            let hook = &self.config.hook;
+            self.queue.retarget(|of| hook.url(of).map(|url| server_of(&url)));
+            self.verdicts.forget_servers();
         }
+        let hook = &self.config.hook;
         self.next_keepalive = match hook.wants(Hook::ServerKeepalive) {
             true => {
                 Some(self.next_keepalive.map_or(now, |next| next.min(now + self.alive_interval())))
             }
             false => None,
         };
+        if !before.hook.wants(Hook::StreamNotFound) && hook.wants(Hook::StreamNotFound) {
+            for missing in self.absents.tell_all(now) {
+                self.push_missing(missing);
+            }
+        }
     }
 
     /// The node serves.
@@ -124,13 +129,21 @@ impl Hooks {
 
     /// Something has happened.
     pub(super) fn event(&mut self, now: Instant, place: Place, event: &Event) {
+        let is_wanted = self.config.hook.wants(Hook::StreamNotFound);
+        if let Some(missing) = self.absents.learn(now, place, event, is_wanted) {
+            self.push_missing(missing);
+        }
         if !self.config.hook.enable {
             return;
         }
-        self.look_for_absent(now, place, event);
         for (hook, body) in body::of_event(event, &self.config) {
-            self.push(hook, place, event, body);
+            self.push(hook, place, (&event.key, event.generation), body);
         }
+    }
+
+    /// So many events were lost on their way here.
+    pub(super) fn missed(&mut self, count: u64) {
+        self.lost += count;
     }
 
     /// Somebody may not go on before it is judged.
@@ -211,7 +224,6 @@ impl Hooks {
             count(&self.counts.unanswered);
             self.answer(asker, verdict, shards);
         }
-        self.queue.handle_timeout(now);
         self.call(now, shards);
         let waiting = self.queue.waiting_count() + self.verdicts.waiting_count();
         self.counts.waiting.store(waiting as u64, Ordering::Relaxed);
@@ -269,21 +281,31 @@ impl Hooks {
         }
         self.hook_index += 1;
         body.insert("hook_index".to_owned(), self.hook_index.into());
+        if !matches!(hook, Hook::Play | Hook::Publish) {
+            body.insert("lost".to_owned(), self.lost.into());
+        }
         body.insert("mediaServerId".to_owned(), self.config.server.id.as_str().into());
         let body = serde_json::to_vec(&body).expect("bodies are plain data with text keys");
         let secret = &self.config.hook.hmac_secret;
         if !secret.is_empty() {
-            fields.push(("X-Rillcast-Signature", signature(secret, &body)));
+            let time = clock::unix_seconds().to_string();
+            fields.push(("X-Rillcast-Signature", signature(secret, &time, &body)));
+            fields.push(("X-Rillcast-Timestamp", time));
         }
         Some(Order { id, url, fields, body, timeout })
     }
 
-    fn push(&mut self, hook: Hook, place: Place, event: &Event, mut body: Map<String, Value>) {
+    fn push(
+        &mut self,
+        hook: Hook,
+        place: Place,
+        (key, generation): (&StreamKey, Option<Generation>),
+        mut body: Map<String, Value>,
+    ) {
         let Some(url) = self.config.hook.url(hook) else { return };
         let Place { run, sequence, time_ms } = place;
-        body::stamp(&mut body, (run, sequence), time_ms, event.generation);
-        let (server, key, generation) =
-            (server_of(&url), Some(event.key.clone()), event.generation);
+        body::stamp(&mut body, (run, sequence), time_ms, generation);
+        let (server, key) = (server_of(&url), Some(key.clone()));
         self.enter(Item { hook, server, key, generation, body, once: false });
     }
 
@@ -295,8 +317,10 @@ impl Hooks {
 
     fn enter(&mut self, item: Item) {
         let max = usize::try_from(self.config.hook.queue_max).unwrap_or(usize::MAX);
-        if !self.queue.push(item, max) {
+        if let Some(gone) = self.queue.push(item, max) {
             count(&self.counts.dropped);
+            // It is told again for who comes later, and says nothing of what streams do.
+            self.lost += u64::from(gone != Hook::StreamNotFound);
         }
     }
 
@@ -309,42 +333,10 @@ impl Hooks {
         shards.put(shard.index(), FromKeeper::Judged { serial, verdict });
     }
 
-    /// `on_stream_not_found`: when the owner of a key says that nobody brings it, and again for who
-    /// comes later. Who waits is told by its shard, before that.
-    fn look_for_absent(&mut self, now: Instant, place: Place, event: &Event) {
-        if !self.config.hook.wants(Hook::StreamNotFound) {
-            return;
-        }
-        match &event.what {
-            What::PlayerWaits(peer) => {
-                if self.absent.len() >= HOOK_WAITERS_MAX {
-                    self.absent.clear();
-                }
-                self.absent.entry(event.key.clone()).or_default().peer = Some((**peer).clone());
-            }
-            What::Pending { by: Wanted::Players, .. } => {
-                self.absent.entry(event.key.clone()).or_default().is_known = true;
-            }
-            What::Pending { .. }
-            | What::Registered { .. }
-            | What::Ended { .. }
-            | What::PlayerStarted(_) => {
-                self.absent.remove(&event.key);
-                return;
-            }
-            _ => return,
-        }
-        let Some(absent) = self.absent.get_mut(&event.key) else { return };
-        let is_due = absent.told.is_none_or(|told| now.duration_since(told) >= TOLD_AGAIN);
-        if !absent.is_known || !is_due {
-            return;
-        }
-        absent.told = Some(now);
-        let body = match &absent.peer {
-            Some(peer) => body::of_peer(&event.key, peer),
-            None => body::stream(&event.key),
-        };
-        self.push(Hook::StreamNotFound, place, event, body);
+    fn push_missing(&mut self, missing: Missing) {
+        let Missing { key, place, peer, generation } = missing;
+        let body = peer.map_or_else(|| body::stream(&key), |peer| body::of_peer(&key, &peer));
+        self.push(Hook::StreamNotFound, place, (&key, Some(generation)), body);
     }
 
     fn alive_interval(&self) -> Duration {
@@ -362,7 +354,7 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
         _ if !closes => return,
         // A player that came meanwhile saves it.
         Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
-        Hook::StreamNotFound => Ask::SendAway { key: key.clone() },
+        Hook::StreamNotFound => Ask::SendAway { key: key.clone(), generation: item.generation },
         _ => return,
     };
     shards.put(0, FromKeeper::Ask { key: key.clone(), ask });
@@ -372,9 +364,12 @@ fn server_of(url: &Url) -> Arc<str> {
     url[Position::BeforeHost..Position::AfterPort].into()
 }
 
-/// `sha256=` and the HMAC of the body in hex.
-fn signature(secret: &str, body: &[u8]) -> String {
+/// `sha256=` and the HMAC of the time, a point and the body in hex. With the time in it a server can
+/// refuse what somebody has recorded and sends again.
+fn signature(secret: &str, time: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length is a key");
+    mac.update(time.as_bytes());
+    mac.update(b".");
     mac.update(body);
     let mut text = "sha256=".to_owned();
     for byte in mac.finalize().into_bytes() {
@@ -387,18 +382,109 @@ fn count(counter: &std::sync::atomic::AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Who comes to an absent stream so long after the hook was told of it has it told again.
-const TOLD_AGAIN: Duration = Duration::from_secs(5);
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
     use super::*;
+    use crate::bus::event::{Asker as Wanted, What};
+    use crate::bus::keeper::{KeeperInbox, keeper_channel};
+    use crate::bus::mesh::Wake;
+    use crate::events::ShardEnd;
+
+    struct Awake;
+
+    impl Wake for Awake {
+        fn wake(&self) {}
+    }
+
+    struct Scene {
+        hooks: Hooks,
+        shards: Shards,
+        told: Receiver<FromKeeper>,
+        _keeper: KeeperInbox,
+    }
+
+    impl Scene {
+        /// Hooks whose server listens nowhere.
+        fn new() -> Self {
+            let (port, keeper) = keeper_channel();
+            let (inbox, told) = channel();
+            let mut shards = Shards::default();
+            shards.enter(0, ShardEnd { inbox, waker: Arc::new(Awake), to_wake: false });
+            let hooks = Hooks::new(Arc::new(Config::default()), &port);
+            Self { hooks, shards, told, _keeper: keeper }
+        }
+
+        fn set(&mut self, hooks: &[Hook], max: u64) {
+            let mut config = Config::default();
+            (config.hook.enable, config.hook.queue_max) = (true, max);
+            for hook in hooks {
+                config.set_zlm(hook.key(), "http://127.0.0.1:1/x");
+            }
+            self.hooks.configure(clock::now(), Arc::new(config));
+        }
+
+        fn happen(&mut self, what: What) {
+            let key = StreamKey::in_default_vhost("live", "a").unwrap();
+            let place = Place { run: 7, sequence: 1, time_ms: 0 };
+            let event = Event { key, generation: Some(Generation(3)), what };
+            self.hooks.event(clock::now(), place, &event);
+        }
+
+        /// What a call to this hook has in its body now.
+        fn body(&mut self, hook: Hook) -> Value {
+            let order = self.hooks.order(1, hook, Map::new(), Duration::ZERO).unwrap();
+            serde_json::from_slice(&order.body).unwrap()
+        }
+    }
 
     #[test]
-    fn the_signature_is_that_of_rfc_4231() {
-        // Test case 2.
-        let text = signature("Jefe", b"what do ya want for nothing?");
-        let expected = "sha256=5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+    fn the_signature_is_over_the_time_and_the_body() {
+        // printf '1700000000.{}' | openssl dgst -sha256 -hmac Jefe
+        let text = signature("Jefe", "1700000000", b"{}");
+        let expected = "sha256=d3793e2b4103edfbd98cc19591832f5fad701d413db9fcae0ae7dab8184ed207";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn who_is_sent_away_waits_in_the_life_that_was_told() {
+        let mut scene = Scene::new();
+        scene.happen(What::Pending { by: Wanted::Players, url: None });
+        scene.set(&[Hook::StreamNotFound], 10);
+        let (id, _) = scene.hooks.queue.take(clock::now()).expect("told although set later");
+        scene.hooks.tells_under_way += 1;
+        let posted = Ok((200, br#"{"code":0,"close":true}"#.to_vec()));
+        scene.hooks.posted(clock::now(), (HookPool::Tell, id), &posted, &mut scene.shards);
+        let Ok(FromKeeper::Ask { ask: Ask::SendAway { generation, .. }, .. }) =
+            scene.told.try_recv()
+        else {
+            panic!("they are sent away");
+        };
+        assert_eq!(generation, Some(Generation(3)));
+    }
+
+    #[test]
+    fn a_server_is_told_how_much_it_may_have_missed() {
+        let mut scene = Scene::new();
+        scene.set(&[Hook::StreamNoneReader, Hook::ServerKeepalive, Hook::Play], 2);
+        for _ in 0..5 {
+            scene.happen(What::Unwatched);
+        }
+        assert_eq!(scene.body(Hook::ServerKeepalive)["lost"], 3, "pushed out");
+        scene.hooks.missed(10);
+        assert_eq!(scene.body(Hook::StreamNoneReader)["lost"], 13, "and never here");
+        assert!(scene.body(Hook::Play)["lost"].is_null());
+    }
+
+    #[test]
+    fn a_change_of_something_else_leaves_hooks_alone() {
+        let mut scene = Scene::new();
+        scene.set(&[Hook::StreamNoneReader], 10);
+        scene.happen(What::Unwatched);
+        let (id, _) = scene.hooks.queue.take(clock::now()).unwrap();
+        scene.hooks.queue.done(clock::now(), id, Outcome::Unreachable);
+        scene.set(&[Hook::StreamNoneReader], 10);
+        assert!(scene.hooks.queue.take(clock::now()).is_none(), "its server has its time still");
     }
 }

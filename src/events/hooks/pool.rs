@@ -2,13 +2,14 @@
 //! has to; a thread is started when there is work for one more.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use url::{Position, Url};
 
+use super::names::Names;
 use crate::bus::KeeperPort;
 use crate::bus::keeper::{HookPool, Posted, ToKeeper};
 use crate::clock;
@@ -29,6 +30,7 @@ pub(super) struct Pool {
     orders: Sender<Order>,
     waiting: Arc<Mutex<Receiver<Order>>>,
     keeper: KeeperPort,
+    names: Names,
     threads: usize,
     threads_max: usize,
 }
@@ -37,15 +39,17 @@ impl Pool {
     pub(super) fn new(which: HookPool, threads_max: usize, keeper: KeeperPort) -> Self {
         let (orders, waiting) = channel();
         let waiting = Arc::new(Mutex::new(waiting));
-        Self { which, orders, waiting, keeper, threads: 0, threads_max }
+        let names = Names::default();
+        Self { which, orders, waiting, keeper, names, threads: 0, threads_max }
     }
 
     /// Has a hook called; `under_way` are the orders that have no answer yet, this one included.
     pub(super) fn give(&mut self, order: Order, under_way: usize) {
         if self.threads < under_way.min(self.threads_max) {
             let (which, keeper, waiting) = (self.which, self.keeper.clone(), self.waiting.clone());
+            let names = self.names.clone();
             let thread = std::thread::Builder::new().name("hook".to_owned()).stack_size(STACK_LEN);
-            match thread.spawn(move || work(which, &waiting, &keeper)) {
+            match thread.spawn(move || work(which, &waiting, &names, &keeper)) {
                 Ok(_) => self.threads += 1,
                 Err(error) => tracing::warn!(%error, "no thread to call a hook from"),
             }
@@ -61,12 +65,12 @@ impl Pool {
     }
 }
 
-fn work(pool: HookPool, orders: &Mutex<Receiver<Order>>, keeper: &KeeperPort) {
+fn work(pool: HookPool, orders: &Mutex<Receiver<Order>>, names: &Names, keeper: &KeeperPort) {
     let mut kept = None;
     loop {
         let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(order) = next else { return };
-        let posted = post(&order, &mut kept);
+        let posted = post(&order, names, &mut kept);
         keeper.tell(ToKeeper::Posted { pool, id: order.id, posted });
     }
 }
@@ -74,13 +78,13 @@ fn work(pool: HookPool, orders: &Mutex<Receiver<Order>>, keeper: &KeeperPort) {
 /// A connection that can be used again, and whose it is.
 type Kept = Option<(String, TcpStream)>;
 
-fn post(order: &Order, kept: &mut Kept) -> Posted {
+fn post(order: &Order, names: &Names, kept: &mut Kept) -> Posted {
     let deadline = clock::now() + order.timeout;
     let server = order.url[Position::BeforeHost..Position::AfterPort].to_owned();
     let fields: Vec<(&str, &str)> =
         order.fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let request = encode_post(&order.url, &fields, &order.body);
-    let old = kept.take().filter(|(whose, _)| *whose == server);
+    let old = kept.take().filter(|(whose, socket)| *whose == server && is_quiet(socket));
     if let Some((_, mut socket)) = old {
         match exchange(&mut socket, &request, deadline) {
             Ok(reply) => return Ok(done(reply, socket, server, kept)),
@@ -89,7 +93,7 @@ fn post(order: &Order, kept: &mut Kept) -> Posted {
             Err(error) => return Err(error.to_string()),
         }
     }
-    let mut socket = connect(&order.url, deadline).map_err(|error| error.to_string())?;
+    let mut socket = connect(&order.url, names, deadline).map_err(|error| error.to_string())?;
     let reply = exchange(&mut socket, &request, deadline).map_err(|error| error.to_string())?;
     Ok(done(reply, socket, server, kept))
 }
@@ -101,10 +105,30 @@ fn done(reply: PostReply, socket: TcpStream, server: String, kept: &mut Kept) ->
     (reply.status, reply.body)
 }
 
-fn connect(url: &Url, deadline: Instant) -> io::Result<TcpStream> {
+/// Whether nothing has come on a connection since its last answer. What has would be taken for the
+/// next one.
+fn is_quiet(socket: &TcpStream) -> bool {
+    let is_empty = |socket: &TcpStream| {
+        socket.set_nonblocking(true)?;
+        let peeked = socket.peek(&mut [0]);
+        socket.set_nonblocking(false)?;
+        io::Result::Ok(peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
+    };
+    is_empty(socket).unwrap_or(false)
+}
+
+fn connect(url: &Url, names: &Names, deadline: Instant) -> io::Result<TcpStream> {
+    let addresses = names.look_up(url, deadline)?;
     let mut last = io::Error::new(ErrorKind::NotFound, "its name has no address");
-    for address in url.socket_addrs(|| None)? {
-        match TcpStream::connect_timeout(&address, left(deadline)?) {
+    for (at, address) in addresses.iter().enumerate() {
+        if is_link_local(address.ip()) {
+            last =
+                io::Error::new(ErrorKind::PermissionDenied, "link-local addresses are not called");
+            continue;
+        }
+        // One that swallows everything leaves time for the others.
+        let share = left(deadline)? / (addresses.len() - at) as u32;
+        match TcpStream::connect_timeout(address, share) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
                 return Ok(socket);
@@ -113,6 +137,14 @@ fn connect(url: &Url, deadline: Instant) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// Clouds tell secrets of the machine there to who asks.
+fn is_link_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 fn exchange(socket: &mut TcpStream, request: &[u8], deadline: Instant) -> io::Result<PostReply> {
@@ -146,4 +178,60 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 /// Name lookups of the C library take some; our own part needs little.
-const STACK_LEN: usize = 256 * 1024;
+pub(super) const STACK_LEN: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread::spawn;
+
+    use super::*;
+
+    fn order(url: &str) -> Order {
+        let timeout = Duration::from_secs(20);
+        Order { id: 1, url: url.parse().unwrap(), fields: vec![], body: b"{}".to_vec(), timeout }
+    }
+
+    #[test]
+    fn bytes_that_came_between_two_calls_answer_neither() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let reply = |body| format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{body}");
+        let mut buffer = [0; 4096];
+        let (first, late) = (reply("1"), reply("2"));
+        let (sender, sent) = channel();
+        let server = spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            assert!(socket.read(&mut buffer).unwrap() > 0);
+            socket.write_all(first.as_bytes()).unwrap();
+            // Nobody has asked for this.
+            sent.recv().unwrap();
+            socket.write_all(late.as_bytes()).unwrap();
+            sent.recv().unwrap();
+            let (mut other, _) = listener.accept().unwrap();
+            assert!(other.read(&mut buffer).unwrap() > 0);
+            other.write_all(reply("3").as_bytes()).unwrap();
+        });
+        let (names, mut kept) = (Names::default(), None);
+        assert_eq!(post(&order(&url), &names, &mut kept), Ok((200, b"1".to_vec())));
+        sender.send(()).unwrap();
+        let (_, socket) = kept.as_ref().expect("it is kept");
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.peek(&mut [0]).expect("the late bytes");
+        sender.send(()).unwrap();
+        assert_eq!(post(&order(&url), &names, &mut kept), Ok((200, b"3".to_vec())));
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn link_local_addresses_are_not_called_and_others_are() {
+        for url in ["http://169.254.169.254/", "http://[fe80::1]/", "http://[::ffff:169.254.1.1]/"]
+        {
+            let posted = post(&order(url), &Names::default(), &mut None);
+            assert_eq!(posted, Err("link-local addresses are not called".to_owned()), "{url}");
+        }
+        for address in ["127.0.0.1", "10.0.0.1", "192.168.0.1", "fd00::1", "8.8.8.8"] {
+            assert!(!is_link_local(address.parse().unwrap()), "{address}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Players and publishers that a hook is asked about before they may go on. Pure.
 //!
-//! Each is answered once: by the hook, or by the operator's policy when its time is over.
+//! Each is answered once: by the hook, or by the operator's policy when its time is over. Each hook
+//! has its own slots, at each server anew, so that none waits for another.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 use super::reply::Said;
 use crate::bus::keeper::{Question, Verdict};
 use crate::config::{Hook, HookSection};
-use crate::limits::{HOOK_QUESTIONS_MAX, HOOK_VERDICTS_KEPT_MAX, HOOK_WAITERS_MAX};
+use crate::limits::{
+    HOOK_QUESTIONS_ALL_MAX, HOOK_QUESTIONS_MAX, HOOK_VERDICTS_KEPT_MAX, HOOK_WAITERS_MAX,
+};
 use crate::media::{ShardId, StreamKey};
 
 /// Who waits for a verdict.
@@ -22,12 +25,23 @@ pub(super) struct Asker {
 #[derive(Default)]
 pub(super) struct Verdicts {
     open: HashMap<u64, Open>,
-    ready: VecDeque<u64>,
+    slots: HashMap<Hook, Slots>,
     /// Ends of waits, and begins of further tries.
     due: BTreeSet<(Instant, u64, Due)>,
     kept: HashMap<Case, (Instant, Verdict)>,
-    under_way: usize,
+    /// The hook, and the URLs that were when it was asked.
+    under_way: HashMap<u64, (Hook, u64)>,
+    /// Goes up with each change of the URLs.
+    urls: u64,
     newest: u64,
+}
+
+/// Those that ask one hook.
+#[derive(Default)]
+struct Slots {
+    ready: VecDeque<u64>,
+    /// At the server that the hook has now.
+    under_way: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,23 +88,28 @@ impl Verdicts {
         let retries_left = config.retry_count;
         self.open.insert(self.newest, Open { asker, question, deadline, retries_left });
         self.due.insert((deadline, self.newest, Due::End));
-        self.ready.push_back(self.newest);
+        let hook = self.open[&self.newest].question.hook;
+        self.slots.entry(hook).or_default().ready.push_back(self.newest);
         None
     }
 
     /// The next that the hook is to be asked, its number and until when.
     pub(super) fn take(&mut self) -> Option<(u64, &Question, Instant)> {
-        if self.under_way >= HOOK_QUESTIONS_MAX {
+        if self.under_way.len() >= HOOK_QUESTIONS_ALL_MAX {
             return None;
         }
-        loop {
-            let id = self.ready.pop_front()?;
-            if self.open.contains_key(&id) {
-                self.under_way += 1;
-                let open = &self.open[&id];
-                return Some((id, &open.question, open.deadline));
+        for (&hook, slots) in &mut self.slots {
+            while slots.under_way < HOOK_QUESTIONS_MAX
+                && let Some(id) = slots.ready.pop_front()
+            {
+                if let Some(open) = self.open.get(&id) {
+                    slots.under_way += 1;
+                    self.under_way.insert(id, (hook, self.urls));
+                    return Some((id, &open.question, open.deadline));
+                }
             }
         }
+        None
     }
 
     /// What the hook said to one that was taken out.
@@ -101,13 +120,17 @@ impl Verdicts {
         id: u64,
         said: Said,
     ) -> Option<(Asker, Verdict)> {
-        self.under_way -= 1;
+        let (hook, urls) = self.under_way.remove(&id)?;
+        let is_of_these_urls = urls == self.urls;
+        if is_of_these_urls && let Some(slots) = self.slots.get_mut(&hook) {
+            slots.under_way -= 1;
+        }
         let open = self.open.get_mut(&id)?;
         let verdict = match said {
             Said::Yes { .. } => Verdict::Allow,
             Said::No(text) => Verdict::Deny(text),
             Said::Nothing(text) => {
-                let again = now + Duration::from_millis(config.retry_delay_ms);
+                let again = now + retry_delay(config);
                 if open.retries_left > 0 && again < open.deadline {
                     open.retries_left -= 1;
                     self.due.insert((again, id, Due::Retry));
@@ -116,7 +139,9 @@ impl Verdicts {
                 return Some(self.close(id, by_policy(config, &text)));
             }
         };
-        self.keep(now, config, id, &verdict);
+        if is_of_these_urls {
+            self.keep(now, config, id, &verdict);
+        }
         Some(self.close(id, verdict))
     }
 
@@ -136,7 +161,12 @@ impl Verdicts {
         {
             self.due.pop_first();
             match due {
-                Due::Retry => self.ready.push_back(id),
+                Due::Retry => {
+                    if let Some(open) = self.open.get(&id) {
+                        let slots = self.slots.entry(open.question.hook).or_default();
+                        slots.ready.push_back(id);
+                    }
+                }
                 Due::End if self.open.contains_key(&id) => {
                     over.push(self.close(id, by_policy(config, "no answer in time")));
                 }
@@ -146,8 +176,12 @@ impl Verdicts {
         over
     }
 
-    pub(super) fn forget_kept(&mut self) {
+    /// Hooks have other URLs: what was answered before counts for nobody who comes now, and what is
+    /// under way takes no slot of the new server.
+    pub(super) fn forget_servers(&mut self) {
         self.kept.clear();
+        self.urls += 1;
+        self.slots.values_mut().for_each(|slots| slots.under_way = 0);
     }
 
     pub(super) fn waiting_count(&self) -> usize {
@@ -184,6 +218,12 @@ impl Case {
             address: question.peer.address.ip(),
         }
     }
+}
+
+/// Shorter than the operator says where the timeout has no room for all tries.
+fn retry_delay(config: &HookSection) -> Duration {
+    let room_ms = config.timeout_ms / (config.retry_count + 1);
+    Duration::from_millis(config.retry_delay_ms.min(room_ms))
 }
 
 fn by_policy(config: &HookSection, text: &str) -> Verdict {
@@ -301,5 +341,57 @@ mod tests {
         );
         verdicts.said(now, &config, first, YES);
         assert!(verdicts.take().is_some());
+    }
+
+    #[test]
+    fn a_hook_that_stalls_holds_no_slot_of_another_or_of_its_next_server() {
+        let (mut verdicts, now, config) = (Verdicts::default(), clock::now(), config(|_| {}));
+        let count = |verdicts: &mut Verdicts| {
+            std::iter::from_fn(|| verdicts.take().map(|(_, question, _)| question.hook)).count()
+        };
+        let ask = |verdicts: &mut Verdicts, serial, hook| {
+            let question = Box::new(Question { hook, ..*question("") });
+            verdicts.ask(now, &config, asker(serial), question);
+        };
+        for serial in 0..100 {
+            ask(&mut verdicts, serial, Hook::Play);
+        }
+        assert_eq!(count(&mut verdicts), HOOK_QUESTIONS_MAX);
+        ask(&mut verdicts, 100, Hook::Publish);
+        assert_eq!(verdicts.take().map(|(_, question, _)| question.hook), Some(Hook::Publish));
+        verdicts.forget_servers();
+        assert_eq!(count(&mut verdicts), HOOK_QUESTIONS_MAX);
+        for id in 1..=HOOK_QUESTIONS_MAX as u64 {
+            verdicts.said(now, &config, id, YES);
+        }
+        assert_eq!(count(&mut verdicts), 0, "those of the old server make no room at the new one");
+    }
+
+    #[test]
+    fn what_the_server_before_said_is_not_remembered() {
+        let (mut verdicts, now) = (Verdicts::default(), clock::now());
+        let config = config(|hook| hook.verdict_cache_ms = 60_000);
+        verdicts.ask(now, &config, asker(1), question(""));
+        let (id, ..) = verdicts.take().unwrap();
+        verdicts.forget_servers();
+        assert!(verdicts.said(now, &config, id, YES).is_some(), "it was asked, and counts");
+        assert_eq!(verdicts.ask(now, &config, asker(2), question("")), None);
+    }
+
+    #[test]
+    fn a_short_timeout_has_room_for_all_tries() {
+        let (mut verdicts, start) = (Verdicts::default(), clock::now());
+        let config = config(|hook| (hook.retry_delay_ms, hook.retry_count) = (3000, 3));
+        verdicts.ask(start, &config, asker(1), question(""));
+        let mut now = start;
+        for _ in 0..3 {
+            let (id, ..) = verdicts.take().unwrap();
+            assert_eq!(verdicts.said(now, &config, id, Said::Nothing("e".into())), None);
+            now = verdicts.poll_timeout().unwrap();
+            assert!(verdicts.handle_timeout(now, &config).is_empty());
+        }
+        assert_eq!((now - start).as_millis(), 750);
+        let (id, ..) = verdicts.take().unwrap();
+        assert!(verdicts.said(now, &config, id, Said::Nothing("e".into())).is_some());
     }
 }

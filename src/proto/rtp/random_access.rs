@@ -1,8 +1,8 @@
 //! Where in a run of packets a player can start, told from each packet alone.
 //!
 //! For those who keep packets and not frames: an index of keyframes needs no depacketizer. A start is
-//! the first packet of a picture's that carries a parameter set or the beginning of a keyframe, so
-//! that parameter sets in band go before their picture.
+//! the first packet of a picture's that carries a parameter set, a recovery point or the beginning of a
+//! keyframe, so that parameter sets in band go before their picture.
 
 use crate::media::Codec;
 use crate::proto::rtp::packet::RtpPacket;
@@ -56,33 +56,66 @@ fn begins_keyframe(codec: Codec, payload: &[u8]) -> bool {
     }
 }
 
-/// RFC 6184, 5.4: an IDR slice, its first fragment, a parameter set, or one of those in a STAP-A.
+/// RFC 6184, 5.4: an IDR slice, its first fragment, a parameter set, the message of a recovery point, or
+/// one of those in a STAP-A.
 fn h264_begins_keyframe(payload: &[u8]) -> bool {
     let is_key = |header: u8| matches!(header & 0x1f, 5 | 7 | 8);
+    let begins = |nal: &[u8]| match *nal {
+        [header, ref body @ ..] => {
+            is_key(header) || header & 0x1f == 6 && tells_recovery_point(body)
+        }
+        [] => false,
+    };
     match *payload {
         [header, fragment, ..] if header & 0x1f == 28 => fragment & 0x80 != 0 && is_key(fragment),
-        [header, ref rest @ ..] if header & 0x1f == 24 => {
-            aggregated(rest).any(|nal| is_key(nal[0]))
-        }
-        [header, ..] => is_key(header),
-        [] => false,
+        [header, ref rest @ ..] if header & 0x1f == 24 => aggregated(rest).any(begins),
+        _ => begins(payload),
     }
 }
 
 /// RFC 7798, 4.4: the same with random access pictures and three kinds of sets.
 fn h265_begins_keyframe(payload: &[u8]) -> bool {
     let is_key = |kind: u8| matches!(kind, 16..=23 | 32..=34);
+    let begins = |nal: &[u8]| match *nal {
+        [header, _, ref body @ ..] => {
+            let kind = header >> 1 & 0x3f;
+            is_key(kind) || kind == 39 && tells_recovery_point(body)
+        }
+        _ => false,
+    };
     match *payload {
         [header, _, fragment, ..] if header >> 1 & 0x3f == 49 => {
             fragment & 0x80 != 0 && is_key(fragment & 0x3f)
         }
-        [header, _, ref rest @ ..] if header >> 1 & 0x3f == 48 => {
-            aggregated(rest).any(|nal| is_key(nal[0] >> 1 & 0x3f))
-        }
-        [header, ..] => is_key(header >> 1 & 0x3f),
-        [] => false,
+        [header, _, ref rest @ ..] if header >> 1 & 0x3f == 48 => aggregated(rest).any(begins),
+        _ => begins(payload),
     }
 }
+
+/// Whether supplemental information tells a recovery point: where a decoder may begin without a keyframe
+/// (H.264, 7.3.2.3, D.1.8; H.265, D.2.8). Emulation prevention bytes before it would only mislead for
+/// messages that nobody sends first.
+pub(super) fn tells_recovery_point(mut body: &[u8]) -> bool {
+    while let Some((kind, after_kind)) = extended(body)
+        && let Some((len, message)) = extended(after_kind)
+    {
+        if kind == RECOVERY_POINT {
+            return true;
+        }
+        let Some(rest) = message.get(len..) else { return false };
+        body = rest;
+    }
+    false
+}
+
+/// A number in bytes of 255 and one less.
+fn extended(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let full = bytes.iter().take_while(|byte| **byte == 255).count();
+    let last = *bytes.get(full)?;
+    Some((255 * full + usize::from(last), &bytes[full + 1..]))
+}
+
+const RECOVERY_POINT: usize = 6;
 
 /// The whole NAL units in a payload of H.264 or H.265: itself, or those that it aggregates; none of a
 /// fragment.
@@ -153,6 +186,22 @@ mod tests {
         ];
         let expected = [false, true, false, true, false, true, false];
         assert_eq!(starts(Codec::H265, &h265), expected);
+    }
+
+    #[test]
+    fn recovery_point_is_a_start() {
+        let h264: [(u8, &[u8]); 5] = [
+            (0, b"\x41\x9a"),
+            // Another message before it.
+            (1, b"\x06\x05\x02ab\x06\x01\xc4\x80"),
+            (1, b"\x41\x9a"),
+            (2, b"\x06\x05\x02ab\x80"),
+            (3, b"\x78\0\x02\x09\xf0\0\x05\x06\x06\x01\xc4\x80"),
+        ];
+        assert_eq!(starts(Codec::H264, &h264), [false, true, false, false, true]);
+        let h265: [(u8, &[u8]); 3] =
+            [(0, b"\x02\x01\x80"), (1, b"\x4e\x01\x06\x01\xc4\x80"), (2, b"\x4e\x01\x05\0\x80")];
+        assert_eq!(starts(Codec::H265, &h265), [false, true, false]);
     }
 
     #[test]

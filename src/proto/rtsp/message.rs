@@ -72,8 +72,6 @@ pub enum Method {
 pub struct MessageReader {
     /// The beginning of an item whose end has not come.
     held: BytesMut,
-    /// The beginning of a packet, where it is all that has come of it.
-    first: Bytes,
     part: Part,
 }
 
@@ -195,8 +193,8 @@ impl MessageReader {
     }
 
     /// Takes from `input` up to the end of the next item; `None` when the input is used up. A packet
-    /// is a view of the input that it lies in; of one that lies in two the beginning is copied. One in
-    /// more and everything else is copied, so that the reader keeps no input.
+    /// is a view of the input that it lies in; of one that lies in several all but the last piece is
+    /// copied. So is everything else: the reader keeps no input.
     ///
     /// # Errors
     /// [`MessageError`]; the reader is of no use then.
@@ -209,14 +207,7 @@ impl MessageReader {
                         b'\r' | b'\n' => input.advance(1),
                         b'$' => match whole_interleaved(input) {
                             Some(interleaved) => return Ok(Some(Item::Interleaved(interleaved))),
-                            None => {
-                                self.part = Part::Interleaved;
-                                // A copy: a view would keep a receive buffer from the kernel for
-                                // as long as the peer likes.
-                                self.first = Bytes::copy_from_slice(input);
-                                input.clear();
-                                return Ok(None);
-                            }
+                            None => self.part = Part::Interleaved,
                         },
                         b'A'..=b'Z' => self.part = Part::Head { scanned_len: 0 },
                         other => return Err(MessageError::NoMessage(other)),
@@ -251,20 +242,18 @@ impl MessageReader {
         matches!(self.part, Part::Between)
     }
 
+    /// A packet whose beginning is held, or will be: a view of that would keep a receive buffer from
+    /// the kernel for as long as the peer likes.
     fn read_interleaved(&mut self, input: &mut Bytes) -> Option<Interleaved> {
-        if !self.first.is_empty() && !input.is_empty() {
-            let frame = std::mem::take(&mut self.first);
-            if let Some(rest) = rest_of(&frame, input) {
-                self.part = Part::Between;
-                return Some(Interleaved { frame, tail: rest });
-            }
-            self.held.extend_from_slice(&frame);
-        }
         fill(&mut self.held, input, INTERLEAVED_HEADER_LEN)?;
-        let len = INTERLEAVED_HEADER_LEN + packet_len(&self.held);
-        fill(&mut self.held, input, len)?;
+        let missing = INTERLEAVED_HEADER_LEN + packet_len(&self.held) - self.held.len();
+        if input.len() < missing {
+            self.held.extend_from_slice(&std::mem::take(input));
+            return None;
+        }
         self.part = Part::Between;
-        Some(Interleaved { frame: std::mem::take(&mut self.held).freeze(), tail: Bytes::new() })
+        let frame = std::mem::take(&mut self.held).freeze();
+        Some(Interleaved { frame, tail: input.split_to(missing) })
     }
 
     fn finish(&mut self) -> Item {
@@ -299,15 +288,6 @@ fn whole_interleaved(input: &mut Bytes) -> Option<Interleaved> {
     }
     let len = INTERLEAVED_HEADER_LEN + packet_len(input);
     (input.len() >= len).then(|| Interleaved { frame: input.split_to(len), tail: Bytes::new() })
-}
-
-/// What a packet lacks that began with `frame`, where all of it is in the input.
-fn rest_of(frame: &Bytes, input: &mut Bytes) -> Option<Bytes> {
-    if frame.len() < INTERLEAVED_HEADER_LEN {
-        return None;
-    }
-    let missing = INTERLEAVED_HEADER_LEN + packet_len(frame) - frame.len();
-    (input.len() >= missing).then(|| input.split_to(missing))
 }
 
 fn packet_len(frame: &[u8]) -> usize {
@@ -545,6 +525,32 @@ mod tests {
         let Ok(Some(Item::Interleaved(packet))) = reader.next_item(&mut input) else { panic!() };
         assert_eq!(packet.packet(), &b"def"[..]);
         assert!(reader.is_between_items());
+    }
+
+    #[test]
+    fn packet_in_many_pieces_tells_what_was_copied_of_it() {
+        let head: &[u8] = &[b'$', 0, 1, 144, 0x80, 96, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3];
+        let sound = [head, &[7; 388]].concat();
+        for (pieces, copied_len) in [
+            (vec![404], 0),
+            (vec![200, 204], 196),
+            (vec![150, 50, 204], 196),
+            (vec![3, 197, 100, 104], 296),
+            // A header in two pieces is put together once more.
+            (vec![10, 394], 6 + 400),
+        ] {
+            let (mut reader, mut rest, mut items) = (MessageReader::new(), &sound[..], Vec::new());
+            for len in &pieces {
+                let (piece, after) = rest.split_at(*len);
+                rest = after;
+                let mut input = Bytes::copy_from_slice(piece);
+                items.extend(reader.next_item(&mut input).unwrap());
+            }
+            let [Item::Interleaved(packet)] = &items[..] else { panic!("{items:?}") };
+            let (head, tail) = packet.pieces();
+            let packet = crate::proto::rtp::RtpPacket::parse_pieces(head, tail).unwrap();
+            assert_eq!(packet.copied_len(), copied_len, "{pieces:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{DepacketizeError, LossPolicy, Sink};
 use crate::media::Codec;
 use crate::proto::rtp::format::Format;
 use crate::proto::rtp::packet::RtpPacket;
+use crate::proto::rtp::random_access::tells_recovery_point;
 use crate::proto::rtp::reorder::Gap;
 
 #[derive(Debug)]
@@ -125,38 +126,15 @@ fn kind_of(header: u8, body: &[u8]) -> NalKind {
     match header & 0x1f {
         1 | 2 => NalKind::Slice { keyframe: false, first },
         5 => NalKind::Slice { keyframe: true, first },
-        6 if has_recovery_point(body) => NalKind::RecoveryPoint,
+        6 if tells_recovery_point(body) => NalKind::RecoveryPoint,
         7 | 8 => NalKind::ParameterSet,
         9..=12 => NalKind::Dropped,
         _ => NalKind::Other,
     }
 }
 
-/// Whether supplemental information tells a recovery point (H.264, 7.3.2.3, D.1.8). Emulation
-/// prevention bytes before it would only mislead for messages that nobody sends first.
-fn has_recovery_point(mut body: &[u8]) -> bool {
-    while let Some((kind, after_kind)) = extended(body)
-        && let Some((len, message)) = extended(after_kind)
-    {
-        if kind == RECOVERY_POINT {
-            return true;
-        }
-        let Some(rest) = message.get(len..) else { return false };
-        body = rest;
-    }
-    false
-}
-
-/// A number in bytes of 255 and one less.
-fn extended(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let full = bytes.iter().take_while(|byte| **byte == 255).count();
-    let last = *bytes.get(full)?;
-    Some((255 * full + usize::from(last), &bytes[full + 1..]))
-}
-
 const START_BIT: u8 = 0x80;
 const END_BIT: u8 = 0x40;
-const RECOVERY_POINT: usize = 6;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use super::{DepacketizeError, LossPolicy, Sink};
 use crate::media::Codec;
 use crate::proto::rtp::format::Format;
 use crate::proto::rtp::packet::RtpPacket;
+use crate::proto::rtp::random_access::tells_recovery_point;
 use crate::proto::rtp::reorder::Gap;
 
 #[derive(Debug)]
@@ -83,7 +84,12 @@ impl H265 {
         if fragment & START_BIT != 0 {
             let header = [first & 0x81 | (fragment & 0x3f) << 1, second];
             check_type(header[0])?;
-            self.assembler.begin_nal(kind_of(header, &body), &header, body)?;
+            let mut kind = kind_of(header, &body);
+            // Where the message that tells a recovery point lies is not known of a part.
+            if kind == NalKind::RecoveryPoint {
+                kind = NalKind::Other;
+            }
+            self.assembler.begin_nal(kind, &header, body)?;
         } else {
             self.assembler.continue_nal(body)?;
         }
@@ -116,6 +122,8 @@ fn kind_of(header: [u8; 2], body: &[u8]) -> NalKind {
         24..=31 => NalKind::Slice { keyframe: false, first },
         32..=34 => NalKind::ParameterSet,
         35..=38 => NalKind::Dropped,
+        // The same message as in H.264 (H.265, D.2.8).
+        39 if tells_recovery_point(body) => NalKind::RecoveryPoint,
         _ => NalKind::Other,
     }
 }
