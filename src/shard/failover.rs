@@ -104,9 +104,10 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
         let pull = stream.pull_mut().expect("only pulls are hedged");
         pull.hedge = None;
-        if pull.rival.is_none()
-            && let Some(index) = pull.sources.next_untried()
-        {
+        if pull.rival.is_some() {
+            // Of an update; this one's turn comes after it.
+            self.hedge_later(now, handle);
+        } else if let Some(index) = pull.sources.next_untried() {
             let way = Try::new(pull.sources.url(index).clone());
             pull.rival = Some(Box::new(Rival { way, purpose: Purpose::Hedge { index } }));
             self.start_attempt(now, handle, Side::Rival);
@@ -302,6 +303,7 @@ impl Shard {
         let hedge = pull.hedge.take();
         let url = pull.lead.url.clone();
         let before = pull.up_url.replace(url.clone());
+        pull.up_since = Some(now);
         let (timer, place) = (pull.lead.timer(), pull.lead.place());
         if let PullState::Trying { stage, awaiting, timer, holds_place, .. } = &mut pull.lead.state
         {

@@ -77,10 +77,12 @@ fn each_source_is_tried_before_the_pull_backs_off() {
     assert_eq!(scene.hosts(), ["x", "y", "z", "x", "y"]);
     scene.media();
     scene.now += SERVED;
+    scene.media();
     scene.fail(ErrorClass::Lost);
     assert_eq!(scene.hosts()[5..], ["z"], "the next one at once");
     scene.media();
     scene.now += SERVED;
+    scene.media();
     scene.fail(ErrorClass::Lost);
     scene.fail(ErrorClass::Refused);
     assert_eq!(scene.hosts()[6..], ["x", "y"]);
@@ -97,6 +99,20 @@ fn sources_that_come_up_and_go_at_once_are_not_tried_without_end() {
     }
     assert_eq!(scene.state_of("a"), StreamState::BackingOff);
     assert_eq!(scene.hosts(), ["x", "y"]);
+    end(scene);
+}
+
+#[test]
+fn silence_is_no_service() {
+    let mut scene = added(&["x", "y"], Duration::ZERO, None);
+    for _ in 0..2 {
+        assert_eq!(scene.state_of("a"), StreamState::Resolving);
+        scene.media();
+        while scene.state_of("a") == StreamState::Registered {
+            scene.wait();
+        }
+    }
+    assert_eq!((scene.state_of("a"), scene.hosts()), (StreamState::BackingOff, vec!["x", "y"]));
     end(scene);
 }
 
@@ -193,6 +209,7 @@ fn update_is_made_before_the_old_source_is_broken() {
         ("rtmp://bad/a/b", &["rtmp://y/a/b".to_owned()][..])
     );
     scene.now += SERVED;
+    scene.tag_of(y, TagKind::Audio, &[0xaf, 1, 2]);
     scene.fail_attempt(y, ErrorClass::Lost);
     assert_eq!(scene.hosts()[3..], ["bad"], "the new sources are tried now");
     end(scene);

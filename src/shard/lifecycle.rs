@@ -71,6 +71,8 @@ pub(super) struct Pull {
     pub(super) failures: u32,
     pub(super) losses: u32,
     pub(super) was_up: bool,
+    /// When the lead came up.
+    pub(super) up_since: Option<Instant>,
     /// Which source was up last.
     pub(super) up_url: Option<Arc<SourceUrl>>,
     pub(super) last_fault: Option<Fault>,
@@ -308,6 +310,7 @@ impl Pull {
             failures: 0,
             losses: 0,
             was_up: false,
+            up_since: None,
             up_url: None,
             last_fault: None,
             row: FailureRow::default(),

@@ -221,9 +221,10 @@ impl Shard {
     fn lead_failed(&mut self, now: Instant, handle: StreamHandle, fault: Fault) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let was_registered = stream.registered;
-        let served = stream.registered_at.map(|(since, _)| now.duration_since(since));
+        let last_media = stream.last_media;
         let silence = stream.silence.take();
         let pull = stream.pull_mut().expect("callers look");
+        let served = pull.up_since.take().map(|since| last_media.duration_since(since));
         if served.is_some_and(|served| served >= self.policy.retry.base) {
             pull.sources.begin_round_after_current();
         }

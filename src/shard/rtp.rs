@@ -38,7 +38,7 @@ impl Shard {
 
     /// Has other shards get a form's log anew with the next flush: what theirs knows of the tracks holds
     /// no more.
-    fn renew_replicas(&mut self, handle: StreamHandle, form: Form) {
+    pub(super) fn renew_replicas(&mut self, handle: StreamHandle, form: Form) {
         let own = self.id;
         let Some(stream) = self.tables.get_mut(handle) else { return };
         for (&(shard, of), subscriber) in &mut stream.subscribers {

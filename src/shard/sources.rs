@@ -12,7 +12,6 @@ use crate::bus::message::Message;
 use crate::bus::view::PublisherView;
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey};
-use crate::stream::Media;
 use crate::stream::ingest::Progress;
 
 /// Why a publisher may not publish.
@@ -145,6 +144,10 @@ impl Shard {
         if !progress.committed {
             return;
         }
+        if progress.lost_video {
+            self.renew_replicas(handle, Form::Flv);
+        }
+        let stream = self.tables.get_mut(handle).expect("its media just came");
         stream.unflushed = true;
         if progress.frame && progress.video {
             stream.video_since.get_or_insert(now);
@@ -255,18 +258,20 @@ impl Shard {
         self.send(shard, Message::Attached { key, local, generation, snapshot });
     }
 
-    /// The source to come brings a form. Where it is another one than that of the last source, whoever
-    /// was kept for that is sent away.
+    /// The source to come brings a form. Where it is another one than that of the last source, players
+    /// of packets who were kept for that are sent away: the description that they were given is void.
     pub(super) fn take_form(&mut self, handle: StreamHandle, form: Form) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         if stream.media.form() == form {
             return;
         }
-        self.end_attached(handle, |_| true, EndReason::SourceLost);
+        self.end_attached(handle, |of| of == Form::Rtp, EndReason::SourceLost);
         let stream = self.tables.get_mut(handle).expect("it stays");
-        stream.media.start_over();
         let (bytes, bridged) = (stream.media.bytes(), stream.media.bridged_bytes());
-        stream.media = Media::new(form);
+        stream.media.take_form(form);
+        if !stream.subscribers.values().any(|subscriber| subscriber.attached) {
+            stream.media.start_over();
+        }
         self.totals.bridge_bytes_copied += bridged;
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;

@@ -81,6 +81,32 @@ impl Bridged {
         bridged
     }
 
+    /// Tags that a source brought until now, and that are to be made of another one's packets: players
+    /// go on, though no packet has come.
+    pub(super) fn of_tags(mut log: Log, mut ingest: Ingest) -> Self {
+        ingest.change_source(&mut log);
+        ingest.count_anew();
+        let tags = Tags { converter: None, ingest, due: Vec::new(), restarts: Vec::new() };
+        Self {
+            log,
+            next_seq: 0,
+            direction: Direction::ToFlv(Box::new(tags)),
+            is_ready: true,
+            source_changed: true,
+            bytes_copied: 0,
+        }
+    }
+
+    /// The tags and what writes them, for a source that brings tags itself. `None` where packets are
+    /// made.
+    pub(super) fn into_tags(mut self) -> Option<(Log, Ingest)> {
+        let Direction::ToFlv(tags) = self.direction else { return None };
+        let mut ingest = tags.ingest;
+        ingest.change_source(&mut self.log);
+        ingest.count_anew();
+        Some((self.log, ingest))
+    }
+
     /// Whether FLV, or RTP, can carry a stream of these tracks.
     pub(super) fn can_carry(form: Form, tracks: &Tracks) -> bool {
         let codecs = [&tracks.video, &tracks.audio].into_iter().flatten().map(|track| track.codec);
@@ -98,7 +124,8 @@ impl Bridged {
         let told = |kind| description.media.iter().find(|media| media.format.kind == kind);
         let kinds = [(TrackKind::Video, &tracks.video), (TrackKind::Audio, &tracks.audio)];
         kinds.into_iter().all(|(kind, track)| match (told(kind), track) {
-            (_, None) => true,
+            // Those that are known stay known, but for video of a source that brings none.
+            (told, None) => told.is_none(),
             (None, Some(track)) => !self.source_changed || !is_packetized(track.codec),
             (Some(media), Some(track)) => {
                 let rate = track.audio.filter(|_| track.codec == Codec::Aac);

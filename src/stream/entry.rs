@@ -76,7 +76,7 @@ pub(super) struct PacketEntry {
 
 /// What a player needs before the first frame: metadata and the codec configurations in force, or
 /// the latest sender report of each track.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prelude {
     /// Grows with each change, so that a player can tell whether it has this one.
     pub version: u32,

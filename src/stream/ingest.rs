@@ -11,7 +11,7 @@ use super::tracks::Tracks;
 use crate::limits::{DRAFTS_LEN_MAX, DRAFTS_MAX};
 use crate::media::timeline::{Timeline, distance};
 use crate::media::{MediaPart, Payload, StartPoints, TagKind};
-use crate::proto::flv::classify;
+use crate::proto::flv::classify::{self, TagClass};
 use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
 
 /// What a part led to.
@@ -23,6 +23,8 @@ pub struct Progress {
     pub frame: bool,
     /// One of them is video, so the log is to be flushed in this tick.
     pub video: bool,
+    /// The stream has no video any more: what others know of the tracks holds no more.
+    pub lost_video: bool,
 }
 
 impl Progress {
@@ -30,6 +32,7 @@ impl Progress {
         self.committed |= other.committed;
         self.frame |= other.frame;
         self.video |= other.video;
+        self.lost_video |= other.lost_video;
     }
 }
 
@@ -102,6 +105,12 @@ impl Ingest {
         let dropped = self.dropped + self.drafts.len() as u64;
         *self = Self { bytes: self.bytes, dropped, ..Self::default() };
         *log = Log::default();
+    }
+
+    /// What was counted is counted elsewhere.
+    pub fn count_anew(&mut self) {
+        self.bytes = IngestBytes::default();
+        self.dropped = 0;
     }
 
     /// The source is gone: what it has not finished will not come.
@@ -216,14 +225,24 @@ impl Ingest {
             true => self.starts.is_start(keyframe, draft.timestamp_ms),
             false => keyframe,
         };
+        let had_video = self.tracks.has_video();
+        let was_open = self.splice.is_some();
         let timestamp_ms = if !self.passes_splice(&draft, config, keyframe) {
             None
         } else if config {
             // A configuration is in force from where the stream stands, and sets no clock.
             Some(self.config_timestamp(draft.kind, draft.timestamp_ms))
         } else {
-            self.frame_timestamp(draft.kind, draft.timestamp_ms, keyframe)
+            self.frame_timestamp(&draft, class, keyframe)
         };
+        let closed = was_open && self.splice.is_none();
+        let lost_video = closed && had_video && draft.kind == TagKind::Audio;
+        if lost_video {
+            // Nobody is to wait for a keyframe of it.
+            self.lacks_video = true;
+            self.tracks.forget_video();
+            log.forget_video();
+        }
         let Some(timestamp_ms) = timestamp_ms else {
             self.dropped += 1;
             log.tape_mut().give_back(0);
@@ -248,7 +267,7 @@ impl Ingest {
             self.tracks.note(&entry, &class, log);
         }
         let frame = !config && draft.kind != TagKind::Script;
-        Progress { committed: true, frame, video: draft.kind == TagKind::Video }
+        Progress { committed: true, frame, video: draft.kind == TagKind::Video, lost_video }
     }
 
     /// While the splice to a new source is open only configurations pass, then its first keyframe
@@ -277,14 +296,21 @@ impl Ingest {
     }
 
     /// `None` where the frame is to be dropped.
-    fn frame_timestamp(&mut self, kind: TagKind, timestamp_ms: u32, keyframe: bool) -> Option<u32> {
+    fn frame_timestamp(
+        &mut self,
+        draft: &Draft,
+        class: Option<TagClass>,
+        keyframe: bool,
+    ) -> Option<u32> {
+        let (kind, timestamp_ms) = (draft.kind, draft.timestamp_ms);
         if kind != TagKind::Video {
-            return self.timeline.map(kind, timestamp_ms);
+            return self.timeline.map(kind, timestamp_ms, 0);
         }
         if self.lacks_video && !keyframe {
             return None;
         }
-        let mapped = self.timeline.map(kind, timestamp_ms);
+        let composition_ms = class.map_or(0, |class| class.composition_ms);
+        let mapped = self.timeline.map(kind, timestamp_ms, composition_ms);
         self.lacks_video = mapped.is_none();
         mapped
     }
@@ -372,10 +398,10 @@ mod tests {
         let mut writer = Writer::opened();
         writer.begin(0, TagKind::Video, 0, 6);
         assert_eq!(writer.data(0, &[0x17, 1, 0, 0, 0]), Progress::default());
-        let whole = Progress { committed: true, frame: true, video: true };
+        let whole = Progress { committed: true, frame: true, video: true, lost_video: false };
         assert_eq!(writer.data(0, &[9]), whole);
         let config = writer.tag(TagKind::Audio, 0, AUDIO_CONFIG);
-        assert_eq!(config, Progress { committed: true, frame: false, video: false });
+        assert_eq!(config, Progress { committed: true, ..Progress::default() });
     }
 
     #[test]
@@ -584,6 +610,28 @@ mod tests {
         writer.ingest.change_source(&mut writer.log);
         writer.audio(0, 10);
         assert_eq!(stamps(&writer)[2], (TagKind::Audio, 1040));
+    }
+
+    #[test]
+    fn a_new_source_that_brings_no_video_leaves_nobody_waiting_for_it() {
+        let mut writer = Writer::opened();
+        writer.keyframe(1000, 10);
+        writer.log.flush();
+        writer.ingest.change_source(&mut writer.log);
+        let lost: Vec<bool> = (0..200)
+            .map(|at| writer.tag(TagKind::Audio, 20 * at, b"\xaf\x01xy").lost_video)
+            .collect();
+        assert_eq!(lost.iter().filter(|lost| **lost).count(), 1);
+        writer.log.flush();
+        assert!(!writer.log.awaits_keyframe() && !writer.ingest.tracks().has_video());
+        assert_eq!(writer.log.start_seq(), writer.log.flushed_seq());
+        let kinds = writer.log.prelude_at_start().tags.iter().map(|(kind, _)| *kind);
+        assert_eq!(kinds.collect::<Vec<_>>(), [TagKind::Script, TagKind::Audio]);
+        let frame = writer.tag(TagKind::Video, 4000, b"\x27\x01\0\0\0");
+        assert!(!frame.committed, "nobody has its keyframe");
+        writer.keyframe(4040, 10);
+        writer.log.flush();
+        assert!(writer.log.has_video() && writer.log.start_seq() == writer.log.flushed_seq() - 1);
     }
 
     #[test]

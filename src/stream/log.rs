@@ -235,6 +235,16 @@ impl Log {
         self.gop_prelude = self.next_prelude.clone();
     }
 
+    /// The next source has no video: nobody waits for a keyframe, and gets its configuration.
+    pub(super) fn forget_video(&mut self) {
+        self.has_video = false;
+        self.gop_seq = None;
+        let mut prelude = Prelude::clone(&self.next_prelude);
+        prelude.version += 1;
+        prelude.tags.retain(|(kind, _)| *kind != TagKind::Video);
+        self.next_prelude = Arc::new(prelude);
+    }
+
     pub(super) fn set_description(&mut self, description: Arc<SessionDescription>) {
         self.description = Some(description);
     }

@@ -76,8 +76,18 @@ impl Media {
         {
             bridged.restart(track, self.log.next_seq());
         }
+        let begins = matches!(part, RtpPart::Begin(_));
         match ingest.handle(&mut self.log, now, part) {
-            RtpProgress::Media(progress) => MediaProgress::Went(progress),
+            RtpProgress::Media(progress) => {
+                if begins
+                    && let Some(bridged) = &mut self.bridged
+                    && bridged.is_barren()
+                {
+                    bridged.change_tracks(&self.log);
+                    return MediaProgress::NewTracks;
+                }
+                MediaProgress::Went(progress)
+            }
             RtpProgress::NewTracks => {
                 if let Some(bridged) = &mut self.bridged {
                     bridged.change_tracks(&self.log);
@@ -95,6 +105,26 @@ impl Media {
         }
         if let Some(bridged) = &mut self.bridged {
             bridged.change_source();
+        }
+    }
+
+    /// The next source brings this form; what was counted is counted anew. Players of tags go on: their
+    /// log is written by the bridge from now on, or no more. Packets begin anew.
+    pub fn take_form(&mut self, form: Form) {
+        if form == self.form() {
+            return;
+        }
+        let old = std::mem::replace(self, Self::new(form));
+        match (old.ingest, old.bridged) {
+            (Intake::Flv(ingest), _) if old.log.next_seq() > 0 => {
+                self.bridged = Some(Box::new(Bridged::of_tags(old.log, *ingest)));
+            }
+            (Intake::Rtp(_), Some(bridged)) => {
+                if let Some((log, ingest)) = bridged.into_tags() {
+                    (self.log, self.ingest) = (log, Intake::Flv(Box::new(ingest)));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -146,7 +176,8 @@ impl Media {
         let bridged = self.bridged.as_ref();
         bridged.is_some_and(|bridged| match self.form() {
             Form::Flv => !bridged.fits(self.tracks()),
-            Form::Rtp => bridged.is_barren(),
+            // Before a source has told its tracks, nothing is known.
+            Form::Rtp => bridged.is_barren() && self.log.description().is_some(),
         })
     }
 
@@ -348,11 +379,7 @@ mod tests {
         packet((&mut media, now), (40_003, 2_000_010_800), b"\x41\x03", Gap::None);
         media.flush();
         let log = media.log(Form::Flv).expect("it is made");
-        let frames: Vec<_> = log
-            .range(log.first_seq()..log.flushed_seq())
-            .filter(|entry| entry.kind == TagKind::Video && !entry.config)
-            .map(|entry| (entry.timestamp_ms, log.bytes(entry.payload())[9..].to_vec()))
-            .collect();
+        let frames = frames(log);
         let payloads: Vec<&[u8]> = frames.iter().map(|(_, payload)| &payload[..]).collect();
         assert_eq!(payloads, [b"\x65\x88", b"\x41\x01", b"\x65\x88", b"\x41\x02"]);
         assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
@@ -374,6 +401,57 @@ mod tests {
         media.change_source();
         begin(&mut media, H264);
         assert!(!media.other_is_void());
+    }
+
+    /// Video tags of a log that can be played: timestamps, and payloads behind the tag's header.
+    fn frames(log: &Log) -> Vec<(u32, Vec<u8>)> {
+        log.range(log.first_seq()..log.flushed_seq())
+            .filter(|entry| entry.kind == TagKind::Video && !entry.config)
+            .map(|entry| (entry.timestamp_ms, log.bytes(entry.payload())[9..].to_vec()))
+            .collect()
+    }
+
+    #[test]
+    fn tags_go_on_where_the_next_source_brings_packets_and_back() {
+        let (mut media, now) = (Media::default(), now());
+        let key = |of: u8| [b"\x17\x01\0\0\0\0\0\0\x02", &[0x65, of][..]].concat();
+        tag(&mut media, TagKind::Video, 0, super::super::testing::VIDEO_CONFIG);
+        tag(&mut media, TagKind::Video, 1000, &key(1));
+        media.flush();
+        let seq = media.log(Form::Flv).expect("its own").flushed_seq();
+        media.take_form(Form::Rtp);
+        assert_eq!((media.form(), media.bytes()), (Form::Rtp, IngestBytes::default()));
+        media.flush();
+        assert!(!media.other_is_void(), "nothing is known of the source");
+        begin(&mut media, H264);
+        packet((&mut media, now), (1, 0), KEYFRAME, Gap::None);
+        packet((&mut media, now), (2, 3600), b"\x41\x01", Gap::None);
+        packet((&mut media, now), (3, 7200), b"\x41\x02", Gap::None);
+        media.flush();
+        assert!(!media.other_is_void());
+        let log = media.log(Form::Flv).expect("it goes on");
+        assert!(log.flushed_seq() > seq + 1);
+        assert_eq!(log.range(log.first_seq()..seq).count(), 2, "what there was");
+        media.take_form(Form::Flv);
+        tag(&mut media, TagKind::Video, 500_000, super::super::testing::VIDEO_CONFIG);
+        tag(&mut media, TagKind::Video, 500_000, &key(2));
+        media.flush();
+        let frames = frames(media.log(Form::Flv).expect("its own"));
+        let payloads: Vec<&[u8]> = frames.iter().map(|(_, payload)| &payload[..]).collect();
+        assert_eq!(payloads, [&b"\x65\x01"[..], b"\x65\x88", b"\x41\x01", b"\x65\x02"]);
+        assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
+        assert!(frames.last().expect("four").0 < 10_000, "one timeline: {frames:?}");
+    }
+
+    #[test]
+    fn packets_begin_anew_where_the_next_source_brings_tags() {
+        let mut media = Media::new(Form::Rtp);
+        begin(&mut media, H264);
+        packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
+        media.flush();
+        media.take_form(Form::Flv);
+        assert!(media.log(Form::Flv).is_some_and(|log| log.next_seq() == 0));
+        assert!(media.log(Form::Rtp).is_none());
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl RtpIngest {
         self.bytes.copied += (packet.len() + packet.copied_len()) as u64;
         lane.count(&entry, packet, &mut self.tracks);
         let video = lane.is_urgent;
-        Progress { committed: true, frame: true, video }
+        Progress { committed: true, frame: true, video, ..Progress::default() }
     }
 
     /// Puts a sender report of the track into the log (RFC 3550, 6.4.1).

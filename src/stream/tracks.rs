@@ -41,6 +41,11 @@ impl Tracks {
         self.video.is_some()
     }
 
+    /// The source that took over has none.
+    pub(super) fn forget_video(&mut self) {
+        self.video = None;
+    }
+
     /// A track of this codec is to come. The first of a kind counts.
     pub(super) fn announce(&mut self, kind: TagKind, codec: Codec) {
         if let Some(slot) = self.slot(kind) {

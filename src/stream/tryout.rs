@@ -56,6 +56,15 @@ struct Config {
     bytes: Bytes,
 }
 
+impl Config {
+    /// Of which kind, codec and track it is: a newer one of these takes its place.
+    fn sort(&self) -> (TagKind, &[u8]) {
+        let class = classify::classify(self.kind, &self.bytes);
+        let head_len = class.map_or(0, |class| class.header_len.min(self.bytes.len()));
+        (self.kind, &self.bytes[..head_len])
+    }
+}
+
 impl Tryout {
     /// Nothing yet; `wants_video` where the stream that it is to take over has video.
     pub fn new(wants_video: bool) -> Self {
@@ -220,6 +229,7 @@ impl Tryout {
         if config.bytes.len() > HELD_CONFIG_LEN_MAX {
             return;
         }
+        self.configs.retain(|before| before.sort() != config.sort());
         if self.configs.len() == HELD_CONFIGS_MAX {
             self.configs.pop_front();
         }
@@ -336,6 +346,27 @@ mod tests {
     }
 
     #[test]
+    fn of_each_configuration_the_newest_is_held() {
+        let mut tryout = Tryout::new(true);
+        let other = [VIDEO_CONFIG, &[7]].concat();
+        let video = |at| (6, TagKind::Video, at);
+        tag(&mut tryout, video(0), VIDEO_CONFIG, 9);
+        tag(&mut tryout, video(0), &other, 9);
+        for timestamp_ms in 0..20 {
+            tag(&mut tryout, (4, TagKind::Audio, timestamp_ms), AUDIO_CONFIG, 9);
+            let payload = Bytes::from_static(METADATA);
+            tryout.handle(MediaPart::Script { timestamp_ms, payload });
+        }
+        let given = tag(&mut tryout, video(80), &payload(&[0x17, 1, 0, 0, 0], 90), 200);
+        let kinds: Vec<TagKind> = tags(&given).iter().map(|(kind, _)| *kind).collect();
+        let scripts = given.iter().filter(|part| matches!(part, MediaPart::Script { .. }));
+        assert_eq!(scripts.count(), 1);
+        assert_eq!(kinds.iter().filter(|kind| **kind == TagKind::Audio).count(), 1);
+        assert!(tags(&given).contains(&(TagKind::Video, other)));
+        assert!(!tags(&given).contains(&(TagKind::Video, VIDEO_CONFIG.to_vec())));
+    }
+
+    #[test]
     fn audio_begins_where_no_video_comes() {
         let sound = payload(&[0xaf, 1], 30);
         let at = |ms| (4, TagKind::Audio, ms);
@@ -353,7 +384,8 @@ mod tests {
     fn what_is_held_is_bounded() {
         let mut tryout = Tryout::new(true);
         for number in 0..3 * HELD_CONFIGS_MAX as u32 {
-            tag(&mut tryout, (6, TagKind::Video, number), VIDEO_CONFIG, 9);
+            let of_another_codec = [0x90, b'a' + number as u8, b'a', b'a', b'a', 1];
+            tag(&mut tryout, (6, TagKind::Audio, number), &of_another_codec, 9);
             tryout.handle(MediaPart::Begin {
                 lane: 100 + number,
                 kind: TagKind::Video,
