@@ -403,6 +403,18 @@ pub const HELD_CONFIGS_MAX: usize = 8;
 /// Bytes of each of those, 512 KiB of a source: parameter sets have some 100, metadata some 1,000.
 pub const HELD_CONFIG_LEN_MAX: usize = 64 * 1024;
 
+/// Bytes of its first keyframe that are held until that is whole: 200 KB is one of 1080p at 8 Mbit/s.
+/// A larger one takes over with its beginning.
+pub const HELD_START_LEN_MAX: usize = 512 * 1024;
+
+/// What a part that is held counts for beside its bytes.
+pub const HELD_PART_COST: usize = 64;
+
+/// Time from a source's first media to its first keyframe, or what stands in for it, after which it is
+/// given up: [`KEYFRAME_WAIT_MS`] and two seconds.
+pub const KEYFRAME_PATIENCE: std::time::Duration =
+    std::time::Duration::from_millis(KEYFRAME_WAIT_MS as u64 + 2_000);
+
 // Pushes.
 
 /// Pushes of one stream: each is a player of it, and is looked for among the others by its URL.

@@ -14,7 +14,9 @@ use super::wire::{
 };
 use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::bus::view::{SourceView, StreamView};
-use crate::limits::{IDLE_CLOSE_MS_MAX, PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX, SOURCES_MAX};
+use crate::limits::{
+    IDLE_CLOSE_MS_MAX, KEYFRAME_PATIENCE, PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX, SOURCES_MAX,
+};
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
@@ -64,7 +66,7 @@ pub(super) async fn update<N: Node>(call: &Call<'_, N>) -> Result<Response, Fail
     if call.node.journal_is_behind() {
         return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
     }
-    let bound = bound(call, timeout, urls.len());
+    let bound = update_bound(call, timeout, urls.len());
     let ask = Ask::UpdatePull { key: key.clone(), urls, timeout };
     match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
         Answer::Added { state, generation } => {
@@ -77,6 +79,12 @@ pub(super) async fn update<N: Node>(call: &Call<'_, N>) -> Result<Response, Fail
         Answer::NoSuchPull => Err(no_such()),
         _ => Err(Failure::other_answer()),
     }
+}
+
+/// Of each source, its turn in the origin's connect budget may take one timeout, its attempt another, and
+/// its keyframe some time. Each may be tried again, where one that took over fails at once.
+fn update_bound<N: Node>(call: &Call<'_, N>, timeout: Duration, sources: usize) -> Duration {
+    (timeout * 2 + KEYFRAME_PATIENCE) * 2 * sources as u32 + call.bound()
 }
 
 /// Of each source, its turn in the origin's connect budget may take one timeout, its attempt another.

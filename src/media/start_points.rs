@@ -14,14 +14,30 @@ pub struct StartPoints {
     has_keyframes: bool,
     /// The first picture, or the last that stood in for a keyframe.
     since_ms: Option<u32>,
+    newest_ms: Option<u32>,
+    next_is_one: bool,
 }
 
 impl StartPoints {
+    /// The next picture is one: who looked at those before has waited long enough.
+    pub fn start_at_next(&mut self) {
+        self.next_is_one = true;
+    }
+
     /// Whether a player may start at the next picture, by its own word and its time, which may wrap.
     pub fn is_start(&mut self, is_keyframe: bool, time_ms: u32) -> bool {
         self.has_keyframes |= is_keyframe;
+        if std::mem::take(&mut self.next_is_one) {
+            self.since_ms = Some(time_ms);
+            return true;
+        }
         if self.has_keyframes {
             return is_keyframe;
+        }
+        // A clock that jumps does not tell how long it was.
+        let newest_ms = self.newest_ms.replace(time_ms);
+        if newest_ms.is_some_and(|ms| distance(ms, time_ms).abs() > KEYFRAME_WAIT_MS / 2) {
+            self.since_ms = Some(time_ms);
         }
         let since_ms = *self.since_ms.get_or_insert(time_ms);
         let is_due = distance(since_ms, time_ms) >= KEYFRAME_WAIT_MS;
@@ -46,6 +62,20 @@ mod tests {
     fn keyframes_alone_count_where_there_are_any() {
         let pictures = (0..2000).map(|n| (n == 100 || n == 1900, 40 * n));
         assert_eq!(starts(pictures), [4000, 76_000]);
+    }
+
+    #[test]
+    fn clock_that_jumps_makes_no_picture_stand_in() {
+        let pictures = (0..300).map(|n| (false, 40 * n + if n < 200 { 0 } else { 3_000_000_000 }));
+        assert!(starts(pictures).is_empty());
+    }
+
+    #[test]
+    fn next_picture_stands_in_where_somebody_waited() {
+        let mut points = StartPoints::default();
+        points.start_at_next();
+        let starts = [0, 4_000, 8_000, 10_000].map(|time_ms| points.is_start(false, time_ms));
+        assert_eq!(starts, [true, false, false, true]);
     }
 
     #[test]

@@ -13,13 +13,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::lifecycle::{Place, Pull, PullState, Try};
+use super::lifecycle::{KEYFRAME, Place, Pull, PullState, Try};
 use super::tables::StreamHandle;
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
 use crate::bus::event::What;
 use crate::bus::message::{Answer, Ticket};
-use crate::media::state::{Fault, StreamState};
+use crate::limits::KEYFRAME_PATIENCE;
+use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, MediaPart, SourceUrl, StreamKey};
 use crate::proto::rtp::RtpPart;
 use crate::stream::Tryout;
@@ -171,6 +172,8 @@ impl Shard {
             for part in parts {
                 self.media(now, handle, part);
             }
+        } else if held.needs_patience() {
+            self.await_keyframe(now, attempt);
         }
         true
     }
@@ -184,8 +187,24 @@ impl Shard {
             for part in parts {
                 self.rtp(now, handle, part);
             }
+        } else if held.needs_patience() {
+            self.await_keyframe(now, attempt);
         }
         true
+    }
+
+    /// A source that is held back brings media, so it is not silent: its keyframe may take longer than
+    /// its first media.
+    fn await_keyframe(&mut self, now: Instant, attempt: AttemptId) {
+        let Some(&handle) = self.attempts.get(&attempt) else { return };
+        let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
+        let way = pull.and_then(|pull| pull.try_mut(pull.side_of(attempt)?));
+        if let Some(Try { state: PullState::Trying { awaiting, timer, .. }, .. }) = way {
+            *awaiting = KEYFRAME;
+            let until = self.timers.set(now + KEYFRAME_PATIENCE, Timer::Attempt(attempt));
+            let old = timer.replace(until);
+            self.timers.cancel(old);
+        }
     }
 
     /// The stream that an attempt brings media to, and what holds that back.
@@ -230,10 +249,17 @@ impl Shard {
         }
         let stream = self.tables.get_mut(handle).expect("it stays");
         let pull = stream.pull_mut().expect("it stays");
-        pull.lead.held = None;
+        let stands_in = pull.lead.held.take().is_some_and(|held| held.stands_in());
         let form = pull.lead.target().form();
         if registered && form != stream.media.form() {
             let grace = self.policy.reconnect_grace;
+            let fault = Fault::new(ErrorClass::Lost, "a source of another form takes over");
+            self.tell(handle, |stream| What::Lost {
+                url: stream.pull().and_then(|pull| pull.up_url.clone()),
+                fault,
+                next_try: Some(Duration::ZERO),
+                forms: stream.told_forms.clone(),
+            });
             self.suspend(now, handle, grace);
         }
         self.flush_now(handle);
@@ -246,7 +272,11 @@ impl Shard {
             stream.media.start_over();
         }
         self.take_form(handle, form);
-        if self.tables.get(handle).is_some_and(|stream| stream.registered) {
+        let stream = self.tables.get_mut(handle).expect("it stays");
+        if stands_in {
+            stream.media.start_at_next();
+        }
+        if stream.registered {
             self.goes_up(now, handle);
         }
     }

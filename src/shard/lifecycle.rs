@@ -22,6 +22,7 @@ use super::health::Sources;
 use super::timers::TimerId;
 use crate::access::PendingPlace;
 use crate::bus::message::{PullOptions, Ticket};
+use crate::limits::KEYFRAME_PATIENCE;
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, SourceUrl, StreamKey};
 use crate::stream::Tryout;
@@ -211,6 +212,9 @@ impl AfterFailure {
     }
 }
 
+/// What a source is awaited for that brings other media.
+pub(super) const KEYFRAME: &str = "keyframe";
+
 impl Try {
     pub(super) fn new(url: Arc<SourceUrl>) -> Self {
         Self {
@@ -286,6 +290,10 @@ impl Try {
             Stage::Handshaking => Fault::new(
                 ErrorClass::Silent,
                 format!("the origin is silent: no {awaiting} within {seconds} s"),
+            ),
+            Stage::AwaitingMedia if awaiting == KEYFRAME => Fault::new(
+                ErrorClass::TimedOut,
+                format!("no keyframe within {} s", KEYFRAME_PATIENCE.as_secs_f64()),
             ),
             Stage::AwaitingMedia | Stage::Up => Fault::new(
                 ErrorClass::Silent,

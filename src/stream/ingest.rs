@@ -100,6 +100,11 @@ impl Ingest {
         }
     }
 
+    /// The next picture stands in for a keyframe.
+    pub fn start_at_next(&mut self) {
+        self.starts.start_at_next();
+    }
+
     /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self, log: &mut Log) {
         let dropped = self.dropped + self.drafts.len() as u64;

@@ -108,6 +108,14 @@ impl Media {
         }
     }
 
+    /// The first picture of the source to come stands in for a keyframe.
+    pub fn start_at_next(&mut self) {
+        match &mut self.ingest {
+            Intake::Flv(ingest) => ingest.start_at_next(),
+            Intake::Rtp(ingest) => ingest.start_at_next(),
+        }
+    }
+
     /// The next source brings this form; what was counted is counted anew. Players of tags go on: their
     /// log is written by the bridge from now on, or no more. Packets begin anew.
     pub fn take_form(&mut self, form: Form) {

@@ -34,6 +34,8 @@ pub struct RtpIngest {
     newest: Option<(i64, Instant)>,
     /// The next source goes on where this one ended.
     joins: bool,
+    /// The next picture stands in for a keyframe.
+    starts_at_next: bool,
     /// Nothing passes before a keyframe, or what stands in for it ([`StartPoints`]).
     awaits_keyframe: bool,
     tracks: Tracks,
@@ -56,6 +58,11 @@ impl RtpIngest {
             self.joins = true;
             log.forget_gop();
         }
+    }
+
+    /// The first picture of the source to come stands in for a keyframe.
+    pub fn start_at_next(&mut self) {
+        self.starts_at_next = true;
     }
 
     /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
@@ -128,17 +135,20 @@ impl RtpIngest {
         self.clock = Some(StreamClock::new(&rates));
         self.base_ns = START_NS;
         if let Some((place_ns, at)) = self.newest {
-            self.base_ns = place_ns + now.duration_since(at).as_nanos() as i64;
+            let passed_ns = now.duration_since(at).as_nanos() as i64;
+            self.base_ns = place_ns + passed_ns.max(JOIN_STEP_NS);
             self.awaits_keyframe = std::mem::take(&mut self.joins);
         }
         let known = self.description.replace(description.clone());
         if known.is_some_and(|known| has_same_tracks(&known, &description)) {
-            self.lanes.iter_mut().for_each(Lane::change_source);
+            self.lanes.iter_mut().for_each(Lane::join);
+            self.let_start();
             self.awaits_keyframe &= self.has_video();
             return RtpProgress::Media(Progress::default());
         }
         let had_tracks = !self.lanes.is_empty();
         self.lanes = formats.map(Lane::new).collect();
+        self.let_start();
         self.awaits_keyframe &= self.has_video();
         self.tracks = Tracks::default();
         for lane in &self.lanes {
@@ -150,6 +160,12 @@ impl RtpIngest {
         }
         log.forget_tracks();
         RtpProgress::NewTracks
+    }
+
+    fn let_start(&mut self) {
+        if std::mem::take(&mut self.starts_at_next) {
+            self.lanes.iter_mut().for_each(Lane::start_at_next);
+        }
     }
 
     fn has_video(&self) -> bool {
@@ -183,6 +199,10 @@ impl RtpIngest {
         let place_ns = self.base_ns + clock.map(track, header.timestamp, now).position_ns;
         let keyframe = lane.is_start(packet, to_ms(place_ns));
         if self.awaits_keyframe && !keyframe {
+            self.dropped += 1;
+            return Progress::default();
+        }
+        if lane.is_behind_join(place_ns) {
             self.dropped += 1;
             return Progress::default();
         }
@@ -285,6 +305,8 @@ fn to_ms(place_ns: i64) -> u32 {
 }
 
 /// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
+/// From the last packet of a source to the first of the next one, at the least: a frame.
+const JOIN_STEP_NS: i64 = 40_000_000;
 const START_NS: i64 = NS_PER_SECOND;
 const NS_PER_SECOND: i64 = 1_000_000_000;
 /// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).

@@ -31,6 +31,8 @@ pub(super) struct Lane {
     pub(super) reported_ns: Option<i64>,
     /// Timestamp of the newest picture, and where in the log it begins.
     picture: Option<(u32, u64)>,
+    /// Where players are of the source before; what lies before that is not for them.
+    floor_ns: Option<i64>,
     pub(super) loss: Loss,
     pub(super) packets: u32,
     pub(super) octets: u32,
@@ -85,6 +87,7 @@ impl Lane {
             counted: None,
             reported_ns: None,
             picture: None,
+            floor_ns: None,
             loss: Loss::default(),
             packets: 0,
             octets: 0,
@@ -98,6 +101,23 @@ impl Lane {
         self.starts = StartPoints::default();
         self.newest = None;
         self.picture = None;
+    }
+
+    /// The next picture stands in for a keyframe.
+    pub(super) fn start_at_next(&mut self) {
+        self.starts.start_at_next();
+    }
+
+    /// Whether a packet of a source that took over lies where players have had the old one's.
+    pub(super) fn is_behind_join(&mut self, place_ns: i64) -> bool {
+        self.floor_ns.take_if(|floor_ns| place_ns - *floor_ns > FLOOR_MEMORY_NS);
+        self.floor_ns.is_some_and(|floor_ns| place_ns <= floor_ns)
+    }
+
+    /// The next packet is of a source that goes on where the last one ended.
+    pub(super) fn join(&mut self) {
+        self.change_source();
+        self.floor_ns = self.last.map(|last| last.place_ns);
     }
 
     /// Where the picture of this timestamp begins in the log, whose next entry is a packet of it.
@@ -227,3 +247,6 @@ impl Mapping {
         }
     }
 }
+
+/// Tracks of a source lie closer together than this.
+const FLOOR_MEMORY_NS: i64 = 1_000_000_000;

@@ -1,19 +1,23 @@
 //! A source that is tried beside another one, or that brings another form: what it sends is held back
-//! until it can take over, which is at its first keyframe.
+//! until it can take over, which is when its first keyframe has come.
 //!
-//! Of what comes before, only configurations are kept: the newest few of them, copied, so that no
-//! receive buffer waits for a keyframe. Frames before it are of no use to anybody.
+//! Of what comes before, only configurations are kept: the newest of each sort. Frames before it are of
+//! no use to anybody. All that is held is copied, so that no receive buffer waits for a keyframe.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::limits::{DRAFTS_MAX, HELD_CONFIG_LEN_MAX, HELD_CONFIGS_MAX};
+use crate::limits::{
+    DRAFTS_MAX, HELD_CONFIG_LEN_MAX, HELD_CONFIGS_MAX, HELD_PART_COST, HELD_START_LEN_MAX,
+    KEYFRAME_WAIT_MS,
+};
+use crate::media::start_points::StartPoints;
 use crate::media::timeline::distance;
 use crate::media::{Codec, MediaPart, TagKind};
 use crate::proto::flv::classify;
-use crate::proto::rtp::{Format, RandomAccess, RtpPart};
+use crate::proto::rtp::{Format, Gap, RandomAccess, RtpHeader, RtpPacket, RtpPart};
 use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
@@ -30,6 +34,50 @@ pub struct Tryout {
     accesses: Vec<RandomAccess>,
     /// What the source said of its tracks' clocks.
     told: Vec<RtpPart>,
+    starts: StartPoints,
+    pictures: Pictures,
+    /// It is to begin with a picture that is no keyframe.
+    stands_in: bool,
+    /// Something has come that is not held.
+    passed_over: bool,
+    was_patient: bool,
+    start: Option<Start<MediaPart>>,
+    packets: Option<Start<RtpPart>>,
+}
+
+/// What is held of a source that can take over, from the configurations on, until its first frame is
+/// whole: one that breaks off there is not to have ended what it was to replace.
+struct Start<P> {
+    parts: Vec<P>,
+    /// What is held counts for so much.
+    cost: usize,
+    /// Of tags the lane of the frame, of packets the track.
+    of: u32,
+    /// Of tags the bytes to come, of packets the timestamp.
+    left: u32,
+}
+
+impl<P> Start<P> {
+    fn is_large(&self) -> bool {
+        self.cost >= HELD_START_LEN_MAX
+    }
+}
+
+/// The pictures of a track of packets, by their timestamps.
+#[derive(Default)]
+struct Pictures {
+    first: Option<u32>,
+    newest: Option<u32>,
+}
+
+impl Pictures {
+    /// Whether the packet begins a picture, and those before it have been waited for long enough.
+    fn is_overdue(&mut self, timestamp: u32, rate: u32) -> bool {
+        let first = *self.first.get_or_insert(timestamp);
+        let begins = self.newest.replace(timestamp) != Some(timestamp);
+        let waited_ms = distance(first, timestamp) * 1000 / i64::from(rate.max(1));
+        begins && waited_ms >= KEYFRAME_WAIT_MS
+    }
 }
 
 /// A tag of which something has come.
@@ -50,6 +98,7 @@ enum Verdict {
     Drop,
 }
 
+#[derive(Clone)]
 struct Config {
     kind: TagKind,
     timestamp_ms: u32,
@@ -77,12 +126,32 @@ impl Tryout {
             description: None,
             accesses: Vec::new(),
             told: Vec::new(),
+            starts: StartPoints::default(),
+            pictures: Pictures::default(),
+            stands_in: false,
+            passed_over: false,
+            was_patient: false,
+            start: None,
+            packets: None,
         }
+    }
+
+    /// The source that can take over begins with a picture that stands in for a keyframe.
+    pub fn stands_in(&self) -> bool {
+        self.stands_in
+    }
+
+    /// Media has come, and no keyframe yet: `true` once.
+    pub fn needs_patience(&mut self) -> bool {
+        self.passed_over && !std::mem::replace(&mut self.was_patient, true)
     }
 
     /// Takes the next part of a source of tags. When the source can take over, returns the parts that
     /// the stream is to get, this one included; what follows goes there directly.
     pub fn handle(&mut self, part: MediaPart) -> Option<Vec<MediaPart>> {
+        if self.start.is_some() {
+            return self.follow(part);
+        }
         match part {
             MediaPart::Begin { lane, kind, timestamp_ms, len } => {
                 self.open.retain(|tag| tag.lane != lane);
@@ -113,6 +182,7 @@ impl Tryout {
     pub fn handle_rtp(&mut self, part: RtpPart) -> Option<Vec<RtpPart>> {
         match part {
             RtpPart::Begin(description) => {
+                (self.packets, self.pictures) = (None, Pictures::default());
                 let codecs = description.media.iter().map(|media| media.format.codec());
                 self.accesses = codecs.map(RandomAccess::new).collect();
                 self.told.clear();
@@ -133,22 +203,87 @@ impl Tryout {
                 );
                 None
             }
-            RtpPart::Packet { track, ref packet, .. } => {
-                let description = self.description.clone()?;
-                let formats = description.media.iter().map(|media| &media.format);
-                // Of other codecs it is not known where their keyframes are.
-                let known = |of: &Format| matches!(of.codec(), Codec::H264 | Codec::H265);
-                let starts = self.accesses.get_mut(track)?.is_start(packet);
-                let is_known = formats.clone().nth(track).is_some_and(known);
-                if formats.clone().any(known) && !(is_known && starts) {
-                    return None;
-                }
-                let mut parts = vec![RtpPart::Begin(description)];
-                parts.append(&mut self.told);
-                parts.push(part);
-                Some(parts)
-            }
+            RtpPart::Packet { track, packet, gap } => self.packet(track, packet, gap),
         }
+    }
+
+    fn packet(&mut self, track: usize, packet: RtpPacket, gap: Gap) -> Option<Vec<RtpPart>> {
+        if self.packets.is_some() {
+            return self.follow_packets(track, &packet, gap);
+        }
+        let description = self.description.clone()?;
+        let formats = description.media.iter().map(|media| &media.format);
+        // Of other codecs it is not known where their keyframes are.
+        let known = |of: &&Format| matches!(of.codec(), Codec::H264 | Codec::H265);
+        let has_known = formats.clone().any(|of| known(&of));
+        let format = formats.clone().nth(track).filter(known);
+        let timestamp = packet.header().timestamp;
+        let is_keyframe = self.accesses.get_mut(track)?.is_start(&packet);
+        let is_overdue =
+            format.is_some_and(|of| self.pictures.is_overdue(timestamp, of.clock_rate));
+        if has_known && !(format.is_some() && (is_keyframe || is_overdue)) {
+            self.passed_over = true;
+            return None;
+        }
+        let mut parts = vec![RtpPart::Begin(description)];
+        parts.extend(self.told.iter().cloned());
+        if !has_known {
+            parts.push(RtpPart::Packet { track, packet, gap });
+            return Some(parts);
+        }
+        self.stands_in = !is_keyframe;
+        self.packets = Some(Start { parts, cost: 0, of: track as u32, left: timestamp });
+        self.follow_packets(track, &packet, gap)
+    }
+
+    /// Holds packets until the picture is whole.
+    fn follow_packets(
+        &mut self,
+        track: usize,
+        packet: &RtpPacket,
+        gap: Gap,
+    ) -> Option<Vec<RtpPart>> {
+        let start = self.packets.as_mut()?;
+        start.cost += packet.len() + HELD_PART_COST;
+        let RtpHeader { marker, timestamp, .. } = packet.header();
+        let is_of_track = start.of == track as u32;
+        let is_whole = is_of_track && (marker || timestamp != start.left);
+        let packet = RtpPacket::parse(packet.pieces().concat().into()).ok()?;
+        start.parts.push(RtpPart::Packet { track, packet, gap });
+        let can_go = is_whole || start.is_large();
+        can_go.then(|| self.packets.take().map(|start| start.parts)).flatten()
+    }
+
+    /// Holds parts until the frame is whole.
+    fn follow(&mut self, part: MediaPart) -> Option<Vec<MediaPart>> {
+        let start = self.start.as_mut()?;
+        let of = start.of;
+        start.cost += HELD_PART_COST;
+        let held = match part {
+            MediaPart::Begin { lane, .. } | MediaPart::Abort { lane } if lane == of => {
+                self.start = None;
+                return self.handle(part);
+            }
+            MediaPart::Begin { .. } | MediaPart::Abort { .. } => part,
+            MediaPart::Data { lane, bytes } => {
+                if lane == of {
+                    let Some(left) = start.left.checked_sub(bytes.len() as u32) else {
+                        self.start = None;
+                        return None;
+                    };
+                    start.left = left;
+                }
+                start.cost += bytes.len();
+                MediaPart::Data { lane, bytes: Bytes::copy_from_slice(&bytes) }
+            }
+            MediaPart::Script { timestamp_ms, payload } => {
+                start.cost += payload.len();
+                MediaPart::Script { timestamp_ms, payload: Bytes::copy_from_slice(&payload) }
+            }
+        };
+        start.parts.push(held);
+        let can_go = start.left == 0 || start.is_large();
+        can_go.then(|| self.start.take().map(|start| start.parts)).flatten()
     }
 
     /// Keeps what is said of a track, in place of what was said before.
@@ -179,7 +314,7 @@ impl Tryout {
                 self.open[index].verdict = Some(verdict);
                 if verdict == Verdict::Start {
                     self.open[index].bytes.truncate(before);
-                    return Some(self.take(index, bytes));
+                    return self.start(index, bytes);
                 }
             }
         }
@@ -207,7 +342,12 @@ impl Tryout {
         self.saw_video |= kind == TagKind::Video;
         let starts = match kind {
             _ if is_config => return self.judge_config(index),
-            TagKind::Video => class.is_some_and(|class| class.keyframe),
+            TagKind::Video => {
+                let is_keyframe = class.is_some_and(|class| class.keyframe);
+                let starts = self.starts.is_start(is_keyframe, timestamp_ms);
+                self.stands_in = starts && !is_keyframe;
+                starts
+            }
             TagKind::Audio => {
                 let from = *self.audio_from_ms.get_or_insert(timestamp_ms);
                 let waited_ms = distance(from, timestamp_ms);
@@ -215,7 +355,21 @@ impl Tryout {
             }
             TagKind::Script => false,
         };
+        self.passed_over |= !starts;
         if starts { Verdict::Start } else { Verdict::Drop }
+    }
+
+    /// What the source can take over with begins.
+    fn start(&mut self, index: usize, bytes: Bytes) -> Option<Vec<MediaPart>> {
+        let OpenTag { lane, len, received, .. } = self.open[index];
+        let left = len - received;
+        if left == 0 {
+            return Some(self.take(index, bytes));
+        }
+        let cost = received as usize;
+        let parts = self.take(index, Bytes::copy_from_slice(&bytes));
+        self.start = Some(Start { parts, cost, of: lane, left });
+        None
     }
 
     fn judge_config(&self, index: usize) -> Verdict {
@@ -240,7 +394,7 @@ impl Tryout {
     /// `bytes` have just come.
     fn take(&mut self, start: usize, bytes: Bytes) -> Vec<MediaPart> {
         let mut parts = Vec::new();
-        for Config { kind, timestamp_ms, bytes } in self.configs.drain(..) {
+        for Config { kind, timestamp_ms, bytes } in self.configs.iter().cloned() {
             if kind == TagKind::Script {
                 parts.push(MediaPart::Script { timestamp_ms, payload: bytes });
                 continue;
@@ -275,7 +429,6 @@ const CONFIG_LANE: u32 = u32::MAX - 1;
 mod tests {
     use super::super::testing::{AUDIO_CONFIG, METADATA, VIDEO_CONFIG, payload};
     use super::*;
-    use crate::proto::rtp::{Gap, RtpHeader, RtpPacket};
 
     /// Feeds a tag in pieces, and returns what is handed on.
     fn tag(
@@ -367,6 +520,45 @@ mod tests {
     }
 
     #[test]
+    fn keyframe_is_held_until_it_is_whole_or_large() {
+        let keyframe = payload(&[0x17, 1, 0, 0, 0], 2 * HELD_START_LEN_MAX);
+        let (lane, kind, timestamp_ms) = (6, TagKind::Video, 0);
+        let begin = |len: usize| MediaPart::Begin { lane, kind, timestamp_ms, len: len as u32 };
+        let data = |bytes: &[u8]| MediaPart::Data { lane, bytes: Bytes::copy_from_slice(bytes) };
+        let mut tryout = Tryout::new(true);
+        tag(&mut tryout, (lane, kind, 0), VIDEO_CONFIG, 9);
+        // One that breaks off, and one of its own that begins meanwhile.
+        tryout.handle(begin(900));
+        assert!(tryout.handle(data(&keyframe[..500])).is_none());
+        tryout.handle(begin(900));
+        assert!(tryout.handle(data(&keyframe[..600])).is_none());
+        assert!(tag(&mut tryout, (4, TagKind::Audio, 5), AUDIO_CONFIG, 9).is_empty());
+        let given = tryout.handle(data(&keyframe[600..900])).expect("it is whole");
+        let wanted = [
+            (TagKind::Video, VIDEO_CONFIG.to_vec()),
+            (TagKind::Video, keyframe[..900].to_vec()),
+            (TagKind::Audio, AUDIO_CONFIG.to_vec()),
+        ];
+        assert_eq!(tags(&given), wanted);
+        tryout.handle(begin(keyframe.len()));
+        let chunks = keyframe.chunks(64 * 1024);
+        let held = chunks.take_while(|bytes| tryout.handle(data(bytes)).is_none()).count();
+        assert!((HELD_START_LEN_MAX / (64 * 1024) - 1..=8).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn pictures_stand_in_where_no_keyframe_comes() {
+        let mut tryout = Tryout::new(true);
+        let frame = payload(&[0x27, 1, 0, 0, 0], 50);
+        for at in (0..10_000).step_by(40) {
+            assert!(tag(&mut tryout, (6, TagKind::Video, at), &frame, 99).is_empty());
+        }
+        assert!(tryout.needs_patience() && !tryout.stands_in());
+        assert!(!tag(&mut tryout, (6, TagKind::Video, 10_000), &frame, 99).is_empty());
+        assert!(tryout.stands_in());
+    }
+
+    #[test]
     fn audio_begins_where_no_video_comes() {
         let sound = payload(&[0xaf, 1], 30);
         let at = |ms| (4, TagKind::Audio, ms);
@@ -421,25 +613,48 @@ mod tests {
         let sdp =
             b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 8\r\n";
         let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
-        let packet = |track: usize, payload: &[u8]| {
+        let packet_at = |timestamp, marker, track: usize, payload: &[u8]| {
             let payload_type = if track == 0 { 96 } else { 8 };
-            let (marker, sequence, timestamp, ssrc) = (false, 1, 7, 9);
+            let (sequence, ssrc) = (1, 9);
             let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
             let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into());
             RtpPart::Packet { track, packet: packet.expect("sound"), gap: Gap::None }
         };
+        let packet = |track, payload| packet_at(7, false, track, payload);
         let mut tryout = Tryout::new(true);
         assert!(tryout.handle_rtp(packet(0, &[0x65, 1])).is_none(), "of no description");
-        assert!(tryout.handle_rtp(RtpPart::Begin(description)).is_none());
+        assert!(tryout.handle_rtp(RtpPart::Begin(description.clone())).is_none());
+        assert!(!tryout.needs_patience());
         for timestamp in [1, 2] {
             assert!(tryout.handle_rtp(RtpPart::Announced { track: 0, timestamp }).is_none());
         }
         assert!(tryout.handle_rtp(packet(1, &[1, 2])).is_none());
         assert!(tryout.handle_rtp(packet(0, &[0x41, 1])).is_none());
         assert!(tryout.handle_rtp(packet(7, &[0x65, 1])).is_none());
-        let given = tryout.handle_rtp(packet(0, &[0x65, 1])).expect("a keyframe");
-        let told = RtpPart::Announced { track: 0, timestamp: 2 };
-        assert!(matches!(given[..], [RtpPart::Begin(_), _, RtpPart::Packet { track: 0, .. }]));
-        assert_eq!(format!("{:?}", given[1]), format!("{told:?}"));
+        assert!(tryout.needs_patience() && !tryout.needs_patience());
+        let begins_anew = RtpPart::Begin(description);
+        for (timestamp, marker) in [(7, true), (8, false)] {
+            assert!(tryout.handle_rtp(packet(0, &[0x65, 1])).is_none(), "there is more of it");
+            assert!(tryout.handle_rtp(packet(1, &[5])).is_none());
+            let last = packet_at(timestamp, marker, 0, &[0x65, 2]);
+            let given = tryout.handle_rtp(last).expect("a whole keyframe");
+            let tracks = given.iter().filter_map(|part| match part {
+                RtpPart::Packet { track, .. } => Some(*track),
+                _ => None,
+            });
+            assert_eq!(tracks.collect::<Vec<_>>(), [0, 1, 0]);
+            assert!(matches!(given[0], RtpPart::Begin(_)));
+            let told = RtpPart::Announced { track: 0, timestamp: 2 };
+            assert_eq!(format!("{:?}", given[1]), format!("{told:?}"));
+            assert!(!tryout.stands_in());
+            tryout.handle_rtp(begins_anew.clone());
+            tryout.handle_rtp(told);
+        }
+        for seconds in 0..10 {
+            let picture = packet_at(90_000 * seconds, true, 0, &[0x41, 1]);
+            assert!(tryout.handle_rtp(picture).is_none(), "{seconds}");
+        }
+        assert!(tryout.handle_rtp(packet_at(900_000, true, 0, &[0x41, 1])).is_some());
+        assert!(tryout.stands_in());
     }
 }

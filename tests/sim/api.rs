@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rillcast::bus::message::{CloseOutcome, Closed, IdleClose, Message};
 use rillcast::bus::{Answer, Ask, PullOptions, Ticket};
+use rillcast::limits::KEYFRAME_PATIENCE;
 use rillcast::media::state::{Generation, StreamState};
 use rillcast::media::{ConnectionId, ShardId, SourceUrl};
 use rillcast::proto::rtsp::LowerTransport;
@@ -119,7 +120,7 @@ impl World {
         let timeout = Duration::from_millis(self.rng.u64(300..=TIMEOUT_MS_MAX));
         // One that has taken over may fail before its first frame is whole, and then the others are
         // tried again.
-        let bound = round_max(2 * urls.len());
+        let bound = round_max(2 * urls.len()) + KEYFRAME_PATIENCE * 2 * urls.len() as u32;
         let ask = Ask::UpdatePull { key: self.keys[key].clone(), urls, timeout };
         self.ask(key, What::Update, bound, ask);
     }
