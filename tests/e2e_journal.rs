@@ -5,10 +5,12 @@ mod kit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use kit::camera::{Access, Camera, Habits};
 use kit::fault::{Mode, Origin};
 use kit::relay::{add_params, key, run};
 use kit::{Api, LIVENESS, Player, Relay, TempDir, http, pause, wait_until};
@@ -154,6 +156,43 @@ fn restored_pull_plays_and_a_given_up_one_stays_away() {
     relay.stop();
     let relay = Relay::start_with(1, &data_dir(&dir));
     assert_eq!(pulls(&relay).len(), 0);
+}
+
+#[test]
+fn logins_survive_a_crash_and_no_log_has_them() {
+    let password = "p@ss:word";
+    let dir = TempDir::new("journal");
+    let camera = Camera::start(Habits { access: Some(Access::DigestMd5), ..Habits::default() });
+    let other = Relay::start_with(1, &kit::config::rtsp_user("admin", password, false));
+    let login = [("rtsp_user", "admin"), ("rtsp_pwd", password)];
+    let mut relay = Relay::start_with(2, &data_dir(&dir));
+    let reply = relay.add("a", &camera.url(), &login);
+    assert_eq!(reply["code"], 0, "{reply}");
+    let url = other.rtsp_url("out");
+    let push = [("schema", "rtsp"), ("dst_url", url.as_str())];
+    let params = add_params("a", &url, &[&push[..], &login].concat());
+    let reply = relay.api("addStreamPusherProxy", &params);
+    assert_eq!(reply["code"], 0, "{reply}");
+    // Another login is another pull.
+    let reply = relay.add("a", &camera.url(), &[("async", "1")]);
+    assert_eq!(reply["msg"], "This stream already exists", "{reply}");
+    relay.process.kill();
+    let before = camera.connections().len();
+    wait_until(LIVENESS, "the push is gone", || !other.is_online("out"));
+
+    let relay = Relay::start_with(1, &data_dir(&dir));
+    relay.wait_online("a");
+    camera.wait_asked(before, "PLAY");
+    other.wait_online("out");
+    let events = relay.api("why", &[("key", &key("a"))]).to_string();
+    for (what, text) in [("log", relay.log()), ("events", events)] {
+        assert!(!text.contains(password), "{what}: {text}");
+    }
+    let journal = dir.path().join("data/journal");
+    let mode = fs::metadata(&journal).expect("a journal").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    relay.stop();
+    other.stop();
 }
 
 #[test]

@@ -146,6 +146,7 @@ pub(super) mod tests {
     pub(in crate::journal) fn add(name: &str, url: &str) -> Record {
         Record::AddPull(PullRecord {
             other_urls: Vec::new(),
+            login: None,
             hedge_ms: 0,
             over_udp: false,
             idle_close_ms: None,
