@@ -169,7 +169,7 @@ const CRC_32C: [u32; 256] = {
 };
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::limits::{KEY_LEN_MAX, LOGIN_LEN_MAX, SOURCE_URL_LEN_MAX, SOURCES_MAX};
 
@@ -199,7 +199,8 @@ mod tests {
         bytes
     }
 
-    fn framed(json: &[u8]) -> Vec<u8> {
+    /// Any content as a whole record.
+    pub(in crate::journal) fn framed(json: &[u8]) -> Vec<u8> {
         let len = (json.len() as u32).to_le_bytes();
         [&len, &checksum(&[&len, json]).to_le_bytes()[..], json].concat()
     }
