@@ -303,15 +303,16 @@ pub const UDP_PORT_TRIES_MAX: usize = 64;
 pub const DATAGRAM_LEN_MAX: usize = RECEIVE_BUFFER_LEN as usize - 1;
 // Journal.
 
-/// Bytes of a record's content: a key and 8 URLs, each byte of them escaped, and the options are
-/// under 40 KiB.
-pub const JOURNAL_RECORD_LEN_MAX: usize = 64 * 1024;
+/// Bytes of a record's content: a key, 8 URLs and a login are 18.5 KiB, and six times that where all
+/// of them are control characters, which JSON has as `\u0001`.
+pub const JOURNAL_RECORD_LEN_MAX: usize = 128 * 1024;
 
 /// Bytes of a journal that are of no use any longer before it is written anew, if it is short: 5,000
 /// adds and removes, read in 10 ms at a start.
 pub const JOURNAL_WASTE_LEN_MAX: usize = 1024 * 1024;
 
-/// Records that are written with one sync. Under 6 KiB each: 6 MiB at most.
+/// Records that are written with one sync. Most have 300 bytes, the longest 17 KiB without what JSON
+/// escapes: 18 MiB at most.
 pub const JOURNAL_BATCH_MAX: usize = 1024;
 
 /// Records that wait to be written before adds are refused: one each of 1,000 added a second for a
@@ -391,10 +392,8 @@ pub const RECENT_EVENTS_MAX: usize = 50;
 
 // Sources of a pull.
 
-/// URLs of one pull, of 2,048 bytes each.
+/// URLs of one pull, of [`SOURCE_URL_LEN_MAX`] bytes each.
 pub const SOURCES_MAX: usize = 8;
-
-const _: () = assert!(2 * (KEY_LEN_MAX + SOURCES_MAX * 2048) + 1024 < JOURNAL_RECORD_LEN_MAX);
 
 /// Configurations that are held of a source that has not taken over yet: metadata and one of each
 /// track, some times.
@@ -478,3 +477,17 @@ pub const KEYFRAME_WAIT_MS: i64 = 10_000;
 /// Datagrams that are dropped when a socket is connected. The kernel counts 768 bytes at the least for each
 /// (an `sk_buff` and its data), and holds twice [`UDP_RECEIVE_BUFFER_LEN`].
 pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;
+
+// Logins.
+
+/// Bytes of a URL of a pull or push.
+pub const SOURCE_URL_LEN_MAX: usize = 2048;
+
+/// Bytes of a user, and of a password, that is given beside a URL: cameras take 32, a token as a
+/// password has up to 1,000.
+pub const LOGIN_LEN_MAX: usize = 1024;
+
+const _: () = assert!(
+    6 * (KEY_LEN_MAX + SOURCES_MAX * SOURCE_URL_LEN_MAX + 2 * LOGIN_LEN_MAX) + 1024
+        < JOURNAL_RECORD_LEN_MAX
+);

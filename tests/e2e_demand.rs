@@ -172,6 +172,7 @@ fn an_origin_of_zlmediakits_list_is_pulled_from_nginx() {
     assert_eq!(edge.metric("rillcast_demand_pulls_total"), 1);
     let proxy = edge.proxy("a").expect("it is shown as a pull");
     assert!(proxy["url"].as_str().expect("a URL").contains("?edge=1&vhost="), "{proxy}");
+    assert_eq!(proxy["onDemand"], true, "{proxy}");
     player.stop();
     edge.stop();
 }

@@ -13,13 +13,29 @@ use kit::rtsp_player::RtspPlayer;
 use kit::{Answer, HookServer, LIVENESS, Player, Relay, TempDir, pause, wait_until};
 use serde_json::json;
 
-/// Longer than the idle times of these tests and the second in which a shard looks for idle streams.
-const IDLE_TIMES: Duration = Duration::from_millis(2600);
+/// Streams whose end shows that their shards have looked for idle ones. Which shard has which nobody
+/// tells; all of them are on one of two in one run of 2,000.
+const UNPLAYED: usize = 12;
 
 #[track_caller]
 fn wait_gone(relay: &Relay, stream: &str) {
     let what = format!("{stream} is closed");
     wait_until(LIVENESS, &what, || relay.proxy(stream).is_none() && !relay.is_online(stream));
+}
+
+/// Returns when streams have come, were played by nobody for so long, and were closed: then whatever was
+/// there before them has stood the same look with the same idle time, however slow this host is.
+#[track_caller]
+fn wait_for_looks(relay: &Relay, origin: &Origin, idle_close_ms: &str) {
+    let streams: Vec<String> = (0..UNPLAYED).map(|number| format!("unplayed{number}")).collect();
+    let more = [("idle_close_ms", idle_close_ms), ("async", "1")];
+    for stream in &streams {
+        assert_eq!(relay.add(stream, &origin.rtmp_url("a"), &more)["code"], 0);
+    }
+    for stream in &streams {
+        wait_gone(relay, stream);
+        assert_eq!(end_of(relay, stream), "closed idle");
+    }
 }
 
 /// The reason of the last event of a stream.
@@ -73,7 +89,9 @@ fn players_of_every_shard_and_form_keep_a_stream() {
         .collect();
     add("rtsp");
     let rtsp = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("rtsp"), Lower::Tcp);
-    pause(IDLE_TIMES);
+    rtsp.wait_units(Kind::Video, 1);
+    flv.iter().for_each(|(_, player)| player.wait_frames(Kind::Video, 1));
+    wait_for_looks(&relay, &origin, "1500");
     for (stream, player) in &flv {
         assert!(relay.is_online(stream), "{stream}");
         player.assert_open();
@@ -138,7 +156,7 @@ fn hook_decides_and_a_player_between_question_and_answer_saves_the_stream() {
         calls.iter().filter(|call| call.is_taken && call.body["stream"] == stream).count()
     };
     wait_until(LIVENESS, "both are answered", || said("asked") == 1 && said("saved") == 1);
-    pause(IDLE_TIMES);
+    wait_for_looks(&relay, &origin, "200");
     assert!(relay.is_online("asked"), "close:false");
     assert!(relay.is_online("saved"), "it has a player");
     player.assert_open();

@@ -1,28 +1,49 @@
-//! What survives: pulls that the API acknowledged are there after `kill -9` at any moment, and those
-//! that it acknowledged to be gone are not.
+//! What survives: pulls and pushes that the API acknowledged are there after `kill -9` at any moment,
+//! and those that it acknowledged to be gone are not.
 
 mod kit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use kit::camera::{Access, Camera, Habits};
 use kit::fault::{Mode, Origin};
 use kit::relay::{add_params, key, run};
 use kit::{Api, LIVENESS, Player, Relay, TempDir, http, pause, wait_until};
+use rillcast::media::SourceUrl;
 use serde_json::Value;
 
-/// Times that the relay is killed.
+/// Times that the relay is killed: each sixth time while it writes its journal anew, as far as it does
+/// so in time.
 const KILLS: usize = 300;
+const KILLS_PER_COMPACTION: usize = 6;
 const CALLERS: usize = 4;
-const KEYS_OF_EACH: usize = 12;
+/// Streams of each caller that are pulled, and others that are pushed.
+const PULLS_OF_EACH: usize = 8;
+const PUSHES_OF_EACH: usize = 4;
 /// Longest traffic before a kill.
 const TRAFFIC_MS_MAX: u64 = 120;
+/// URLs are so long that the journal, which is written anew when 1 MiB of it is waste, soon is.
+const URLS_MAX: usize = 8;
+const URL_PAD_MAX: usize = 1900;
 
-/// By stream: the URLs that it may be pulled from; `None` where it may be absent.
-type Allowed = BTreeMap<String, BTreeSet<Option<String>>>;
+/// What a caller adds, updates and deletes, by its stream.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Pull(String),
+    Push(String),
+}
+
+/// Those of a pull, or the one of a push.
+type Urls = Vec<String>;
+
+/// By name: the URLs that it may have; `None` where it may be absent.
+type Allowed = BTreeMap<Name, BTreeSet<Option<Urls>>>;
 
 fn data_dir(dir: &TempDir) -> String {
     format!("[server]\ndata_dir = {:?}\n", dir.path().join("data"))
@@ -30,32 +51,122 @@ fn data_dir(dir: &TempDir) -> String {
 
 /// Calls the API; `None` when no whole reply came.
 fn call(api: &Api, name: &str, params: &[(&str, &str)]) -> Option<Value> {
-    let query = http::encode(&[params, &[("secret", &api.secret)]].concat());
-    let line = format!("GET /index/api/{name}?{query}");
-    Some(http::request(api.address, &line, &[], b"").ok()?.json())
+    let body = http::encode(&[params, &[("secret", &api.secret)]].concat());
+    let line = format!("POST /index/api/{name}");
+    let form = ["Content-Type: application/x-www-form-urlencoded"];
+    Some(http::request(api.address, &line, &form, body.as_bytes()).ok()?.json())
 }
 
-/// Adds and deletes pulls of its own until the relay is gone.
+/// Adds, updates and deletes pulls and pushes of its own until the relay is gone.
 fn traffic(api: &Api, seed: u64, allowed: &mut Allowed) -> usize {
     let mut random = fastrand::Rng::with_seed(seed);
-    let streams: Vec<String> = allowed.keys().cloned().collect();
+    let names: Vec<Name> = allowed.keys().cloned().collect();
     for count in 0.. {
-        let stream = &streams[random.usize(..streams.len())];
-        let states = allowed.get_mut(stream).expect("one of ours");
-        let is_absent = states.first().expect("known").is_none();
-        let url = format!("rtmp://127.0.0.1:1/live/{:x}", random.u64(..));
-        let new = is_absent.then(|| url.clone());
+        let name = &names[random.usize(..names.len())];
+        let states = allowed.get_mut(name).expect("one of ours");
+        let old = states.first().expect("known").clone();
+        let is_update = matches!(name, Name::Pull(_)) && random.bool();
+        let new = (old.is_none() || is_update).then(|| some_urls(name, &mut random));
         states.insert(new.clone());
-        let reply = match is_absent {
-            true => call(api, "addStreamProxy", &add_params(stream, &url, &[("async", "1")])),
-            false => call(api, "delStreamProxy", &[("key", &key(stream))]),
-        };
+        let reply = change(api, name, old.as_ref(), new.as_ref());
         let Some(reply) = reply else { return count };
-        assert_eq!(reply["code"], 0, "{reply}");
-        assert!(is_absent || reply["data"]["flag"] == true, "{reply}");
+        assert_eq!(reply["code"], 0, "{name:?}: {reply}");
+        assert!(new.is_some() || reply["data"]["flag"] == true, "{name:?}: {reply}");
         *states = BTreeSet::from([new]);
     }
     unreachable!("it ends with the relay")
+}
+
+/// URLs that refuse at once, and were never used before.
+fn some_urls(name: &Name, random: &mut fastrand::Rng) -> Urls {
+    let count = match name {
+        Name::Pull(_) => random.usize(1..=URLS_MAX),
+        Name::Push(_) => 1,
+    };
+    let url = |random: &mut fastrand::Rng| {
+        let pad = "x".repeat(random.usize(..URL_PAD_MAX));
+        format!("rtmp://127.0.0.1:1/live/{:x}{pad}", random.u64(..))
+    };
+    (0..count).map(|_| url(random)).collect()
+}
+
+/// One call: what has the old URLs is to have the new ones.
+fn change(api: &Api, name: &Name, old: Option<&Urls>, new: Option<&Urls>) -> Option<Value> {
+    match (name, old, new) {
+        (Name::Pull(stream), None, Some(urls)) => {
+            let more = [("urls", &*urls.join(";")), ("async", "1")];
+            call(api, "addStreamProxy", &add_params(stream, &urls[0], &more))
+        }
+        (Name::Pull(stream), Some(_), Some(urls)) => {
+            let params = [("key", &*key(stream)), ("urls", &urls.join(";"))];
+            call(api, "updateStreamProxy", &params)
+        }
+        (Name::Pull(stream), _, None) => call(api, "delStreamProxy", &[("key", &key(stream))]),
+        (Name::Push(stream), _, Some(urls)) => {
+            // The stream is absent.
+            let more = [("schema", "rtmp"), ("dst_url", &urls[0]), ("force", "1")];
+            call(api, "addStreamPusherProxy", &add_params(stream, "", &more))
+        }
+        (Name::Push(stream), old, None) => {
+            let url = &old.expect("only what is there is deleted")[0];
+            let digest = SourceUrl::parse(url, false).expect("one of ours").digest().0;
+            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let key = format!("rtmp/{}/{digest}", key(stream));
+            call(api, "delStreamPusherProxy", &[("key", &key)])
+        }
+    }
+}
+
+/// All pulls and pushes, with their URLs.
+fn wanted(relay: &Relay) -> BTreeMap<Name, Urls> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let rows = |list: &str| relay.api(list, &[])["data"].as_array().expect("a list").clone();
+    let mut wanted = BTreeMap::new();
+    for row in rows("listStreamProxy") {
+        let sources = row["sources"].as_array().expect("a list").iter();
+        let urls = sources.map(|source| text(&source["url"])).collect();
+        let pull = Name::Pull(text(&row["src"]["stream"]));
+        assert!(wanted.insert(pull, urls).is_none(), "twice: {row}");
+    }
+    for row in rows("listStreamPusherProxy") {
+        let push = Name::Push(text(&row["src"]["stream"]));
+        assert!(wanted.insert(push, vec![text(&row["url"])]).is_none(), "twice: {row}");
+    }
+    wanted
+}
+
+/// The file that is to take the journal's place.
+struct NewFile<'a> {
+    path: &'a Path,
+    /// When it was written last, in a life before this one.
+    before: Option<SystemTime>,
+}
+
+impl<'a> NewFile<'a> {
+    fn look_at(path: &'a Path) -> Self {
+        Self { path, before: written_at(path) }
+    }
+
+    /// Waits until it is written or was, and a moment more; not for long.
+    fn wait(&self, moment: Duration) {
+        for _ in 0..2000 {
+            if written_at(self.path) != self.before {
+                pause(moment);
+                return;
+            }
+            pause(Duration::from_micros(200));
+        }
+    }
+
+    /// Whether it was written in this life, and has not taken the journal's place.
+    fn is_left(&self) -> bool {
+        let now = written_at(self.path);
+        now.is_some() && now != self.before
+    }
+}
+
+fn written_at(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|found| found.modified()).ok()
 }
 
 /// The pulls by stream, with their URLs.
@@ -75,22 +186,26 @@ fn kill_at_any_moment_loses_no_acknowledged_add_and_brings_back_no_delete() {
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let dir = TempDir::new("journal");
+    let new_path = dir.path().join("data/journal.new");
     let mut callers: Vec<Allowed> = (0..CALLERS)
         .map(|caller| {
-            let streams = (0..KEYS_OF_EACH).map(|number| format!("{caller}-{number}"));
-            streams.map(|stream| (stream, BTreeSet::from([None]))).collect()
+            let stream = |number| format!("{caller}-{number}");
+            let pulls = (0..PULLS_OF_EACH).map(|number| Name::Pull(stream(number)));
+            let pushes = (0..PUSHES_OF_EACH).map(|number| Name::Push(stream(number)));
+            pulls.chain(pushes).map(|name| (name, BTreeSet::from([None]))).collect()
         })
         .collect();
-    let mut calls = 0;
+    let (mut calls, mut compactions, mut kills_within) = (0, 0, 0);
     for kill in 0..=KILLS {
+        let new_file = NewFile::look_at(&new_path);
         let mut relay = Relay::start_with(1 + kill % 2, &data_dir(&dir));
-        let found = pulls(&relay);
-        for (stream, states) in callers.iter_mut().flatten() {
-            let now = found.get(stream).cloned();
-            assert!(states.contains(&now), "kill {kill}: {stream}: {now:?} not in {states:?}");
+        let mut found = wanted(&relay);
+        for (name, states) in callers.iter_mut().flatten() {
+            let now = found.remove(name);
+            assert!(states.contains(&now), "kill {kill}: {name:?}: {now:?} not in {states:?}");
             *states = BTreeSet::from([now]);
         }
-        assert!(found.len() <= CALLERS * KEYS_OF_EACH);
+        assert!(found.is_empty(), "kill {kill}: nobody's: {found:?}");
         if kill == KILLS {
             relay.stop();
             break;
@@ -105,12 +220,18 @@ fn kill_at_any_moment_loses_no_acknowledged_add_and_brings_back_no_delete() {
                     **counted.lock().expect("no caller panics") += count;
                 });
             }
-            pause(Duration::from_millis(random.u64(..TRAFFIC_MS_MAX)));
+            match kill % KILLS_PER_COMPACTION {
+                0 => new_file.wait(Duration::from_micros(random.u64(..1000))),
+                _ => pause(Duration::from_millis(random.u64(..TRAFFIC_MS_MAX))),
+            }
             relay.process.kill();
         });
+        kills_within += usize::from(new_file.is_left());
+        compactions += relay.log().matches("the journal is compacted").count();
     }
-    eprintln!("{calls} calls");
+    eprintln!("{calls} calls, {compactions} compactions, {kills_within} kills within one");
     assert!(calls > KILLS, "there was traffic: {calls}");
+    assert!(compactions > 0 && kills_within > 0, "{compactions}, {kills_within} within one");
 }
 
 #[test]
@@ -154,6 +275,43 @@ fn restored_pull_plays_and_a_given_up_one_stays_away() {
     relay.stop();
     let relay = Relay::start_with(1, &data_dir(&dir));
     assert_eq!(pulls(&relay).len(), 0);
+}
+
+#[test]
+fn logins_survive_a_crash_and_no_log_has_them() {
+    let password = "p@ss:word";
+    let dir = TempDir::new("journal");
+    let camera = Camera::start(Habits { access: Some(Access::DigestMd5), ..Habits::default() });
+    let other = Relay::start_with(1, &kit::config::rtsp_user("admin", password, false));
+    let login = [("rtsp_user", "admin"), ("rtsp_pwd", password)];
+    let mut relay = Relay::start_with(2, &data_dir(&dir));
+    let reply = relay.add("a", &camera.url(), &login);
+    assert_eq!(reply["code"], 0, "{reply}");
+    let url = other.rtsp_url("out");
+    let push = [("schema", "rtsp"), ("dst_url", url.as_str())];
+    let params = add_params("a", &url, &[&push[..], &login].concat());
+    let reply = relay.api("addStreamPusherProxy", &params);
+    assert_eq!(reply["code"], 0, "{reply}");
+    // Another login is another pull.
+    let reply = relay.add("a", &camera.url(), &[("async", "1")]);
+    assert_eq!(reply["msg"], "This stream already exists", "{reply}");
+    relay.process.kill();
+    let before = camera.connections().len();
+    wait_until(LIVENESS, "the push is gone", || !other.is_online("out"));
+
+    let relay = Relay::start_with(1, &data_dir(&dir));
+    relay.wait_online("a");
+    camera.wait_asked(before, "PLAY");
+    other.wait_online("out");
+    let events = relay.api("why", &[("key", &key("a"))]).to_string();
+    for (what, text) in [("log", relay.log()), ("events", events)] {
+        assert!(!text.contains(password), "{what}: {text}");
+    }
+    let journal = dir.path().join("data/journal");
+    let mode = fs::metadata(&journal).expect("a journal").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    relay.stop();
+    other.stop();
 }
 
 #[test]

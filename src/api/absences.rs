@@ -160,6 +160,26 @@ mod tests {
     }
 
     #[test]
+    fn lists_tell_a_pull_on_demand_from_an_added_one() {
+        let node = node();
+        play(&node, 1, "a");
+        node.take_dial();
+        let url = "rtmp://10.0.0.1/live/b";
+        let of_b = [("vhost", "v"), ("app", "live"), ("stream", "b"), ("url", url), ("async", "1")];
+        assert_eq!(node.call("addStreamProxy", &of_b)["code"], 0);
+        let list = node.call("listStreamProxy", &[]);
+        let rows = list["data"].as_array().expect("a list").iter();
+        let told: Vec<_> = rows.map(|row| (&row["src"]["stream"], &row["onDemand"])).collect();
+        assert_eq!(told, [(&json!("a"), &json!(true)), (&json!("b"), &json!(false))]);
+        let key = [("key", "__defaultVhost__/live/a")];
+        assert_eq!(node.call("getProxyInfo", &key)["data"]["onDemand"], true);
+        // An added one takes its place, and is none.
+        let of_a = [&of_b[..], &[("stream", "a")]].concat();
+        assert_eq!(node.call("addStreamProxy", &of_a)["code"], 0);
+        assert_eq!(node.call("getProxyInfo", &key)["data"]["onDemand"], false);
+    }
+
+    #[test]
     fn what_is_no_key_is_refused() {
         let node = node();
         for params in [&[("key", "a")][..], &[("app", "live")]] {

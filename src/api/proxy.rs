@@ -15,7 +15,8 @@ use super::wire::{
 use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::bus::view::{SourceView, StreamView};
 use crate::limits::{
-    IDLE_CLOSE_MS_MAX, KEYFRAME_PATIENCE, PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX, SOURCES_MAX,
+    IDLE_CLOSE_MS_MAX, KEYFRAME_PATIENCE, LOGIN_LEN_MAX, PROBE_TIMEOUT_MS_MAX, PULL_TIMEOUT_MS_MAX,
+    SOURCES_MAX,
 };
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrlError};
@@ -180,20 +181,29 @@ fn source_urls<N: Node>(call: &Call<'_, N>) -> Result<Vec<Arc<SourceUrl>>, Failu
 
 fn parse_url<N: Node>(call: &Call<'_, N>, text: &str) -> Result<SourceUrl, Failure> {
     let is_flv = call.params.text("schema").eq_ignore_ascii_case("flv");
-    SourceUrl::parse(text, is_flv).map(|url| url.with_login(login(call))).map_err(|error| {
+    let url = SourceUrl::parse(text, is_flv).map_err(|error| {
         let msg = match error {
             SourceUrlError::Scheme => format!("not supported play schema:{text}"),
             error => format!("{error}: {text}"),
         };
         Failure::new(Code::OtherFailed, msg)
-    })
+    })?;
+    Ok(url.with_login(login(call)?))
 }
 
 /// User and password that are given beside a URL.
-pub(super) fn login<N: Node>(call: &Call<'_, N>) -> Option<Login> {
-    let user = call.params.text("rtsp_user");
-    (!user.is_empty())
-        .then(|| Login { user: user.to_owned(), password: call.params.text("rtsp_pwd").to_owned() })
+pub(super) fn login<N: Node>(call: &Call<'_, N>) -> Result<Option<Login>, Failure> {
+    let [user, password] = ["rtsp_user", "rtsp_pwd"].map(|name| call.params.text(name));
+    for (name, text) in [("rtsp_user", user), ("rtsp_pwd", password)] {
+        let fault = match text {
+            text if text.len() > LOGIN_LEN_MAX => format!("is longer than {LOGIN_LEN_MAX} bytes"),
+            text if text.chars().any(char::is_control) => "has control characters".to_owned(),
+            _ => continue,
+        };
+        return Err(Failure::new(Code::InvalidArgs, format!("{name} {fault}")));
+    }
+    let login = || Login { user: user.to_owned(), password: password.to_owned() };
+    Ok((!user.is_empty()).then(login))
 }
 
 pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
@@ -314,6 +324,28 @@ mod tests {
             let given = dial.url.login.as_ref().map(|login| (&*login.user, &*login.password));
             assert_eq!((dial.rtp_transport, given), (transport, login), "{stream}");
         }
+    }
+
+    #[test]
+    fn login_that_is_none_is_refused_by_its_name() {
+        let node = FakeNode::new();
+        let [longest, long] = [LOGIN_LEN_MAX, LOGIN_LEN_MAX + 1].map(|len| "x".repeat(len));
+        let too_long = format!("longer than {LOGIN_LEN_MAX} bytes");
+        let table = [
+            ("rtsp_user", &*long, format!("rtsp_user is {too_long}")),
+            ("rtsp_pwd", &*long, format!("rtsp_pwd is {too_long}")),
+            ("rtsp_pwd", "p\r\nX: y", "rtsp_pwd has control characters".to_owned()),
+        ];
+        let push = [("schema", "rtsp"), ("dst_url", "rtsp://10.0.0.9/out"), ("force", "1")];
+        for (name, value, msg) in table {
+            let params = params("a", &[&push[..], &[("rtsp_user", "u"), (name, value)]].concat());
+            for call in ["addStreamProxy", "addStreamPusherProxy"] {
+                assert_eq!(node.call(call, &params), json!({"code": -300, "msg": msg}), "{call}");
+            }
+        }
+        node.assert_empty();
+        let good = [("rtsp_user", &*longest), ("rtsp_pwd", &longest), ("async", "1")];
+        assert_eq!(node.call("addStreamProxy", &params("a", &good))["code"], 0);
     }
 
     #[test]

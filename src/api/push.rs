@@ -129,7 +129,7 @@ fn destination_url<N: Node>(call: &Call<'_, N>) -> Result<SourceUrl, Failure> {
     if schema != wire::schema(url.form()) {
         return Err(failed(format!("schema {schema} can't be pushed to {text}")));
     }
-    Ok(url.with_login(login(call)))
+    Ok(url.with_login(login(call)?))
 }
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ pub struct PublisherView {
 
 #[derive(Debug, Clone)]
 pub struct PullView {
+    /// Players asked for it; nobody added it.
+    pub on_demand: bool,
     /// Of the source in use.
     pub url: Arc<SourceUrl>,
     /// In the order in which they are tried.

@@ -4,7 +4,8 @@
 //! whole, since nobody knows what a failed sync has left on the disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -44,14 +45,10 @@ impl JournalFile {
         let lock = File::create(dir.join("lock")).map_err(failed)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| OpenError::Locked { dir: dir.to_owned() })?;
-        let bytes = match fs::read(dir.join(NAME)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => read.map_err(failed)?,
-        };
+        let mut file = open_private(&dir.join(NAME)).map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed)?;
         let (state, unknown_count, damage) = State::read(&bytes);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false);
-        let file = file.open(dir.join(NAME)).map_err(failed)?;
         let mut journal = Self {
             dir: dir.to_owned(),
             file,
@@ -142,7 +139,9 @@ impl JournalFile {
     fn write_anew(&mut self) -> io::Result<()> {
         let path = self.dir.join(NEW_NAME);
         let bytes = self.state.encode();
-        let mut file = File::create(&path)?;
+        let mut file = open_private(&path)?;
+        // A crash may have left one.
+        file.set_len(0)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&path, self.dir.join(NAME))?;
@@ -155,6 +154,22 @@ impl JournalFile {
         self.is_behind = false;
         Ok(())
     }
+}
+
+/// Opens or makes a file that its owner alone can read, since it has the logins of origins.
+fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(PRIVATE_MODE);
+    let file = options.open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & 0o777 & !PRIVATE_MODE != 0
+        && let Err(error) = file.set_permissions(PermissionsExt::from_mode(PRIVATE_MODE))
+    {
+        // Somebody else's file; it is as good a journal.
+        warn!(%error, path = %path.display(), mode = format_args!("{:o}", mode & 0o777),
+            "the journal has passwords, and others can open it");
+    }
+    Ok(file)
 }
 
 /// Makes a folder that is there after a crash.
@@ -176,6 +191,7 @@ fn free_name(dir: &Path) -> PathBuf {
     names.into_iter().find(|name| !name.exists()).unwrap_or(last)
 }
 
+const PRIVATE_MODE: u32 = 0o600;
 const NAME: &str = "journal";
 const NEW_NAME: &str = "journal.new";
 const DAMAGED_NAME: &str = "journal.damaged";
@@ -277,6 +293,33 @@ mod tests {
         journal.commit(vec![add("c", "3")]).unwrap();
         drop(journal);
         assert_eq!(folder.open().1, ["v/live/a", "v/live/c"]);
+    }
+
+    #[test]
+    fn journal_is_for_its_owner_alone() {
+        let folder = Folder::new("mode");
+        let widen = |name: &str| {
+            let path = folder.0.join(name);
+            fs::set_permissions(path, PermissionsExt::from_mode(0o664)).unwrap();
+        };
+        let assert_private = |name: &str| {
+            let mode = fs::metadata(folder.0.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        };
+        drop(folder.open());
+        assert_private(NAME);
+        // One of an older version, torn, and beside it what its compaction left.
+        fs::write(folder.path(), &MAGIC[..3]).unwrap();
+        fs::write(folder.0.join(NEW_NAME), vec![1; 4096]).unwrap();
+        [NAME, NEW_NAME].iter().for_each(|name| widen(name));
+        let (mut journal, ..) = folder.open();
+        [NAME, &format!("{DAMAGED_NAME}.1")].iter().for_each(|name| assert_private(name));
+        journal.commit(vec![add("a", "1")]).unwrap();
+        journal.write_anew().unwrap();
+        assert_private(NAME);
+        drop(journal);
+        let (_, keys, damaged) = folder.open();
+        assert_eq!((keys, damaged), (vec!["v/live/a".to_owned()], false));
     }
 
     #[test]

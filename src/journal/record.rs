@@ -13,6 +13,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::JOURNAL_RECORD_LEN_MAX;
+use crate::media::url::Login;
 
 /// One thing that was asked for and acknowledged, or is not wanted any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct PushRecord {
     pub key: String,
     /// Where it goes.
     pub url: String,
+    /// User and password that were given beside the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// `None` without end.
     #[serde(default)]
     pub retries_max: Option<u32>,
@@ -57,6 +61,9 @@ pub struct PullRecord {
     /// Those that are tried after the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub other_urls: Vec<String>,
+    /// User and password that were given beside the URLs, for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// 0 not at all.
     #[serde(default)]
     pub hedge_ms: u64,
@@ -162,12 +169,18 @@ const CRC_32C: [u32; 256] = {
 };
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::limits::{KEY_LEN_MAX, LOGIN_LEN_MAX, SOURCE_URL_LEN_MAX, SOURCES_MAX};
+
+    fn login() -> Login {
+        Login { user: "admin".to_owned(), password: "p\"ä\\:".to_owned() }
+    }
 
     fn add() -> Record {
         Record::AddPull(PullRecord {
             other_urls: vec!["rtsp://other/b".to_owned()],
+            login: Some(login()),
             hedge_ms: 300,
             over_udp: false,
             idle_close_ms: Some(30_000),
@@ -186,7 +199,8 @@ mod tests {
         bytes
     }
 
-    fn framed(json: &[u8]) -> Vec<u8> {
+    /// Any content as a whole record.
+    pub(in crate::journal) fn framed(json: &[u8]) -> Vec<u8> {
         let len = (json.len() as u32).to_le_bytes();
         [&len, &checksum(&[&len, json]).to_le_bytes()[..], json].concat()
     }
@@ -202,21 +216,56 @@ mod tests {
     #[test]
     fn record_is_read_as_it_was_written() {
         let text = str::to_owned;
-        let add_push = Record::AddPush(PushRecord {
+        let push = PushRecord {
             key: text("v/a/s"),
-            url: text("rtmp://cdn/live/s"),
+            url: text("rtsp://cdn/live/s"),
+            login: Some(login()),
             retries_max: None,
             timeout_ms: 9_000,
             over_udp: true,
-        });
+        };
+        let without_login = Record::AddPush(PushRecord { login: None, ..push.clone() });
+        let add_push = Record::AddPush(push);
         let remove_push = Record::RemovePush { key: text("v/a/s"), url: text("rtmp://cdn/live/s") };
         let remove = Record::RemovePull { key: text("v/a/s") };
-        for record in [add(), remove, add_push, remove_push] {
+        for record in [add(), remove, add_push, without_login, remove_push] {
             let bytes = encoded(&record);
             let len = bytes.len();
             assert_eq!(decode(&[&bytes[..], b"more"].concat()), Frame::Record { record, len });
         }
         assert_eq!(decode(b""), Frame::End);
+    }
+
+    #[test]
+    fn password_is_in_the_journal_and_not_in_what_is_shown() {
+        let record = add();
+        let json = String::from_utf8_lossy(&encoded(&record)[HEAD_LEN..]).into_owned();
+        let read = serde_json::from_str::<serde_json::Value>(&json).expect("JSON");
+        assert_eq!(read["login"]["password"], login().password);
+        let shown = format!("{record:?}");
+        assert!(shown.contains("admin") && !shown.contains('ä'), "{shown}");
+    }
+
+    #[test]
+    fn longest_record_is_one() {
+        // Of all bytes, control characters grow the most in JSON.
+        let worst = |len| "\u{1}".repeat(len);
+        let record = Record::AddPull(PullRecord {
+            key: "\"".repeat(KEY_LEN_MAX),
+            url: worst(SOURCE_URL_LEN_MAX),
+            other_urls: vec![worst(SOURCE_URL_LEN_MAX); SOURCES_MAX - 1],
+            login: Some(Login { user: worst(LOGIN_LEN_MAX), password: worst(LOGIN_LEN_MAX) }),
+            hedge_ms: u64::MAX,
+            retries_max: Some(u32::MAX),
+            timeout_ms: u64::MAX,
+            media_timeout_ms: u64::MAX,
+            over_udp: false,
+            idle_close_ms: Some(u64::MAX),
+            auto_close: Some(false),
+        });
+        let bytes = encoded(&record);
+        assert!(bytes.len() > 6 * SOURCES_MAX * SOURCE_URL_LEN_MAX);
+        assert!(matches!(decode(&bytes), Frame::Record { .. }), "{} bytes", bytes.len());
     }
 
     #[test]
@@ -251,7 +300,12 @@ mod tests {
             (pull.timeout_ms, pull.media_timeout_ms, pull.retries_max),
             (10_000, 5_000, None)
         );
-        assert_eq!((pull.idle_close_ms, pull.auto_close), (None, None));
+        assert_eq!((pull.idle_close_ms, pull.auto_close, pull.login), (None, None, None));
+        let json = br#"{"do":"add_push","key":"v/a/s","url":"rtsp://h/a/s"}"#;
+        let Frame::Record { record: Record::AddPush(push), .. } = decode(&framed(json)) else {
+            panic!("a record")
+        };
+        assert_eq!((push.timeout_ms, push.login), (10_000, None));
         let newer = framed(br#"{"do":"add_wings"}"#);
         assert_eq!(decode(&newer), Frame::Unknown { len: newer.len() });
     }

@@ -14,6 +14,8 @@ pub(super) struct State {
     pulls: BTreeMap<String, (PullRecord, usize)>,
     /// By stream and URL.
     pushes: BTreeMap<(String, String), (PushRecord, usize)>,
+    /// Records of a newer version as they are in the file, in their order: wanted as far as is known.
+    unknown: Vec<u8>,
     /// Bytes of the file.
     pub(super) file_len: usize,
     /// Bytes that a file of nothing but the wanted ones has.
@@ -27,7 +29,7 @@ pub struct Replay {
     pub pulls: Vec<PullRecord>,
     /// As the pulls.
     pub pushes: Vec<PushRecord>,
-    /// Records of a newer version, which were passed over.
+    /// Records of a newer version, which were passed over. They stay in the journal.
     pub unknown_count: usize,
     /// What is behind the last whole record, if anything is.
     pub damage: Option<Damage>,
@@ -76,7 +78,10 @@ impl State {
                 Frame::Record { record, len } => state.apply(record, len),
                 Frame::Unknown { len } => {
                     unknown_count += 1;
-                    state.file_len += len;
+                    let end = state.file_len + len;
+                    state.unknown.extend_from_slice(&bytes[state.file_len..end]);
+                    state.file_len = end;
+                    state.live_len += len;
                 }
                 Frame::End => return (state, unknown_count, None),
                 Frame::Damaged(reason) => {
@@ -113,9 +118,14 @@ impl State {
         waste > self.live_len.max(JOURNAL_WASTE_LEN_MAX)
     }
 
-    /// A whole journal of what is wanted.
+    /// A whole journal of what is wanted. What this version does not know comes first, so that for a
+    /// newer one it does not undo what this one has added since.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = whole(self.pulls());
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&self.unknown);
+        for pull in self.pulls() {
+            encode(&Record::AddPull(pull.clone()), &mut bytes);
+        }
         for (push, _) in self.pushes.values() {
             encode(&Record::AddPush(push.clone()), &mut bytes);
         }
@@ -141,11 +151,13 @@ impl State {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::record::tests::framed;
     use super::*;
 
     pub(in crate::journal) fn add(name: &str, url: &str) -> Record {
         Record::AddPull(PullRecord {
             other_urls: Vec::new(),
+            login: None,
             hedge_ms: 0,
             over_udp: false,
             idle_close_ms: None,
@@ -228,6 +240,33 @@ pub(super) mod tests {
                 assert_eq!((damage.offset, damage.len), (*end, bytes.len() - end), "{at}");
             }
         }
+    }
+
+    #[test]
+    fn records_of_a_newer_version_outlive_compactions() {
+        let mut unknown = framed(br#"{"do":"add_wings","key":"v/live/a"}"#);
+        let first_len = unknown.len();
+        // A known name whose content is not.
+        unknown.extend(framed(br#"{"do":"add_pull","sources":[]}"#));
+        let (first, second) = unknown.split_at(first_len);
+        let mut bytes = MAGIC.to_vec();
+        encode(&add("a", "1"), &mut bytes);
+        bytes.extend_from_slice(first);
+        encode(&add("b", "2"), &mut bytes);
+        encode(&remove("a"), &mut bytes);
+        bytes.extend_from_slice(second);
+        let (mut state, count, damage) = State::read(&bytes);
+        assert_eq!((count, damage), (2, None));
+        for _ in 0..3 {
+            let compact = state.encode();
+            assert_eq!(compact.len(), state.live_len);
+            assert_eq!(compact[MAGIC.len()..][..unknown.len()], unknown);
+            state.compacted(compact.len());
+            assert_eq!(State::read(&compact), (state.clone(), 2, None));
+            assert_eq!(urls(&replay(&compact)), ["2"]);
+            state = State::read(&compact).0;
+        }
+        assert!(!state.wants_compaction(), "what is not known is no waste");
     }
 
     #[test]

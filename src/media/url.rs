@@ -4,9 +4,11 @@ use std::fmt;
 
 use md5::{Digest, Md5};
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::{Form, UrlDigest};
+use crate::limits::SOURCE_URL_LEN_MAX;
 
 /// A URL that a pull can fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,9 @@ pub struct SourceUrl {
     text: String,
 }
 
-/// A user and a password.
-#[derive(Clone, PartialEq, Eq)]
+/// A user and a password. Written in full for the journal, whose file is its owner's alone; shown
+/// nowhere.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     pub user: String,
     pub password: String,
@@ -68,7 +71,7 @@ impl SourceUrl {
     /// [`SourceUrlError`]; an `http` URL must end in `.flv` (before its query) unless
     /// `any_http_path` says that it is known to be FLV (a redirect's target, `schema=flv`).
     pub fn parse(text: &str, any_http_path: bool) -> Result<Self, SourceUrlError> {
-        if text.len() > 2048 {
+        if text.len() > SOURCE_URL_LEN_MAX {
             return Err(SourceUrlError::TooLong);
         }
         let url = Url::parse(text).map_err(|_| SourceUrlError::Malformed)?;

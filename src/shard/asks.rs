@@ -151,6 +151,7 @@ impl Shard {
             Source::None { .. } => SourceView::None,
             Source::Publisher { view, .. } => SourceView::Publisher(view.clone()),
             Source::Pull(pull) => SourceView::Pull(PullView {
+                on_demand: pull.on_demand,
                 url: pull.lead.url.clone(),
                 sources: pull.sources.views(now),
                 rival: pull.rival.as_ref().map(|rival| rival.way.url.clone()),

@@ -49,9 +49,9 @@ impl Sources {
         self.all.iter().map(|source| &source.url)
     }
 
-    /// Whether they are these, in this order.
+    /// Whether they are these, in this order and with the same logins.
     pub(super) fn are(&self, urls: &[Arc<SourceUrl>]) -> bool {
-        self.urls().map(|url| url.as_str()).eq(urls.iter().map(|url| url.as_str()))
+        self.urls().eq(urls)
     }
 
     /// No source was tried yet.

@@ -113,11 +113,14 @@ impl Shard {
 }
 
 fn written(key: &StreamKey, pull: &Pull) -> PullRecord {
+    // Those of a pull that is kept came with one call, and so with one login.
+    let login = pull.sources.urls().find_map(|url| url.login.clone());
     let mut urls = pull.sources.urls().map(|url| url.as_str().to_owned());
     PullRecord {
         key: key.as_str().to_owned(),
         url: urls.next().expect("a pull has a source"),
         other_urls: urls.collect(),
+        login,
         hedge_ms: pull.options.hedge.as_millis() as u64,
         retries_max: pull.options.retries_max,
         timeout_ms: pull.options.timeout.as_millis() as u64,
@@ -133,8 +136,8 @@ fn written(key: &StreamKey, pull: &Pull) -> PullRecord {
 fn read(record: &PullRecord) -> Result<(StreamKey, Pull), RestoreError> {
     let key = StreamKey::parse(&record.key)?;
     let urls = std::iter::once(&record.url).chain(&record.other_urls).take(SOURCES_MAX);
-    let urls: Result<Vec<_>, _> =
-        urls.map(|url| SourceUrl::parse(url, true).map(Arc::new)).collect();
+    let parse = |url| Ok(Arc::new(SourceUrl::parse(url, true)?.with_login(record.login.clone())));
+    let urls: Result<Vec<_>, SourceUrlError> = urls.map(|url: &String| parse(url)).collect();
     let options = PullOptions {
         retries_max: record.retries_max,
         force: true,

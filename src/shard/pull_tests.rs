@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::journal::{PullRecord, Record};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault, StreamState};
+use crate::media::url::Login;
 use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
 use crate::proto::rtsp::LowerTransport;
 
@@ -72,6 +73,12 @@ impl Scene {
         self.now = self.shard.poll_timeout().expect("a timer is set");
         self.shard.handle_timeout(self.now);
         self.drain();
+    }
+
+    fn wait_for_a_dial(&mut self) {
+        while self.dialed.is_empty() {
+            self.wait();
+        }
     }
 
     pub(super) fn stage(&mut self, stage: Stage) {
@@ -317,6 +324,7 @@ fn record(stream: &str, url: &str) -> PullRecord {
         key: key(stream).as_str().to_owned(),
         url: url.to_owned(),
         other_urls: Vec::new(),
+        login: None,
         hedge_ms: 0,
         retries_max: None,
         timeout_ms: 10_000,
@@ -346,6 +354,48 @@ fn what_stays_is_kept_before_it_is_acknowledged_and_forgotten_when_it_ends() {
     scene.shard.shut_down(scene.now);
     scene.drain();
     assert_eq!(scene.kept.len(), 5);
+}
+
+#[test]
+fn login_is_part_of_a_pull_and_comes_back_with_it() {
+    let options = PullOptions {
+        retries_max: None,
+        force: true,
+        no_wait: true,
+        timeout: TIMEOUT,
+        media_timeout: TIMEOUT,
+        hedge: Duration::ZERO,
+        rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: None,
+    };
+    let login = |password: &str| Login { user: "u".to_owned(), password: password.to_owned() };
+    let add = |login: Option<Login>| {
+        let url = |host| SourceUrl::parse(&format!("rtsp://{host}/a"), false).unwrap();
+        let urls = ["one", "two"].map(|host| Arc::new(url(host).with_login(login.clone())));
+        Ask::AddPull { key: key("a"), urls: urls.to_vec(), options }
+    };
+    let mut first = Scene::new(1);
+    first.ask(add(Some(login("old"))));
+    let [Record::AddPull(kept)] = &first.kept[..] else { panic!("{:?}", first.kept) };
+    assert_eq!((&*kept.url, &kept.other_urls[..]), ("rtsp://one/a", &["rtsp://two/a".into()][..]));
+    assert_eq!(kept.login, Some(login("old")));
+    let pulls = [kept.clone()];
+    let mut second = Scene::new(1);
+    second.shard.restore(second.now, &pulls);
+    for scene in [&mut first, &mut second] {
+        scene.drain();
+        scene.wait_for_a_dial();
+        for (given, is_same) in
+            [(Some(login("new")), false), (None, false), (Some(login("old")), true)]
+        {
+            scene.answers.clear();
+            scene.ask(add(given.clone()));
+            let joins = matches!(scene.answers[..], [Answer::Added { .. }]);
+            let taken = matches!(scene.answers[..], [Answer::Exists { .. }]);
+            assert_eq!((joins, taken), (is_same, !is_same), "{given:?}");
+        }
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::egress::flush::{Batch, Shortfall};
 use crate::egress::{Socket, Wire};
 use crate::journal::{PushRecord, Record};
 use crate::media::state::{EndReason, ErrorClass, Fault};
+use crate::media::url::Login;
 use crate::media::{
     AttemptId, ConnectionId, Form, MediaPart, PushState, ShardId, SourceUrl, StreamKey, TagKind,
 };
@@ -406,6 +407,7 @@ fn kept_pushes_come_back_and_wait_and_a_shut_down_keeps_them() {
     let record = PushRecord {
         key: key().as_str().to_owned(),
         url: URL.to_owned(),
+        login: None,
         retries_max: Some(3),
         timeout_ms: 4_000,
         over_udp: false,
@@ -421,6 +423,28 @@ fn kept_pushes_come_back_and_wait_and_a_shut_down_keeps_them() {
     scene.shard.shut_down(scene.now);
     scene.drain();
     assert!(scene.kept.is_empty() && scene.views().is_empty());
+}
+
+#[test]
+fn login_of_a_push_comes_back_with_it() {
+    let login = Login { user: "u".to_owned(), password: "p".to_owned() };
+    let url = SourceUrl::parse("rtsp://cdn/live/out", false).unwrap();
+    let url = Arc::new(url.with_login(Some(login.clone())));
+    let options = PushOptions {
+        retries_max: None,
+        force: true,
+        no_wait: true,
+        timeout: Duration::from_secs(10),
+        rtp_transport: LowerTransport::Tcp,
+    };
+    let mut scene = Scene::new();
+    scene.ask(Ask::AddPush { key: key(), url: url.clone(), options });
+    let [Record::AddPush(kept)] = &scene.kept[..] else { panic!("{:?}", scene.kept) };
+    assert_eq!(kept.login, Some(login));
+    let records = [kept.clone()];
+    let mut scene = Scene::new();
+    assert_eq!(scene.shard.restore_pushes(scene.now, &records).0, 1);
+    assert_eq!(scene.views()[0].url, url);
 }
 
 #[test]

@@ -354,6 +354,7 @@ fn written(push: &Push) -> PushRecord {
     PushRecord {
         key: push.key.as_str().to_owned(),
         url: push.url.as_str().to_owned(),
+        login: push.url.login.clone(),
         retries_max: push.options.retries_max,
         timeout_ms: push.options.timeout.as_millis() as u64,
         over_udp: push.options.rtp_transport == LowerTransport::Udp,
@@ -363,7 +364,7 @@ fn written(push: &Push) -> PushRecord {
 /// A kept push stays when its first try fails, like a kept pull.
 fn read(now: Instant, record: &PushRecord) -> Result<Push, RestoreError> {
     let key = StreamKey::parse(&record.key)?;
-    let url = SourceUrl::parse(&record.url, false)?;
+    let url = SourceUrl::parse(&record.url, false)?.with_login(record.login.clone());
     let options = PushOptions {
         retries_max: record.retries_max,
         force: true,

@@ -22,6 +22,9 @@ pub const SECRET: &str = "kit-secret-0123456789";
 /// SIGTERM must be done within 5 s; the rest is for a busy machine.
 const STOP_BOUND: Duration = Duration::from_secs(10);
 
+/// Listening sockets of a shard: HTTP, RTMP, RTSP.
+const LISTENERS: usize = 3;
+
 /// Counts of what the relay holds, by kind.
 pub type Ledger = BTreeMap<String, u64>;
 
@@ -184,18 +187,34 @@ impl Relay {
         fs::read_dir(path).expect("our child's descriptors").count()
     }
 
-    /// What the relay holds now, to come back to with [`Self::assert_back_to`].
+    /// What the relay holds, to come back to with [`Self::assert_back_to`], as soon as nothing of it is
+    /// of something that has ended: no close is under way, and each socket listens or is that of a
+    /// player, a waiter, a publisher, a pull or the question. So it is for moments in which each pull
+    /// has one socket and no push is up.
     #[track_caller]
     pub fn holdings(&self) -> Holdings {
-        let mut last = self.holdings_now();
-        wait_until(LIVENESS, "the relay's holdings settle", || {
-            pause(Duration::from_millis(100));
-            let now = self.holdings_now();
-            let same = now == last;
-            last = now;
-            same
+        // The socket of a question that is over may still be open when descriptors are counted: the
+        // least of some counts is without it.
+        let mut settled: Vec<Holdings> = Vec::new();
+        let mut now = None;
+        let is_settled = holds_within(LIVENESS, || {
+            let look = self.holdings_now();
+            match self.has_owners(&look.ledger) {
+                true => settled.push(look.clone()),
+                false => settled.clear(),
+            }
+            now = Some(look);
+            settled.len() == 5
         });
-        last
+        assert!(is_settled, "it holds what nobody has: {now:?}");
+        settled.into_iter().min_by_key(|look| look.fds).expect("there were some")
+    }
+
+    /// Whether what is held has somebody to whom it belongs.
+    fn has_owners(&self, ledger: &Ledger) -> bool {
+        let count = |kind: &str| *ledger.get(kind).expect("the ledger has it") as usize;
+        let owners: usize = ["players", "waiters", "publishers", "pulls"].map(count).iter().sum();
+        count("closings") == 0 && count("sockets") == LISTENERS * self.shards + owners + 1
     }
 
     #[track_caller]

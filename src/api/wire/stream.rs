@@ -196,6 +196,7 @@ pub(in crate::api) struct ProxyRow<'a> {
     total_bytes: u64,
     total_reader_count: u32,
     tracks: Vec<TrackRow>,
+    on_demand: bool,
     url: &'a str,
     sources: Vec<SourceRow<'a>>,
     /// What is tried beside `url`.
@@ -264,6 +265,7 @@ impl<'a> ProxyRow<'a> {
             total_bytes: view.bytes_total,
             total_reader_count: view.players(),
             tracks: track::rows(&view.tracks),
+            on_demand: pull.on_demand,
             url: pull.url.as_str(),
             sources: SourceRow::of(pull),
             rival: pull.rival.as_ref().map(|url| url.as_str()),
