@@ -32,6 +32,7 @@ struct Scene {
     hung_up: Vec<AttemptId>,
     refused: Vec<(u32, EndReason)>,
     admitted: Vec<u32>,
+    ended: u32,
     serial: u32,
 }
 
@@ -52,6 +53,7 @@ impl Scene {
             hung_up: Vec::new(),
             refused: Vec::new(),
             admitted: Vec::new(),
+            ended: 0,
             serial: 0,
         }
     }
@@ -149,11 +151,19 @@ impl Scene {
                     self.shard.released(connection);
                 }
                 Action::Admit { connection } => self.admitted.push(connection.serial),
-                Action::End { connection, .. } => self.shard.released(connection),
+                Action::End { connection, .. } => {
+                    self.ended += 1;
+                    self.shard.released(connection);
+                }
                 Action::Keep(record) => panic!("kept: {record:?}"),
                 _ => {}
             }
         }
+    }
+
+    /// The hosts that were dialed.
+    fn hosts(&self) -> Vec<&str> {
+        self.dialed.iter().filter_map(|(_, url)| url.split('/').nth(2)).collect()
     }
 
     fn askers(&mut self) -> Vec<&'static str> {
@@ -408,6 +418,59 @@ fn a_lost_pull_is_tried_again_elsewhere_while_somebody_plays() {
     scene.leave(player);
     scene.fail(ErrorClass::Refused);
     assert_eq!(scene.dialed.len(), 3, "nobody plays it");
+    scene.assert_nothing_is_left();
+}
+
+/// Entries of `[[origin]]`: what each of them has besides its place in the order.
+fn with_origins<const N: usize>(entries: [&str; N]) -> impl FnOnce(&mut Config) {
+    let entry = |(at, more): (usize, &str)| {
+        let url = format!("url = \"rtmp://o{at}/{{app}}/{{stream}}\"\npriority = {at}\n");
+        toml::from_str(&format!("{url}send_hops = false\n{more}")).unwrap()
+    };
+    let origins = entries.into_iter().enumerate().map(entry).collect();
+    move |config| config.origin = origins
+}
+
+#[test]
+fn a_lost_pull_has_the_other_origins_as_its_sources() {
+    let mut scene = Scene::new("", |config| {
+        with_origins(["timeout_ms = 3000", "timeout_ms = 1000", ""])(config);
+        config.demand.retry_count = 0;
+    });
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    scene.media();
+    assert_eq!(scene.admitted, [1]);
+    scene.pass(Duration::from_secs(4));
+    scene.fail(ErrorClass::Lost);
+    // In its time, which is that of the last entry, and then the first one's.
+    scene.pass(Duration::from_millis(4999));
+    assert_eq!(scene.hosts(), ["o0", "o1", "o2"]);
+    scene.pass(Duration::from_millis(1));
+    assert_eq!(scene.hosts()[3..], ["o0"], "what lacked it then is asked again");
+    scene.pass(Duration::from_millis(2999));
+    scene.media();
+    assert_eq!((scene.refused.len(), scene.ended), (0, 0), "its player has stayed");
+    scene.pass(Duration::from_secs(3));
+    scene.fail(ErrorClass::Lost);
+    scene.fail(ErrorClass::Refused);
+    scene.fail(ErrorClass::Refused);
+    assert_eq!((scene.dialed.len(), scene.ended), (6, 1), "without retries, one round");
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn only_who_may_be_asked_again_is() {
+    let mut scene = Scene::new("", with_origins(["", "retry_on = [\"silent\"]", ""]));
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    scene.fail(ErrorClass::Silent);
+    scene.fail(ErrorClass::Refused);
+    scene.pass(Duration::from_secs(2));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.hosts(), ["o0", "o1", "o2", "o1", "o2"]);
+    scene.fail(ErrorClass::Refused);
+    assert_eq!(scene.refused, [(1, EndReason::OriginFailed)]);
     scene.assert_nothing_is_left();
 }
 

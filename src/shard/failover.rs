@@ -84,6 +84,7 @@ impl Shard {
             let index = pull.sources.next_untried().expect("callers look");
             pull.sources.use_source(index);
             pull.lead = pull.way_to(pull.sources.url(index).clone());
+            self.take_time_of_origin(now, handle);
             self.start_attempt(now, handle, Side::Lead);
         }
         self.hedge_later(now, handle);

@@ -425,12 +425,6 @@ impl Pull {
         }
     }
 
-    /// Has another source, its only one, be the next lead.
-    pub(super) fn turn_to(&mut self, url: Arc<SourceUrl>) {
-        self.sources = Sources::new(vec![url.clone()]);
-        self.lead = self.way_to(url);
-    }
-
     /// A way that is not begun.
     pub(super) fn way_to(&self, url: Arc<SourceUrl>) -> Try {
         Try { on_demand: self.on_demand, ..Try::new(url) }
