@@ -466,3 +466,21 @@ pub const KEYFRAME_WAIT_MS: i64 = 10_000;
 /// Datagrams that are dropped when a socket is connected. The kernel counts 768 bytes at the least for each
 /// (an `sk_buff` and its data), and holds twice [`UDP_RECEIVE_BUFFER_LEN`].
 pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;
+
+// Health of origins.
+
+/// Tries in a row that an origin has not answered after which its equals are asked before it: one can be
+/// chance, and each costs a stream's first player up to the origin's `timeout_ms`.
+pub const AVOIDED_AFTER: u32 = 3;
+
+/// Hosts that a shard remembers with nothing under way, beside those of the config: under 1 KiB each with
+/// its last error, 1 MiB.
+pub const IDLE_HOSTS_MAX: usize = 1024;
+
+/// Bytes that are remembered of why a try at a host failed.
+pub const HOST_TEXT_LEN_MAX: usize = 256;
+
+/// Hosts that a shard shows at once: those of the config (`ORIGINS_MAX`, and as many of ZLMediaKit's list),
+/// and as many others as fit.
+pub const ORIGINS_SHOWN_MAX: usize = 512;
+const _: () = assert!(ORIGINS_SHOWN_MAX >= 2 * ORIGINS_MAX);

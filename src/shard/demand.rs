@@ -85,6 +85,10 @@ pub(super) struct Search {
 }
 
 impl Demands {
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
     /// Forgets missing streams whose time is over.
     pub(super) fn expire(&mut self, now: Instant) {
         self.absences.expire(now);
@@ -146,6 +150,8 @@ impl Shard {
             self.demands.absences.forget_all();
         }
         self.demands.origins = origins;
+        let origins = &self.demands.origins;
+        self.hosts.configure(|name| origins.connects_max(name).is_some());
     }
 
     pub fn demand_totals(&self) -> DemandTotals {
@@ -230,7 +236,9 @@ impl Shard {
 
     fn pull_on_demand(&mut self, now: Instant, handle: StreamHandle, asking: &Asking) {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        let candidates = self.demands.origins.candidates(&stream.key, asking, &mut self.rng);
+        let (origins, hosts) = (&self.demands.origins, &self.hosts);
+        let is_avoided = |name: &str| hosts.avoided(now, name, origins.avoid()).is_some();
+        let candidates = origins.candidates(&stream.key, asking, is_avoided, &mut self.rng);
         let urls: Vec<_> = candidates.iter().map(|candidate| candidate.url.clone()).collect();
         let Some(url) = urls.first().cloned() else { return };
         let options = PullOptions {

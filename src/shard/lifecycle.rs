@@ -91,6 +91,8 @@ pub(super) struct Try {
     pub(super) state: PullState,
     /// It keeps its place in the budget until it is up or closed.
     pub(super) on_demand: bool,
+    /// When it was dialed last.
+    pub(super) dialed: Option<Instant>,
     /// Both ends of its connection.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     /// Where it was sent; the next try asks the source's own URL again.
@@ -215,6 +217,7 @@ impl Try {
             url,
             state: PullState::New,
             on_demand: false,
+            dialed: None,
             ends: None,
             redirect: None,
             held: None,
@@ -260,6 +263,15 @@ impl Try {
             }
             _ => None,
         }
+    }
+
+    /// Time since the dial.
+    pub(super) fn took(&self, now: Instant) -> Duration {
+        self.dialed.map_or(Duration::ZERO, |dialed| now.duration_since(dialed))
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, PullState::Trying { stage: Stage::Up, .. })
     }
 
     pub(super) fn is_queued(&self) -> bool {
@@ -383,7 +395,7 @@ impl Pull {
         policy: &RetryPolicy,
         rng: &mut fastrand::Rng,
     ) -> AfterFailure {
-        let was_up = matches!(self.lead.state, PullState::Trying { stage: Stage::Up, .. });
+        let was_up = self.lead.is_up();
         let class = fault.class;
         self.sources.fail(fault.clone());
         self.last_fault = Some(fault);

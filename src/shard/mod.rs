@@ -1,3 +1,4 @@
+        self.look_for_unwatched(now);
 //! One core's world: the streams that it owns, the players that it accepted, and what hangs on
 //! them. Synchronous, with no socket and no clock of its own: `net` tells it what happens, and does
 //! the [`Action`]s that it takes from [`Shard::poll_action`]. The simulation does the same with a
@@ -9,6 +10,7 @@
 //! - `pushes.rs`: pushes; `push_attempts.rs`: how they reach their destinations; `push.rs`: the way of one.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `demand.rs`, `absences.rs`: what players ask for and nobody brings.
+//! - `hosts.rs`: how the hosts do that are pulled from.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
@@ -31,6 +33,7 @@ mod failover;
 mod failover_tests;
 mod gaps;
 mod health;
+mod hosts;
 mod idle;
 #[cfg(test)]
 mod idle_tests;
@@ -66,6 +69,7 @@ use closing::Closing;
 pub use demand::DemandTotals;
 use demand::Demands;
 use ending::EndOfLocal;
+use hosts::Hosts;
 pub use keeping::RestoreError;
 pub use lifecycle::{PullNews, Stage};
 pub use player::{Admitted, PlayRequest};
@@ -136,6 +140,7 @@ pub struct Shard {
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
     demands: Demands,
+    hosts: Hosts,
     pending_pulls: PendingPulls,
     pushes: Pushes,
     timers: Timers,
@@ -187,6 +192,7 @@ impl Shard {
             attempts: HashMap::new(),
             budget: Budget::default(),
             demands: Demands::default(),
+            hosts: Hosts::default(),
             pending_pulls: PendingPulls::default(),
             pushes: Pushes::default(),
             timers: Timers::default(),
@@ -349,7 +355,6 @@ impl Shard {
     /// Once a second: slow players of streams that stand still.
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
-        self.look_for_unwatched(now);
         self.demands.expire(now);
         self.count_pushed(now);
     }
