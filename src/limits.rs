@@ -484,3 +484,15 @@ pub const HOST_TEXT_LEN_MAX: usize = 256;
 /// and as many others as fit.
 pub const ORIGINS_SHOWN_MAX: usize = 512;
 const _: () = assert!(ORIGINS_SHOWN_MAX >= 2 * ORIGINS_MAX);
+
+// Streams that nobody plays.
+
+/// Of those whose time is over, how many a shard tells of in one turn, between which media goes out: each is
+/// a line of the event log and at most one close.
+pub const IDLE_TOLD_PER_TURN: usize = 64;
+
+// Addresses of connections.
+
+/// Time in which a full part of the table of addresses is looked through once at the most, while other
+/// shards wait for it: not once for each connection of a flood.
+pub const ADDRESS_SWEEP_MS: u64 = 100;

@@ -22,7 +22,7 @@ use super::absences::Absences;
 use super::failover::Abandoned;
 use super::health::Sources;
 use super::lifecycle::{AfterFailure, Place, Pull, RetryPolicy};
-use super::tables::{Source, StreamHandle};
+use super::tables::{Source, Stream, StreamHandle};
 use super::timers::{Timer, TimerId};
 use crate::bus::event::{Asker, End, What};
 use crate::bus::message::{IdleClose, LocalId, Message, PullOptions};
@@ -327,17 +327,18 @@ impl Shard {
         if was_up { EndReason::GaveUp } else { refusal_of(fault.class) }
     }
 
-    /// A publisher or an added pull comes for a key: it is not missing any more, and not searched.
+    /// A publisher or an added pull that was let in comes for a key: it is not missing any more, and not
+    /// searched.
     pub(super) fn somebody_brings(&mut self, now: Instant, key: &StreamKey) {
         self.demands.absences.forget(key);
         let Some(handle) = self.tables.find(key) else { return };
         let stream = self.tables.get_mut(handle).expect("just found");
+        if gives_way(stream) {
+            stream.demand = Demand::Unasked;
+            self.drop_pull(now, handle);
+            return;
+        }
         if matches!(stream.demand, Demand::Pulled(_)) {
-            // One that is up keeps its name, and so does one whose players are kept for it.
-            if !stream.registered && stream.grace.is_none() {
-                stream.demand = Demand::Unasked;
-                self.drop_pull(now, handle);
-            }
             return;
         }
         let timer = std::mem::take(&mut stream.demand).timer();
@@ -363,6 +364,7 @@ impl Shard {
                 let timer = std::mem::take(&mut stream.demand).timer();
                 self.timers.cancel(timer);
                 let stream = self.tables.remove(handle).expect("just seen");
+                self.leave_idle(handle, stream.watch);
                 self.tell_end(&stream, End::Abandoned);
             }
             Source::Pull(pull) if pull.on_demand && pull.attempt().is_none() => {
@@ -424,6 +426,12 @@ impl Demand {
             _ => None,
         }
     }
+}
+
+/// Whether a publisher or an added pull takes the place of what a stream is pulled from. One that is up
+/// keeps its name, and so does one whose players are kept for it.
+pub(super) fn gives_way(stream: &Stream) -> bool {
+    matches!(stream.demand, Demand::Pulled(_)) && !stream.registered && stream.grace.is_none()
 }
 
 /// What players are told of a stream that could not be had.

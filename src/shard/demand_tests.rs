@@ -232,10 +232,7 @@ fn players_are_admitted_together_when_it_is_up() {
     assert_eq!(scene.admitted, players);
     players.into_iter().for_each(|player| scene.leave(player));
     assert!(scene.shard.tables.find(&key("a")).is_some(), "somebody may come back");
-    scene.shard.housekeep(scene.now, &mut NoPlayers);
-    scene.now += Duration::from_secs(20);
-    scene.shard.housekeep(scene.now, &mut NoPlayers);
-    scene.turn();
+    scene.pass(Duration::from_secs(20));
     assert_eq!((scene.hung_up.len(), scene.shard.registered_count()), (1, 0));
     scene.assert_nothing_is_left();
 }
@@ -373,6 +370,24 @@ fn a_publisher_takes_the_place_of_a_search_and_ends_an_absence() {
     scene.play("a", "");
     scene.media();
     assert!(!scene.publish("a"), "one that is up keeps its name");
+}
+
+/// What is refused has no effect: the search goes on, and what is known to be missing stays so.
+#[test]
+fn a_publisher_that_is_refused_ends_no_search() {
+    let mut scene = Scene::new(ONE, |config| {
+        config.pull.connects_per_origin_max = 9;
+        config.limits.pending_per_shard_max = 1;
+    });
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    scene.play("b", "");
+    assert!(!scene.publish("a"), "too many are pending");
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/a", false).unwrap())];
+    scene.ask(Ask::AddPull { key: key("a"), urls, options: options() });
+    assert_eq!(scene.shard.demand_totals().absences, 1);
+    scene.shard.shut_down(scene.now);
+    assert!(!scene.publish("b"));
 }
 
 #[test]

@@ -1,4 +1,3 @@
-        self.look_for_unwatched(now);
 //! One core's world: the streams that it owns, the players that it accepted, and what hangs on
 //! them. Synchronous, with no socket and no clock of its own: `net` tells it what happens, and does
 //! the [`Action`]s that it takes from [`Shard::poll_action`]. The simulation does the same with a
@@ -70,6 +69,7 @@ pub use demand::DemandTotals;
 use demand::Demands;
 use ending::EndOfLocal;
 use hosts::Hosts;
+use idle::Idle;
 pub use keeping::RestoreError;
 pub use lifecycle::{PullNews, Stage};
 pub use player::{Admitted, PlayRequest};
@@ -140,6 +140,7 @@ pub struct Shard {
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
     demands: Demands,
+    idle: Idle,
     hosts: Hosts,
     pending_pulls: PendingPulls,
     pushes: Pushes,
@@ -192,6 +193,7 @@ impl Shard {
             attempts: HashMap::new(),
             budget: Budget::default(),
             demands: Demands::default(),
+            idle: Idle::default(),
             hosts: Hosts::default(),
             pending_pulls: PendingPulls::default(),
             pushes: Pushes::default(),
@@ -231,7 +233,11 @@ impl Shard {
     }
 
     pub fn set_policy(&mut self, policy: Policy) {
+        let is_other_delay = policy.none_reader_delay != self.policy.none_reader_delay;
         self.policy = policy;
+        if is_other_delay {
+            self.await_idle_anew();
+        }
     }
 
     /// Goes by this configuration from now on.
@@ -258,7 +264,8 @@ impl Shard {
     /// When [`Self::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flush = self.flush_queue.first().map(|&(due, _)| due);
-        self.timers.next().into_iter().chain(flush).chain(self.behind_due).min()
+        let idle = self.idle.first().map(|&(due, _)| due);
+        self.timers.next().into_iter().chain(flush).chain(idle).chain(self.behind_due).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -274,6 +281,7 @@ impl Shard {
         if self.behind_due.is_some_and(|due| due <= now) {
             self.catch_up();
         }
+        self.tell_idle(now);
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Wait(connection) => self.wait_is_over(connection),
@@ -297,7 +305,7 @@ impl Shard {
                 self.interest(now, (from, local), key, (players, waiters), asking);
             }
             Message::Released { key, local, generation, released } => {
-                self.local_released(&key, local, generation, released);
+                self.local_released(now, &key, local, generation, released);
             }
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::demand::gives_way;
 use super::failover::Side;
 use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
@@ -31,7 +32,6 @@ impl Shard {
         urls: Vec<Arc<SourceUrl>>,
         options: PullOptions,
     ) {
-        self.somebody_brings(now, &key);
         let found = self.tables.find(&key);
         if self.shutting_down
             || found.is_none() && self.tables.pending_count() >= self.policy.pending_max
@@ -39,7 +39,8 @@ impl Shard {
             self.answer(ticket, Answer::Overloaded("too many pending streams"));
             return;
         }
-        let is_free = found.and_then(|handle| self.tables.get(handle)).is_none_or(Stream::is_free);
+        let stream = found.and_then(|handle| self.tables.get(handle));
+        let is_free = stream.is_none_or(|stream| stream.is_free() || gives_way(stream));
         let mut place = None;
         if is_free {
             match self.pending_pulls.enter(options.asked_by, &self.policy.pending_pulls) {
@@ -49,6 +50,7 @@ impl Shard {
                     return;
                 }
             }
+            self.somebody_brings(now, &key);
         }
         let handle = match found {
             None => {
