@@ -249,7 +249,7 @@ impl World {
         let bytes = match player.packaging {
             Packaging::Flv | Packaging::Rtsp => return,
             Packaging::WsFlv => websocket::encode_pong(b"ping"),
-            Packaging::Rtmp => Bytes::from_static(&RTMP_REPLY),
+            Packaging::Rtmp | Packaging::RtmpPush { .. } => Bytes::from_static(&RTMP_REPLY),
         };
         player.replies += 1;
         self.on_shard(connection.shard.index(), |shard, now, wire| {
