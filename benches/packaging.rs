@@ -21,7 +21,7 @@ fn package(criterion: &mut Criterion) {
     let len: u64 = log.range(from..to).map(|entry| u64::from(entry.len)).sum();
     let mut group = criterion.benchmark_group("packaging");
     group.throughput(Throughput::Bytes(len));
-    for packaging in Packaging::ALL {
+    for packaging in Packaging::SHARED {
         let mut span = Span::default();
         let mut encode = || {
             // More than one send takes goes on where the last one ended.

@@ -491,3 +491,33 @@ const _: () = assert!(
     6 * (KEY_LEN_MAX + SOURCES_MAX * SOURCE_URL_LEN_MAX + 2 * LOGIN_LEN_MAX) + 1024
         < JOURNAL_RECORD_LEN_MAX
 );
+
+// Health of origins.
+
+/// Tries in a row that an origin has not answered after which its equals are asked before it: one can be
+/// chance, and each costs a stream's first player up to the origin's `timeout_ms`.
+pub const AVOIDED_AFTER: u32 = 3;
+
+/// Hosts that a shard remembers with nothing under way, beside those of the config: under 1 KiB each with
+/// its last error, 1 MiB.
+pub const IDLE_HOSTS_MAX: usize = 1024;
+
+/// Bytes that are remembered of why a try at a host failed.
+pub const HOST_TEXT_LEN_MAX: usize = 256;
+
+/// Hosts that a shard shows at once: those of the config (`ORIGINS_MAX`, and as many of ZLMediaKit's list),
+/// and as many others as fit.
+pub const ORIGINS_SHOWN_MAX: usize = 512;
+const _: () = assert!(ORIGINS_SHOWN_MAX >= 2 * ORIGINS_MAX);
+
+// Streams that nobody plays.
+
+/// Of those whose time is over, how many a shard tells of in one turn, between which media goes out: each is
+/// a line of the event log and at most one close.
+pub const IDLE_TOLD_PER_TURN: usize = 64;
+
+// Addresses of connections.
+
+/// Time in which a full part of the table of addresses is looked through once at the most, while other
+/// shards wait for it: not once for each connection of a flood.
+pub const ADDRESS_SWEEP_MS: u64 = 100;

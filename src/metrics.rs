@@ -3,13 +3,15 @@
 //! Shards count for themselves and are asked when somebody looks; their numbers of one name and
 //! label add up.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
+use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use crate::bus::view::{Metric, MetricKind};
+use crate::bus::view::{Label, Metric, MetricKind, OriginView};
 use crate::media::state::ErrorClass;
 use crate::shard::Shard;
 use crate::shard::ledger::Ledger;
@@ -30,10 +32,15 @@ pub const STREAMS: &str = "streams";
 const PUSHES: &str = "pushes";
 
 /// The numbers of a shard. `ledger` is that of the shard with the sockets that `net` has counted.
-pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
+pub fn of_shard(now: Instant, shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     let totals = shard.totals();
     let plain = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
-    let labeled = |name, label, kind, value| Metric { name, label: Some(label), kind, value };
+    let labeled = |name, (label, of): (_, &'static str), kind, value| Metric {
+        name,
+        label: Some((label, of.into())),
+        kind,
+        value,
+    };
     let demand = shard.demand_totals();
     let mut metrics = vec![
         plain("demand_pulls_total", demand.pulls),
@@ -71,6 +78,7 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
             labeled("push_attempts_failed_total", label, MetricKind::Counter, value)
         },
     ));
+    metrics.extend(shard.configured_origins(now).flat_map(of_origin));
     metrics.extend(shard.pushes_by_state().map(|(state, value)| {
         labeled(PUSHES, ("state", state.as_str()), MetricKind::Gauge, value)
     }));
@@ -88,6 +96,21 @@ pub fn of_shard(shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     metrics
 }
 
+/// The numbers of an origin of the config: others have no end.
+fn of_origin(view: OriginView) -> [Metric; 5] {
+    let numbers = [
+        ("origin_connects_total", MetricKind::Counter, view.connects),
+        ("origin_failures_total", MetricKind::Counter, view.failures.iter().sum()),
+        ("origin_pulls", MetricKind::Gauge, view.pulls.into()),
+        ("origin_connecting", MetricKind::Gauge, view.connecting.into()),
+        ("origin_avoided", MetricKind::Gauge, view.avoided.is_some().into()),
+    ];
+    numbers.map(|(name, kind, value)| {
+        let label = Some(("origin", Cow::Owned(view.name.clone())));
+        Metric { name, label, kind, value }
+    })
+}
+
 /// The page.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -100,7 +123,7 @@ pub struct Page {
 #[derive(Debug)]
 struct Family {
     kind: MetricKind,
-    samples: BTreeMap<Option<(&'static str, &'static str)>, u64>,
+    samples: BTreeMap<Option<Label>, u64>,
 }
 
 impl Page {
@@ -111,7 +134,7 @@ impl Page {
                 .families
                 .entry(metric.name)
                 .or_insert_with(|| Family { kind: metric.kind, samples: BTreeMap::new() });
-            *family.samples.entry(metric.label).or_default() += metric.value;
+            *family.samples.entry(metric.label.clone()).or_default() += metric.value;
         }
     }
 
@@ -142,7 +165,8 @@ impl Page {
                 push_histogram(&mut text, name, family);
                 continue;
             }
-            for (&label, &value) in &family.samples {
+            for (label, &value) in &family.samples {
+                let label = label.as_ref().map(|(label, of)| (*label, &**of));
                 push_sample(&mut text, name, label, value);
             }
         }
@@ -183,10 +207,10 @@ fn push_sample(text: &mut String, name: &str, label: Option<(&str, &str)>, value
 
 /// Each bucket with those below it, as the format has them; the shards' are without.
 fn push_histogram(text: &mut String, name: &str, family: &Family) {
-    let sample = |label| family.samples.get(&label).copied().unwrap_or(0);
+    let sample = |label: Option<Label>| family.samples.get(&label).copied().unwrap_or(0);
     let mut count = 0;
     for le in residence::labels() {
-        count += sample(Some(("le", le)));
+        count += sample(Some(("le", le.into())));
         push_sample(text, &format!("{name}_bucket"), Some(("le", le)), count);
     }
     push_sample(text, &format!("{name}_sum"), None, sample(None) as f64 / 1e9);
@@ -255,6 +279,11 @@ const HELP: &[(&str, &str)] = &[
     ("ticks_total", "Turns of the shards' loops."),
     ("receives_total", "Pieces of input that connections have brought."),
     ("receive_marks_lifted_total", "Sources that were read before a whole video frame had come."),
+    ("origin_connects_total", "Tries at an origin of the config."),
+    ("origin_failures_total", "Tries at an origin that failed, and streams of it that were lost."),
+    ("origin_pulls", "Streams that are up from an origin."),
+    ("origin_connecting", "Places of an origin's connect budget in use."),
+    ("origin_avoided", "Shards that ask others of an origin's priority first."),
     ("origins_dialed", "Origins with connects under way or queued."),
     ("receive_buffers_out", "Receive buffers that are not with the kernel."),
     ("ring_operations", "Operations that the kernel has."),
@@ -267,11 +296,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clock;
     use crate::config::Config;
     use crate::media::ShardId;
     use crate::shard::Policy;
 
     fn metric(name: &'static str, label: Option<(&'static str, &'static str)>) -> Metric {
+        let label = label.map(|(label, of)| (label, of.into()));
         Metric { name, label, kind: MetricKind::Counter, value: 3 }
     }
 
@@ -330,10 +361,16 @@ mod tests {
 
     #[test]
     fn every_number_of_a_shard_is_explained() {
-        let shard = Shard::new(ShardId(0), 1, 1, Policy::of(&Config::default(), 1));
+        let mut config = Config::default();
+        config.demand.origin_url = "rtmp://a/%s/%s".to_owned();
+        let mut shard = Shard::new(ShardId(0), 1, 1, Policy::of(&config, 1));
+        shard.set_origins(&config);
         let ledger = shard.ledger();
-        for metric in of_shard(&shard, &ledger) {
+        let metrics = of_shard(clock::now(), &shard, &ledger);
+        for metric in &metrics {
             assert!(HELP.iter().any(|(name, _)| *name == metric.name), "{}", metric.name);
         }
+        let of_a = Some(("origin", "a:1935".into()));
+        assert_eq!(metrics.iter().filter(|metric| metric.label == of_a).count(), 5);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use kit::compare::coded;
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher};
-use kit::flv::{self, Kind, Tag};
+use kit::flv::{self, Kind, Role, Tag};
 use kit::process::Process;
 use kit::relay::key;
 use kit::{LIVENESS, Player, Relay, TempDir};
@@ -78,6 +78,18 @@ fn assert_is_one_stream(what: &str, tags: &[Tag]) {
             assert!((1..1000).contains(&step), "{what}: {kind:?} steps by {step} ms");
         }
     }
+    for part in tags.chunk_by(|_, next| !is_video_configuration(next)) {
+        assert_decodes(what, part);
+    }
+}
+
+/// One part of a stream, with one configuration: ffmpeg reads that of another part all right, but finds
+/// fault with it where it looks for the bounds of pictures (5.1, going from high to main profile).
+#[track_caller]
+fn assert_decodes(what: &str, tags: &[Tag]) {
+    if !tags.iter().any(Tag::is_coded) {
+        return;
+    }
     let dir = TempDir::new("decode");
     let file = dir.file("got.flv");
     let mut bytes = flv::header(true, true);
@@ -92,6 +104,10 @@ fn assert_is_one_stream(what: &str, tags: &[Tag]) {
     let output = command.args(["-f", "null", "-"]).output().expect("ffmpeg");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.is_empty(), "{what}: {text}");
+}
+
+fn is_video_configuration(tag: &Tag) -> bool {
+    tag.kind == Kind::Video && tag.role() == Role::Config
 }
 
 #[test]
@@ -149,6 +165,37 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
         assert_is_one_stream(&what, &player.stop());
     }
     edge.delete("a");
+    edge.stop();
+}
+
+/// The origins of the config, with nobody at the first.
+#[test]
+fn players_of_a_pull_on_demand_do_not_notice_that_its_origin_is_killed() {
+    let mut sites = [Site::start("av.flv"), Site::start("demo.flv")];
+    let dead = format!("127.0.0.1:{}", kit::free_port());
+    let hosts = [dead, sites[0].relay.rtmp.to_string(), sites[1].relay.rtmp.to_string()];
+    let entry = |(at, host): (usize, &String)| {
+        format!("[[origin]]\nurl = \"rtmp://{host}/{{app}}/{{stream}}\"\npriority = {at}\n")
+    };
+    let entries: Vec<String> = hosts.iter().enumerate().map(entry).collect();
+    let edge = Relay::start_with(2, &format!("{EDGE}{}", entries.concat()));
+    let path = "/live/a.live.flv";
+    let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
+    let mut decoder = Decoder::start(&edge.flv_url("a"));
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
+    assert!(url_of(&edge).contains(&hosts[1]), "{}", url_of(&edge));
+    let start = rillcast::clock::now();
+    sites[0].relay.process.kill();
+    players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 50));
+    assert!(start.elapsed() < GAP_MAX, "{:?}", start.elapsed());
+    assert!(url_of(&edge).contains(&hosts[2]), "{}", url_of(&edge));
+    decoder.assert_runs();
+    assert_eq!(edge.metric("rillcast_demand_pulls_total"), 1);
+    for player in players {
+        player.assert_open();
+        let what = player.what().to_owned();
+        assert_is_one_stream(&what, &player.stop());
+    }
     edge.stop();
 }
 

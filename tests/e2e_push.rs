@@ -8,10 +8,11 @@ use kit::fault::{Mode, Origin, Stage};
 use kit::ffmpeg::{Modern, Publisher, Recorder, assert_same_packets, packets_of};
 use kit::flv::{self, Kind, Tag};
 use kit::relay::Holdings;
+use kit::rtmp::Message;
 use kit::rtsp::Lower;
 use kit::rtsp_peers::{Clip, ffmpeg_publish};
 use kit::units::{self, WithinMs, assert_same};
-use kit::{LIVENESS, Nginx, Player, Relay, TempDir, config, free_port, wait_until};
+use kit::{Destination, LIVENESS, Nginx, Player, Relay, TempDir, config, free_port, wait_until};
 use serde_json::{Value, json};
 
 /// About two seconds.
@@ -135,6 +136,37 @@ fn two_relays_get(modern: Modern, file: &str, at_least: AtLeast) {
 #[test]
 fn two_relays_get_what_was_published() {
     two_relays_get(Modern::No, "av.flv", BOTH);
+}
+
+#[test]
+fn destination_numbers_its_message_stream_and_gets_metadata_as_a_data_frame() {
+    let relay = Relay::start(2);
+    let destinations = [1, 7].map(Destination::start);
+    let mut publisher = publish(Modern::No, "av.flv", &relay);
+    for destination in &destinations {
+        push(&relay, &format!("rtmp://{}/live/out", destination.address), &[]);
+    }
+    for (destination, stream_id) in destinations.iter().zip([1, 7]) {
+        wait_until(LIVENESS, "pictures", || destination.media().len() > 100);
+        let media = destination.media();
+        assert!(media.iter().all(|message| message.stream_id == stream_id), "{stream_id}");
+        let tags: Vec<Tag> = media.iter().filter_map(tag_of).collect();
+        assert_same_media(
+            &format!("message stream {stream_id}"),
+            &publisher.sent(),
+            &from_keyframe(&tags),
+            AtLeast { video: 20, audio: 20 },
+        );
+        let metadata = b"\x02\0\x0d@setDataFrame\x02\0\x0aonMetaData";
+        assert!(media[0].payload.starts_with(metadata), "{:?}", media[0]);
+    }
+    publisher.stop();
+    relay.stop();
+}
+
+fn tag_of(message: &Message) -> Option<Tag> {
+    let kind = Kind::of(message.number).filter(|kind| *kind != Kind::Script)?;
+    Some(Tag { kind, timestamp_ms: message.timestamp_ms, payload: message.payload.clone() })
 }
 
 #[test]

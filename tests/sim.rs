@@ -104,7 +104,7 @@ fn seeds_reach_what_they_are_to_prove() {
     }
     let Stats { frames, gaps, jumps, evictions, resyncs, losses, registrations, .. } = sum;
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
-    let Stats { news, no_news, recoveries, redirects, kept, .. } = sum;
+    let Stats { news, no_news, recoveries, redirects, kept, demands, .. } = sum;
     let Stats { update_failures, updates, rivals, .. } = sum;
     let Stats { crashes, restored, torn, acknowledged, .. } = sum;
     let reached = [
@@ -129,6 +129,7 @@ fn seeds_reach_what_they_are_to_prove() {
         ("rivals", rivals),
         ("recoveries", recoveries),
         ("redirects", redirects),
+        ("demands", demands),
         ("kept", kept),
         ("crashes", crashes),
         ("restored", restored),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limits::{ADDRESS_STRIPES, ADDRESSES_PER_STRIPE_MAX};
+use crate::limits::{ADDRESS_STRIPES, ADDRESS_SWEEP_MS, ADDRESSES_PER_STRIPE_MAX};
 
 /// What a node lets its peers do. 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,7 +34,12 @@ pub struct Guests {
     joins: Mutex<Rate>,
 }
 
-type Stripe = HashMap<IpAddr, Guest>;
+#[derive(Debug, Default)]
+struct Stripe {
+    guests: HashMap<IpAddr, Guest>,
+    /// When those that are gone were looked for last.
+    swept: Option<Instant>,
+}
 
 #[derive(Debug, Default)]
 struct Guest {
@@ -94,17 +99,14 @@ impl Guests {
     fn enter_address(&self, now: Instant, address: IpAddr, limits: &Limits) -> Result<Entry, Full> {
         let max = limits.connections_per_address_max;
         let mut stripe = self.stripe(address);
-        let is_full = |stripe: &Stripe| {
-            stripe.len() >= ADDRESSES_PER_STRIPE_MAX && !stripe.contains_key(&address)
-        };
-        if is_full(&stripe) {
-            stripe.retain(|_, guest| !guest.is_gone(now));
+        if stripe.is_full_for(&address) {
+            stripe.sweep(now);
         }
-        if is_full(&stripe) {
+        if stripe.is_full_for(&address) {
             let is_unlimited = max == 0 && limits.joins_per_second_per_address_max == 0;
             return if is_unlimited { Ok(Entry::Uncounted) } else { Err(Full::Address) };
         }
-        let guest = stripe.entry(address).or_default();
+        let guest = stripe.guests.entry(address).or_default();
         if max != 0 && guest.connections >= max {
             return Err(Full::Address);
         }
@@ -120,10 +122,10 @@ impl Guests {
         }
         let address = network(address);
         let mut stripe = self.stripe(address);
-        let Some(guest) = stripe.get_mut(&address) else { return };
+        let Some(guest) = stripe.guests.get_mut(&address) else { return };
         guest.connections = guest.connections.saturating_sub(1);
         if guest.is_gone(now) {
-            stripe.remove(&address);
+            stripe.guests.remove(&address);
         }
     }
 
@@ -138,7 +140,7 @@ impl Guests {
         let address = network(address);
         let mut stripe = self.stripe(address);
         let mut of_node = self.joins.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_address = stripe.get_mut(&address).map(|guest| &mut guest.joins);
+        let of_address = stripe.guests.get_mut(&address).map(|guest| &mut guest.joins);
         // Both are asked before either counts.
         let own = of_address.as_ref().map(|rate| rate.after(now, per_address));
         let (Some(own), Some(all)) = (own.unwrap_or(Some(None)), of_node.after(now, per_node))
@@ -155,6 +157,20 @@ impl Guests {
     fn stripe(&self, address: IpAddr) -> MutexGuard<'_, Stripe> {
         let index = self.hasher.hash_one(address) as usize % ADDRESS_STRIPES;
         self.stripes[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stripe {
+    fn is_full_for(&self, address: &IpAddr) -> bool {
+        self.guests.len() >= ADDRESSES_PER_STRIPE_MAX && !self.guests.contains_key(address)
+    }
+
+    /// Forgets who is gone, now and then: each who comes while it is full would have others wait.
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_none_or(|swept| now >= swept + SWEEP_TIME) {
+            self.swept = Some(now);
+            self.guests.retain(|_, guest| !guest.is_gone(now));
+        }
     }
 }
 
@@ -189,6 +205,7 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+const SWEEP_TIME: Duration = Duration::from_millis(ADDRESS_SWEEP_MS);
 
 #[cfg(test)]
 mod tests {
@@ -200,7 +217,7 @@ mod tests {
     }
 
     fn address_count(guests: &Guests) -> usize {
-        guests.stripes.iter().map(|stripe| stripe.lock().unwrap().len()).sum()
+        guests.stripes.iter().map(|stripe| stripe.lock().unwrap().guests.len()).sum()
     }
 
     #[test]
@@ -331,5 +348,21 @@ mod tests {
         guests.leave(now, others[7], Entry::Counted);
         assert_eq!(guests.enter(now, late, &limits), Ok(Entry::Counted));
         assert_eq!(address_count(&guests), ADDRESSES_PER_STRIPE_MAX);
+    }
+
+    #[test]
+    fn full_table_is_looked_through_now_and_then() {
+        let (mut stripe, now) = (Stripe::default(), clock::now());
+        let others = (0..ADDRESSES_PER_STRIPE_MAX as u32).map(std::net::Ipv4Addr::from);
+        let joins = Rate(Some(now + SECOND));
+        let guest = || Guest { connections: 0, joins };
+        stripe.guests.extend(others.map(|other| (IpAddr::from(other), guest())));
+        let late = address("255.0.0.1");
+        stripe.sweep(now + SECOND - SWEEP_TIME / 2);
+        assert!(stripe.is_full_for(&late), "their joins count still");
+        stripe.sweep(now + SECOND);
+        assert!(stripe.is_full_for(&late), "it was looked through just then");
+        stripe.sweep(now + SECOND + SWEEP_TIME / 2);
+        assert!(!stripe.is_full_for(&late) && stripe.guests.is_empty());
     }
 }

@@ -5,6 +5,7 @@
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
 //! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
 //! - `absences.rs`: streams that are known to be missing.
+//! - `origins.rs`: how the hosts do that are pulled from.
 //! - `why.rs`: what one stream is doing, and why; `rules.rs`: which rules have acted on it.
 //! - `follow.rs`: who may follow the event log.
 //! - `wire.rs`: ZLMediaKit's field names, casing and codes.
@@ -18,6 +19,7 @@ mod gather;
 mod media;
 mod node;
 mod objects;
+mod origins;
 mod params;
 mod proxy;
 mod push;

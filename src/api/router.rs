@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, absences, auth, media, proxy, push, server, session, why};
+use super::{Caller, Node, absences, auth, media, origins, proxy, push, server, session, why};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -49,6 +49,7 @@ enum Endpoint {
     GetMediaList,
     GetMediaPlayerList,
     GetNegativeCache,
+    GetOrigins,
     GetProxyInfo,
     GetProxyPusherInfo,
     GetServerConfig,
@@ -135,6 +136,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::DelStreamProxy => proxy::delete(call).await,
         Endpoint::DelNegativeCache => absences::forget(call).await,
         Endpoint::GetNegativeCache => absences::list(call).await,
+        Endpoint::GetOrigins => origins::list(call).await,
         Endpoint::ListStreamProxy => proxy::list(call).await,
         Endpoint::GetProxyInfo => proxy::show(call).await,
         Endpoint::AddStreamPusherProxy => push::add(call).await,
@@ -208,6 +210,7 @@ const ROUTES: &[Route] = &[
     route("getMediaList", &[], Endpoint::GetMediaList),
     route("getMediaPlayerList", STREAM, Endpoint::GetMediaPlayerList),
     route("getNegativeCache", &[], Endpoint::GetNegativeCache),
+    route("getOrigins", &[], Endpoint::GetOrigins),
     route("getProxyInfo", &["key"], Endpoint::GetProxyInfo),
     route("getProxyPusherInfo", &["key"], Endpoint::GetProxyPusherInfo),
     route("getServerConfig", &[], Endpoint::GetServerConfig),
@@ -284,7 +287,7 @@ mod tests {
         let node = FakeNode::new();
         let list = node.call("getApiList", &[]);
         let paths: Vec<String> = serde_json::from_value(list["data"].clone()).unwrap();
-        assert_eq!(paths.len(), 31);
+        assert_eq!(paths.len(), 32);
         assert!(paths.is_sorted_by_key(|path| path.to_ascii_lowercase()), "{paths:?}");
         assert!(!paths.iter().any(|path| path.ends_with("restartServer")));
         for path in paths {

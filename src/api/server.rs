@@ -70,7 +70,9 @@ pub(super) async fn show_statistic<N: Node>(call: &Call<'_, N>) -> Result<Respon
 }
 
 fn value_of(metrics: &[Metric], name: &str, label: (&str, &str)) -> u64 {
-    let is_it = |metric: &&Metric| metric.name == name && metric.label == Some(label);
+    let is_label =
+        |metric: &Metric| metric.label.as_ref().is_some_and(|(name, of)| (*name, &**of) == label);
+    let is_it = |metric: &&Metric| metric.name == name && is_label(metric);
     metrics.iter().find(is_it).map_or(0, |metric| metric.value)
 }
 

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::view::{
-    AbsenceView, GapsView, LoadView, Metric, PlayerView, ProbeView, PushView, SessionView,
-    StreamView,
+    AbsenceView, GapsView, LoadView, Metric, OriginView, PlayerView, ProbeView, PushView,
+    SessionView, StreamView,
 };
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
@@ -196,6 +196,8 @@ pub enum Ask {
     Absences,
     /// Of each shard, or of the owner of a key: forget that it is missing, or all of them.
     ForgetAbsences { key: Option<StreamKey> },
+    /// Of each shard: the hosts that it pulls from.
+    Origins,
     /// Of the key's owner: the stream of a key.
     Stream { key: StreamKey },
     /// Of the key's owner: when its source was silent.
@@ -283,6 +285,7 @@ pub enum Answer {
     Recent(Vec<String>),
     /// Missing streams, and how many there are with those that are not shown.
     Absences(Vec<AbsenceView>, usize),
+    Origins(Vec<OriginView>),
     /// So many.
     Forgotten(usize),
     /// Whether there was such a connection.

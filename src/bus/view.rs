@@ -1,7 +1,9 @@
 //! Streams and players as a shard describes them to the API.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::media::state::{ErrorClass, Fault, Generation, StreamState};
 use crate::media::{ConnectionId, Form, PushState, SourceUrl, StreamKey};
@@ -90,6 +92,36 @@ pub struct AbsenceView {
     pub left_ms: u64,
     /// So many times it was.
     pub refused: u64,
+}
+
+/// A host that is pulled from, as one shard sees it.
+#[derive(Debug, Clone, Default)]
+pub struct OriginView {
+    /// Host and port.
+    pub name: String,
+    /// Tries that were dialed.
+    pub connects: u64,
+    /// Times that media came.
+    pub ups: u64,
+    /// Tries that failed, and streams that were up and lost; in the order of [`ErrorClass::ALL`].
+    pub failures: [u64; ErrorClass::ALL.len()],
+    /// Tries in a row that it has not answered.
+    pub unanswered: u32,
+    /// The last one, and how long ago.
+    pub last_fault: Option<(Duration, Fault)>,
+    pub up_ago: Option<Duration>,
+    /// How long ago a try had its connection last, and what that took from the dial.
+    pub connect: Option<(Duration, Duration)>,
+    /// The same of the first media.
+    pub media: Option<(Duration, Duration)>,
+    /// Streams that are up from it now.
+    pub pulls: u32,
+    /// Places of its connect budget in use, pulls that wait for one, and all places.
+    pub connecting: u32,
+    pub queued: u32,
+    pub places: u32,
+    /// For how long searches ask its equals first, where they do.
+    pub avoided: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -203,14 +235,17 @@ pub struct LoadView {
 }
 
 /// One number of a shard, as `/metrics` shows it; shards' numbers of one name and label add up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metric {
     /// Without the `rillcast_` before it.
     pub name: &'static str,
-    pub label: Option<(&'static str, &'static str)>,
+    pub label: Option<Label>,
     pub kind: MetricKind,
     pub value: u64,
 }
+
+/// The name of a label, and what it says: a word of ours, or the name of an origin of the config.
+pub type Label = (&'static str, Cow<'static, str>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {

@@ -18,6 +18,7 @@ pub struct DemandSection {
     pub hops_max: u32,
     pub not_found_ms: u64,
     pub failed_ms: u64,
+    pub avoid_ms: u64,
 }
 
 /// One `[[origin]]`.
@@ -63,6 +64,7 @@ impl Default for DemandSection {
             hops_max: 4,
             not_found_ms: 10_000,
             failed_ms: 2_000,
+            avoid_ms: 10_000,
         }
     }
 }
@@ -92,13 +94,14 @@ impl DemandSection {
         UrlTemplate::parse_zlm(&self.origin_url).unwrap_or_default()
     }
 
-    pub(super) fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 5] {
+    pub(super) fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 6] {
         [
             ("demand.timeout_ms", self.timeout_ms, 100..=TIME_MS_MAX),
             ("demand.retry_count", self.retry_count.into(), 0..=1000),
             ("demand.hops_max", self.hops_max.into(), 1..=16),
             ("demand.not_found_ms", self.not_found_ms, 0..=TIME_MS_MAX),
             ("demand.failed_ms", self.failed_ms, 0..=TIME_MS_MAX),
+            ("demand.avoid_ms", self.avoid_ms, 0..=TIME_MS_MAX),
         ]
     }
 

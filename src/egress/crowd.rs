@@ -71,8 +71,8 @@ pub struct Crowd {
     pub(super) players: Vec<Player>,
     pub(super) datagrams: DatagramCrowd,
     index_of: HashMap<ConnectionId, usize>,
-    /// Players by packaging.
-    counts: [u32; Packaging::ALL.len()],
+    /// Players by packaging, where it is one that they share.
+    counts: [u32; Packaging::SHARED.len()],
     /// Caught-up players have everything before this.
     pub(super) sent_seq: u64,
     pub(super) totals: CrowdTotals,
@@ -119,7 +119,9 @@ impl Crowd {
             place(&mut player, log, log.start_seq());
         }
         self.index_of.insert(player.id, self.players.len());
-        self.counts[player.packaging as usize] += 1;
+        if let Some(place) = player.packaging.place() {
+            self.counts[place] += 1;
+        }
         self.players.push(player);
         self.players.len() - 1
     }
@@ -147,13 +149,12 @@ impl Crowd {
     pub(super) fn stage(&mut self, log: &Log, staged: &mut Staged) {
         staged.from = std::mem::replace(&mut self.sent_seq, log.flushed_seq());
         staged.to = self.sent_seq;
-        for packaging in Packaging::ALL {
-            let wanted = self.counts[packaging as usize] > 0;
+        let spans = staged.spans.iter_mut().zip(self.counts);
+        for (packaging, (span, count)) in Packaging::SHARED.into_iter().zip(spans) {
             // What a packaging without players held last must not be looked up in the log again.
-            let start = if wanted { staged.from } else { staged.to };
-            let span = &mut staged.spans[packaging as usize];
+            let start = if count > 0 { staged.from } else { staged.to };
             span.encode(packaging, log, Cursor::at(start), staged.to);
-            if self.counts[packaging as usize] >= JOIN_FROM {
+            if count >= JOIN_FROM {
                 self.totals.joined_bytes += span.join(log);
             }
         }
@@ -175,10 +176,11 @@ impl Crowd {
         for span in &staged.spans {
             batch.add_span(|slices| span.slices(log, slices));
         }
-        let lens = Packaging::ALL.map(|packaging| staged.len(packaging));
+        let lens: [u64; Packaging::SHARED.len()] = std::array::from_fn(|place| staged.len(place));
         let sends = batch.sends.len();
         for (index, player) in self.players.iter_mut().enumerate() {
-            let len = lens[player.packaging as usize];
+            let Some(place) = player.packaging.place() else { continue };
+            let len = lens[place];
             let shares = player.state == PlayerState::CaughtUp
                 && player.tracks == TrackSet::ALL
                 && player.cursor == Cursor::at(staged.from)
@@ -186,7 +188,7 @@ impl Crowd {
             if !shares || len == 0 {
                 continue;
             }
-            let span = first_span + player.packaging as u32;
+            let span = first_span + place as u32;
             batch.sends.push(Send {
                 socket: player.socket,
                 span,
@@ -210,7 +212,8 @@ impl Crowd {
         events: &mut CrowdEvents,
     ) {
         let player = &mut self.players[index];
-        let missing = staged.len(player.packaging) - shortfall.sent;
+        let place = player.packaging.place().expect("it shared the round");
+        let missing = staged.len(place) - shortfall.sent;
         player.sent_bytes -= missing;
         self.totals.sent_bytes -= missing;
         let start = Cursor::at(staged.from);
@@ -343,7 +346,9 @@ impl Crowd {
             return Some(Removed { between_tags: true, sent_bytes });
         };
         let player = self.players.swap_remove(index);
-        self.counts[player.packaging as usize] -= 1;
+        if let Some(place) = player.packaging.place() {
+            self.counts[place] -= 1;
+        }
         if let Some(moved) = self.players.get(index) {
             self.index_of.insert(moved.id, index);
         }
@@ -491,7 +496,7 @@ mod tests {
     fn who_is_caught_up_shares_one_submission() {
         let mut scene = Scene::new();
         for fd in 0..6 {
-            scene.join(fd, Packaging::ALL[fd as usize % 3]);
+            scene.join(fd, Packaging::SHARED[fd as usize % 3]);
         }
         scene.wire.submissions.clear();
         scene.writer.frame(80, 300);

@@ -21,14 +21,15 @@ pub struct Due<'a> {
 pub(super) struct Staged {
     pub(super) from: u64,
     pub(super) to: u64,
-    pub(super) spans: [Span; Packaging::ALL.len()],
+    /// In the order of [`Packaging::SHARED`].
+    pub(super) spans: [Span; Packaging::SHARED.len()],
 }
 
 impl Staged {
     /// Bytes that a caught-up player gets in this round. Where they are more than one send takes,
     /// none: everybody goes on from their own cursor.
-    pub(super) fn len(&self, packaging: Packaging) -> u64 {
-        let span = &self.spans[packaging as usize];
+    pub(super) fn len(&self, place: usize) -> u64 {
+        let span = &self.spans[place];
         if span.end().seq == self.to { span.len() } else { 0 }
     }
 }
@@ -111,7 +112,7 @@ mod tests {
         let mut scenes: Vec<Scene> = (0..3).map(|_| Scene::new()).collect();
         for (index, scene) in scenes.iter_mut().enumerate() {
             for fd in [index as i32, 10 + index as i32] {
-                scene.join(fd, Packaging::ALL[index]);
+                scene.join(fd, Packaging::SHARED[index]);
             }
         }
         for scene in &mut scenes {

@@ -112,6 +112,15 @@ impl Fault {
     pub fn new(class: ErrorClass, text: impl Into<String>) -> Self {
         Self { class, text: text.into() }
     }
+
+    /// With no more than so many bytes of its text.
+    pub fn clipped(&self, len_max: usize) -> Self {
+        let mut len = len_max.min(self.text.len());
+        while !self.text.is_char_boundary(len) {
+            len -= 1;
+        }
+        Self::new(self.class, &self.text[..len])
+    }
 }
 
 /// Why players and waiters of a stream are sent away.

@@ -58,7 +58,7 @@ impl Residence {
         let metric =
             |label, value| Metric { name: RESIDENCE, label, kind: MetricKind::Histogram, value };
         let buckets = labels().zip(self.counts);
-        let buckets = buckets.map(move |(of, count)| metric(Some(("le", of)), count));
+        let buckets = buckets.map(move |(of, count)| metric(Some(("le", of.into())), count));
         buckets.chain(std::iter::once(metric(None, self.sum_ns)))
     }
 }
@@ -87,7 +87,9 @@ mod tests {
         for us in [0, 25, 26, 500_000, 500_001] {
             residence.observe(Duration::from_micros(us));
         }
-        let of = |le| residence.metrics().find(|of| of.label == Some(("le", le))).unwrap().value;
+        let of = |le: &'static str| {
+            residence.metrics().find(|of| of.label == Some(("le", le.into()))).unwrap().value
+        };
         assert_eq!([of("0.000025"), of("0.00005"), of("0.5"), of("+Inf")], [2, 1, 1, 1]);
         assert_eq!(residence.metrics().last().unwrap().value, 1_000_052_000);
     }

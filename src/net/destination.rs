@@ -22,7 +22,6 @@ use crate::proto::rtsp::{
 };
 use crate::shard::Stage;
 use crate::stream::Packaging;
-use crate::stream::packaging::MESSAGE_STREAM_ID;
 
 /// The session with the destination of a push.
 pub(super) struct Destination {
@@ -87,9 +86,9 @@ impl Destination {
 
     /// As which the push plays its stream.
     pub(super) fn packaging(&self) -> Packaging {
-        match self.url.form() {
-            Form::Flv => Packaging::Rtmp,
-            Form::Rtp => Packaging::Rtsp,
+        match &self.publishing {
+            Publishing::Rtmp(session) => Packaging::RtmpPush { stream_id: session.stream_id() },
+            Publishing::Rtsp(_) | Publishing::RtspToCome(_) => Packaging::Rtsp,
         }
     }
 
@@ -189,7 +188,7 @@ impl Destination {
                 }
                 Publishing::Rtmp(session) => match session.poll_output()? {
                     Output::Send(bytes) => Some(Wanted::Send(bytes)),
-                    Output::Event(event) => Some(rtmp_wants(event, session.stream_id())),
+                    Output::Event(event) => Some(rtmp_wants(event)),
                 },
                 Publishing::Rtsp(session) => match session.poll_output()? {
                     Output::Send(bytes) => Some(Wanted::Send(bytes)),
@@ -210,7 +209,7 @@ fn sent<E>(output: Output<E>) -> Option<Bytes> {
     }
 }
 
-fn rtmp_wants(event: RtmpEvent, stream_id: u32) -> Wanted {
+fn rtmp_wants(event: RtmpEvent) -> Wanted {
     match event {
         RtmpEvent::Progress(stage) => {
             let awaiting = match stage {
@@ -220,11 +219,6 @@ fn rtmp_wants(event: RtmpEvent, stream_id: u32) -> Wanted {
                 RtmpStage::AwaitingPublish => "answer to publish",
             };
             Wanted::Stage(Stage::Handshaking, awaiting)
-        }
-        RtmpEvent::Started if stream_id != MESSAGE_STREAM_ID => {
-            // All players share the packaged messages, whose headers name the stream.
-            let text = format!("the destination gave message stream {stream_id}, not 1");
-            Wanted::Fail(Fault::new(ErrorClass::Protocol, text))
         }
         RtmpEvent::Started => Wanted::Join,
         RtmpEvent::Refused { code, description } => {

@@ -258,7 +258,7 @@ impl Driver {
 
 fn protocol_of(packaging: Packaging) -> &'static str {
     match packaging {
-        Packaging::Rtmp => "rtmp",
+        Packaging::Rtmp | Packaging::RtmpPush { .. } => "rtmp",
         Packaging::Flv => "http",
         Packaging::WsFlv => "ws",
         Packaging::Rtsp => "rtsp",

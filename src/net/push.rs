@@ -15,12 +15,11 @@ use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
 use super::pull::Purpose;
 use crate::egress::{RtpStart, Socket};
-use crate::media::AttemptId;
 use crate::media::state::{EndReason, ErrorClass, Fault};
+use crate::media::{AttemptId, Form};
 use crate::proto::rtsp::Ports;
 use crate::ring::Token;
 use crate::shard::{Admitted, PlayRequest, PushDial};
-use crate::stream::Packaging;
 
 impl Driver {
     pub(super) fn dial_push(&mut self, dial: PushDial) {
@@ -96,7 +95,7 @@ impl Driver {
         let connection = link.id;
         let Some(destination) = link.destination() else { return };
         let id = destination.attempt;
-        if destination.packaging() == Packaging::Rtmp {
+        if destination.packaging().form() == Form::Flv {
             self.push_plays(token, id, None);
             return;
         }

@@ -7,6 +7,7 @@ use super::link::{Links, Session};
 use crate::bus::keeper::HookCounts;
 use crate::bus::message::{Answer, NodeAsk};
 use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
+use crate::clock;
 use crate::metrics;
 use crate::ring::tcp_facts;
 
@@ -54,7 +55,7 @@ fn metrics(driver: &Driver) -> Vec<Metric> {
     let counters = &driver.counters;
     let counter = |name, value| Metric { name, label: None, kind: MetricKind::Counter, value };
     let gauge = |name, value| Metric { name, label: None, kind: MetricKind::Gauge, value };
-    let mut metrics = metrics::of_shard(&driver.shard, &driver.ledger());
+    let mut metrics = metrics::of_shard(clock::now(), &driver.shard, &driver.ledger());
     metrics.extend(rtp_metrics(driver));
     metrics.extend([
         counter("bus_messages_dropped_total", driver.port.dropped()),
@@ -85,9 +86,9 @@ fn metrics(driver: &Driver) -> Vec<Metric> {
 
 /// What the keeper counts, for the whole node.
 fn hooks(counts: &HookCounts) -> [Metric; 7] {
-    let of = |name, label, value: &AtomicU64| {
+    let of = |name, (label, of): (_, &'static str), value: &AtomicU64| {
         let value = value.load(Ordering::Relaxed);
-        Metric { name, label: Some(label), kind: MetricKind::Counter, value }
+        Metric { name, label: Some((label, of.into())), kind: MetricKind::Counter, value }
     };
     let calls = |result, value| of("hook_calls_total", ("result", result), value);
     let verdicts = |verdict, value| of("hook_verdicts_total", ("verdict", verdict), value);
@@ -122,7 +123,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
     ];
     let dropped = reasons.map(|(reason, value)| Metric {
         name: "rtp_packets_dropped_total",
-        label: Some(("reason", reason)),
+        label: Some(("reason", reason.into())),
         kind: MetricKind::Counter,
         value,
     });

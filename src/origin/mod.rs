@@ -7,7 +7,7 @@
 mod hops;
 mod url;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::media::{SourceUrl, StreamKey};
 pub struct Origins {
     /// In the order in which they are asked, but for the weights of those with one priority.
     origins: Vec<Origin>,
-    connects_max: HashMap<String, u32>,
+    connects_max: BTreeMap<String, u32>,
     node: String,
     hops_max: usize,
     hook_wait: Option<Duration>,
@@ -31,11 +31,14 @@ pub struct Origins {
     media_timeout: Duration,
     not_found: Duration,
     failed: Duration,
+    avoid: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Origin {
     entry: OriginEntry,
+    /// Host and port.
+    authority: String,
     /// Of ZLMediaKit's list, whose servers know what an edge is by `edge=1`.
     is_zlm: bool,
 }
@@ -64,15 +67,16 @@ impl Origins {
             let plain = OriginEntry::default();
             (OriginEntry { url, priority, timeout_ms, connects_max, retry_count, ..plain }, true)
         });
-        let mut origins: Vec<Origin> =
-            entries.chain(zlm).map(|(entry, is_zlm)| Origin { entry, is_zlm }).collect();
+        let origin = |(entry, is_zlm): (OriginEntry, bool)| {
+            let authority = url::authority(&entry.url)?;
+            Some(Origin { entry, authority, is_zlm })
+        };
+        let mut origins: Vec<Origin> = entries.chain(zlm).filter_map(origin).collect();
         origins.sort_by_key(|origin| origin.entry.priority);
-        let mut places: HashMap<String, u32> = HashMap::new();
-        for Origin { entry, .. } in &origins {
-            if let Some(authority) = url::authority(&entry.url) {
-                let max = places.entry(authority).or_insert(entry.connects_max);
-                *max = entry.connects_max.min(*max);
-            }
+        let mut places: BTreeMap<String, u32> = BTreeMap::new();
+        for Origin { entry, authority, .. } in &origins {
+            let max = places.entry(authority.clone()).or_insert(entry.connects_max);
+            *max = entry.connects_max.min(*max);
         }
         let ms = Duration::from_millis;
         let hook_wait = config.hook.timeout_ms.min(config.stream.max_stream_wait_ms / 3);
@@ -85,6 +89,7 @@ impl Origins {
             media_timeout: ms(config.pull.media_timeout_ms),
             not_found: ms(config.demand.not_found_ms),
             failed: ms(config.demand.failed_ms),
+            avoid: ms(config.demand.avoid_ms),
             origins,
         }
     }
@@ -120,6 +125,22 @@ impl Origins {
         self.connects_max.get(authority).copied()
     }
 
+    /// Host and port of each, in the order of their names.
+    pub fn authorities(&self) -> impl Iterator<Item = &str> {
+        self.connects_max.keys().map(String::as_str)
+    }
+
+    /// What the config has for a host and port: the templates of its URLs.
+    pub fn templates(&self, authority: &str) -> impl Iterator<Item = &str> {
+        let of = self.origins.iter().filter(move |origin| origin.authority == authority);
+        of.map(|origin| origin.entry.url.as_str())
+    }
+
+    /// For how long one that has not answered is asked after its equals.
+    pub fn avoid(&self) -> Duration {
+        self.avoid
+    }
+
     /// For how long players of a stream are refused that could not be had for this reason.
     pub fn absence(&self, class: ErrorClass) -> Duration {
         match class {
@@ -135,30 +156,36 @@ impl Origins {
         hops::asking(params, &self.node, self.hops_max)
     }
 
-    /// Where a key may be, in the order to try. `asking` is that of its first player.
+    /// Where a key may be, in the order to try: by priority; of equals those first that are not avoided
+    /// (told of a host and port), and of these by weight. `asking` is that of its first player.
     pub fn candidates(
         &self,
         key: &StreamKey,
         asking: &Asking,
+        is_avoided: impl Fn(&str) -> bool,
         rng: &mut fastrand::Rng,
     ) -> Vec<Candidate> {
         let name = format!("{}/{}", key.app(), key.stream());
         let is_of = |origin: &&Origin| origin.entry.pattern.matches(&name);
-        let mut matching: Vec<(&Origin, f64)> = self
+        let mut matching: Vec<(&Origin, bool, f64)> = self
             .origins
             .iter()
             .filter(is_of)
-            .map(|origin| (origin, draw(origin.entry.weight, rng)))
+            .map(|origin| {
+                let place = draw(origin.entry.weight, rng);
+                (origin, is_avoided(&origin.authority), place)
+            })
             .collect();
-        matching.sort_by(|(a, at_a), (b, at_b)| {
-            a.entry.priority.cmp(&b.entry.priority).then(at_a.total_cmp(at_b))
+        matching.sort_by(|(a, avoided_a, at_a), (b, avoided_b, at_b)| {
+            let by_priority = a.entry.priority.cmp(&b.entry.priority);
+            by_priority.then(avoided_a.cmp(avoided_b)).then(at_a.total_cmp(at_b))
         });
-        matching.iter().filter_map(|(origin, _)| self.candidate(origin, key, asking)).collect()
+        matching.iter().filter_map(|(origin, ..)| self.candidate(origin, key, asking)).collect()
     }
 
     /// `None` where the name can't be part of a URL there.
     fn candidate(&self, origin: &Origin, key: &StreamKey, asking: &Asking) -> Option<Candidate> {
-        let Origin { entry, is_zlm } = origin;
+        let Origin { entry, is_zlm, .. } = origin;
         let mut query = Vec::new();
         if *is_zlm {
             query.push(format!("edge=1&vhost={}", url::encode(key.vhost())));
@@ -240,7 +267,7 @@ mod tests {
     fn urls(origins: &Origins, stream: &str, params: &str) -> Vec<String> {
         let asking = origins.asking(params);
         let rng = &mut fastrand::Rng::with_seed(1);
-        let found = origins.candidates(&key(stream), &asking, rng);
+        let found = origins.candidates(&key(stream), &asking, |_| false, rng);
         found.iter().map(|candidate| candidate.url.as_str().to_owned()).collect()
     }
 
@@ -279,9 +306,31 @@ mod tests {
         );
         let mut rng = fastrand::Rng::with_seed(5);
         let asking = origins.asking("");
-        let firsts = (0..4000)
-            .filter(|_| origins.candidates(&key("x"), &asking, &mut rng)[0].url.host == "a");
+        let firsts = (0..4000).filter(|_| {
+            origins.candidates(&key("x"), &asking, |_| false, &mut rng)[0].url.host == "a"
+        });
         assert!((2800..3200).contains(&firsts.count()));
+    }
+
+    #[test]
+    fn one_that_is_avoided_comes_after_its_equals_and_before_the_next_priority() {
+        let origins = origins(
+            "[[origin]]\nurl = \"rtmp://a/x/{stream}\"\nweight = 1000000\n\
+             [[origin]]\nurl = \"rtmp://b/x/{stream}\"\n\
+             [[origin]]\nurl = \"rtmp://c/x/{stream}\"\npriority = 1\n",
+        );
+        let asking = origins.asking("");
+        let hosts = |avoided: &[&str]| -> Vec<String> {
+            let rng = &mut fastrand::Rng::with_seed(5);
+            let is_avoided = |name: &str| avoided.contains(&name);
+            let found = origins.candidates(&key("x"), &asking, is_avoided, rng);
+            found.iter().map(|candidate| candidate.url.host.clone()).collect()
+        };
+        assert_eq!(hosts(&[]), ["a", "b", "c"]);
+        assert_eq!(hosts(&["a:1935"]), ["b", "a", "c"]);
+        assert_eq!(hosts(&["a:1935", "b:1935"]), ["a", "b", "c"]);
+        assert_eq!(origins.authorities().collect::<Vec<_>>(), ["a:1935", "b:1935", "c:1935"]);
+        assert_eq!(origins.templates("c:1935").collect::<Vec<_>>(), ["rtmp://c/x/{stream}"]);
     }
 
     #[test]
@@ -307,7 +356,7 @@ mod tests {
              [server]\nid = \"e\"\n",
         );
         let rng = &mut fastrand::Rng::with_seed(1);
-        let found = origins.candidates(&key("s"), &origins.asking(""), rng);
+        let found = origins.candidates(&key("s"), &origins.asking(""), |_| false, rng);
         assert_eq!(found.len(), 2);
         for candidate in &found {
             assert_eq!(candidate.timeout, Duration::from_secs(4));
@@ -321,7 +370,7 @@ mod tests {
         let text = "[[origin]]\nurl = \"rtmp://a/x/{stream}\"\nretry_count = 2\n";
         let origins = origins(text);
         let rng = &mut fastrand::Rng::with_seed(1);
-        let fresh = origins.candidates(&key("s"), &origins.asking(""), rng).remove(0);
+        let fresh = origins.candidates(&key("s"), &origins.asking(""), |_| false, rng).remove(0);
         let fails = |classes: &[ErrorClass]| {
             let mut candidate = fresh.clone();
             classes.iter().map(|&class| candidate.fail(class)).collect::<Vec<_>>()

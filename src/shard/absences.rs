@@ -38,15 +38,10 @@ impl Absences {
         {
             self.by_key.remove(&first);
         }
-        let mut text = fault.text.clone();
-        let mut len = ABSENCE_TEXT_LEN_MAX.min(text.len());
-        while !text.is_char_boundary(len) {
-            len -= 1;
-        }
-        text.truncate(len);
+        let Fault { class, text } = fault.clipped(ABSENCE_TEXT_LEN_MAX);
         let until = now + time;
         self.due.insert((until, key.clone()));
-        let absence = Absence { class: fault.class, text, since: now, until, refused: 0 };
+        let absence = Absence { class, text, since: now, until, refused: 0 };
         self.by_key.insert(key, absence);
     }
 

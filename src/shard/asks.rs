@@ -49,6 +49,10 @@ impl Shard {
                 let (views, count) = self.absences(now);
                 self.answer(ticket, Answer::Absences(views, count));
             }
+            Ask::Origins => {
+                let views = self.origin_views(now);
+                self.answer(ticket, Answer::Origins(views));
+            }
             Ask::ForgetAbsences { key } => {
                 let count = self.forget_absences(key.as_ref());
                 self.answer(ticket, Answer::Forgotten(count));

@@ -59,6 +59,11 @@ impl<T: Copy + PartialEq> Budget<T> {
         }
     }
 
+    /// How many places of an origin are taken, and how many wait for one.
+    pub(super) fn use_of(&self, name: &str) -> (usize, usize) {
+        self.origins.get(name).map_or((0, 0), |origin| (origin.under_way, origin.queue.len()))
+    }
+
     /// Origins with connects under way or waiting.
     pub(super) fn len(&self) -> usize {
         self.origins.len()
@@ -81,6 +86,7 @@ mod tests {
         assert!(budget.take("a", pull(1), 2) && budget.take("a", pull(2), 2));
         assert!(!budget.take("a", pull(3), 2) && !budget.take("a", pull(4), 2));
         assert!(budget.take("b", pull(5), 2), "another origin has its own");
+        assert_eq!((budget.use_of("a"), budget.use_of("c")), ((2, 2), (0, 0)));
         assert_eq!(budget.give_back("a", 2), Some(pull(3)));
         assert_eq!(budget.give_back("a", 2), Some(pull(4)));
         assert_eq!(budget.give_back("a", 2), None);

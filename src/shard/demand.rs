@@ -12,7 +12,7 @@
 //! it back when its socket is closed: so an origin has never more connections of this kind that lead
 //! to nothing than its budget says.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use super::absences::Absences;
 use super::failover::Abandoned;
-use super::lifecycle::{AfterFailure, Place, Pull};
-use super::tables::{Source, StreamHandle};
+use super::health::Sources;
+use super::lifecycle::{AfterFailure, Place, Pull, RetryPolicy};
+use super::tables::{Source, Stream, StreamHandle};
 use super::timers::{Timer, TimerId};
 use crate::bus::event::{Asker, End, What};
 use crate::bus::message::{IdleClose, LocalId, Message, PullOptions};
@@ -71,13 +72,9 @@ pub(super) enum Demand {
     Pulled(Box<Search>),
 }
 
-/// Origins of one key.
+/// Origins of one key: the sources of its pull, in the same order.
 pub(super) struct Search {
     candidates: Vec<Candidate>,
-    /// Of those: which is tried now, which are then, and which again after that.
-    current: usize,
-    next: VecDeque<usize>,
-    again: VecDeque<usize>,
     rounds: u32,
     /// Nothing is tried after this, as long as it was never up.
     deadline: Instant,
@@ -88,6 +85,10 @@ pub(super) struct Search {
 }
 
 impl Demands {
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
     /// Forgets missing streams whose time is over.
     pub(super) fn expire(&mut self, now: Instant) {
         self.absences.expire(now);
@@ -105,41 +106,36 @@ impl Demands {
 }
 
 impl Search {
-    fn new(candidates: Vec<Candidate>, deadline: Instant) -> Self {
-        Self {
-            next: (1..candidates.len()).collect(),
-            candidates,
-            current: 0,
-            again: VecDeque::new(),
-            rounds: 0,
-            deadline,
-            fault: None,
-            is_over: false,
-        }
-    }
-
-    fn current(&self) -> &Candidate {
-        &self.candidates[self.current]
-    }
-
-    /// Notes a failure before it was ever up. Whether there is somebody else to ask, and whether all
-    /// were asked before it is that one's turn.
-    fn fail(&mut self, fault: &Fault) -> Option<bool> {
-        let is_news = self.fault.is_none() || fault.class != ErrorClass::NotFound;
-        if is_news {
-            // That one origin lacks it says little where another one was not reached.
+    /// Notes why the stream could not be had from one of them.
+    fn note(&mut self, fault: &Fault) {
+        // That one origin lacks it says little where another one was not reached.
+        if self.fault.is_none() || fault.class != ErrorClass::NotFound {
             self.fault = Some(fault.clone());
         }
-        if self.candidates[self.current].fail(fault.class) {
-            self.again.push_back(self.current);
-        }
-        let is_new_round = self.next.is_empty();
-        if is_new_round {
-            self.next = std::mem::take(&mut self.again);
-            self.rounds += 1;
-        }
-        self.current = self.next.pop_front()?;
-        Some(is_new_round)
+    }
+
+    /// What follows a failure of a pull that was never up: another source of this round, those that may
+    /// be tried again once more, or the end where nobody is left or no time.
+    fn fail(
+        &mut self,
+        now: Instant,
+        sources: &mut Sources,
+        fault: &Fault,
+        (retry, rng): (&RetryPolicy, &mut fastrand::Rng),
+    ) -> AfterFailure {
+        self.note(fault);
+        let may_again = self.candidates[sources.current_index()].fail(fault.class);
+        let is_one_left = may_again || sources.bar_current();
+        let after = match sources.has_untried() {
+            true => AfterFailure::Next,
+            false if is_one_left => {
+                self.rounds += 1;
+                AfterFailure::Retry(retry.delay(fault.class, self.rounds - 1, rng))
+            }
+            false => AfterFailure::GiveUp,
+        };
+        let next = after.delay().map(|delay| now + delay);
+        next.filter(|next| *next < self.deadline).map_or(AfterFailure::GiveUp, |_| after)
     }
 }
 
@@ -154,6 +150,8 @@ impl Shard {
             self.demands.absences.forget_all();
         }
         self.demands.origins = origins;
+        let origins = &self.demands.origins;
+        self.hosts.configure(|name| origins.connects_max(name).is_some());
     }
 
     pub fn demand_totals(&self) -> DemandTotals {
@@ -238,33 +236,48 @@ impl Shard {
 
     fn pull_on_demand(&mut self, now: Instant, handle: StreamHandle, asking: &Asking) {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        let candidates = self.demands.origins.candidates(&stream.key, asking, &mut self.rng);
-        let Some(first) = candidates.first() else { return };
-        // Those who wait hear what came of it before their own time is over.
-        let time = self.policy.stream_wait * 15 / 16;
+        let (origins, hosts) = (&self.demands.origins, &self.hosts);
+        let is_avoided = |name: &str| hosts.avoided(now, name, origins.avoid()).is_some();
+        let candidates = origins.candidates(&stream.key, asking, is_avoided, &mut self.rng);
+        let urls: Vec<_> = candidates.iter().map(|candidate| candidate.url.clone()).collect();
+        let Some(url) = urls.first().cloned() else { return };
         let options = PullOptions {
             retries_max: Some(self.demands.origins.retry_count()),
             force: true,
             no_wait: true,
-            timeout: first.timeout.min(time),
+            // Each origin has its own.
+            timeout: Duration::ZERO,
             media_timeout: self.demands.origins.media_timeout(),
+            // One that is missing would cost two connects for one.
             hedge: Duration::ZERO,
             rtp_transport: LowerTransport::Tcp,
             idle_close: IdleClose { after: None, always: Some(true) },
             asked_by: None,
         };
-        let pull = Pull { on_demand: true, ..Pull::new(vec![first.url.clone()], options) };
-        let url = Some(first.url.clone());
+        let pull = Pull { on_demand: true, ..Pull::new(urls, options) };
         stream.source = Source::Pull(Box::new(pull));
-        let search = Search::new(candidates, now + time);
+        // Those who wait hear what came of it before their own time is over.
+        let deadline = now + self.policy.stream_wait * 15 / 16;
+        let search = Search { candidates, rounds: 0, deadline, fault: None, is_over: false };
         stream.demand = Demand::Pulled(Box::new(search));
         self.demands.totals.pulls += 1;
-        self.tell(handle, |_| What::Pending { by: Asker::Demand, url });
+        self.tell(handle, |_| What::Pending { by: Asker::Demand, url: Some(url) });
         self.start_next(now, handle);
     }
 
-    /// What follows a failure of a pull, which for another one would be `after`: another origin, the
-    /// same again as far as its entry says, or the end.
+    /// Gives a try of a pull on demand the time of its origin; as long as the stream was never up, no
+    /// more than is left.
+    pub(super) fn take_time_of_origin(&mut self, now: Instant, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        if let (Demand::Pulled(search), Source::Pull(pull)) = (&stream.demand, &mut stream.source) {
+            let timeout = search.candidates[pull.sources.current_index()].timeout;
+            let left = search.deadline.saturating_duration_since(now);
+            pull.options.timeout = if pull.was_up { timeout } else { timeout.min(left) };
+        }
+    }
+
+    /// What follows a failure of a pull, which for another one would be `after`. One on demand that was
+    /// up is one like another, as long as somebody plays it.
     pub(super) fn after_demand(
         &mut self,
         now: Instant,
@@ -278,44 +291,15 @@ impl Shard {
         else {
             return after;
         };
-        let delay = if pull.was_up {
-            search.current = (search.current + 1) % search.candidates.len();
-            match after {
-                // It has one source at a time.
-                AfterFailure::Next => return after,
-                AfterFailure::GiveUp => {
-                    search.is_over = true;
-                    return after;
-                }
-                // Each of the others is tried before any is tried again.
-                AfterFailure::Retry(_) if (pull.failures as usize) < search.candidates.len() => {
-                    Duration::ZERO
-                }
-                AfterFailure::Retry(delay) => delay,
-            }
-        } else {
-            let Some(is_new_round) = search.fail(fault) else {
-                search.is_over = true;
-                return AfterFailure::GiveUp;
-            };
-            match is_new_round {
-                true => self.policy.retry.delay(fault.class, search.rounds - 1, &mut self.rng),
-                false => Duration::ZERO,
+        let after = match pull.was_up {
+            true => after,
+            false => {
+                let how = (&self.policy.retry, &mut self.rng);
+                search.fail(now, &mut pull.sources, fault, how)
             }
         };
-        let left = search.deadline.saturating_duration_since(now + delay);
-        if !pull.was_up && left.is_zero() {
-            search.is_over = true;
-            return AfterFailure::GiveUp;
-        }
-        if !is_awaited {
-            return AfterFailure::GiveUp;
-        }
-        let candidate = search.current();
-        pull.turn_to(candidate.url.clone());
-        pull.options.timeout =
-            if pull.was_up { candidate.timeout } else { candidate.timeout.min(left) };
-        AfterFailure::Retry(delay)
+        search.is_over = after == AfterFailure::GiveUp;
+        if is_awaited { after } else { AfterFailure::GiveUp }
     }
 
     /// Why a pull ends that is not tried again. Where everybody was asked, that is remembered.
@@ -343,17 +327,18 @@ impl Shard {
         if was_up { EndReason::GaveUp } else { refusal_of(fault.class) }
     }
 
-    /// A publisher or an added pull comes for a key: it is not missing any more, and not searched.
+    /// A publisher or an added pull that was let in comes for a key: it is not missing any more, and not
+    /// searched.
     pub(super) fn somebody_brings(&mut self, now: Instant, key: &StreamKey) {
         self.demands.absences.forget(key);
         let Some(handle) = self.tables.find(key) else { return };
         let stream = self.tables.get_mut(handle).expect("just found");
+        if gives_way(stream) {
+            stream.demand = Demand::Unasked;
+            self.drop_pull(now, handle);
+            return;
+        }
         if matches!(stream.demand, Demand::Pulled(_)) {
-            // One that is up keeps its name, and so does one whose players are kept for it.
-            if !stream.registered && stream.grace.is_none() {
-                stream.demand = Demand::Unasked;
-                self.drop_pull(now, handle);
-            }
             return;
         }
         let timer = std::mem::take(&mut stream.demand).timer();
@@ -379,6 +364,7 @@ impl Shard {
                 let timer = std::mem::take(&mut stream.demand).timer();
                 self.timers.cancel(timer);
                 let stream = self.tables.remove(handle).expect("just seen");
+                self.leave_idle(handle, stream.watch);
                 self.tell_end(&stream, End::Abandoned);
             }
             Source::Pull(pull) if pull.on_demand && pull.attempt().is_none() => {
@@ -440,6 +426,12 @@ impl Demand {
             _ => None,
         }
     }
+}
+
+/// Whether a publisher or an added pull takes the place of what a stream is pulled from. One that is up
+/// keeps its name, and so does one whose players are kept for it.
+pub(super) fn gives_way(stream: &Stream) -> bool {
+    matches!(stream.demand, Demand::Pulled(_)) && !stream.registered && stream.grace.is_none()
 }
 
 /// What players are told of a stream that could not be had.

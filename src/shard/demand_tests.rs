@@ -32,6 +32,7 @@ struct Scene {
     hung_up: Vec<AttemptId>,
     refused: Vec<(u32, EndReason)>,
     admitted: Vec<u32>,
+    ended: u32,
     serial: u32,
 }
 
@@ -52,6 +53,7 @@ impl Scene {
             hung_up: Vec::new(),
             refused: Vec::new(),
             admitted: Vec::new(),
+            ended: 0,
             serial: 0,
         }
     }
@@ -149,11 +151,19 @@ impl Scene {
                     self.shard.released(connection);
                 }
                 Action::Admit { connection } => self.admitted.push(connection.serial),
-                Action::End { connection, .. } => self.shard.released(connection),
+                Action::End { connection, .. } => {
+                    self.ended += 1;
+                    self.shard.released(connection);
+                }
                 Action::Keep(record) => panic!("kept: {record:?}"),
                 _ => {}
             }
         }
+    }
+
+    /// The hosts that were dialed.
+    fn hosts(&self) -> Vec<&str> {
+        self.dialed.iter().filter_map(|(_, url)| url.split('/').nth(2)).collect()
     }
 
     fn askers(&mut self) -> Vec<&'static str> {
@@ -222,10 +232,7 @@ fn players_are_admitted_together_when_it_is_up() {
     assert_eq!(scene.admitted, players);
     players.into_iter().for_each(|player| scene.leave(player));
     assert!(scene.shard.tables.find(&key("a")).is_some(), "somebody may come back");
-    scene.shard.housekeep(scene.now, &mut NoPlayers);
-    scene.now += Duration::from_secs(20);
-    scene.shard.housekeep(scene.now, &mut NoPlayers);
-    scene.turn();
+    scene.pass(Duration::from_secs(20));
     assert_eq!((scene.hung_up.len(), scene.shard.registered_count()), (1, 0));
     scene.assert_nothing_is_left();
 }
@@ -365,6 +372,24 @@ fn a_publisher_takes_the_place_of_a_search_and_ends_an_absence() {
     assert!(!scene.publish("a"), "one that is up keeps its name");
 }
 
+/// What is refused has no effect: the search goes on, and what is known to be missing stays so.
+#[test]
+fn a_publisher_that_is_refused_ends_no_search() {
+    let mut scene = Scene::new(ONE, |config| {
+        config.pull.connects_per_origin_max = 9;
+        config.limits.pending_per_shard_max = 1;
+    });
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    scene.play("b", "");
+    assert!(!scene.publish("a"), "too many are pending");
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/a", false).unwrap())];
+    scene.ask(Ask::AddPull { key: key("a"), urls, options: options() });
+    assert_eq!(scene.shard.demand_totals().absences, 1);
+    scene.shard.shut_down(scene.now);
+    assert!(!scene.publish("b"));
+}
+
 #[test]
 fn who_comes_in_a_loop_is_not_pulled_for_and_not_kept_waiting() {
     let mut scene = Scene::new(ONE, |config| config.demand.hops_max = 2);
@@ -408,6 +433,59 @@ fn a_lost_pull_is_tried_again_elsewhere_while_somebody_plays() {
     scene.leave(player);
     scene.fail(ErrorClass::Refused);
     assert_eq!(scene.dialed.len(), 3, "nobody plays it");
+    scene.assert_nothing_is_left();
+}
+
+/// Entries of `[[origin]]`: what each of them has besides its place in the order.
+fn with_origins<const N: usize>(entries: [&str; N]) -> impl FnOnce(&mut Config) {
+    let entry = |(at, more): (usize, &str)| {
+        let url = format!("url = \"rtmp://o{at}/{{app}}/{{stream}}\"\npriority = {at}\n");
+        toml::from_str(&format!("{url}send_hops = false\n{more}")).unwrap()
+    };
+    let origins = entries.into_iter().enumerate().map(entry).collect();
+    move |config| config.origin = origins
+}
+
+#[test]
+fn a_lost_pull_has_the_other_origins_as_its_sources() {
+    let mut scene = Scene::new("", |config| {
+        with_origins(["timeout_ms = 3000", "timeout_ms = 1000", ""])(config);
+        config.demand.retry_count = 0;
+    });
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    scene.media();
+    assert_eq!(scene.admitted, [1]);
+    scene.pass(Duration::from_secs(4));
+    scene.fail(ErrorClass::Lost);
+    // In its time, which is that of the last entry, and then the first one's.
+    scene.pass(Duration::from_millis(4999));
+    assert_eq!(scene.hosts(), ["o0", "o1", "o2"]);
+    scene.pass(Duration::from_millis(1));
+    assert_eq!(scene.hosts()[3..], ["o0"], "what lacked it then is asked again");
+    scene.pass(Duration::from_millis(2999));
+    scene.media();
+    assert_eq!((scene.refused.len(), scene.ended), (0, 0), "its player has stayed");
+    scene.pass(Duration::from_secs(3));
+    scene.fail(ErrorClass::Lost);
+    scene.fail(ErrorClass::Refused);
+    scene.fail(ErrorClass::Refused);
+    assert_eq!((scene.dialed.len(), scene.ended), (6, 1), "without retries, one round");
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn only_who_may_be_asked_again_is() {
+    let mut scene = Scene::new("", with_origins(["", "retry_on = [\"silent\"]", ""]));
+    scene.play("a", "");
+    scene.fail(ErrorClass::NotFound);
+    scene.fail(ErrorClass::Silent);
+    scene.fail(ErrorClass::Refused);
+    scene.pass(Duration::from_secs(2));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.hosts(), ["o0", "o1", "o2", "o1", "o2"]);
+    scene.fail(ErrorClass::Refused);
+    assert_eq!(scene.refused, [(1, EndReason::OriginFailed)]);
     scene.assert_nothing_is_left();
 }
 

@@ -38,6 +38,7 @@ impl Shard {
         }
         self.flush_now(handle);
         let mut stream = self.tables.remove(handle).expect("just seen");
+        self.leave_idle(handle, stream.watch);
         let generation = handle.generation;
         self.tell_end(&stream, End::For(reason));
         let bytes = stream.media.bytes();
@@ -206,12 +207,14 @@ impl Shard {
 
     pub(super) fn local_released(
         &mut self,
+        now: Instant,
         key: &StreamKey,
         local: LocalId,
         generation: Generation,
         released: Released,
     ) {
         self.ended_locals.remove(&local);
+        self.look_who_plays_key(now, key);
         if let Some(handle) = self.tables.find(key)
             && let Some(stream) = self.tables.get_mut(handle)
         {

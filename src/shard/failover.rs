@@ -10,6 +10,7 @@
 //!  rival        update: B ── keyframe: B is the lead   rival     hedge: B ── keyframe: B is the lead
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,7 @@ impl Shard {
             let index = pull.sources.next_untried().expect("callers look");
             pull.sources.use_source(index);
             pull.lead = pull.way_to(pull.sources.url(index).clone());
+            self.take_time_of_origin(now, handle);
             self.start_attempt(now, handle, Side::Lead);
         }
         self.hedge_later(now, handle);
@@ -300,12 +302,13 @@ impl Shard {
 
     /// Ends a way that a pull does not have any more: its attempt, its timer, its place.
     pub(super) fn give_up(&mut self, now: Instant, handle: StreamHandle, way: Abandoned) -> u32 {
-        let Abandoned { attempt, timer, place, queue } = way;
+        let Abandoned { attempt, origin, is_up, timer, place, is_queued } = way;
         if let Some(attempt) = attempt {
             self.actions.push_back(Action::HangUp { attempt });
+            self.try_has_ended(&origin, is_up);
         }
         let count = u32::from(self.timers.cancel(timer));
-        if let Some(origin) = queue {
+        if is_queued {
             self.budget.leave(&origin, handle);
         }
         if let Some(place) = place {
@@ -329,6 +332,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let key = stream.key.clone();
         let Some(pull) = stream.pull_mut() else { return };
+        let (was_up, took) = (pull.lead.is_up(), pull.lead.took(now));
         let failures = pull.succeed(now);
         let hedge = pull.hedge.take();
         let url = pull.lead.url.clone();
@@ -344,6 +348,9 @@ impl Shard {
         let adds = std::mem::take(&mut pull.adds);
         let origin = pull.lead.origin();
         stream.last_media = now;
+        if !was_up {
+            self.hosts.went_up(now, &origin, took);
+        }
         let silence = stream.silence.replace(self.timers.set(due, Timer::Silence(handle)));
         for timer in [timer, hedge, silence] {
             self.timers.cancel(timer);
@@ -419,6 +426,7 @@ impl Shard {
 
     /// Asserts what must always hold of the ways of pulls; for tests.
     pub(super) fn check_ways(&self) {
+        let mut live: BTreeMap<String, (u32, u32)> = BTreeMap::new();
         for stream in self.tables.iter() {
             let Some(pull) = stream.pull() else { continue };
             pull.sources.check();
@@ -427,8 +435,11 @@ impl Shard {
                 let of = self.attempts.get(&attempt).expect("a way's attempt is known");
                 assert_eq!(of.generation, stream.generation);
                 assert!(stream.open_attempts.contains(&attempt), "it is not closed");
+                let (count, up_count) = live.entry(way.origin()).or_default();
+                *count += 1;
+                *up_count += u32::from(way.is_up());
             }
-            let is_up = matches!(pull.lead.state, PullState::Trying { stage: Stage::Up, .. });
+            let is_up = pull.lead.is_up();
             assert_eq!(stream.registered, is_up, "the lead brings the stream");
             assert!(!is_up || pull.hedge.is_none() && !pull.is_hedged(), "it needs no other one");
             assert!(!is_up || pull.lead.held.is_none(), "what it brings is taken");
@@ -437,16 +448,19 @@ impl Shard {
                 assert!(matches!(state, PullState::Trying { .. } | PullState::Queued { .. }));
             }
         }
+        assert_eq!(self.hosts.live(), live, "hosts know of their tries");
     }
 }
 
 /// What is left of a way that is given up.
 pub(super) struct Abandoned {
     attempt: Option<AttemptId>,
+    origin: String,
+    is_up: bool,
     timer: Option<super::timers::TimerId>,
     place: Option<Place>,
-    /// The origin in whose queue it is.
-    queue: Option<String>,
+    /// It is in its origin's queue.
+    is_queued: bool,
 }
 
 impl Abandoned {
@@ -458,9 +472,11 @@ impl Abandoned {
     pub(super) fn of(way: &Try) -> Self {
         Self {
             attempt: way.attempt(),
+            origin: way.origin(),
+            is_up: way.is_up(),
             timer: way.timer(),
             place: way.place(),
-            queue: way.is_queued().then(|| way.origin()),
+            is_queued: way.is_queued(),
         }
     }
 }

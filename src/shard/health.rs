@@ -27,13 +27,25 @@ pub(super) struct PullSource {
     failures: u32,
     last_fault: Option<Fault>,
     last_up: Option<Instant>,
+    /// It is not tried again before the pull was up.
+    is_barred: bool,
 }
 
 impl Sources {
     pub(super) fn new(urls: Vec<Arc<SourceUrl>>) -> Self {
         assert!(!urls.is_empty(), "a pull has a source");
-        let source = |url| PullSource { url, failures: 0, last_fault: None, last_up: None };
+        let source = |url| PullSource {
+            url,
+            failures: 0,
+            last_fault: None,
+            last_up: None,
+            is_barred: false,
+        };
         Self { all: urls.into_iter().map(source).collect(), current: 0, next: 0, tried: 0 }
+    }
+
+    pub(super) fn current_index(&self) -> usize {
+        self.current
     }
 
     /// The one in use: the lead's.
@@ -66,18 +78,27 @@ impl Sources {
     }
 
     pub(super) fn has_untried(&self) -> bool {
-        self.tried < self.all.len()
+        let left = self.tried..self.all.len();
+        left.zip(self.all.iter().cycle().skip(self.next)).any(|(_, source)| !source.is_barred)
     }
 
     /// Takes the next source of this round.
     pub(super) fn next_untried(&mut self) -> Option<usize> {
-        if !self.has_untried() {
-            return None;
+        while self.tried < self.all.len() {
+            let index = self.next;
+            self.next = (index + 1) % self.all.len();
+            self.tried += 1;
+            if !self.all[index].is_barred {
+                return Some(index);
+            }
         }
-        let index = self.next;
-        self.next = (index + 1) % self.all.len();
-        self.tried += 1;
-        Some(index)
+        None
+    }
+
+    /// The one in use is not tried again before the pull was up. Whether others may be.
+    pub(super) fn bar_current(&mut self) -> bool {
+        self.all[self.current].is_barred = true;
+        self.all.iter().any(|source| !source.is_barred)
     }
 
     /// From now on this one is in use.
@@ -102,6 +123,7 @@ impl Sources {
         let source = &mut self.all[self.current];
         source.failures = 0;
         source.last_up = Some(now);
+        self.all.iter_mut().for_each(|source| source.is_barred = false);
     }
 
     /// As the API shows them.
@@ -152,6 +174,26 @@ mod tests {
         let mut one = sources(1);
         one.begin_round_after_current();
         assert_eq!(one.next_untried(), None);
+    }
+
+    #[test]
+    fn one_that_is_barred_has_no_turn_until_another_was_up() {
+        let mut three = sources(3);
+        let mut bar = |index, may_others: bool| {
+            three.use_source(index);
+            assert_eq!(three.bar_current(), may_others);
+            three.begin_round();
+            let has_untried = three.has_untried();
+            let tried: Vec<usize> = std::iter::from_fn(|| three.next_untried()).collect();
+            assert_eq!(has_untried, !tried.is_empty());
+            tried
+        };
+        assert_eq!(bar(1, true), [0, 2]);
+        assert_eq!(bar(0, true), [2]);
+        assert!(bar(2, false).is_empty());
+        three.succeed(crate::clock::now());
+        three.begin_round();
+        assert_eq!(std::iter::from_fn(|| three.next_untried()).count(), 3);
     }
 
     #[test]

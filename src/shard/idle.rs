@@ -4,6 +4,7 @@
 //! registered and nobody is there; whoever comes sets it back, and takes the ground away from under a
 //! hook's answer that was on its way.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::Shard;
@@ -11,6 +12,7 @@ use super::closing::AskedFor;
 use super::tables::{Stream, StreamHandle};
 use crate::bus::event::What;
 use crate::bus::message::{Answer, CloseOutcome, IdleClose, Ticket};
+use crate::limits::IDLE_TOLD_PER_TURN;
 use crate::media::StreamKey;
 use crate::media::state::{EndReason, Generation};
 
@@ -20,44 +22,91 @@ pub(super) enum Watch {
     /// Somebody does, or it was never registered.
     #[default]
     Watched,
-    /// Nobody since then.
-    Unwatched(Instant),
+    /// Nobody since then. Its place in the queue, which it has while it is registered.
+    Unwatched { since: Instant, due: Option<Instant> },
     /// Nobody, and that was told.
     Told,
 }
 
+/// Registered streams that nobody plays, by when that is to be told.
+pub(super) type Idle = BTreeSet<(Instant, StreamHandle)>;
+
 impl Shard {
-    /// Players or waiters of a stream have come or gone.
+    /// Players or waiters of a stream, or pushes that hold it, have come or gone.
     pub(super) fn look_who_plays(&mut self, now: Instant, handle: StreamHandle) {
         let Some(stream) = self.tables.get_mut(handle) else { return };
         if stream.players() + stream.waiters() > 0 || self.pushes.hold(&stream.key) {
-            stream.watch = Watch::Watched;
+            let before = std::mem::take(&mut stream.watch);
+            self.leave_idle(handle, before);
         } else if stream.registered && stream.watch == Watch::Watched {
-            stream.watch = Watch::Unwatched(now);
+            self.await_idle(handle, now);
+        }
+    }
+
+    /// As [`Self::look_who_plays`], of the stream that a key has.
+    pub(super) fn look_who_plays_key(&mut self, now: Instant, key: &StreamKey) {
+        if let Some(handle) = self.tables.find(key) {
+            self.look_who_plays(now, handle);
         }
     }
 
     /// A stream is registered, for the first time or again. A source that comes and goes does not set
     /// the time back.
     pub(super) fn watch_registered(&mut self, now: Instant, handle: StreamHandle) {
-        if let Some(stream) = self.tables.get_mut(handle)
-            && stream.watch == Watch::Told
-        {
-            stream.watch = Watch::Watched;
+        let Some(stream) = self.tables.get_mut(handle) else { return };
+        match stream.watch {
+            Watch::Watched => {}
+            Watch::Unwatched { since, .. } => self.await_idle(handle, since),
+            Watch::Told => stream.watch = Watch::Watched,
         }
         self.look_who_plays(now, handle);
     }
 
+    /// Nobody has played a stream since then.
+    fn await_idle(&mut self, handle: StreamHandle, since: Instant) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let due = since + idle_close(stream).after.unwrap_or(self.policy.none_reader_delay);
+        let watch = Watch::Unwatched { since, due: Some(due) };
+        let before = std::mem::replace(&mut stream.watch, watch);
+        self.leave_idle(handle, before);
+        self.idle.insert((due, handle));
+    }
+
+    /// A stream is not watched for in this way any more.
+    pub(super) fn leave_idle(&mut self, handle: StreamHandle, before: Watch) {
+        if let Watch::Unwatched { due: Some(due), .. } = before {
+            self.idle.remove(&(due, handle));
+        }
+    }
+
+    /// The delay of those that have none of their own is another one now.
+    pub(super) fn await_idle_anew(&mut self) {
+        for (_, handle) in std::mem::take(&mut self.idle) {
+            let stream = self.tables.get(handle).expect("who ends leaves the queue");
+            if let Watch::Unwatched { since, .. } = stream.watch {
+                self.await_idle(handle, since);
+            }
+        }
+    }
+
     /// Tells of the streams that nobody has played for as long as the operator or the pull says, and
-    /// closes those that are to be closed without asking.
-    pub(super) fn look_for_unwatched(&mut self, now: Instant) {
-        for handle in self.tables.handles() {
-            self.look_who_plays(now, handle);
-            let stream = self.tables.get_mut(handle).expect("just listed");
-            let Watch::Unwatched(since) = stream.watch else { continue };
+    /// closes those that are to be closed without asking. Of many, those that are left are due at once.
+    pub(super) fn tell_idle(&mut self, now: Instant) {
+        for _ in 0..IDLE_TOLD_PER_TURN {
+            let Some(&(due, handle)) = self.idle.first().filter(|(due, _)| *due <= now) else {
+                return;
+            };
+            self.idle.remove(&(due, handle));
+            let stream = self.tables.get_mut(handle).expect("who ends leaves the queue");
+            let Watch::Unwatched { since, due } = &mut stream.watch else { continue };
+            *due = None;
+            if !stream.registered {
+                continue;
+            }
+            let since = *since;
             let IdleClose { after, always } = idle_close(stream);
-            let delay = after.unwrap_or(self.policy.none_reader_delay);
-            if !stream.registered || now.duration_since(since) < delay {
+            if now < since + after.unwrap_or(self.policy.none_reader_delay) {
+                self.await_idle(handle, since);
                 continue;
             }
             stream.watch = Watch::Told;
@@ -66,6 +115,20 @@ impl Shard {
             if always.unwrap_or(self.policy.auto_close) || nobody_decides {
                 self.end_stream(now, handle, EndReason::Idle, None);
             }
+        }
+    }
+
+    /// Asserts that the queue has who it should; for tests.
+    pub(super) fn check_idle(&self) {
+        let awaited = |(_, stream): &(StreamHandle, &Stream)| {
+            matches!(stream.watch, Watch::Unwatched { due: Some(_), .. })
+        };
+        let all = self.tables.handles().into_iter();
+        let all = all.map(|handle| (handle, self.tables.get(handle).expect("just listed")));
+        assert_eq!(all.filter(awaited).count(), self.idle.len());
+        for (due, handle) in &self.idle {
+            let watch = self.tables.get(*handle).map(|stream| stream.watch);
+            assert!(matches!(watch, Some(Watch::Unwatched { due: Some(at), .. }) if at == *due));
         }
     }
 

@@ -1,30 +1,28 @@
 //! When a stream that nobody plays is told of and closed, on a virtual clock.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Action, Policy, Shard};
 use crate::bus::event::{End, What};
 use crate::bus::message::{
-    Answer, Ask, CloseOutcome, IdleClose, LocalId, Message, PullOptions, Ticket,
+    Answer, Ask, CloseOutcome, IdleClose, LocalId, Message, PullOptions, PushOptions, Ticket,
 };
+use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::Config;
-use crate::egress::{Batch, Shortfall, Wire};
+use crate::limits::IDLE_TOLD_PER_TURN;
 use crate::media::state::{EndReason, ErrorClass, Fault};
-use crate::media::{AttemptId, Form, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+use crate::media::{
+    AttemptId, ConnectionId, Form, MediaPart, ShardId, SourceUrl, StreamKey, TagKind,
+};
 use crate::proto::rtsp::LowerTransport;
 
 const HERE: ShardId = ShardId(0);
 const THERE: ShardId = ShardId(1);
 /// `stream.none_reader_delay_ms`.
 const DELAY: Duration = Duration::from_secs(20);
-
-struct NoPlayers;
-
-impl Wire for NoPlayers {
-    fn send(&mut self, _: &Batch<'_>, _: &mut Vec<Shortfall>) {}
-}
 
 /// A registered pull on a shard that owns it, whose players are all on the other one.
 struct Scene {
@@ -105,7 +103,7 @@ impl Scene {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.shard.housekeep(self.now, &mut NoPlayers);
+        self.shard.handle_timeout(self.now);
         self.drain();
     }
 
@@ -252,4 +250,69 @@ fn pending_pull_is_not_closed_for_being_idle() {
     scene.shard.attempt_failed(scene.now, attempt, Fault::new(ErrorClass::Lost, "lost"));
     scene.pass(SECOND * 60);
     assert!(scene.lives());
+}
+
+#[test]
+fn stream_that_is_pushed_is_not_idle() {
+    let mut scene = Scene::new(after(5), |_| {});
+    let url = Arc::new(SourceUrl::parse("rtmp://other/live/a", false).unwrap());
+    let options = PushOptions {
+        retries_max: None,
+        force: true,
+        no_wait: true,
+        timeout: Duration::from_secs(10),
+        rtp_transport: LowerTransport::Tcp,
+    };
+    let (key, digest) = (scene.key.clone(), url.digest());
+    scene.ask(Ask::AddPush { key: key.clone(), url, options });
+    for _ in 0..10 {
+        scene.pass(SECOND * 6);
+        assert_eq!((scene.unwatched(), scene.lives()), (0, true));
+    }
+    scene.ask(Ask::DeletePush { key, digest });
+    scene.pass(SECOND * 4);
+    assert!(scene.lives(), "the time begins when it is not pushed any more");
+    scene.pass(SECOND);
+    assert!(!scene.lives());
+}
+
+#[test]
+fn another_delay_holds_for_those_that_wait_already() {
+    let mut scene = Scene::new(IdleClose::default(), |_| {});
+    scene.pass(SECOND * 5);
+    let mut policy = Policy::of(&Config::default(), 2);
+    policy.none_reader_delay = SECOND * 6;
+    scene.shard.set_policy(policy);
+    scene.pass(SECOND - Duration::from_millis(1));
+    assert_eq!(scene.unwatched(), 0);
+    scene.pass(Duration::from_millis(1));
+    assert_eq!(scene.unwatched(), 1);
+}
+
+#[test]
+fn many_idle_streams_are_told_in_turns() {
+    let mut policy = Policy::of(&Config::default(), 1);
+    policy.auto_close = true;
+    policy.publisher_silence = DELAY * 2;
+    let mut shard = Shard::new(HERE, 1, 7, policy);
+    let now = clock::now();
+    for serial in 0..IDLE_TOLD_PER_TURN as u32 * 2 + 1 {
+        let connection = ConnectionId { serial, shard: HERE };
+        let key = StreamKey::in_default_vhost("live", &format!("s{serial}")).unwrap();
+        let ends = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (form, params) = (Form::Flv, String::new());
+        let view = PublisherView { connection, form, local: ends, peer: ends, params };
+        let handle = shard.publish(now, &key, view).unwrap();
+        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Audio, timestamp_ms: 0, len: 3 };
+        let data = MediaPart::Data { lane: 0, bytes: (&[0xaf, 1, 2][..]).into() };
+        assert!([begin, data].into_iter().all(|part| shard.media(now, handle, part)));
+    }
+    let due = now + DELAY;
+    let left = std::iter::from_fn(|| {
+        shard.handle_timeout(due);
+        shard.check_invariants();
+        shard.poll_timeout().filter(|at| *at <= due).map(|_| shard.registered_count())
+    });
+    assert_eq!(left.collect::<Vec<_>>(), [IDLE_TOLD_PER_TURN + 1, 1]);
+    assert_eq!(shard.registered_count(), 0);
 }

@@ -14,6 +14,7 @@ impl Shard {
     pub fn check_invariants(&self) {
         self.tables.check();
         self.check_ways();
+        self.check_idle();
         for (connection, handle) in &self.publishers {
             let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
             assert!(

@@ -94,6 +94,8 @@ pub(super) struct Try {
     pub(super) state: PullState,
     /// It keeps its place in the budget until it is up or closed.
     pub(super) on_demand: bool,
+    /// When it was dialed last.
+    pub(super) dialed: Option<Instant>,
     /// Both ends of its connection.
     pub(super) ends: Option<(SocketAddr, SocketAddr)>,
     /// Where it was sent; the next try asks the source's own URL again.
@@ -221,6 +223,7 @@ impl Try {
             url,
             state: PullState::New,
             on_demand: false,
+            dialed: None,
             ends: None,
             redirect: None,
             held: None,
@@ -266,6 +269,15 @@ impl Try {
             }
             _ => None,
         }
+    }
+
+    /// Time since the dial.
+    pub(super) fn took(&self, now: Instant) -> Duration {
+        self.dialed.map_or(Duration::ZERO, |dialed| now.duration_since(dialed))
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, PullState::Trying { stage: Stage::Up, .. })
     }
 
     pub(super) fn is_queued(&self) -> bool {
@@ -394,7 +406,7 @@ impl Pull {
         policy: &RetryPolicy,
         rng: &mut fastrand::Rng,
     ) -> AfterFailure {
-        let was_up = matches!(self.lead.state, PullState::Trying { stage: Stage::Up, .. });
+        let was_up = self.lead.is_up();
         let class = fault.class;
         self.sources.fail(fault.clone());
         self.last_fault = Some(fault);
@@ -434,12 +446,6 @@ impl Pull {
         if let Some(place) = &mut self.place {
             place.set_pending(is_pending);
         }
-    }
-
-    /// Has another source, its only one, be the next lead.
-    pub(super) fn turn_to(&mut self, url: Arc<SourceUrl>) {
-        self.sources = Sources::new(vec![url.clone()]);
-        self.lead = self.way_to(url);
     }
 
     /// A way that is not begun.

@@ -9,6 +9,7 @@
 //! - `pushes.rs`: pushes; `push_attempts.rs`: how they reach their destinations; `push.rs`: the way of one.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `demand.rs`, `absences.rs`: what players ask for and nobody brings.
+//! - `hosts.rs`: how the hosts do that are pulled from.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
 //! - `events.rs`: what is told to the event log.
@@ -31,6 +32,7 @@ mod failover;
 mod failover_tests;
 mod gaps;
 mod health;
+mod hosts;
 mod idle;
 #[cfg(test)]
 mod idle_tests;
@@ -66,6 +68,8 @@ use closing::Closing;
 pub use demand::DemandTotals;
 use demand::Demands;
 use ending::EndOfLocal;
+use hosts::Hosts;
+use idle::Idle;
 pub use keeping::RestoreError;
 pub use lifecycle::{PullNews, Stage};
 pub use player::{Admitted, PlayRequest};
@@ -136,6 +140,8 @@ pub struct Shard {
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
     demands: Demands,
+    idle: Idle,
+    hosts: Hosts,
     pending_pulls: PendingPulls,
     pushes: Pushes,
     timers: Timers,
@@ -187,6 +193,8 @@ impl Shard {
             attempts: HashMap::new(),
             budget: Budget::default(),
             demands: Demands::default(),
+            idle: Idle::default(),
+            hosts: Hosts::default(),
             pending_pulls: PendingPulls::default(),
             pushes: Pushes::default(),
             timers: Timers::default(),
@@ -225,7 +233,11 @@ impl Shard {
     }
 
     pub fn set_policy(&mut self, policy: Policy) {
+        let is_other_delay = policy.none_reader_delay != self.policy.none_reader_delay;
         self.policy = policy;
+        if is_other_delay {
+            self.await_idle_anew();
+        }
     }
 
     /// Goes by this configuration from now on.
@@ -252,7 +264,8 @@ impl Shard {
     /// When [`Self::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flush = self.flush_queue.first().map(|&(due, _)| due);
-        self.timers.next().into_iter().chain(flush).chain(self.behind_due).min()
+        let idle = self.idle.first().map(|&(due, _)| due);
+        self.timers.next().into_iter().chain(flush).chain(idle).chain(self.behind_due).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -268,6 +281,7 @@ impl Shard {
         if self.behind_due.is_some_and(|due| due <= now) {
             self.catch_up();
         }
+        self.tell_idle(now);
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Wait(connection) => self.wait_is_over(connection),
@@ -291,7 +305,7 @@ impl Shard {
                 self.interest(now, (from, local), key, (players, waiters), asking);
             }
             Message::Released { key, local, generation, released } => {
-                self.local_released(&key, local, generation, released);
+                self.local_released(now, &key, local, generation, released);
             }
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);
@@ -349,7 +363,6 @@ impl Shard {
     /// Once a second: slow players of streams that stand still.
     pub fn housekeep(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.check_slow_players(now, wire);
-        self.look_for_unwatched(now);
         self.demands.expire(now);
         self.count_pushed(now);
     }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::demand::gives_way;
 use super::failover::Side;
 use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
-use super::tables::{Source, Stream, StreamHandle};
+use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
 use crate::access::PendingPulls;
@@ -31,7 +32,6 @@ impl Shard {
         urls: Vec<Arc<SourceUrl>>,
         options: PullOptions,
     ) {
-        self.somebody_brings(now, &key);
         let found = self.tables.find(&key);
         if self.shutting_down
             || found.is_none() && self.tables.pending_count() >= self.policy.pending_max
@@ -39,7 +39,8 @@ impl Shard {
             self.answer(ticket, Answer::Overloaded("too many pending streams"));
             return;
         }
-        let is_free = found.and_then(|handle| self.tables.get(handle)).is_none_or(Stream::is_free);
+        let stream = found.and_then(|handle| self.tables.get(handle));
+        let is_free = stream.is_none_or(|stream| stream.is_free() || gives_way(stream));
         let mut place = None;
         if is_free {
             match self.pending_pulls.enter(options.asked_by, &self.policy.pending_pulls) {
@@ -49,6 +50,7 @@ impl Shard {
                     return;
                 }
             }
+            self.somebody_brings(now, &key);
         }
         let handle = match found {
             None => {
@@ -96,6 +98,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("the caller found it");
         let taken_by = stream.url();
         if let Some(pull) = stream.pull_mut()
+            && !pull.on_demand
             && pull.sources.are(urls)
         {
             match state {
@@ -147,6 +150,8 @@ impl Shard {
             self.timers.cancel(Some(timer));
         }
         let (url, deadline) = (way.target().clone(), way.deadline(now, timeout));
+        way.dialed = Some(now);
+        self.hosts.dialed(&url.authority());
         let is_new = way.redirect.is_none();
         way.state = PullState::Trying {
             attempt,
@@ -182,12 +187,18 @@ impl Shard {
         let PullState::Trying { stage, awaiting, holds_place, .. } = &mut way.state else {
             return;
         };
+        let is_connected = *stage <= Stage::Connecting && new > Stage::Connecting;
         if *stage != Stage::Up {
             *stage = new;
         }
         *awaiting = awaiting_now;
-        if new > Stage::Connecting && !way.on_demand && std::mem::take(holds_place) {
-            let origin = way.origin();
+        if !is_connected {
+            return;
+        }
+        let gives_back = !way.on_demand && std::mem::take(holds_place);
+        let (origin, took) = (way.origin(), way.took(now));
+        self.hosts.connected(now, &origin, took);
+        if gives_back {
             self.give_place_back(now, &origin);
         }
     }
@@ -209,7 +220,11 @@ impl Shard {
             self.push_failed(now, push, attempt, fault);
             return;
         }
-        let Some((handle, _, side)) = self.current_pull(attempt) else { return };
+        let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
+        let way = pull.try_of(side).expect("it is one of the two");
+        let (origin, was_up) = (way.origin(), way.is_up());
+        self.hosts.failed(now, &origin, &fault, was_up);
+        self.try_has_ended(&origin, was_up);
         let index = ErrorClass::ALL.iter().position(|&class| class == fault.class);
         self.totals.attempts_failed[index.expect("ALL is all")] += 1;
         match side {
@@ -263,10 +278,12 @@ impl Shard {
             self.attempt_failed(now, attempt, fault);
             return;
         };
-        let place = way.place();
+        let (origin, place) = (way.origin(), way.place());
         way.redirect = Some(Redirect { url, count, deadline: timer.due() });
         way.ends = None;
         way.state = PullState::New;
+        self.hosts.redirected(&origin);
+        self.try_has_ended(&origin, false);
         self.timers.cancel(Some(timer));
         if let Some(place) = place {
             self.leave_place(now, place);

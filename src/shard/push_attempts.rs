@@ -42,6 +42,7 @@ impl Shard {
             return;
         }
         let (destination, timeout) = (push.url.authority(), push.options.timeout);
+        let key = push.key.clone();
         if self.pushes.budget.take(&destination, id, places) {
             self.dial_push(now, id);
         } else {
@@ -49,6 +50,7 @@ impl Shard {
             let push = self.pushes.get_mut(id).expect("just seen");
             push.progress = Progress::Queued { timer };
         }
+        self.look_who_plays_key(now, &key);
     }
 
     fn is_registered(&self, key: &StreamKey) -> bool {

@@ -236,6 +236,7 @@ impl Shard {
         };
         self.closings.insert(id, closing);
         self.closed_for(id, |_| {});
+        self.look_who_plays_key(now, &push.key);
     }
 
     pub(super) fn shut_down_pushes(&mut self, now: Instant) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::demand::gives_way;
 use super::ending::EndOfLocal;
-use super::tables::{Source, StreamHandle, Subscriber};
+use super::tables::{Source, Stream, StreamHandle, Subscriber};
 use super::timers::Timer;
 use super::{Action, Shard};
 use crate::bus::event::{Asker, What};
@@ -34,25 +35,19 @@ impl Shard {
         view: PublisherView,
     ) -> Result<StreamHandle, PublishRefusal> {
         debug_assert_eq!(self.owner_of(key), self.id);
+        let found = self.tables.find(key);
+        self.may_publish(found)?;
         self.somebody_brings(now, key);
         let (connection, form, peer) = (view.connection, view.form, view.peer);
         let source = Source::Publisher { connection, view: Box::new(view) };
         let mut was_kept = false;
-        let handle = match self.tables.find(key) {
-            _ if self.shutting_down => return Err(PublishRefusal::Overloaded),
-            None if self.tables.pending_count() >= self.policy.pending_max => {
-                return Err(PublishRefusal::Overloaded);
-            }
+        let handle = match found {
             None => {
                 let generation = self.next_generation();
                 self.tables.insert(key.clone(), generation, source, (now, self.now_unix))
             }
             Some(handle) => {
                 let stream = self.tables.get_mut(handle).expect("just found");
-                if !matches!(stream.source, Source::None { .. }) {
-                    self.totals.publishes_refused += 1;
-                    return Err(PublishRefusal::NameTaken);
-                }
                 was_kept = matches!(stream.source, Source::None { kept: true });
                 stream.source = source;
                 let grace = stream.grace.take();
@@ -72,6 +67,22 @@ impl Shard {
             false => What::Pending { by: Asker::Publisher, url: None },
         });
         Ok(handle)
+    }
+
+    /// Whether a publisher may have a key, under which this was found.
+    fn may_publish(&mut self, found: Option<StreamHandle>) -> Result<(), PublishRefusal> {
+        let is_full = self.tables.pending_count() >= self.policy.pending_max;
+        if self.shutting_down || found.is_none() && is_full {
+            return Err(PublishRefusal::Overloaded);
+        }
+        let stream = found.and_then(|handle| self.tables.get(handle));
+        let is_free =
+            |stream: &Stream| matches!(stream.source, Source::None { .. }) || gives_way(stream);
+        if stream.is_none_or(is_free) {
+            return Ok(());
+        }
+        self.totals.publishes_refused += 1;
+        Err(PublishRefusal::NameTaken)
     }
 
     /// A publisher has ended its stream (`clean`), or its connection broke. Its socket is not the

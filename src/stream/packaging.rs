@@ -26,6 +26,10 @@ pub enum Packaging {
     Rtmp,
     /// RTP packets, interleaved with RTSP or over UDP.
     Rtsp,
+    /// RTMP to a server that we publish to, on the message stream that it gave us.
+    RtmpPush {
+        stream_id: u32,
+    },
 }
 
 /// Tracks of a stream that a player wants, by their places in the description.
@@ -66,20 +70,61 @@ impl Cursor {
     }
 }
 
-/// Message stream id of every RTMP player; `createStream` always answers with it.
-pub const MESSAGE_STREAM_ID: u32 = 1;
+/// Message stream id of every RTMP player; `createStream` always answers with it. So do the servers that
+/// are published to, nearly all of them.
+const MESSAGE_STREAM_ID: u32 = 1;
+
+/// What comes before metadata that is published (RTMP 1.0 has nothing of it; Flash Media Server's data
+/// keyframes): without it ZLMediaKit takes none, and servers like that one keep none for players to come.
+const SET_DATA_FRAME: &[u8] = b"\x02\0\x0d@setDataFrame";
 
 impl Packaging {
-    pub const ALL: [Self; 4] = [Self::Flv, Self::WsFlv, Self::Rtmp, Self::Rtsp];
+    /// Those that are made once for all who have them.
+    pub const SHARED: [Self; 5] = [
+        Self::Flv,
+        Self::WsFlv,
+        Self::Rtmp,
+        Self::Rtsp,
+        Self::RtmpPush { stream_id: MESSAGE_STREAM_ID },
+    ];
     /// Those of the FLV form.
     pub const OF_FLV: [Self; 3] = [Self::Flv, Self::WsFlv, Self::Rtmp];
 
     /// The form that it is made of.
     pub fn form(self) -> Form {
         match self {
-            Self::Flv | Self::WsFlv | Self::Rtmp => Form::Flv,
+            Self::Flv | Self::WsFlv | Self::Rtmp | Self::RtmpPush { .. } => Form::Flv,
             Self::Rtsp => Form::Rtp,
         }
+    }
+
+    /// Its place among [`Self::SHARED`], if it is one of them.
+    pub fn place(self) -> Option<usize> {
+        match self {
+            Self::Flv => Some(0),
+            Self::WsFlv => Some(1),
+            Self::Rtmp => Some(2),
+            Self::Rtsp => Some(3),
+            Self::RtmpPush { stream_id: MESSAGE_STREAM_ID } => Some(4),
+            Self::RtmpPush { .. } => None,
+        }
+    }
+
+    /// What a message has before the payload of its tag.
+    fn prefix(self, kind: TagKind, is_config: bool) -> &'static [u8] {
+        match (self, kind) {
+            (Self::RtmpPush { .. }, TagKind::Script) if is_config => SET_DATA_FRAME,
+            _ => &[],
+        }
+    }
+
+    fn first_chunk(self, kind: TagKind, timestamp_ms: u32, message_len: u32) -> FirstChunk {
+        let stream_id = match self {
+            Self::RtmpPush { stream_id } => stream_id,
+            _ => MESSAGE_STREAM_ID,
+        };
+        let csid = chunk_stream_of(kind);
+        FirstChunk { csid, timestamp_ms, message_len, kind: kind as u8, stream_id }
     }
 
     /// Bytes of a tag in this form.
@@ -90,11 +135,12 @@ impl Packaging {
                 let (_, header_len) = websocket::encode_header(u64::from(entry.len));
                 header_len as u64 + u64::from(entry.len)
             }
-            Self::Rtmp => {
-                let payload_len = entry.payload_len() as usize;
+            Self::Rtmp | Self::RtmpPush { .. } => {
+                let prefix = self.prefix(entry.kind, entry.config);
+                let message_len = prefix.len() + entry.payload_len() as usize;
                 let extended = if entry.timestamp_ms >= 0xff_ffff { 4 } else { 0 };
-                let continuations = (payload_len.max(1) - 1) / CHUNK_SIZE_OUT;
-                (12 + extended + continuations * (1 + extended) + payload_len) as u64
+                let continuations = (message_len.max(1) - 1) / CHUNK_SIZE_OUT;
+                (12 + extended + continuations * (1 + extended) + message_len) as u64
             }
         }
     }
@@ -114,8 +160,9 @@ impl Packaging {
         }
         let mut out = Vec::new();
         let mut flv = Vec::new();
+        let is_rtmp = matches!(self, Self::Rtmp | Self::RtmpPush { .. });
         if let Some(kinds) = greeting
-            && self != Self::Rtmp
+            && !is_rtmp
         {
             flv.extend_from_slice(&file_header(kinds, prelude));
         }
@@ -123,8 +170,9 @@ impl Packaging {
             // ffmpeg takes metadata of another time for a track of texts.
             let is_first_metadata = greeting.is_some() && *kind == TagKind::Script;
             let timestamp_ms = if is_first_metadata { 0 } else { timestamp_ms };
-            if self == Self::Rtmp {
-                encode_message(&mut out, *kind, timestamp_ms, payload);
+            if is_rtmp {
+                let message = [self.prefix(*kind, true), payload].concat();
+                self.encode_message(&mut out, *kind, timestamp_ms, &message);
             } else {
                 let header = TagHeader::new(*kind, timestamp_ms, payload.len() as u32);
                 flv.extend_from_slice(&header.encode());
@@ -134,7 +182,7 @@ impl Packaging {
         }
         match self {
             Self::Flv => flv,
-            Self::Rtmp => out,
+            Self::Rtmp | Self::RtmpPush { .. } => out,
             Self::Rtsp => unreachable!("returned above"),
             Self::WsFlv if flv.is_empty() => out,
             Self::WsFlv => {
@@ -143,6 +191,21 @@ impl Packaging {
                 out.extend_from_slice(&flv);
                 out
             }
+        }
+    }
+
+    fn encode_message(self, out: &mut Vec<u8>, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
+        let mut header = [0; 16];
+        let len = payload.len() as u32;
+        let header_len = self.first_chunk(kind, timestamp_ms, len).encode(&mut header);
+        out.extend_from_slice(&header[..header_len]);
+        for (index, piece) in payload.chunks(CHUNK_SIZE_OUT).enumerate() {
+            if index > 0 {
+                let (header, len) =
+                    chunk_encoding::encode_continuation(chunk_stream_of(kind), timestamp_ms);
+                out.extend_from_slice(&header[..len]);
+            }
+            out.extend_from_slice(piece);
         }
     }
 }
@@ -169,26 +232,6 @@ fn chunk_stream_of(kind: TagKind) -> u8 {
         TagKind::Script => chunk_encoding::CSID_SCRIPT,
         TagKind::Video => chunk_encoding::CSID_VIDEO,
     }
-}
-
-fn encode_message(out: &mut Vec<u8>, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
-    let mut header = [0; 16];
-    let len = payload.len() as u32;
-    let header_len = first_chunk(kind, timestamp_ms, len).encode(&mut header);
-    out.extend_from_slice(&header[..header_len]);
-    for (index, piece) in payload.chunks(CHUNK_SIZE_OUT).enumerate() {
-        if index > 0 {
-            let (header, len) =
-                chunk_encoding::encode_continuation(chunk_stream_of(kind), timestamp_ms);
-            out.extend_from_slice(&header[..len]);
-        }
-        out.extend_from_slice(piece);
-    }
-}
-
-fn first_chunk(kind: TagKind, timestamp_ms: u32, message_len: u32) -> FirstChunk {
-    let csid = chunk_stream_of(kind);
-    FirstChunk { csid, timestamp_ms, message_len, kind: kind as u8, stream_id: MESSAGE_STREAM_ID }
 }
 
 /// Some tags of the log in one packaging, as slices: the headers are here, the payloads in the log.
@@ -239,7 +282,7 @@ impl Span {
                 _ if !tracks.has(entry) => {}
                 Packaging::Flv | Packaging::Rtsp => self.push_tag(entry),
                 Packaging::WsFlv => self.push_frame(entry),
-                Packaging::Rtmp => self.push_message(entry),
+                Packaging::Rtmp | Packaging::RtmpPush { .. } => self.push_message(packaging, entry),
             }
             self.end = Cursor::at(self.end.seq + 1);
             if self.len >= SPAN_LEN_MAX || self.runs.len() >= SPAN_RUNS_MAX {
@@ -269,18 +312,24 @@ impl Span {
         }
     }
 
-    fn push_message(&mut self, entry: &Entry) {
-        let mut header = [0; 16];
+    fn push_message(&mut self, packaging: Packaging, entry: &Entry) {
+        let mut header = [0; 16 + SET_DATA_FRAME.len()];
+        let prefix = packaging.prefix(entry.kind, entry.config);
         let mut rest = entry.payload_len();
-        let header_len = first_chunk(entry.kind, entry.timestamp_ms, rest).encode(&mut header);
+        let message_len = prefix.len() as u32 + rest;
+        let first = packaging.first_chunk(entry.kind, entry.timestamp_ms, message_len);
+        let header_len = first.encode(header.first_chunk_mut().expect("16 at least"));
         let mut position = entry.payload().start;
-        self.push_run(&header[..header_len], position, rest.min(CHUNK_SIZE_OUT as u32));
-        while rest > CHUNK_SIZE_OUT as u32 {
-            rest -= CHUNK_SIZE_OUT as u32;
-            position += CHUNK_SIZE_OUT as u64;
+        let mut chunk_len = rest.min((CHUNK_SIZE_OUT - prefix.len()) as u32);
+        header[header_len..][..prefix.len()].copy_from_slice(prefix);
+        self.push_run(&header[..header_len + prefix.len()], position, chunk_len);
+        while rest > chunk_len {
+            rest -= chunk_len;
+            position += u64::from(chunk_len);
+            chunk_len = rest.min(CHUNK_SIZE_OUT as u32);
             let stream = chunk_stream_of(entry.kind);
             let (header, len) = chunk_encoding::encode_continuation(stream, entry.timestamp_ms);
-            self.push_run(&header[..len], position, rest.min(CHUNK_SIZE_OUT as u32));
+            self.push_run(&header[..len], position, chunk_len);
         }
     }
 
@@ -424,12 +473,18 @@ mod tests {
                     out.extend_from_slice(&header[..len]);
                     out.extend_from_slice(&tag);
                 }
-                Packaging::Rtmp => {
+                Packaging::Rtmp | Packaging::RtmpPush { .. } => {
+                    let (stream_id, prefix) = match packaging {
+                        Packaging::RtmpPush { stream_id } => (stream_id, SET_DATA_FRAME),
+                        _ => (MESSAGE_STREAM_ID, &[][..]),
+                    };
+                    let is_metadata = payload.starts_with(b"\x02\0\x0aonMetaData");
+                    let prefix = if is_metadata { prefix } else { &[] };
                     let message = Message {
                         kind: entry.kind as u8,
-                        stream_id: MESSAGE_STREAM_ID,
+                        stream_id,
                         timestamp_ms: entry.timestamp_ms,
-                        payload: payload.into(),
+                        payload: [prefix, &payload].concat().into(),
                     };
                     let csid = chunk_stream_of(entry.kind);
                     chunk_encoding::encode_message(csid, &message, CHUNK_SIZE_OUT, &mut out);
@@ -455,9 +510,12 @@ mod tests {
         out
     }
 
+    const PUSHES: [Packaging; 2] =
+        [Packaging::RtmpPush { stream_id: 1 }, Packaging::RtmpPush { stream_id: 7 }];
+
     /// What every split point must hold, at the given distances from the start.
     fn check_splits(log: &Log, distances: impl Fn(usize) -> Vec<usize>) {
-        for packaging in Packaging::OF_FLV {
+        for packaging in Packaging::OF_FLV.into_iter().chain(PUSHES) {
             let whole = reference(packaging, log);
             let start = Cursor::at(log.first_seq());
             for sent in distances(whole.len()) {
@@ -553,6 +611,38 @@ mod tests {
             let expected = if packaging == Packaging::Flv { 0 } else { span.len() };
             assert_eq!(copied, expected, "what is one piece is not copied");
         }
+    }
+
+    #[test]
+    fn metadata_that_is_published_is_a_data_frame_and_other_scripts_are_not() {
+        let mut writer = Writer::opened();
+        let cue = b"\x02\0\x0aonCuePoint\x05";
+        let timestamp_ms = 40;
+        writer.part(MediaPart::Script { timestamp_ms, payload: cue.to_vec().into() });
+        writer.keyframe(80, 10);
+        writer.log.flush();
+        let log = &writer.log;
+        check_splits(log, |len| (0..=len).collect());
+        let is_at = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).any(|at| at == what);
+        let prefixed = [SET_DATA_FRAME, b"\x02\0\x0aonMetaData"].concat();
+        let greeting = Some(log.kinds());
+        for packaging in PUSHES {
+            let whole = reference(packaging, log);
+            assert!(is_at(&whole, &prefixed) && is_at(&whole, cue));
+            assert!(!is_at(&whole, &[SET_DATA_FRAME, cue].concat()));
+            let prelude = packaging.encode_prelude(log.prelude(), 80, greeting, TrackSet::ALL);
+            assert!(is_at(&prelude, &prefixed));
+        }
+        let played = Packaging::Rtmp.encode_prelude(log.prelude(), 80, greeting, TrackSet::ALL);
+        assert!(!is_at(&played, SET_DATA_FRAME));
+    }
+
+    #[test]
+    fn each_shared_packaging_has_its_place() {
+        for (place, packaging) in Packaging::SHARED.into_iter().enumerate() {
+            assert_eq!(packaging.place(), Some(place));
+        }
+        assert_eq!(PUSHES.map(Packaging::place), [Some(4), None]);
     }
 
     fn flv_stamps(mut tags: &[u8]) -> Vec<u32> {

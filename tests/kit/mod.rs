@@ -25,6 +25,7 @@ pub mod player;
 pub mod process;
 pub mod relay;
 pub mod rtmp;
+pub mod rtmp_destination;
 pub mod rtmp_player;
 pub mod rtmp_publisher;
 pub mod rtp;
@@ -51,6 +52,7 @@ pub use http::Api;
 pub use nginx::Nginx;
 pub use player::Player;
 pub use relay::Relay;
+pub use rtmp_destination::Destination;
 pub use rtmp_publisher::Interleaver;
 pub use sse::Follower;
 

@@ -9,6 +9,15 @@ use rillcast::stream::Packaging;
 use super::media::{Class, Source, SourceTag, TagName, name_of};
 use super::parse::{Parser, Tag};
 
+/// Where a source has taken over: audio that its first frame overtakes is dropped, and so is what came
+/// between the chunks of that one, which was held back until it was known to be a keyframe.
+#[derive(Clone, Copy)]
+struct Splice {
+    source: u32,
+    timestamp_ms: u32,
+    whole_at: Option<Instant>,
+}
+
 /// Follows one player's stream.
 pub(crate) struct Checker {
     parser: Parser,
@@ -18,8 +27,8 @@ pub(crate) struct Checker {
     last_frame: Option<TagName>,
     /// Sources before that of the last frame: none of them comes again.
     former: Vec<u32>,
-    /// Source timestamp of the first frame after a change of source: audio behind it is dropped.
-    spliced_at: Option<(u32, u32)>,
+    /// The first frame after a change of source.
+    spliced_at: Option<Splice>,
     /// The source and what is added to its timestamps.
     offset: Option<(u32, u32)>,
     stamps: [Option<u32>; 2],
@@ -116,7 +125,9 @@ impl Checker {
                 self.check_tail(last, &sources[last.source as usize]);
                 let may_begin = tag.kind == TagKind::Audio || is_keyframe;
                 assert!(may_begin, "{name:?} begins a new source and is no keyframe");
-                self.spliced_at = Some((name.source, sent.timestamp_ms));
+                let (source, timestamp_ms) = (name.source, sent.timestamp_ms);
+                let whole_at = sent.whole_at;
+                self.spliced_at = Some(Splice { source, timestamp_ms, whole_at });
             }
             None => {}
         }
@@ -155,7 +166,7 @@ impl Checker {
         let is_gap = missing.iter().any(|tag| {
             tag.is_frame()
                 && tag.is_whole()
-                && !(tag.kind == TagKind::Audio && self.drops_audio(name.source, tag.timestamp_ms))
+                && !(tag.kind == TagKind::Audio && self.drops_audio(name.source, tag))
         });
         if is_gap {
             self.gaps += 1;
@@ -178,7 +189,7 @@ impl Checker {
         let rest = &sources[last.source as usize].tags[last.index as usize + 1..];
         rest.iter().filter(|tag| tag.is_frame()).any(|tag| match (tag.kind, tag.whole_at) {
             (TagKind::Video, Some(at)) => at <= video,
-            (_, Some(at)) => at < audio && !self.drops_audio(last.source, tag.timestamp_ms),
+            (_, Some(at)) => at < audio && !self.drops_audio(last.source, tag),
             (_, None) => false,
         })
     }
@@ -196,9 +207,10 @@ impl Checker {
     }
 
     /// Audio that a new source sent before its first frame that counts is dropped.
-    fn drops_audio(&self, source: u32, timestamp_ms: u32) -> bool {
-        self.spliced_at.is_some_and(|(serial, at)| {
-            serial == source && timestamp_ms.wrapping_sub(at).cast_signed() <= 0
+    fn drops_audio(&self, source: u32, tag: &SourceTag) -> bool {
+        self.spliced_at.filter(|splice| splice.source == source).is_some_and(|splice| {
+            let is_before = tag.timestamp_ms.wrapping_sub(splice.timestamp_ms).cast_signed() <= 0;
+            is_before || tag.whole_at.is_some_and(|at| splice.whole_at.is_some_and(|by| at <= by))
         })
     }
 

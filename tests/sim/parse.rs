@@ -41,7 +41,7 @@ impl Parser {
                 read_flv(&mut self.flv, &mut self.saw_header, tags);
                 assert!(self.flv.is_empty(), "a WebSocket frame ends within a tag");
             }
-            Packaging::Rtmp => self.read_messages(tags),
+            Packaging::Rtmp | Packaging::RtmpPush { .. } => self.read_messages(tags),
         }
     }
 

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use rillcast::access::PullLimits;
+use rillcast::config::{Config, OriginEntry};
 use rillcast::egress::CrowdLimits;
 use rillcast::shard::Policy;
 use rillcast::shard::lifecycle::RetryPolicy;
 
+use super::api::MEDIA_TIMEOUT_MAX;
 use super::origins::Behavior;
 
 /// One run's parameters.
@@ -37,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) bus_full_ms_max: u64,
     /// How many of the adds with several sources hedge; 0 for none.
     pub(crate) hedge_one_in: u32,
+    /// What nobody brings is looked for at the origins.
+    pub(crate) on_demand: bool,
 }
 
 /// How a run ends.
@@ -150,6 +154,7 @@ impl Plan {
             keys: rng.usize(1..=6),
             origins: rng.usize(1..=3),
             hedge_one_in: *pick(rng, &[0, 1, 3]),
+            on_demand: rng.bool(),
             policy,
             run: Duration::from_millis(rng.u64(4_000..=25_000)),
             crashes: if rng.u32(0..3) == 0 { rng.u32(1..=3) } else { 0 },
@@ -162,6 +167,30 @@ impl Plan {
             bus_full_one_in: if prompt { 0 } else { *pick(rng, &[0, 30, 300]) },
             bus_full_ms_max: 400,
         }
+    }
+
+    /// The config that the shards have their origins from.
+    pub(crate) fn config(&self, rng: &mut Rng) -> Config {
+        let mut config = Config::default();
+        config.pull.media_timeout_ms = MEDIA_TIMEOUT_MAX.as_millis() as u64;
+        config.demand.retry_count = rng.u32(0..4);
+        config.demand.not_found_ms = rng.u64(0..2000);
+        config.demand.failed_ms = rng.u64(0..500);
+        if !self.on_demand {
+            return config;
+        }
+        let entry = |origin| OriginEntry {
+            url: format!("rtmp://origin{origin}/live/{{stream}}").try_into().expect("a template"),
+            priority: rng.u32(0..2),
+            timeout_ms: rng.u64(300..=3000),
+            // One of each shard.
+            connects_max: self.shards as u32,
+            send_hops: false,
+            retry_count: rng.u32(0..3),
+            ..OriginEntry::default()
+        };
+        config.origin = (0..self.origins).map(entry).collect();
+        config
     }
 
     /// A delay that those who confirm things have.

@@ -112,7 +112,7 @@ impl World {
         self.note(|_| format!("  refuse {connection}: {reason:?}"));
         let player = self.players.get_mut(&connection).expect("a known player");
         assert_eq!(player.phase, Phase::Asked, "{connection} is answered twice");
-        if reason == EndReason::NotFound {
+        if reason == EndReason::NotFound && !self.plan.on_demand {
             let waited = self.now.duration_since(player.asked_at);
             assert!(waited >= self.plan.policy.stream_wait, "{connection} waited {waited:?} only");
         }
@@ -249,7 +249,7 @@ impl World {
         let bytes = match player.packaging {
             Packaging::Flv | Packaging::Rtsp => return,
             Packaging::WsFlv => websocket::encode_pong(b"ping"),
-            Packaging::Rtmp => Bytes::from_static(&RTMP_REPLY),
+            Packaging::Rtmp | Packaging::RtmpPush { .. } => Bytes::from_static(&RTMP_REPLY),
         };
         player.replies += 1;
         self.on_shard(connection.shard.index(), |shard, now, wire| {

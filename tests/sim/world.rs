@@ -127,6 +127,8 @@ pub(crate) struct Stats {
     pub(crate) rivals: u64,
     pub(crate) recoveries: u64,
     pub(crate) redirects: u64,
+    /// Pulls that nobody added.
+    pub(crate) demands: u64,
     /// Messages that met a full queue.
     pub(crate) kept: u64,
     /// Times that the node died, and pulls that it then began with.
@@ -159,12 +161,14 @@ impl World {
         trace: Option<VecDeque<String>>,
     ) -> Self {
         let hash_seed = rng.u64(..);
+        let config = plan.config(&mut rng);
         let pending_pulls = PendingPulls::default();
         let shards = (0..plan.shards)
             .map(|id| {
                 let id = ShardId(id as u16);
                 let mut shard = Shard::new(id, plan.shards, hash_seed, plan.policy);
                 shard.share_pending(pending_pulls.clone());
+                shard.set_origins(&config);
                 shard
             })
             .collect();
@@ -522,6 +526,7 @@ impl World {
             self.stats.losses += totals.losses;
             self.stats.registrations += totals.registrations;
             self.stats.attempts += totals.attempts;
+            self.stats.demands += shard.demand_totals().pulls;
             self.stats.late += totals.late_messages;
             failed += totals.attempts_failed.iter().sum::<u64>();
         }
@@ -594,6 +599,7 @@ impl std::ops::AddAssign for Stats {
         self.rivals += other.rivals;
         self.recoveries += other.recoveries;
         self.redirects += other.redirects;
+        self.demands += other.demands;
         self.kept += other.kept;
         self.crashes += other.crashes;
         self.restored += other.restored;

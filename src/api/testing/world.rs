@@ -83,7 +83,7 @@ impl World {
                 let of = &self.shards[shard.index()];
                 let mut ledger = of.ledger();
                 ledger.sockets = 5;
-                Answer::Metrics(metrics::of_shard(of, &ledger))
+                Answer::Metrics(metrics::of_shard(self.now, of, &ledger))
             }
             NodeAsk::Load => Answer::Load(LoadView { percent: 7, delay_ms: 1, fd_count: 9 }),
             NodeAsk::Configure => {

@@ -48,7 +48,7 @@ pub(in crate::api) struct PlayerRow {
 impl PlayerRow {
     pub(in crate::api) fn of(view: &PlayerView) -> Self {
         let protocol = match view.packaging {
-            Packaging::Rtmp => SessionProtocol::Rtmp,
+            Packaging::Rtmp | Packaging::RtmpPush { .. } => SessionProtocol::Rtmp,
             Packaging::Flv | Packaging::WsFlv => SessionProtocol::Http,
             Packaging::Rtsp => SessionProtocol::Rtsp,
         };
