@@ -457,6 +457,7 @@ fn a_lost_pull_has_the_other_origins_as_its_sources() {
     scene.media();
     assert_eq!(scene.admitted, [1]);
     scene.pass(Duration::from_secs(4));
+    scene.media();
     scene.fail(ErrorClass::Lost);
     // In its time, which is that of the last entry, and then the first one's.
     scene.pass(Duration::from_millis(4999));
@@ -467,6 +468,7 @@ fn a_lost_pull_has_the_other_origins_as_its_sources() {
     scene.media();
     assert_eq!((scene.refused.len(), scene.ended), (0, 0), "its player has stayed");
     scene.pass(Duration::from_secs(3));
+    scene.media();
     scene.fail(ErrorClass::Lost);
     scene.fail(ErrorClass::Refused);
     scene.fail(ErrorClass::Refused);

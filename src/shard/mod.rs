@@ -55,6 +55,7 @@ mod replica;
 mod rtp;
 mod sources;
 mod tables;
+mod take_over;
 mod timers;
 mod totals;
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rillcast::limits::KEYFRAME_PATIENCE;
 use rillcast::media::state::{ErrorClass, Fault, Generation};
 use rillcast::media::{AttemptId, ConnectionId, MediaPart, SourceUrl};
 use rillcast::shard::{Stage, StreamHandle};
@@ -283,7 +284,12 @@ impl World {
         for (name, attempt) in self.attempts.iter().filter(|(_, attempt)| attempt.is_open()) {
             let source = attempt.source.map(|source| &self.sources[source as usize]);
             let last_media = source.and_then(|source| source.last_media);
-            let silent_by = last_media.map(|at| at + MEDIA_TIMEOUT_MAX);
+            // One that is held back has time for its keyframe.
+            let patience = match self.shards[name.shard].brings_media(name.attempt) {
+                true => MEDIA_TIMEOUT_MAX,
+                false => MEDIA_TIMEOUT_MAX.max(KEYFRAME_PATIENCE),
+            };
+            let silent_by = last_media.map(|at| at + patience);
             let bound = silent_by.map_or(attempt.media_by, |by| by.max(attempt.media_by));
             assert!(self.now <= bound, "{name:?} brings nothing and is kept");
         }
