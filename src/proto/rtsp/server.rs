@@ -300,8 +300,14 @@ impl ServerSession {
         self.resume(now)
     }
 
-    /// Media follows, of each track from this packet on: answers [`ServerEvent::Play`]. Of tracks
-    /// that have no packet yet nothing is told.
+    /// Media follows, of each track from this packet on: answers [`ServerEvent::Play`].
+    ///
+    /// Of a track that has no packet yet nothing is told in `RTP-Info`: neither of its numbers is known, an
+    /// entry has one at the least (RFC 2326, 12.33), and players drop what lies before numbers that are
+    /// too high. GStreamer and ffmpeg look entries up by their addresses, and take a track without one
+    /// from its first packet and sender report on. live555, which VLC plays with, looks at no
+    /// address: its nth track gets the nth entry. So tracks behind one that has none are not told of
+    /// either.
     ///
     /// # Errors
     /// As [`Self::accept_describe`].
@@ -393,7 +399,7 @@ impl ServerSession {
             let (sequence, timestamp) = (Some(first.sequence), Some(first.timestamp));
             Some(TrackStart { url: setup.url.clone(), sequence, timestamp })
         };
-        let starts: Vec<TrackStart> = self.setups.iter().filter_map(start_of).collect();
+        let starts: Vec<TrackStart> = self.setups.iter().map_while(start_of).collect();
         if !starts.is_empty() {
             response.headers.push("RTP-Info", &TrackStart::format_list(&starts));
         }

@@ -203,6 +203,31 @@ fn responses_tell_what_players_need() {
     assert_eq!(header(&playing, "Range"), Some("npt=0.000-"));
 }
 
+#[test]
+fn tracks_behind_one_without_packets_are_not_told() {
+    let entry = |first: &FirstPacket| {
+        let FirstPacket { track, sequence, timestamp } = first;
+        format!("url=rtsp://h/live/a/trackID={track};seq={sequence};rtptime={timestamp}")
+    };
+    let second = FirstPacket { track: 1, sequence: 7, timestamp: 0 };
+    for (known, told) in [
+        (vec![second, FIRST], Some(format!("{},{}", entry(&FIRST), entry(&second)))),
+        (vec![FIRST], Some(entry(&FIRST))),
+        // To live555 its numbers would be the first track's.
+        (vec![second], None),
+        (vec![], None),
+    ] {
+        let mut bench = Bench::player(TCP, ServerConfig::default());
+        let transport = format!("Transport: {TCP}");
+        assert_eq!(bench.status("SETUP rtsp://h/live/a/trackID=1", &[&transport]), 200);
+        bench.accepts = false;
+        assert_eq!(bench.ask("PLAY rtsp://h/live/a/", &[]), "");
+        bench.session.accept_play(bench.now, &known).unwrap();
+        bench.drain().unwrap();
+        assert_eq!(header(&bench.sent, "RTP-Info"), told.as_deref());
+    }
+}
+
 /// The captures of publishers, with the session that they were given made ours.
 fn captures() -> Vec<(&'static str, Vec<u8>, usize)> {
     let captures: [(&str, &[u8], usize); 2] = [
