@@ -265,10 +265,8 @@ impl Shard {
     /// can use.
     pub(super) fn attach(&mut self, handle: StreamHandle, shard: ShardId, form: Form) {
         let own = shard == self.id;
+        self.want_form(handle, form);
         let Some(stream) = self.tables.get_mut(handle) else { return };
-        if form != stream.media.form() {
-            stream.media.want_other(self.rng.u64(..), self.now_unix);
-        }
         let key = stream.key.clone();
         let Some(subscriber) = stream.subscribers.get_mut(&(shard, form)) else { return };
         let log = stream.media.log(form);
@@ -433,10 +431,7 @@ impl Shard {
         }
         if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.media.flush();
-            if stream.media.other_is_void() {
-                let other = stream.media.form().other();
-                self.end_attached(handle, |form| form == other, EndReason::SourceLost);
-            }
+            self.look_at_other(handle);
             let stream = self.tables.get_mut(handle).expect("it stays");
             let video_since = stream.video_since.take();
             for form in Form::ALL {
@@ -446,7 +441,12 @@ impl Shard {
     }
 
     /// Tells who has players of a form what was flushed.
-    fn send_flush(&mut self, handle: StreamHandle, form: Form, video_since: Option<Instant>) {
+    pub(super) fn send_flush(
+        &mut self,
+        handle: StreamHandle,
+        form: Form,
+        video_since: Option<Instant>,
+    ) {
         let own = self.id;
         let stream = self.tables.get_mut(handle).expect("just flushed");
         let Some(log) = stream.media.log(form) else {
@@ -481,9 +481,7 @@ impl Shard {
         } else {
             let gop_bytes_max = self.policy.gop_bytes_max;
             let stream = self.tables.get_mut(handle).expect("just flushed");
-            if let Some(log) = stream.media.log_mut(form) {
-                log.trim(None, gop_bytes_max);
-            }
+            stream.media.trim(form, None, gop_bytes_max);
         }
     }
 }
