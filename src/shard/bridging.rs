@@ -1,5 +1,6 @@
 //! The form that a stream's source does not bring, while somebody wants it: made in slices, one a turn for
-//! all streams that are behind, so that a large GOP holds nobody up.
+//! all streams that are behind, so that a large GOP holds nobody up; and refused as soon as it is known that
+//! the stream's codecs can't be carried in it.
 
 use std::time::Instant;
 
@@ -22,7 +23,9 @@ impl Shard {
     pub(super) fn look_at_other(&mut self, handle: StreamHandle) {
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let (other, media) = (stream.media.form().other(), &stream.media);
-        if media.other_is_void() {
+        if media.other_is_barren() {
+            self.end_presences(handle, |form, _| form == other, EndReason::NotCarried);
+        } else if media.other_is_void() {
             self.end_attached(handle, |form| form == other, EndReason::SourceLost);
         } else if media.other_is_behind() && !self.bridging.contains(&handle) {
             self.bridging.push_back(handle);

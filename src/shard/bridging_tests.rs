@@ -1,4 +1,5 @@
-//! Players of the form that a stream's source does not bring: how much is made for them in one turn.
+//! Players of the form that a stream's source does not bring: how much is made for them in one turn, and
+//! that they are refused when their form can't carry the stream.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,7 +12,10 @@ use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::Config;
 use crate::limits::BRIDGE_SLICE_LEN;
+use crate::media::state::EndReason;
 use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
+use crate::proto::rtp::RtpPart;
+use crate::proto::rtsp::SessionDescription;
 use crate::stream::Packaging;
 
 const HERE: ShardId = ShardId(0);
@@ -26,6 +30,7 @@ struct Scene {
     shard: Shard,
     now: Instant,
     admitted: Vec<ConnectionId>,
+    refused: Vec<(ConnectionId, EndReason)>,
 }
 
 fn connection(serial: u32) -> ConnectionId {
@@ -39,7 +44,7 @@ fn key(stream: &str) -> StreamKey {
 impl Scene {
     fn new() -> Self {
         let shard = Shard::new(HERE, 1, 7, Policy::of(&Config::default(), 1));
-        Self { shard, now: clock::now(), admitted: Vec::new() }
+        Self { shard, now: clock::now(), admitted: Vec::new(), refused: Vec::new() }
     }
 
     fn publish(&mut self, stream: &str, serial: u32, form: Form) {
@@ -74,6 +79,10 @@ impl Scene {
             match action {
                 Action::Send { message, .. } => self.shard.handle_message(self.now, HERE, message),
                 Action::Admit { connection } => self.admitted.push(connection),
+                Action::Refuse { connection, reason } => {
+                    self.refused.push((connection, reason));
+                    self.shard.released(connection);
+                }
                 _ => {}
             }
         }
@@ -128,4 +137,51 @@ fn a_large_gop_takes_several_turns_and_others_go_on() {
     scene.tag("large", TagKind::Video, 4000, &picture(0x27));
     scene.turn();
     assert!(scene.shard.totals().bridge_bytes_copied > before);
+}
+
+#[test]
+fn players_of_a_stream_that_their_form_cannot_carry_are_refused_with_its_tracks() {
+    let mut scene = Scene::new();
+    let refused = |serial| (connection(serial), EndReason::NotCarried);
+    scene.play("tags", 3, Packaging::Rtsp);
+    scene.publish("tags", 1, Form::Flv);
+    scene.tag("tags", TagKind::Video, 0, b"\x91vp09\0\0");
+    scene.turn();
+    assert_eq!(scene.refused, []);
+    scene.tag("tags", TagKind::Audio, 10, b"\x2f\xff\xfb");
+    scene.play("tags", 4, Packaging::Flv);
+    for _ in 0..3 {
+        scene.turn();
+    }
+    assert_eq!(
+        (&scene.refused[..], &scene.admitted[..]),
+        (&[refused(3)][..], &[connection(4)][..])
+    );
+    // Who comes later, too.
+    scene.play("tags", 5, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.refused[1..], [refused(5)]);
+
+    // The other way.
+    scene.play("packets", 6, Packaging::Rtmp);
+    scene.publish("packets", 2, Form::Rtp);
+    let handle = scene.shard.tables.find(&key("packets")).unwrap();
+    let sdp = SessionDescription::parse(b"v=0\r\nm=video 0 RTP/AVP 26\r\n").unwrap();
+    let packet = [0x80, 26, 0, 1, 0, 0, 0, 0, 0, 0, 0, 5, 7, 7];
+    let packet = crate::proto::rtp::RtpPacket::parse(Bytes::copy_from_slice(&packet)).unwrap();
+    let gap = crate::proto::rtp::Gap::None;
+    for part in [RtpPart::Begin(sdp.into()), RtpPart::Packet { track: 0, packet, gap }] {
+        assert!(scene.shard.rtp(scene.now, handle, part));
+    }
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.refused[2..], [refused(6)]);
+
+    scene.shard.leave(connection(4));
+    scene.shard.unpublish(scene.now, connection(1), true);
+    scene.shard.unpublish(scene.now, connection(2), true);
+    (0..3).for_each(|_| scene.turn());
+    scene.shard.released(connection(1));
+    scene.shard.released(connection(2));
+    (0..3).for_each(|_| scene.turn());
+    assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
 }

@@ -244,7 +244,8 @@ impl Shard {
         let places: Vec<(ShardId, Form)> = stream.subscribers.keys().copied().collect();
         for (shard, form) in places {
             let stream = self.tables.get_mut(handle).expect("just registered");
-            let subscriber = stream.subscribers.get_mut(&(shard, form)).expect("just listed");
+            // Not those that were refused with another one.
+            let Some(subscriber) = stream.subscribers.get_mut(&(shard, form)) else { continue };
             if subscriber.attached && !subscriber.lacks_flush {
                 subscriber.suspended = false;
                 // What it has ends before the splice; the next flush carries the rest.
@@ -345,10 +346,20 @@ impl Shard {
         of: impl Fn(Form) -> bool,
         reason: EndReason,
     ) {
+        self.end_presences(handle, |form, subscriber| of(form) && subscriber.attached, reason);
+    }
+
+    /// Ends some presences of a stream.
+    pub(super) fn end_presences(
+        &mut self,
+        handle: StreamHandle,
+        which: impl Fn(Form, &Subscriber) -> bool,
+        reason: EndReason,
+    ) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let all = std::mem::take(&mut stream.subscribers);
         let (ended, kept) =
-            all.into_iter().partition(|((_, form), subscriber)| of(*form) && subscriber.attached);
+            all.into_iter().partition(|((_, form), subscriber)| which(*form, subscriber));
         stream.subscribers = kept;
         let ended: BTreeMap<(ShardId, Form), Subscriber> = ended;
         let wants_other = stream.subscribers.keys().any(|(_, of)| *of != stream.media.form());

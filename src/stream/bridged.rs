@@ -180,9 +180,12 @@ impl Bridged {
         }
     }
 
-    /// Whether nothing can come of the source any more.
+    /// Whether it is known that nothing can be made of the source's tracks.
     pub(super) fn is_barren(&self) -> bool {
-        matches!(&self.direction, Direction::ToFlv(tags) if tags.converter.is_none())
+        match &self.direction {
+            Direction::ToFlv(tags) => tags.converter.is_none(),
+            Direction::ToRtp(packets) => packets.is_barren(),
+        }
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -261,6 +264,10 @@ impl Packets {
         let Some(description) = self.converter.description() else { return false };
         log.set_description(description.into());
         true
+    }
+
+    fn is_barren(&self) -> bool {
+        self.converter.is_complete() && self.converter.description().is_none()
     }
 
     /// Returns the bytes that were copied.

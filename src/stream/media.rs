@@ -174,6 +174,11 @@ impl Media {
         })
     }
 
+    /// Whether it is known that the form that the source does not bring can't be made of its tracks.
+    pub fn other_is_barren(&self) -> bool {
+        self.bridged.as_ref().is_some_and(|bridged| bridged.is_barren())
+    }
+
     /// The stream in a form: its own log, or the bridged one when that can be played.
     pub fn log(&self, form: Form) -> Option<&Log> {
         if form == self.form() {
@@ -573,5 +578,23 @@ mod tests {
         let keyframes = made.iter().filter(|(entry, _)| entry.keyframe).count();
         assert_eq!(keyframes, 2);
         assert!(made.len() < 3000, "{} packets", made.len());
+    }
+
+    #[test]
+    fn codecs_that_no_packets_are_made_of_are_known_with_the_tracks() {
+        let mut media = Media::default();
+        tag(&mut media, TagKind::Video, 0, b"\x91vp09\0\0");
+        media.flush();
+        want(&mut media, 0);
+        // A sound that can be carried may be late.
+        assert!(!media.other_is_barren());
+        tag(&mut media, TagKind::Audio, 10, b"\x2f\xff\xfb");
+        media.flush();
+        assert!(media.other_is_barren() && media.log(Form::Rtp).is_none());
+
+        let mut media = Media::new(Form::Rtp);
+        begin(&mut media, "v=0\r\nm=video 0 RTP/AVP 26\r\n");
+        want(&mut media, 0);
+        assert!(media.other_is_barren());
     }
 }
