@@ -459,3 +459,9 @@ pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;
 /// Bytes of a source's log that a shard makes of the other form at once, for one stream that is behind a
 /// turn: 1 ms, where a GOP of 16 MB took 9 to 25 ms.
 pub const BRIDGE_SLICE_LEN: u64 = 1024 * 1024;
+
+// Requests of RTSP in one piece.
+
+/// Requests that a session reads in one receive, with what it kept before: a client asks for twice
+/// [`RTSP_TRACKS_MAX`] tracks and a few things more. Their answers are at most 64 KiB each, so 4 MiB.
+pub const RTSP_REQUESTS_AT_ONCE_MAX: u32 = 64;

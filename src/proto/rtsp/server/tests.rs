@@ -304,6 +304,37 @@ fn packets_that_come_before_the_answer_are_kept() {
 }
 
 #[test]
+fn requests_that_come_at_once_are_bounded() {
+    let many = |line: &str, count: usize| request(line, &[], "").repeat(count);
+    // What was kept until an answer came counts together.
+    let mut bench = Bench::new(ServerConfig::default());
+    bench.accepts = false;
+    let describe = "DESCRIBE rtsp://h/live/a";
+    let setup = request("SETUP rtsp://h/live/a/trackID=0", &[&format!("Transport: {TCP}")], "");
+    bench.feed(request(describe, &[], "").as_bytes()).unwrap();
+    let turns = format!("{}{}", many("PLAY *", 1), many("PAUSE *", 1)).repeat(10_000);
+    bench.feed(format!("{setup}{turns}").as_bytes()).unwrap();
+    bench.accepts = true;
+    let mut answered = bench.session.accept_describe(bench.now, description());
+    let mut events = 0;
+    while let (Ok(()), Some(output)) = (answered, bench.session.poll_output()) {
+        if let Output::Event(event) = output {
+            events += 1;
+            answered = bench.accept(&event);
+        }
+    }
+    assert_eq!(answered, Err(ServerError::TooManyAtOnce));
+    assert!(events <= 2 * RTSP_REQUESTS_AT_ONCE_MAX, "{events}");
+    // So does what needs no answer of the driver.
+    let mut bench = Bench::player(TCP, ServerConfig::default());
+    let allowed = RTSP_REQUESTS_AT_ONCE_MAX as usize;
+    bench.feed(many(describe, allowed).as_bytes()).unwrap();
+    bench.feed(many(describe, allowed).as_bytes()).unwrap();
+    assert_eq!(bench.feed(many(describe, 10_000).as_bytes()), Err(ServerError::TooManyAtOnce));
+    assert_eq!(bench.sent.matches("application/sdp").count(), 3 * allowed);
+}
+
+#[test]
 fn udp_is_set_up_with_ports_of_both() {
     let mut bench = Bench::player(UDP, ServerConfig::default());
     let transport = format!("Transport: {UDP}");
