@@ -465,3 +465,6 @@ pub const BRIDGE_SLICE_LEN: u64 = 1024 * 1024;
 /// Requests that a session reads in one receive, with what it kept before: a client asks for twice
 /// [`RTSP_TRACKS_MAX`] tracks and a few things more. Their answers are at most 64 KiB each, so 4 MiB.
 pub const RTSP_REQUESTS_AT_ONCE_MAX: u32 = 64;
+
+/// Pairs of UDP sockets of one connection: one for each track, and as many that are being closed.
+pub const UDP_PAIRS_PER_CONNECTION_MAX: usize = 2 * RTSP_TRACKS_MAX;

@@ -458,6 +458,29 @@ fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
 }
 
 #[test]
+fn one_connection_takes_no_more_ports_than_its_part() {
+    goes_on_while(|relay, _, _| {
+        let url = relay.rtsp_url("a");
+        let mut greedy = Client::connect(relay.rtsp);
+        let described = greedy.demand("DESCRIBE", &url, &[], "");
+        let control = &parse_description(&described.text()).expect("a description")[0].control;
+        let track = kit::rtsp_player::control_url(&url, control);
+        let transport = "Transport: RTP/AVP;unicast;client_port=45678-45679";
+        let setup = format!("SETUP {track} RTSP/1.0\r\nCSeq: 7\r\n{transport}\r\n\r\n");
+        greedy.send(setup.repeat(60).as_bytes()).expect("the relay reads");
+        let answers: Vec<Option<u16>> =
+            (0..60).map(|_| greedy.answer().expect("an answer").status()).collect();
+        assert!(answers.iter().all(|status| matches!(status, Some(200 | 461))), "{answers:?}");
+        let refused = answers.iter().filter(|status| **status == Some(461)).count();
+        assert!(refused > 0, "60 pairs of ports for one track");
+        // Others are served, and so is it when its old ports are closed.
+        drop(RtspPlayer::start(relay.rtsp, &url, Lower::Udp));
+        let header = [("Transport", "RTP/AVP;unicast;client_port=45678-45679")];
+        greedy.demand("SETUP", &track, &header, "");
+    });
+}
+
+#[test]
 fn noise_at_the_udp_ports_is_ignored() {
     goes_on_while(|_, publisher, media| {
         let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
