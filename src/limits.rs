@@ -324,3 +324,17 @@ pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;
 /// Time in which a full part of the table of addresses is looked through once at the most, while other
 /// shards wait for it: not once for each connection of a flood.
 pub const ADDRESS_SWEEP_MS: u64 = 100;
+// Bridge, in slices.
+
+/// Bytes of a source's log that a shard makes of the other form at once, for one stream that is behind a
+/// turn: 1 ms, where a GOP of 16 MB took 9 to 25 ms.
+pub const BRIDGE_SLICE_LEN: u64 = 1024 * 1024;
+
+// Requests of RTSP in one piece.
+
+/// Requests that a session reads in one receive, with what it kept before: a client asks for twice
+/// [`RTSP_TRACKS_MAX`] tracks and a few things more. Their answers are at most 64 KiB each, so 4 MiB.
+pub const RTSP_REQUESTS_AT_ONCE_MAX: u32 = 64;
+
+/// Pairs of UDP sockets of one connection: one for each track, and as many that are being closed.
+pub const UDP_PAIRS_PER_CONNECTION_MAX: usize = 2 * RTSP_TRACKS_MAX;

@@ -140,6 +140,8 @@ pub enum EndReason {
     Idle,
     /// No stream came within `max_stream_wait_ms`.
     NotFound,
+    /// None of the stream's codecs can be carried in the form that was asked for.
+    NotCarried,
     /// No origin could be asked for it.
     OriginFailed,
     /// The player was too far behind for too long.
@@ -165,6 +167,7 @@ impl EndReason {
             Self::GaveUp => "gave_up",
             Self::Idle => "idle",
             Self::NotFound => "not_found",
+            Self::NotCarried => "not_carried",
             Self::OriginFailed => "origin_failed",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",

@@ -14,7 +14,7 @@ use crate::proto::http::response::Response;
 use crate::proto::http::server::ServerEvent as HttpEvent;
 use crate::proto::http::server::StreamStart;
 use crate::proto::rtmp::{PlayEnd, PlayRefusal, PublishEnd, ServerEvent as RtmpEvent};
-use crate::proto::rtsp::server::Refusal::{NotFound, Unavailable};
+use crate::proto::rtsp::server::Refusal::{MediaType, NotFound, Unavailable};
 use crate::ring::Token;
 use crate::shard::{Admitted, PlayRequest};
 use crate::stream::Packaging;
@@ -129,12 +129,13 @@ impl Driver {
         self.tell_refused(token, reason);
         let Some(link) = self.links.get_mut(token) else { return };
         let failed = reason == EndReason::OriginFailed;
+        let not_carried = reason == EndReason::NotCarried;
         let overloaded = failed || matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
                 let refusal =
                     if overloaded { PlayRefusal::Unavailable } else { PlayRefusal::StreamNotFound };
-                session.refuse_play(refusal, "");
+                session.refuse_play(refusal, if not_carried { NOT_CARRIED } else { "" });
             }
             Session::Http(session) if session.is_websocket() => {
                 let code = if overloaded { WS_TRY_AGAIN } else { WS_NOT_FOUND };
@@ -145,10 +146,15 @@ impl Driver {
                     502
                 } else if overloaded {
                     503
+                } else if not_carried {
+                    406
                 } else {
                     404
                 };
-                let text = format!("no such stream: {}\n", reason.as_str());
+                let text = match not_carried {
+                    true => format!("{NOT_CARRIED}\n"),
+                    false => format!("no such stream: {}\n", reason.as_str()),
+                };
                 let mut response = Response::text(status, text);
                 if reason != EndReason::NotFound {
                     response = response.closing();
@@ -166,7 +172,12 @@ impl Driver {
             Session::Rtsp(_) => {
                 // It may ask again at once, for the same stream.
                 self.shard.released(connection);
-                self.refuse_rtsp(token, if overloaded { Unavailable } else { NotFound });
+                let refusal = match reason {
+                    EndReason::NotCarried => MediaType,
+                    _ if overloaded => Unavailable,
+                    _ => NotFound,
+                };
+                self.refuse_rtsp(token, refusal);
                 return;
             }
             Session::Origin(_) | Session::Destination(_) => return,
@@ -282,6 +293,8 @@ fn without_event(output: Output<HttpEvent>) -> Output<RtmpEvent> {
 
 pub(super) const FLV_TYPE: &str = "video/x-flv";
 pub(super) const NO_STORE: (&str, &str) = ("Cache-Control", "no-store");
+/// What players are told of a stream whose codecs their protocol can't carry.
+const NOT_CARRIED: &str = "None of the stream's codecs can be carried here.";
 /// The node ends the stream (RFC 6455, 7.4.1).
 const WS_GOING_AWAY: u16 = 1001;
 const WS_TRY_AGAIN: u16 = 1013;

@@ -24,8 +24,8 @@ use super::link::{Role, Session};
 use crate::config::PortRange;
 use crate::egress::{Socket, UdpTrack};
 use crate::limits::{
-    DATAGRAM_LEN_MAX, UDP_PORT_TRIES_MAX, UDP_RECEIVE_BUFFER_LEN, UDP_REPORT_BUFFER_LEN,
-    UDP_SEND_BUFFER_LEN,
+    DATAGRAM_LEN_MAX, UDP_PAIRS_PER_CONNECTION_MAX, UDP_PORT_TRIES_MAX, UDP_RECEIVE_BUFFER_LEN,
+    UDP_REPORT_BUFFER_LEN, UDP_SEND_BUFFER_LEN,
 };
 use crate::proto::rtsp::{PacketKind, Ports};
 use crate::ring::{Ended, OpKind, Outcome, Token, socket};
@@ -123,12 +123,18 @@ fn split(token: Token) -> (PairId, PacketKind) {
 }
 
 impl Driver {
-    /// Opens a pair for a track of a link's session; one that the track had is closed.
+    /// Opens a pair for a track of a link's session; one that the track had is closed. Until the kernel
+    /// has let go of that it counts, so that a peer which sets up a track again and again takes no more
+    /// than its part of the ports.
     pub(super) fn open_udp(&mut self, owner: Token, track: usize) -> Option<Ports> {
         if let Some(old) = self.udp_of(owner, track) {
             self.close_udp(old);
         }
         let link = self.links.get_mut(owner)?;
+        if link.udp.len() >= UDP_PAIRS_PER_CONNECTION_MAX {
+            self.counters.udp_refused += 1;
+            return None;
+        }
         let Some((port, rtp, rtcp)) = self.udp.bind(link.local) else {
             self.counters.udp_refused += 1;
             self.repeats.count(self.now, "no UDP ports are free");

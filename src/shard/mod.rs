@@ -18,6 +18,9 @@
 
 mod absences;
 mod asks;
+mod bridging;
+#[cfg(test)]
+mod bridging_tests;
 mod budget;
 #[cfg(test)]
 mod bus_tests;
@@ -165,6 +168,9 @@ pub struct Shard {
     /// Presences with players over UDP who are to get more, and when.
     behind: Vec<(StreamKey, Form)>,
     behind_due: Option<Instant>,
+    /// Streams of which some is still to be made in the form that their source does not bring.
+    bridging: VecDeque<StreamHandle>,
+    bridging_due: Option<Instant>,
     /// Presences whose players get what was flushed before they are ended.
     due_ends: Vec<EndOfLocal>,
     changed_interest: Vec<(StreamKey, Form)>,
@@ -213,6 +219,8 @@ impl Shard {
             dirty_locals: Vec::new(),
             behind: Vec::new(),
             behind_due: None,
+            bridging: VecDeque::new(),
+            bridging_due: None,
             due_ends: Vec::new(),
             changed_interest: Vec::new(),
             backed_up: vec![false; shards],
@@ -266,7 +274,8 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flush = self.flush_queue.first().map(|&(due, _)| due);
         let idle = self.idle.first().map(|&(due, _)| due);
-        self.timers.next().into_iter().chain(flush).chain(idle).chain(self.behind_due).min()
+        let own = [flush, idle, self.behind_due, self.bridging_due];
+        self.timers.next().into_iter().chain(own.into_iter().flatten()).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -352,6 +361,7 @@ impl Shard {
         for end in std::mem::take(&mut self.due_ends) {
             self.end_local(end);
         }
+        self.bridge_one(now);
         self.report_interest();
     }
 

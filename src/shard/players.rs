@@ -384,9 +384,8 @@ impl Shard {
             LocalLog::None => {}
             LocalLog::Replica(log) => log.trim(slowest, gop_bytes_max),
             LocalLog::Owner(handle) => {
-                let stream = self.tables.get_mut(*handle);
-                if let Some(log) = stream.and_then(|stream| stream.media.log_mut(form)) {
-                    log.trim(slowest, gop_bytes_max);
+                if let Some(stream) = self.tables.get_mut(*handle) {
+                    stream.media.trim(form, slowest, gop_bytes_max);
                 }
             }
         }

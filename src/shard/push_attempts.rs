@@ -163,14 +163,19 @@ impl Shard {
         let text = match reason {
             EndReason::TooSlow => "the destination was too far behind for too long".to_owned(),
             EndReason::Broken => "the connection broke".to_owned(),
+            EndReason::NotCarried => {
+                "the destination's protocol carries none of the stream's codecs".to_owned()
+            }
             reason => format!("the stream ended it: {}", reason.as_str()),
         };
         let Some(push) = self.current_push(id, attempt) else { return };
         push.sent.see(now, sent_bytes);
         let key = push.key.clone();
-        let is_fault = matches!(reason, EndReason::TooSlow | EndReason::Broken);
+        let is_unfit = reason == EndReason::NotCarried;
+        let is_fault = is_unfit || matches!(reason, EndReason::TooSlow | EndReason::Broken);
         // Where the stream is there, the push would be back at once and perhaps sent away again.
-        let fault = Fault::new(ErrorClass::Lost, text);
+        let class = if is_unfit { ErrorClass::Protocol } else { ErrorClass::Lost };
+        let fault = Fault::new(class, text);
         if is_fault {
             self.push_failed(now, id, attempt, fault);
             return;

@@ -227,7 +227,8 @@ impl Shard {
         let places: Vec<(ShardId, Form)> = stream.subscribers.keys().copied().collect();
         for (shard, form) in places {
             let stream = self.tables.get_mut(handle).expect("just registered");
-            let subscriber = stream.subscribers.get_mut(&(shard, form)).expect("just listed");
+            // Not those that were refused with another one.
+            let Some(subscriber) = stream.subscribers.get_mut(&(shard, form)) else { continue };
             if subscriber.attached && !subscriber.lacks_flush {
                 subscriber.suspended = false;
                 // What it has ends before the splice; the next flush carries the rest.
@@ -248,10 +249,8 @@ impl Shard {
     /// can use.
     pub(super) fn attach(&mut self, handle: StreamHandle, shard: ShardId, form: Form) {
         let own = shard == self.id;
+        self.want_form(handle, form);
         let Some(stream) = self.tables.get_mut(handle) else { return };
-        if form != stream.media.form() {
-            stream.media.want_other(self.rng.u64(..), self.now_unix);
-        }
         let key = stream.key.clone();
         let Some(subscriber) = stream.subscribers.get_mut(&(shard, form)) else { return };
         let log = stream.media.log(form);
@@ -332,10 +331,20 @@ impl Shard {
         of: impl Fn(Form) -> bool,
         reason: EndReason,
     ) {
+        self.end_presences(handle, |form, subscriber| of(form) && subscriber.attached, reason);
+    }
+
+    /// Ends some presences of a stream.
+    pub(super) fn end_presences(
+        &mut self,
+        handle: StreamHandle,
+        which: impl Fn(Form, &Subscriber) -> bool,
+        reason: EndReason,
+    ) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let all = std::mem::take(&mut stream.subscribers);
         let (ended, kept) =
-            all.into_iter().partition(|((_, form), subscriber)| of(*form) && subscriber.attached);
+            all.into_iter().partition(|((_, form), subscriber)| which(*form, subscriber));
         stream.subscribers = kept;
         let ended: BTreeMap<(ShardId, Form), Subscriber> = ended;
         let wants_other = stream.subscribers.keys().any(|(_, of)| *of != stream.media.form());
@@ -418,10 +427,7 @@ impl Shard {
         }
         if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.media.flush();
-            if stream.media.other_is_void() {
-                let other = stream.media.form().other();
-                self.end_attached(handle, |form| form == other, EndReason::SourceLost);
-            }
+            self.look_at_other(handle);
             let stream = self.tables.get_mut(handle).expect("it stays");
             let video_since = stream.video_since.take();
             for form in Form::ALL {
@@ -431,7 +437,12 @@ impl Shard {
     }
 
     /// Tells who has players of a form what was flushed.
-    fn send_flush(&mut self, handle: StreamHandle, form: Form, video_since: Option<Instant>) {
+    pub(super) fn send_flush(
+        &mut self,
+        handle: StreamHandle,
+        form: Form,
+        video_since: Option<Instant>,
+    ) {
         let own = self.id;
         let stream = self.tables.get_mut(handle).expect("just flushed");
         let Some(log) = stream.media.log(form) else {
@@ -466,9 +477,7 @@ impl Shard {
         } else {
             let gop_bytes_max = self.policy.gop_bytes_max;
             let stream = self.tables.get_mut(handle).expect("just flushed");
-            if let Some(log) = stream.media.log_mut(form) {
-                log.trim(None, gop_bytes_max);
-            }
+            stream.media.trim(form, None, gop_bytes_max);
         }
     }
 }

@@ -135,11 +135,12 @@ impl Bridged {
         })
     }
 
-    /// Makes what was flushed since the last call, and lets players have it.
-    pub(super) fn follow(&mut self, source: &Log) {
-        let end = source.flushed_seq();
-        self.next_seq = self.next_seq.max(source.first_seq());
-        for seq in self.next_seq..end {
+    /// Makes what was flushed and not read yet, and lets players have it: entries until `len_max` bytes
+    /// of the source's log are read, one at the least.
+    pub(super) fn follow(&mut self, source: &Log, len_max: u64) {
+        let mut len = 0;
+        while len < len_max && self.is_behind(source) {
+            let seq = self.next_seq;
             let entry = *source.entry(seq).expect("what is flushed is held until it was read");
             match &mut self.direction {
                 Direction::ToFlv(tags) => tags.handle(&mut self.log, source, seq),
@@ -147,8 +148,9 @@ impl Bridged {
                     self.bytes_copied += packets.handle(&mut self.log, source, &entry);
                 }
             }
+            self.next_seq = seq + 1;
+            len += u64::from(entry.len);
         }
-        self.next_seq = end;
         self.is_ready |= match &self.direction {
             Direction::ToFlv(tags) => tags.is_ready(),
             Direction::ToRtp(packets) => packets.is_ready(&mut self.log),
@@ -158,14 +160,26 @@ impl Bridged {
         }
     }
 
+    /// Whether something that was flushed is still to be read.
+    pub(super) fn is_behind(&self, source: &Log) -> bool {
+        self.next_seq < source.flushed_seq()
+    }
+
+    /// The sequence number from which on the source's log is to be held.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
     /// Whether it can be played.
     pub(super) fn is_ready(&self) -> bool {
         self.is_ready
     }
 
-    /// The source is another one from now on.
-    pub(super) fn change_source(&mut self) {
+    /// The source is another one from now on. What is still to be read of the old one is passed over: it
+    /// would be taken for the new one's.
+    pub(super) fn change_source(&mut self, source: &Log) {
         self.source_changed = true;
+        self.next_seq = source.flushed_seq();
         if let Direction::ToFlv(tags) = &mut self.direction {
             tags.ingest.change_source(&mut self.log);
             tags.due.fill(None);
@@ -174,8 +188,9 @@ impl Bridged {
         self.log.forget_gop();
     }
 
-    /// The source's packets are of other tracks from now on.
+    /// The source's packets are of other tracks from now on; as for [`Self::change_source`].
     pub(super) fn change_tracks(&mut self, source: &Log) {
+        self.next_seq = source.flushed_seq();
         if let Direction::ToFlv(tags) = &mut self.direction {
             tags.begin(source);
             tags.ingest.change_source(&mut self.log);
@@ -192,9 +207,12 @@ impl Bridged {
         }
     }
 
-    /// Whether nothing can come of the source any more.
+    /// Whether it is known that nothing can be made of the source's tracks.
     pub(super) fn is_barren(&self) -> bool {
-        matches!(&self.direction, Direction::ToFlv(tags) if tags.converter.is_none())
+        match &self.direction {
+            Direction::ToFlv(tags) => tags.converter.is_none(),
+            Direction::ToRtp(packets) => packets.is_barren(),
+        }
     }
 
     pub(super) fn log(&self) -> &Log {
@@ -273,6 +291,10 @@ impl Packets {
         let Some(description) = self.converter.description() else { return false };
         log.set_description(description.into());
         true
+    }
+
+    fn is_barren(&self) -> bool {
+        self.converter.is_complete() && self.converter.description().is_none()
     }
 
     /// Returns the bytes that were copied.

@@ -8,6 +8,7 @@ use super::ingest::{Ingest, IngestBytes, Progress};
 use super::log::Log;
 use super::rtp_ingest::{RtpIngest, RtpProgress};
 use super::tracks::Tracks;
+use crate::limits::BRIDGE_SLICE_LEN;
 use crate::media::{Form, MediaPart};
 use crate::proto::rtp::{Gap, RtpPart};
 
@@ -104,7 +105,7 @@ impl Media {
             Intake::Rtp(ingest) => ingest.change_source(&mut self.log),
         }
         if let Some(bridged) = &mut self.bridged {
-            bridged.change_source();
+            bridged.change_source(&self.log);
         }
     }
 
@@ -152,15 +153,26 @@ impl Media {
         }
     }
 
-    /// Makes the form that the source does not bring, from the newest keyframe on. The caller tells
-    /// when nobody wants it any more.
+    /// The form that the source does not bring is wanted, from the newest keyframe on: what there is of
+    /// that is made by [`Self::make_other`]. The caller tells when nobody wants it any more.
     pub fn want_other(&mut self, seed: u64, now_unix: u64) {
         if self.bridged.is_none() {
-            let mut bridged =
-                Box::new(Bridged::new(self.form().other(), &self.log, seed, now_unix));
-            bridged.follow(&self.log);
-            self.bridged = Some(bridged);
+            let bridged = Bridged::new(self.form().other(), &self.log, seed, now_unix);
+            self.bridged = Some(Box::new(bridged));
         }
+    }
+
+    /// Makes the next slice of the form that the source does not bring.
+    pub fn make_other(&mut self) {
+        if let Some(bridged) = &mut self.bridged {
+            bridged.follow(&self.log, BRIDGE_SLICE_LEN);
+        }
+    }
+
+    /// Whether some of what players may have is still to be made in the form that the source does not
+    /// bring.
+    pub fn other_is_behind(&self) -> bool {
+        self.bridged.as_ref().is_some_and(|bridged| bridged.is_behind(&self.log))
     }
 
     /// Nobody wants the form that the source does not bring.
@@ -170,11 +182,23 @@ impl Media {
         }
     }
 
-    /// Lets players have everything that has come, in both forms.
+    /// Lets players have everything that has come, in both forms. Of the one that the source does not
+    /// bring no more is made than a slice, and none while it is behind.
     pub fn flush(&mut self) {
+        let was_behind = self.other_is_behind();
         self.log.flush();
-        if let Some(bridged) = &mut self.bridged {
-            bridged.follow(&self.log);
+        if !was_behind {
+            self.make_other();
+        }
+    }
+
+    /// Drops what nobody needs of a form, as [`Log::trim`] does.
+    pub fn trim(&mut self, form: Form, slowest: Option<u64>, gop_bytes_max: u64) {
+        let bridged = self.bridged.as_ref().filter(|_| form == self.form());
+        let read = bridged.map(|bridged| bridged.next_seq());
+        let slowest = slowest.into_iter().chain(read).min();
+        if let Some(log) = self.log_mut(form) {
+            log.trim(slowest, gop_bytes_max);
         }
     }
 
@@ -187,6 +211,11 @@ impl Media {
             // Before a source has told its tracks, nothing is known.
             Form::Rtp => bridged.is_barren() && self.log.description().is_some(),
         })
+    }
+
+    /// Whether it is known that the form that the source does not bring can't be made of its tracks.
+    pub fn other_is_barren(&self) -> bool {
+        self.bridged.as_ref().is_some_and(|bridged| bridged.is_barren())
     }
 
     /// The stream in a form: its own log, or the bridged one when that can be played.
@@ -256,11 +285,20 @@ mod tests {
     use crate::media::TagKind;
     use crate::proto::rtp::{RtpHeader, RtpPacket};
     use crate::proto::rtsp::SessionDescription;
+    use crate::stream::Entry;
 
     fn tag(media: &mut Media, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
         let (lane, len) = (kind as u32, payload.len() as u32);
         media.handle(MediaPart::Begin { lane, kind, timestamp_ms, len });
         media.handle(MediaPart::Data { lane, bytes: Bytes::copy_from_slice(payload) });
+    }
+
+    /// The other form, with what there is of it.
+    fn want(media: &mut Media, now_unix: u64) {
+        media.want_other(7, now_unix);
+        while media.other_is_behind() {
+            media.make_other();
+        }
     }
 
     const PCMA: u8 = 0x72;
@@ -278,7 +316,7 @@ mod tests {
         }
         media.flush();
         assert!(media.log(Form::Rtp).is_none());
-        media.want_other(7, 1_700_000_000);
+        want(&mut media, 1_700_000_000);
         for index in 60..120 {
             tag(
                 &mut media,
@@ -312,7 +350,7 @@ mod tests {
         let opus = |len: usize| [&b"\x91Opus"[..], &vec![7; len]].concat();
         tag(&mut media, TagKind::Audio, 0, &opus(100));
         media.flush();
-        media.want_other(7, 0);
+        want(&mut media, 0);
         for (index, len) in [100, 70_000, 100].into_iter().enumerate() {
             tag(&mut media, TagKind::Audio, 20 + 600 * index as u32, &opus(len));
         }
@@ -327,7 +365,7 @@ mod tests {
         let mut media = Media::default();
         tag(&mut media, TagKind::Audio, 0, &[PCMA, 1, 2, 3]);
         media.flush();
-        media.want_other(7, 0);
+        want(&mut media, 0);
         for index in 1..40 {
             tag(&mut media, TagKind::Audio, 20 * index, &[PCMA, 1, 2, 3]);
         }
@@ -374,7 +412,7 @@ mod tests {
     fn tags_go_on_where_a_source_begins_anew() {
         let (mut media, now) = (Media::new(Form::Rtp), now());
         begin(&mut media, H264);
-        media.want_other(7, 0);
+        want(&mut media, 0);
         packet((&mut media, now), (1, 0), KEYFRAME, Gap::None);
         packet((&mut media, now), (2, 3600), b"\x41\x01", Gap::None);
         packet((&mut media, now), (3, 7200), b"\x5c\x81ab", Gap::None);
@@ -397,7 +435,7 @@ mod tests {
     fn tracks_of_which_no_tags_can_be_made_end_players_of_tags() {
         let mut media = Media::new(Form::Rtp);
         begin(&mut media, H264);
-        media.want_other(7, 0);
+        want(&mut media, 0);
         packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
         media.flush();
         media.change_source();
@@ -469,7 +507,7 @@ mod tests {
         let sound = [&[PCMA][..], &[7; 160]].concat();
         tag(&mut media, TagKind::Audio, first, &sound);
         media.flush();
-        media.want_other(7, 1_700_000_000);
+        want(&mut media, 1_700_000_000);
         for index in 1..600 {
             tag(&mut media, TagKind::Audio, first.wrapping_add(20 * index), &sound);
         }
@@ -495,7 +533,7 @@ mod tests {
         let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\n";
         let description = SessionDescription::parse(sdp).expect("a description");
         media.handle_rtp(now, RtpPart::Begin(description.into()));
-        media.want_other(7, 0);
+        want(&mut media, 0);
         for index in 0..10_u16 {
             let header = RtpHeader {
                 marker: false,
@@ -517,5 +555,132 @@ mod tests {
             .collect();
         assert_eq!(tags.len(), 10);
         assert!(tags.windows(2).all(|two| two[1] - two[0] == 20), "{tags:?}");
+    }
+
+    const AVC: &[u8] =
+        b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\
+        \x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
+
+    /// Tags of a picture of so many bytes, and of a sound.
+    fn tags(media: &mut Media, timestamp_ms: u32, keyframe: bool, len: u32) {
+        let head: &[u8] = if keyframe { b"\x17\x01\0\0\0" } else { b"\x27\x01\0\0\0" };
+        let kind = if keyframe { 0x65 } else { 0x41 };
+        let body: Vec<u8> = (1..len).map(|at| (at + timestamp_ms) as u8 | 1).collect();
+        let picture = [head, &len.to_be_bytes(), &[kind], &body].concat();
+        tag(media, TagKind::Video, timestamp_ms, &picture);
+        tag(
+            media,
+            TagKind::Audio,
+            timestamp_ms,
+            &[&[PCMA][..], &[timestamp_ms as u8; 160]].concat(),
+        );
+    }
+
+    /// Packets of a picture and of a sound.
+    fn packets(media: &mut Media, count: &mut u16, keyframe: bool, len: usize) {
+        let timestamp = 3600 * u32::from(*count);
+        if keyframe {
+            packet((media, now()), (*count, timestamp), KEYFRAME, Gap::None);
+            *count += 1;
+        }
+        let body: Vec<u8> = (1..len).map(|at| (at + usize::from(*count)) as u8 | 1).collect();
+        packet((media, now()), (*count, timestamp), &[&[0x41][..], &body].concat(), Gap::None);
+        *count += 1;
+    }
+
+    /// Everything that is in a log: what each entry is, and its bytes.
+    fn contents(log: &Log) -> Vec<(Entry, Bytes)> {
+        let entries = log.range(log.first_seq()..log.flushed_seq());
+        entries.map(|entry| (*entry, log.bytes(entry.position..entry.end()))).collect()
+    }
+
+    /// A GOP of 5 MB that somebody comes to, goes on with a flush after each slice, a keyframe and a
+    /// trimmed log among them. Sliced or at once, the same is made.
+    fn made_of(form: Form, len_max: u64) -> (Vec<(Entry, Bytes)>, usize) {
+        let mut media = Media::new(form);
+        let mut count = 0;
+        let mut bring = |media: &mut Media, at: u32, keyframe: bool| match form {
+            Form::Flv => tags(media, 40 * at, keyframe, 50_000),
+            Form::Rtp => (0..36).for_each(|packet| {
+                packets(media, &mut count, keyframe && packet == 0, 1400);
+            }),
+        };
+        match form {
+            Form::Flv => tag(&mut media, TagKind::Video, 0, AVC),
+            Form::Rtp => drop(begin(&mut media, H264)),
+        }
+        (0..100).for_each(|at| bring(&mut media, at, at == 0));
+        media.flush();
+        media.want_other(7, 0);
+        let mut slices = 0;
+        for at in 100..140 {
+            let bridged = media.bridged.as_mut().expect("just wanted");
+            if bridged.is_behind(&media.log) {
+                let (copied, before) = (bridged.bytes_copied(), bridged.next_seq());
+                bridged.follow(&media.log, len_max);
+                assert!(bridged.next_seq() > before);
+                let copied = bridged.bytes_copied() - copied;
+                // What waited until the tracks were known comes with the slice in which they are.
+                assert!(copied <= len_max.saturating_mul(2), "{copied} bytes in one slice");
+                slices += 1;
+            }
+            bring(&mut media, at, at == 103);
+            media.log.flush();
+            media.trim(form, None, u64::MAX);
+        }
+        while media.other_is_behind() {
+            media.bridged.as_mut().expect("made").follow(&media.log, len_max);
+            slices += 1;
+        }
+        (contents(media.log(form.other()).expect("it is made")), slices)
+    }
+
+    #[test]
+    fn a_large_gop_is_made_in_slices_and_nothing_differs() {
+        for form in Form::ALL {
+            let (at_once, _) = made_of(form, u64::MAX);
+            let (sliced, slices) = made_of(form, BRIDGE_SLICE_LEN);
+            assert!(slices >= 5, "{slices} slices of {form:?}");
+            assert_eq!(sliced.len(), at_once.len());
+            assert!(sliced == at_once, "{form:?} differs");
+            assert!(sliced.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 7_000_000);
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_source_is_not_taken_for_the_next_ones() {
+        let mut media = Media::default();
+        tag(&mut media, TagKind::Video, 0, AVC);
+        (0..100).for_each(|at| tags(&mut media, 40 * at, at == 0, 50_000));
+        media.flush();
+        media.want_other(7, 0);
+        media.make_other();
+        assert!(media.other_is_behind());
+        media.change_source();
+        assert!(!media.other_is_behind());
+        tags(&mut media, 0, true, 1000);
+        media.flush();
+        let made = contents(media.log(Form::Rtp).expect("it is made"));
+        let keyframes = made.iter().filter(|(entry, _)| entry.keyframe).count();
+        assert_eq!(keyframes, 2);
+        assert!(made.len() < 3000, "{} packets", made.len());
+    }
+
+    #[test]
+    fn codecs_that_no_packets_are_made_of_are_known_with_the_tracks() {
+        let mut media = Media::default();
+        tag(&mut media, TagKind::Video, 0, b"\x91vp09\0\0");
+        media.flush();
+        want(&mut media, 0);
+        // A sound that can be carried may be late.
+        assert!(!media.other_is_barren());
+        tag(&mut media, TagKind::Audio, 10, b"\x2f\xff\xfb");
+        media.flush();
+        assert!(media.other_is_barren() && media.log(Form::Rtp).is_none());
+
+        let mut media = Media::new(Form::Rtp);
+        begin(&mut media, "v=0\r\nm=video 0 RTP/AVP 26\r\n");
+        want(&mut media, 0);
+        assert!(media.other_is_barren());
     }
 }

@@ -480,6 +480,25 @@ mod tests {
     }
 
     #[test]
+    fn parameter_sets_in_packets_of_their_own_tell_the_size() {
+        let mut scene = Scene::new();
+        let size = |scene: &Scene| {
+            let video = scene.ingest.tracks().video.as_ref().expect("announced");
+            (video.ready, video.video.map(|video| (video.width, video.height)))
+        };
+        scene.packet(
+            0,
+            (9, 1, 0),
+            b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a",
+        );
+        assert_eq!(size(&scene), (false, None));
+        scene.packet(0, (9, 2, 0), b"\x68\xce\x0f\xc8");
+        assert_eq!(size(&scene), (true, Some((1920, 1080))));
+        scene.packet(0, (9, 3, 0), IDR);
+        assert_eq!(scene.entries().iter().filter(|of| of.keyframe).count(), 1);
+    }
+
+    #[test]
     fn a_recovery_point_is_a_start() {
         let mut scene = Scene::new();
         scene.packet(0, (9, 100, 0), SLICE);

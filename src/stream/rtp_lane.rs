@@ -5,7 +5,7 @@ use super::log::Entry;
 use super::tracks::Tracks;
 use crate::media::codec::{AudioParameters, ParameterSets};
 use crate::media::{Codec, StartPoints, TagKind};
-use crate::proto::rtp::random_access::for_each_nal;
+use crate::proto::rtp::random_access::{for_each_nal, may_hold_sets};
 use crate::proto::rtp::{Format, RandomAccess, RtpHeader, RtpPacket, TrackKind};
 
 /// One track.
@@ -190,7 +190,9 @@ impl Lane {
         if self.format.kind == TrackKind::Other {
             return;
         }
-        if let Some(sets) = self.sets.as_mut().filter(|_| entry.keyframe) {
+        // Each may come in a packet of its own, of which the first alone is the keyframe.
+        let may_hold = may_hold_sets(self.codec, packet.payload_head());
+        if let Some(sets) = self.sets.as_mut().filter(|_| may_hold) {
             let mut changed = false;
             for_each_nal(self.codec, &packet.payload(), |nal| changed |= sets.insert(nal));
             if let Some(record) = sets.to_record().filter(|_| changed) {

@@ -218,6 +218,14 @@ impl Client {
         answer
     }
 
+    /// The next answer, to what was sent by [`Self::send`].
+    pub fn answer(&mut self) -> Result<Message> {
+        match self.next_item()? {
+            Item::Message(message) if message.status().is_some() => Ok(message),
+            other => Err(Error::other(format!("no answer: {other:?}"))),
+        }
+    }
+
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.tape.tcp(&self.socket, Way::Out, bytes);
         self.socket.write_all(bytes)

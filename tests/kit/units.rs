@@ -187,6 +187,13 @@ pub fn nals_of(codec: Codec, packets: &[Packet]) -> Vec<Vec<u8>> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WithinMs(pub f64);
 
+impl WithinMs {
+    /// The one that allows more.
+    pub fn max(self, other: Self) -> Self {
+        Self(self.0.max(other.0))
+    }
+}
+
 /// `got` is a contiguous part of `sent`, from a keyframe on, all times moved by one offset.
 #[track_caller]
 pub fn assert_same(what: &str, sent: &[Unit], got: &[Unit], at_least: AtLeast, within: WithinMs) {
@@ -247,18 +254,37 @@ fn mismatch(
     };
     let untimed = got.iter().take_while(|unit| unit.pts_ms.is_nan()).count();
     let first = got.get(untimed)?;
-    let start = sent.iter().position(|unit| unit.bytes == first.bytes && is_at(unit, first));
-    let Some(start) = start.and_then(|start| start.checked_sub(untimed)) else {
+    // A tone's units are alike each few of them, and several may be near enough.
+    let is_start = |&at: &usize| sent[at].bytes == first.bytes && is_at(&sent[at], first);
+    let starts_at = (0..sent.len()).filter(is_start).filter_map(|at| at.checked_sub(untimed));
+    let mut problems = Vec::new();
+    for start in starts_at {
+        let (index, problem) = mismatch_from(track, &sent[start..], got, offset_ms, is_at)?;
+        problems.push((index, problem));
+    }
+    let furthest = problems.into_iter().max_by_key(|(index, _)| *index);
+    Some(furthest.map(|(_, problem)| problem).unwrap_or_else(|| {
         let near = starts(sent, first).into_iter().map(|ms| first.pts_ms - ms - offset_ms);
         let near = near.min_by(|a, b| a.abs().total_cmp(&b.abs()));
-        return Some(format!("{track}: its first unit is off by {near:?} ms"));
-    };
+        format!("{track}: its first unit is off by {near:?} ms")
+    }))
+}
+
+/// The first of `got` that is not what was sent from its place on.
+fn mismatch_from(
+    track: &str,
+    sent: &[Unit],
+    got: &[Unit],
+    offset_ms: f64,
+    is_at: impl Fn(&Unit, &Unit) -> bool,
+) -> Option<(usize, String)> {
     for (index, unit) in got.iter().enumerate() {
-        let Some(expected) = sent.get(start + index) else {
-            return Some(format!("{track}: unit {index} is past the end of what was sent"));
+        let Some(expected) = sent.get(index) else {
+            let problem = format!("{track}: unit {index} is past the end of what was sent");
+            return Some((index, problem));
         };
         if expected.bytes != unit.bytes || !is_at(expected, unit) {
-            return Some(format!(
+            let problem = format!(
                 "{track}: unit {index} of {}: sent {:.3} ms and {} bytes, got {:.3} ms and {} \
                  bytes, bytes equal: {}",
                 got.len(),
@@ -267,7 +293,8 @@ fn mismatch(
                 unit.pts_ms,
                 unit.bytes.len(),
                 expected.bytes == unit.bytes,
-            ));
+            );
+            return Some((index, problem));
         }
     }
     None

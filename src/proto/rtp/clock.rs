@@ -56,6 +56,8 @@ struct TrackClock {
     announced: Option<u32>,
     /// The source began anew.
     is_restarting: bool,
+    /// It lies where its first packet arrived: no report has told better.
+    is_guessed: bool,
 }
 
 /// The wall clock at a timestamp.
@@ -65,7 +67,7 @@ struct Report {
     timestamp: u32,
 }
 
-/// Wobble of sender reports that is not acted on.
+/// Wobble of sender reports that is not acted on, where they have told the track's place before.
 pub const DEAD_BAND_NS: i64 = 20_000_000;
 
 /// Distance that sender reports may put between where a track is and where it should be.
@@ -162,6 +164,7 @@ impl StreamClock {
         let by_announcement = || clock.place_by_announcements(reference, timestamp);
         let place = by_report.or_else(|| by_announcement().filter(is_plausible));
         self.tracks[track].anchor(timestamp, place.unwrap_or(by_arrival));
+        self.tracks[track].is_guessed = by_report.is_none();
     }
 
     /// Compares the track with the reference by their last reports and sets what to correct.
@@ -175,7 +178,8 @@ impl StreamClock {
             self.ignored_reports += 1;
             return;
         }
-        let step_ns = if off_ns.abs() > DEAD_BAND_NS { off_ns } else { 0 };
+        let is_wobble = off_ns.abs() <= DEAD_BAND_NS && !std::mem::take(&mut clock.is_guessed);
+        let step_ns = if is_wobble { 0 } else { off_ns };
         clock.target_ns = clock.correction_ns + step_ns;
     }
 }
@@ -192,6 +196,7 @@ impl TrackClock {
             report: None,
             announced: None,
             is_restarting: false,
+            is_guessed: false,
         }
     }
 
@@ -212,6 +217,7 @@ impl TrackClock {
             self.report = None;
         }
         self.anchor(timestamp, last_ns + passed_ns.max(0));
+        self.is_guessed = true;
     }
 
     fn advance(&mut self, ticks: i64, arrival: Instant) {
@@ -433,6 +439,7 @@ mod tests {
         bench.map(VIDEO, 0, 0);
         bench.map(AUDIO, 0, 0);
         bench.report(VIDEO, 0, 1000);
+        bench.report(AUDIO, 0, 1000);
         bench.report(AUDIO, 0, 1019);
         assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
         // Each track has another wall clock.
@@ -441,6 +448,22 @@ mod tests {
         // The timestamp is none of the track's.
         bench.report(AUDIO, 1 << 31, 3000);
         assert_eq!(bench.clock.ignored_reports(), 2);
+        assert_eq!(bench.map(AUDIO, 144_000, 3000), 3000);
+    }
+
+    #[test]
+    fn first_report_of_a_track_that_was_put_by_arrival_is_exact() {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        // Sent at the same moment as the picture, and 15 ms late.
+        assert_eq!(bench.map(AUDIO, 0, 15), 15);
+        bench.report(VIDEO, 0, 1000);
+        bench.report(AUDIO, 0, 1000);
+        bench.map(AUDIO, 24_000, 500);
+        assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
+        // From now on it is wobble.
+        bench.report(AUDIO, 48_000, 2012);
+        bench.map(AUDIO, 96_000, 2000);
         assert_eq!(bench.map(AUDIO, 144_000, 3000), 3000);
     }
 

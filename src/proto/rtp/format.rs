@@ -116,7 +116,10 @@ impl Format {
         let mut sets = ParameterSets::new(if codec == Codec::H265 { codec } else { Codec::H264 });
         for text in names.iter().filter_map(|name| self.parameter(name)) {
             for set in text.split(',').filter_map(|set| BASE64.decode(set.trim()).ok()) {
-                sets.insert(&set);
+                // Some cameras leave the start code before it (H.264, B.1).
+                let start = [&[0, 0, 0, 1][..], &[0, 0, 1]];
+                let nal = start.iter().find_map(|start| set.strip_prefix(*start));
+                sets.insert(nal.unwrap_or(&set));
             }
         }
         sets
@@ -324,6 +327,19 @@ mod tests {
         let sets = format.parameter_sets();
         assert_eq!((sets.sps().count(), sets.pps().count()), (1, 1));
         assert_eq!(sets.pps().next().unwrap(), &b"\x68\xce\x31\xb2"[..]);
+    }
+
+    #[test]
+    fn parameter_sets_behind_start_codes_are_read() {
+        for text in ["AAAAAWjOMbI=", "AAABaM4xsg==", "aM4xsg=="] {
+            let parameters = format!("sprop-parameter-sets={text}");
+            let sets = format(TrackKind::Video, "H264/90000", &parameters).parameter_sets();
+            assert_eq!(
+                sets.pps().next().map(|nal| &nal[..]),
+                Some(&b"\x68\xce\x31\xb2"[..]),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! keyframe, so that parameter sets in band go before their picture.
 
 use crate::media::Codec;
+use crate::media::codec::ParameterSets;
 use crate::proto::rtp::packet::RtpPacket;
 
 /// Finds the starts in one track's packets, in order.
@@ -133,6 +134,11 @@ pub fn for_each_nal(codec: Codec, payload: &[u8], mut each: impl FnMut(&[u8])) {
         (Codec::H264, 25..) | (Codec::H265, 49..) => {}
         _ => each(payload),
     }
+}
+
+/// Whether [`for_each_nal`] may find parameter sets in a payload that begins like this.
+pub fn may_hold_sets(codec: Codec, head: &[u8]) -> bool {
+    is_aggregate(codec, head) || ParameterSets::is_parameter_set(codec, head)
 }
 
 /// NAL units behind 16-bit lengths, as far as they are whole; none is empty.

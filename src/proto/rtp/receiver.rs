@@ -21,6 +21,9 @@ pub struct TrackReceiver {
     reception: Option<Reception>,
     /// Another source that asked to take over, and the sequence number that would confirm it.
     candidate: Option<(u32, u16)>,
+    /// Reports of other SSRCs are none of the source's: one of its own has come, or it took over from
+    /// another one.
+    is_reported: bool,
     counts: ReceiverCounts,
 }
 
@@ -56,6 +59,7 @@ impl TrackReceiver {
             reorder: Reorder::new(hold),
             reception: None,
             candidate: None,
+            is_reported: false,
             counts: ReceiverCounts::default(),
         }
     }
@@ -85,7 +89,8 @@ impl TrackReceiver {
         self.reorder.handle_packet(now, header.sequence, packet);
     }
 
-    /// Takes what arrived as RTCP.
+    /// Takes what arrived as RTCP. Reports of another SSRC than the source's are of a mixer's, of an
+    /// earlier session's or of repair packets'; but some cameras have a wrong one in all of theirs.
     pub fn handle_rtcp(&mut self, now: Instant, bytes: &[u8]) -> RtcpNotice {
         let mut notice = RtcpNotice::default();
         for packet in Compound::new(bytes) {
@@ -93,8 +98,14 @@ impl TrackReceiver {
                 Ok(RtcpPacket::SenderReport(report, _)) => {
                     if let Some(reception) = &mut self.reception {
                         reception.on_sender_report(now, &report);
+                        self.is_reported |= reception.ssrc() == report.ssrc;
                     }
-                    notice.report = Some(report);
+                    let source = self.reception.as_ref().map(Reception::ssrc);
+                    if !self.is_reported || source == Some(report.ssrc) {
+                        notice.report = Some(report);
+                    } else {
+                        self.counts.foreign_source += 1;
+                    }
                 }
                 Ok(RtcpPacket::Bye { ssrcs }) => {
                     let source = self.reception.as_ref().map(Reception::ssrc);
@@ -145,7 +156,10 @@ impl TrackReceiver {
                 self.candidate = Some((header.ssrc, header.sequence.wrapping_add(1)));
                 return false;
             }
-            Some(_) => self.reorder.restart(),
+            Some(_) => {
+                self.is_reported = true;
+                self.reorder.restart();
+            }
             None => {}
         }
         self.candidate = None;
@@ -213,6 +227,26 @@ mod tests {
     }
 
     #[test]
+    fn reports_with_a_wrong_source_are_taken_until_there_is_a_right_one() {
+        let (mut receiver, now) = receiver();
+        let report = |ssrc| {
+            let (ntp, rtp_timestamp) = (NtpTime(0x0001_0000_0000), 5);
+            SenderReport { ssrc, ntp, rtp_timestamp, packet_count: 1, octet_count: 1 }
+        };
+        let told = |receiver: &mut TrackReceiver, ssrc| {
+            receiver.handle_rtcp(now, &encode_sender_report(report(ssrc), "c")).report
+        };
+        receiver.handle_packet(now, packet(1, 10));
+        assert_eq!(told(&mut receiver, 9), Some(report(9)));
+        assert_eq!(told(&mut receiver, 1), Some(report(1)));
+        assert_eq!(told(&mut receiver, 9), None);
+        // The last one of a source that is gone is not the next one's.
+        receiver.handle_packet(now, packet(2, 500));
+        receiver.handle_packet(now, packet(2, 501));
+        assert_eq!((told(&mut receiver, 1), told(&mut receiver, 2)), (None, Some(report(2))));
+    }
+
+    #[test]
     fn waiting_packet_is_a_copy() {
         let (mut receiver, now) = receiver();
         let (first, third) = (packet(1, 1), packet(1, 3));
@@ -241,6 +275,8 @@ mod tests {
         let notice = receiver.handle_rtcp(now, &encode_sender_report(report, "c"));
         assert_eq!(notice, RtcpNotice { report: Some(report), bye: false });
         let other = SenderReport { ssrc: 9, ..report };
+        let notice = receiver.handle_rtcp(now, &encode_sender_report(other, "c"));
+        assert_eq!((notice.report, receiver.counts().foreign_source), (None, 1));
         assert!(!receiver.handle_rtcp(now, &encode_bye(other, "c")).bye);
         assert!(receiver.handle_rtcp(now, &encode_bye(report, "c")).bye);
 

@@ -61,7 +61,7 @@ impl Reception {
         self.last_timestamp = header.timestamp;
         // A jump of the source's clock is no jitter.
         if difference < self.clock_rate.saturating_mul(JUMP_SECONDS) {
-            let decay = (self.jitter + 8) >> 4;
+            let decay = self.jitter.saturating_add(8) >> 4;
             self.jitter = (self.jitter - decay).saturating_add(difference);
         }
     }
@@ -171,6 +171,16 @@ mod tests {
         // A clock that jumps is none.
         reception.on_packet(start + 8020 * MS, header(401, 1 << 31));
         assert!(reception.report_block(start).jitter <= jitter);
+    }
+
+    #[test]
+    fn jitter_has_an_end_at_any_rate() {
+        let now = crate::clock::now();
+        let mut reception = Reception::new(now, u32::MAX, header(0, 0));
+        for packet in 1..200 {
+            reception.on_packet(now, header(packet, u32::from(packet % 2) << 31));
+        }
+        assert!(reception.report_block(now).jitter >= 1 << 27);
     }
 
     #[test]

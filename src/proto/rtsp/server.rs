@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use self::event::{FirstPacket, Refusal, ServerEvent, TrackSetup};
-use crate::limits::{HELD_INPUT_LEN_MAX, RTSP_AUTH_ATTEMPTS_MAX};
+use crate::limits::{HELD_INPUT_LEN_MAX, RTSP_AUTH_ATTEMPTS_MAX, RTSP_REQUESTS_AT_ONCE_MAX};
 use crate::proto::Output;
 use crate::proto::rtsp::auth::{AuthScheme, Credentials, ServerAuth};
 use crate::proto::rtsp::error::MessageError;
@@ -80,6 +80,8 @@ pub enum ServerError {
     SessionTimeout,
     #[error("more than {HELD_INPUT_LEN_MAX} bytes before the answer to a request")]
     TooMuchBeforeAnswer,
+    #[error("more than {RTSP_REQUESTS_AT_ONCE_MAX} requests at once")]
+    TooManyAtOnce,
     #[error("more than {RTSP_AUTH_ATTEMPTS_MAX} wrong credentials")]
     TooManyAttempts,
 }
@@ -99,6 +101,8 @@ pub struct ServerSession {
     asked: Option<Asked>,
     /// Input that came since.
     held: Vec<u8>,
+    /// Requests read since input came last: that one, and what was kept.
+    requests_at_once: u32,
     /// Of the request that is being answered.
     cseq: Option<String>,
     /// What the stream has, of a player or a publisher.
@@ -162,6 +166,7 @@ impl ServerSession {
             phase: Phase::Init,
             asked: None,
             held: Vec::new(),
+            requests_at_once: 0,
             cseq: None,
             media: Vec::new(),
             url: String::new(),
@@ -177,11 +182,20 @@ impl ServerSession {
     ///
     /// # Errors
     /// [`ServerError`]; the session is dead then.
-    pub fn handle_input(&mut self, now: Instant, mut input: Bytes) -> Result<(), ServerError> {
+    pub fn handle_input(&mut self, now: Instant, input: Bytes) -> Result<(), ServerError> {
+        self.requests_at_once = 0;
+        self.read(now, input)
+    }
+
+    fn read(&mut self, now: Instant, mut input: Bytes) -> Result<(), ServerError> {
         while self.asked.is_none() {
             let Some(item) = self.reader.next_item(&mut input)? else { return Ok(()) };
             match item {
                 Item::Request(request) => {
+                    self.requests_at_once += 1;
+                    if self.requests_at_once > RTSP_REQUESTS_AT_ONCE_MAX {
+                        return Err(ServerError::TooManyAtOnce);
+                    }
                     self.alive_at = now;
                     self.on_request(request)?;
                 }
@@ -300,8 +314,14 @@ impl ServerSession {
         self.resume(now)
     }
 
-    /// Media follows, of each track from this packet on: answers [`ServerEvent::Play`]. Of tracks
-    /// that have no packet yet nothing is told.
+    /// Media follows, of each track from this packet on: answers [`ServerEvent::Play`].
+    ///
+    /// Of a track that has no packet yet nothing is told in `RTP-Info`: neither of its numbers is known, an
+    /// entry has one at the least (RFC 2326, 12.33), and players drop what lies before numbers that are
+    /// too high. GStreamer and ffmpeg look entries up by their addresses, and take a track without one
+    /// from its first packet and sender report on. live555, which VLC plays with, looks at no
+    /// address: its nth track gets the nth entry. So tracks behind one that has none are not told of
+    /// either.
     ///
     /// # Errors
     /// As [`Self::accept_describe`].
@@ -340,7 +360,7 @@ impl ServerSession {
     fn resume(&mut self, now: Instant) -> Result<(), ServerError> {
         self.alive_at = now;
         let held = std::mem::take(&mut self.held);
-        self.handle_input(now, held.into())
+        self.read(now, held.into())
     }
 
     fn on_packet(&mut self, now: Instant, packet: Interleaved) {
@@ -393,7 +413,7 @@ impl ServerSession {
             let (sequence, timestamp) = (Some(first.sequence), Some(first.timestamp));
             Some(TrackStart { url: setup.url.clone(), sequence, timestamp })
         };
-        let starts: Vec<TrackStart> = self.setups.iter().filter_map(start_of).collect();
+        let starts: Vec<TrackStart> = self.setups.iter().map_while(start_of).collect();
         if !starts.is_empty() {
             response.headers.push("RTP-Info", &TrackStart::format_list(&starts));
         }

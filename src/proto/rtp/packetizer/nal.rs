@@ -74,9 +74,18 @@ impl NalPacketizer {
         let is_set = |nal: &Nal| ParameterSets::is_parameter_set(self.codec, &nal.header);
         if frame.keyframe && !nals.iter().any(is_set) {
             let sets = self.sets.nals().filter_map(|nal| self.nal(nal.clone().into()));
-            nals.splice(..0, sets);
+            // A delimiter begins its picture's access unit (H.264, 7.4.1.2.3; H.265, 7.4.2.4.4).
+            let at = usize::from(nals.first().is_some_and(|nal| self.is_delimiter(nal)));
+            nals.splice(at..at, sets);
         }
         Ok(nals)
+    }
+
+    fn is_delimiter(&self, nal: &Nal) -> bool {
+        match self.codec {
+            Codec::H264 => nal.header[0] & 0x1f == 9,
+            _ => nal.header[0] >> 1 & 0x3f == 35,
+        }
     }
 
     /// `None` for what is shorter than a header: it can't be sent.
@@ -208,6 +217,17 @@ mod tests {
         // One that brings its own gets no others.
         let own = frame(Codec::H264, true, b"\0\0\0\x02\x67\x42\0\0\0\x02\x65\x88");
         assert_eq!(payloads(&packetizer, &own, 100), [b"\x78\0\x02\x67\x42\0\x02\x65\x88"]);
+    }
+
+    #[test]
+    fn a_delimiter_stays_first() {
+        let packetizer = NalPacketizer::new(Codec::H264, sets());
+        let keyframe = frame(Codec::H264, true, b"\0\0\0\x02\x09\xf0\0\0\0\x02\x65\x88");
+        let together =
+            [b"\x78\0\x02\x09\xf0\0\x17", SPS, b"\0\x04", PPS, b"\0\x02\x65\x88"].concat();
+        assert_eq!(payloads(&packetizer, &keyframe, 100), [together]);
+        let rest = [b"\x78\0\x04", PPS, b"\0\x02\x65\x88"].concat();
+        assert_eq!(payloads(&packetizer, &keyframe, 23), [&b"\x09\xf0"[..], SPS, &rest]);
     }
 
     #[test]

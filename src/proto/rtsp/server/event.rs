@@ -53,6 +53,8 @@ pub enum Refusal {
     Denied,
     /// The stream is published already.
     InUse,
+    /// No codec of the stream can be sent as RTP.
+    MediaType,
     /// A transport that can't be had now.
     Transport,
     /// We can't take or serve it now.
@@ -64,6 +66,7 @@ impl Refusal {
         match self {
             Self::NotFound => 404,
             Self::Denied | Self::InUse => 403,
+            Self::MediaType => 415,
             Self::Transport => 461,
             Self::Unavailable => 503,
         }

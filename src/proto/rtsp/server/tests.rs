@@ -203,6 +203,31 @@ fn responses_tell_what_players_need() {
     assert_eq!(header(&playing, "Range"), Some("npt=0.000-"));
 }
 
+#[test]
+fn tracks_behind_one_without_packets_are_not_told() {
+    let entry = |first: &FirstPacket| {
+        let FirstPacket { track, sequence, timestamp } = first;
+        format!("url=rtsp://h/live/a/trackID={track};seq={sequence};rtptime={timestamp}")
+    };
+    let second = FirstPacket { track: 1, sequence: 7, timestamp: 0 };
+    for (known, told) in [
+        (vec![second, FIRST], Some(format!("{},{}", entry(&FIRST), entry(&second)))),
+        (vec![FIRST], Some(entry(&FIRST))),
+        // To live555 its numbers would be the first track's.
+        (vec![second], None),
+        (vec![], None),
+    ] {
+        let mut bench = Bench::player(TCP, ServerConfig::default());
+        let transport = format!("Transport: {TCP}");
+        assert_eq!(bench.status("SETUP rtsp://h/live/a/trackID=1", &[&transport]), 200);
+        bench.accepts = false;
+        assert_eq!(bench.ask("PLAY rtsp://h/live/a/", &[]), "");
+        bench.session.accept_play(bench.now, &known).unwrap();
+        bench.drain().unwrap();
+        assert_eq!(header(&bench.sent, "RTP-Info"), told.as_deref());
+    }
+}
+
 /// The captures of publishers, with the session that they were given made ours.
 fn captures() -> Vec<(&'static str, Vec<u8>, usize)> {
     let captures: [(&str, &[u8], usize); 2] = [
@@ -276,6 +301,37 @@ fn packets_that_come_before_the_answer_are_kept() {
     let flood = vec![0; HELD_INPUT_LEN_MAX];
     bench.feed(&flood).unwrap();
     assert_eq!(bench.feed(&[0]), Err(ServerError::TooMuchBeforeAnswer));
+}
+
+#[test]
+fn requests_that_come_at_once_are_bounded() {
+    let many = |line: &str, count: usize| request(line, &[], "").repeat(count);
+    // What was kept until an answer came counts together.
+    let mut bench = Bench::new(ServerConfig::default());
+    bench.accepts = false;
+    let describe = "DESCRIBE rtsp://h/live/a";
+    let setup = request("SETUP rtsp://h/live/a/trackID=0", &[&format!("Transport: {TCP}")], "");
+    bench.feed(request(describe, &[], "").as_bytes()).unwrap();
+    let turns = format!("{}{}", many("PLAY *", 1), many("PAUSE *", 1)).repeat(10_000);
+    bench.feed(format!("{setup}{turns}").as_bytes()).unwrap();
+    bench.accepts = true;
+    let mut answered = bench.session.accept_describe(bench.now, description());
+    let mut events = 0;
+    while let (Ok(()), Some(output)) = (answered, bench.session.poll_output()) {
+        if let Output::Event(event) = output {
+            events += 1;
+            answered = bench.accept(&event);
+        }
+    }
+    assert_eq!(answered, Err(ServerError::TooManyAtOnce));
+    assert!(events <= 2 * RTSP_REQUESTS_AT_ONCE_MAX, "{events}");
+    // So does what needs no answer of the driver.
+    let mut bench = Bench::player(TCP, ServerConfig::default());
+    let allowed = RTSP_REQUESTS_AT_ONCE_MAX as usize;
+    bench.feed(many(describe, allowed).as_bytes()).unwrap();
+    bench.feed(many(describe, allowed).as_bytes()).unwrap();
+    assert_eq!(bench.feed(many(describe, 10_000).as_bytes()), Err(ServerError::TooManyAtOnce));
+    assert_eq!(bench.sent.matches("application/sdp").count(), 3 * allowed);
 }
 
 #[test]

@@ -1,0 +1,187 @@
+//! Players of the form that a stream's source does not bring: how much is made for them in one turn, and
+//! that they are refused when their form can't carry the stream.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::bus_tests::NoPlayers;
+use super::{Action, PlayRequest, Policy, Shard};
+use crate::bus::view::PublisherView;
+use crate::clock;
+use crate::config::Config;
+use crate::limits::BRIDGE_SLICE_LEN;
+use crate::media::state::EndReason;
+use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
+use crate::proto::rtp::RtpPart;
+use crate::proto::rtsp::SessionDescription;
+use crate::stream::Packaging;
+
+const HERE: ShardId = ShardId(0);
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+
+const AVC: &[u8] =
+    b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\
+    \x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
+const SOUND: &[u8] = &[0x72, 1, 2, 3];
+
+struct Scene {
+    shard: Shard,
+    now: Instant,
+    admitted: Vec<ConnectionId>,
+    refused: Vec<(ConnectionId, EndReason)>,
+}
+
+fn connection(serial: u32) -> ConnectionId {
+    ConnectionId { serial, shard: HERE }
+}
+
+fn key(stream: &str) -> StreamKey {
+    StreamKey::in_default_vhost("live", stream).unwrap()
+}
+
+impl Scene {
+    fn new() -> Self {
+        let shard = Shard::new(HERE, 1, 7, Policy::of(&Config::default(), 1));
+        Self { shard, now: clock::now(), admitted: Vec::new(), refused: Vec::new() }
+    }
+
+    fn publish(&mut self, stream: &str, serial: u32, form: Form) {
+        let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
+        let view = PublisherView { connection: connection(serial), form, local, peer, params };
+        self.shard.publish(self.now, &key(stream), view).unwrap();
+    }
+
+    fn tag(&mut self, stream: &str, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
+        let handle = self.shard.tables.find(&key(stream)).unwrap();
+        let (lane, len) = (kind as u32, payload.len() as u32);
+        let begin = MediaPart::Begin { lane, kind, timestamp_ms, len };
+        let data = MediaPart::Data { lane, bytes: Bytes::copy_from_slice(payload) };
+        for part in [begin, data] {
+            assert!(self.shard.media(self.now, handle, part));
+        }
+    }
+
+    fn play(&mut self, stream: &str, serial: u32, packaging: Packaging) {
+        let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
+        let connection = connection(serial);
+        let request = PlayRequest { connection, key: key(stream), packaging, local, peer, params };
+        self.shard.play(self.now, request);
+    }
+
+    /// What a turn of the driver does, later than any sound waits for a picture.
+    fn turn(&mut self) {
+        self.now += Duration::from_secs(1);
+        self.shard.handle_timeout(self.now);
+        self.shard.tick(self.now, &mut NoPlayers);
+        while let Some(action) = self.shard.poll_action() {
+            match action {
+                Action::Send { message, .. } => self.shard.handle_message(self.now, HERE, message),
+                Action::Admit { connection } => self.admitted.push(connection),
+                Action::Refuse { connection, reason } => {
+                    self.refused.push((connection, reason));
+                    self.shard.released(connection);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next turn is due at once.
+    fn is_due(&self) -> bool {
+        self.shard.poll_timeout().is_some_and(|due| due <= self.now)
+    }
+}
+
+#[test]
+fn a_large_gop_takes_several_turns_and_others_go_on() {
+    let mut scene = Scene::new();
+    let picture = |kind: u8| [&[kind, 1, 0, 0, 0, 0, 1, 0, 0, 0x65][..], &[7; 0xffff]].concat();
+    scene.publish("large", 1, Form::Flv);
+    scene.tag("large", TagKind::Video, 0, AVC);
+    for at in 0..100 {
+        scene.tag("large", TagKind::Video, 40 * at, &picture(if at == 0 { 0x17 } else { 0x27 }));
+    }
+    scene.publish("small", 2, Form::Flv);
+    scene.tag("small", TagKind::Video, 0, AVC);
+    scene.tag("small", TagKind::Video, 0, &picture(0x17));
+    scene.tag("small", TagKind::Audio, 0, SOUND);
+    (0..3).for_each(|_| scene.turn());
+    scene.play("large", 3, Packaging::Rtsp);
+    scene.play("small", 4, Packaging::Rtsp);
+    let mut made = vec![scene.shard.totals().bridge_bytes_copied];
+    let mut turns_until_all_play = 0;
+    for turn in 0..100 {
+        scene.turn();
+        made.push(scene.shard.totals().bridge_bytes_copied);
+        if scene.admitted.len() < 2 {
+            turns_until_all_play = turn;
+        }
+        if turn > 3 && !scene.is_due() {
+            break;
+        }
+    }
+    // Not behind the whole of the other's GOP.
+    assert_eq!(scene.admitted.len(), 2);
+    assert!(turns_until_all_play < 6, "{turns_until_all_play} turns");
+    let slices: Vec<u64> = made.windows(2).map(|two| two[1] - two[0]).collect();
+    let len_max = BRIDGE_SLICE_LEN + 2 * 0x1_0000;
+    assert!(slices.iter().all(|len| *len <= len_max), "{slices:?}");
+    assert!(slices.iter().filter(|len| **len > 0).count() >= 6, "{slices:?}");
+    assert!(slices.iter().sum::<u64>() > 6_500_000, "{slices:?}");
+    // It stands still then, and goes on with what comes.
+    scene.turn();
+    assert!(!scene.is_due() && scene.shard.bridging.is_empty());
+    let before = scene.shard.totals().bridge_bytes_copied;
+    scene.tag("large", TagKind::Video, 4000, &picture(0x27));
+    scene.turn();
+    assert!(scene.shard.totals().bridge_bytes_copied > before);
+}
+
+#[test]
+fn players_of_a_stream_that_their_form_cannot_carry_are_refused_with_its_tracks() {
+    let mut scene = Scene::new();
+    let refused = |serial| (connection(serial), EndReason::NotCarried);
+    scene.play("tags", 3, Packaging::Rtsp);
+    scene.publish("tags", 1, Form::Flv);
+    scene.tag("tags", TagKind::Video, 0, b"\x91vp09\0\0");
+    scene.turn();
+    assert_eq!(scene.refused, []);
+    scene.tag("tags", TagKind::Audio, 10, b"\x2f\xff\xfb");
+    scene.play("tags", 4, Packaging::Flv);
+    for _ in 0..3 {
+        scene.turn();
+    }
+    assert_eq!(
+        (&scene.refused[..], &scene.admitted[..]),
+        (&[refused(3)][..], &[connection(4)][..])
+    );
+    // Who comes later, too.
+    scene.play("tags", 5, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.refused[1..], [refused(5)]);
+
+    // The other way.
+    scene.play("packets", 6, Packaging::Rtmp);
+    scene.publish("packets", 2, Form::Rtp);
+    let handle = scene.shard.tables.find(&key("packets")).unwrap();
+    let sdp = SessionDescription::parse(b"v=0\r\nm=video 0 RTP/AVP 26\r\n").unwrap();
+    let packet = [0x80, 26, 0, 1, 0, 0, 0, 0, 0, 0, 0, 5, 7, 7];
+    let packet = crate::proto::rtp::RtpPacket::parse(Bytes::copy_from_slice(&packet)).unwrap();
+    let gap = crate::proto::rtp::Gap::None;
+    for part in [RtpPart::Begin(sdp.into()), RtpPart::Packet { track: 0, packet, gap }] {
+        assert!(scene.shard.rtp(scene.now, handle, part));
+    }
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.refused[2..], [refused(6)]);
+
+    scene.shard.leave(connection(4));
+    scene.shard.unpublish(scene.now, connection(1), true);
+    scene.shard.unpublish(scene.now, connection(2), true);
+    (0..3).for_each(|_| scene.turn());
+    scene.shard.released(connection(1));
+    scene.shard.released(connection(2));
+    (0..3).for_each(|_| scene.turn());
+    assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
+}
