@@ -149,9 +149,9 @@ pub struct Shard {
     flush_queue: BTreeSet<(Instant, StreamHandle)>,
     /// Where the first flush window began.
     flush_grid: Option<Instant>,
-    dirty_locals: Vec<(StreamKey, Form)>,
+    dirty_locals: Vec<LocalId>,
     /// Presences with players over UDP who are to get more, and when.
-    behind: Vec<(StreamKey, Form)>,
+    behind: Vec<LocalId>,
     behind_due: Option<Instant>,
     /// Presences whose players get what was flushed before they are ended.
     due_ends: Vec<EndOfLocal>,
@@ -290,10 +290,10 @@ impl Shard {
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);
             }
-            Message::Flushed { key, local, delta, video_since } => {
-                self.flushed(&key, local, delta, video_since);
+            Message::Flushed { local, delta, video_since, .. } => {
+                self.flushed(local, delta, video_since);
             }
-            Message::Suspended { key, local } => self.suspended(&key, local),
+            Message::Suspended { local, .. } => self.suspended(local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
                 self.end_local_flushed(EndOfLocal { key, local, owner: from, generation, reason });
