@@ -398,7 +398,7 @@ impl Driver {
             return;
         }
         match outcome {
-            Outcome::Received(bytes) => self.received(token, bytes),
+            Outcome::Received(bytes) => self.received(token, bytes.into_bytes()),
             Outcome::ReceiveEnded(ended) => self.receive_ended(token, ended),
             Outcome::Connected(result) => {
                 if let Some(link) = self.links.get_mut(token) {

@@ -17,6 +17,7 @@ mod steering;
 mod tcp_facts;
 mod waker;
 
+pub use buffers::Received;
 pub use completion::{Completion, Ended, OpKind, Outcome, Token};
 pub use egress::{Batch, EgressRing, SendFailure, SpanId};
 pub use media::{MediaRing, RingSizes};
