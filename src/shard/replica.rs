@@ -72,6 +72,11 @@ impl Locals {
         *place = Some(local);
     }
 
+    /// Whatever presence is at a place.
+    pub(super) fn at(&self, slot: u32) -> Option<&Local> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Local> {
         self.slots.iter().flatten().map(|local| &**local)
     }
