@@ -33,7 +33,7 @@ fn cross(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let mut stream = kit::Stream::new();
     let key = StreamKey::in_default_vhost("live", "a").expect("a valid key");
-    let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
+    let local = LocalId { shard: THERE, form: Form::Flv, slot: 0, serial: 1 };
     group.bench_function("one flush", |bencher| {
         let next_frame = || {
             let from = stream.log.next_seq();

@@ -324,6 +324,7 @@ pub const DATAGRAMS_DROPPED_MAX: usize = 2 * UDP_RECEIVE_BUFFER_LEN / 768;
 /// Time in which a full part of the table of addresses is looked through once at the most, while other
 /// shards wait for it: not once for each connection of a flood.
 pub const ADDRESS_SWEEP_MS: u64 = 100;
+
 // Bridge, in slices.
 
 /// Bytes of a source's log that a shard makes of the other form at once, for one stream that is behind a

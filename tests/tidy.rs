@@ -22,6 +22,7 @@ type Fault = String;
 const NEIGHBORS: &[(&str, &str, &str)] = &[
     ("config", "limits", "a value is checked against our maxima where it is read"),
     ("logging", "clock", "the test of repeated faults counts seconds"),
+    ("stream", "ring", "its memory is fetched ahead by what is next to the kernel"),
     ("metrics", "shard", "it is asked shard by shard what to show"),
     ("cli", "demo", "the demo is a subcommand"),
     ("cli", "doctor", "so is the doctor"),

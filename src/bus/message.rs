@@ -38,6 +38,8 @@ pub struct LocalId {
     pub shard: ShardId,
     /// In which the players there want it.
     pub form: Form,
+    /// Its place on its shard.
+    pub slot: u32,
     pub serial: u64,
 }
 

@@ -15,6 +15,7 @@ use super::flush::{Batch, Lists, Send, Shortfall, Wire};
 use super::player::{Next, Player, PlayerStart, PlayerState, UdpTrack};
 use super::round::{self, Due, Staged};
 use crate::media::ConnectionId;
+use crate::ring::prefetch;
 use crate::stream::{Cursor, Log, Packaging, Span, TrackSet, packaging};
 
 /// Bounds for slow players.
@@ -107,6 +108,13 @@ const SENDS_PER_TURN_MAX: usize = 16;
 const JOIN_FROM: u32 = 4;
 
 impl Crowd {
+    /// Has the CPU fetch the first of the players.
+    pub fn prefetch(&self) {
+        if let Some(player) = self.players.first() {
+            prefetch(player);
+        }
+    }
+
     /// Begins to read a log, as it stands.
     pub fn follow(&mut self, log: &Log) {
         self.sent_seq = log.flushed_seq();

@@ -217,10 +217,7 @@ impl Driver {
         let mut completions = std::mem::take(&mut self.completions);
         self.ring.harvest(&mut completions);
         self.pace.count(self.now, completions.len());
-        for completion in completions.drain(..) {
-            self.complete(completion);
-            self.act();
-        }
+        self.complete_all(completions.drain(..));
         self.completions = completions;
         self.set_marks();
         self.take_messages();
@@ -386,7 +383,7 @@ impl Driver {
         self.deadlines.insert((at, token));
     }
 
-    fn complete(&mut self, completion: Completion) {
+    pub(super) fn complete(&mut self, completion: Completion) {
         let Completion { token, outcome } = completion;
         if token.value() & LISTENER_BIT != 0 {
             let index = (token.value() & !LISTENER_BIT) as usize;
@@ -398,7 +395,7 @@ impl Driver {
             return;
         }
         match outcome {
-            Outcome::Received(bytes) => self.received(token, bytes),
+            Outcome::Received(bytes) => self.received(token, bytes.into_bytes()),
             Outcome::ReceiveEnded(ended) => self.receive_ended(token, ended),
             Outcome::Connected(result) => {
                 if let Some(link) = self.links.get_mut(token) {

@@ -297,6 +297,11 @@ impl Links {
         token
     }
 
+    /// Whatever link is at the place of a token.
+    pub(super) fn at(&self, token: Token) -> Option<&Link> {
+        self.slots.get(split(token).0)?.link.as_deref()
+    }
+
     pub(super) fn get(&self, token: Token) -> Option<&Link> {
         let (index, used) = split(token);
         let slot = self.slots.get(index)?;

@@ -15,6 +15,7 @@ mod marks;
 mod origin;
 mod pace;
 mod play;
+mod prefetch;
 mod probe;
 mod pull;
 mod push;

@@ -246,7 +246,7 @@ impl Driver {
     pub(super) fn complete_udp(&mut self, of: Token, outcome: Outcome) {
         let (id, kind) = split(of);
         match outcome {
-            Outcome::Received(bytes) => self.datagram(id, kind, bytes),
+            Outcome::Received(bytes) => self.datagram(id, kind, bytes.into_bytes()),
             Outcome::ReceiveEnded(ended) => self.udp_receive_ended(id, kind, ended),
             _ => {}
         }

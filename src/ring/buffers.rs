@@ -70,14 +70,11 @@ impl BufferPool {
         }
     }
 
-    /// A view of the first `len` bytes of a buffer that a completion named. The buffer goes back to
-    /// the kernel when the last clone or slice of the view is dropped.
-    ///
-    /// One small allocation (the reference count), no copy.
-    pub(super) fn view(self: &Rc<Self>, buffer_id: u16, len: usize) -> Bytes {
+    /// A view of the first `len` bytes of a buffer that a completion named.
+    pub(super) fn view(self: &Rc<Self>, buffer_id: u16, len: usize) -> Received {
         assert!(buffer_id < self.buffer_count && len <= self.buffer_len as usize);
         self.out.set(self.out.get() + 1);
-        Bytes::from_owner(BufferView { pool: ManuallyDrop::new(Rc::clone(self)), buffer_id, len })
+        Received { pool: ManuallyDrop::new(Rc::clone(self)), buffer_id, len }
     }
 
     /// Gives a buffer that holds no bytes back to the kernel.
@@ -117,22 +114,39 @@ impl BufferPool {
     }
 }
 
-/// The owner inside a [`Bytes`]: one filled buffer.
+/// One filled receive buffer, which goes back to the kernel with this.
 ///
 /// Not really `Send`: it may be read, cloned and sliced anywhere (those touch only the `Bytes`
 /// count), but must be dropped on the thread of its ring, and its drop aborts the shard otherwise.
 /// What crosses a core is copied first.
-struct BufferView {
+pub struct Received {
     pool: ManuallyDrop<Rc<BufferPool>>,
     buffer_id: u16,
     len: usize,
 }
 
+impl Received {
+    /// The bytes, to be sliced and kept; the buffer goes back with the last clone or slice.
+    ///
+    /// One small allocation (the reference count), no copy. It is made when the bytes are read and
+    /// not when they are harvested: the allocator is quick with one that comes and goes, not with as
+    /// many as completions are harvested at once.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.len)
+    }
+}
+
 // SAFETY: the bytes are plain memory that nobody writes while the view lives. The `Rc` and the
 // pool's cells are touched only in `drop`, which checks the thread before it does.
-unsafe impl Send for BufferView {}
+unsafe impl Send for Received {}
 
-impl AsRef<[u8]> for BufferView {
+impl AsRef<[u8]> for Received {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: the kernel filled `len` bytes (checked against the buffer's length in `view`) and
         // does not touch the buffer until it is published again, in `drop`.
@@ -140,7 +154,7 @@ impl AsRef<[u8]> for BufferView {
     }
 }
 
-impl Drop for BufferView {
+impl Drop for Received {
     fn drop(&mut self) {
         // On the wrong thread the `Rc` is leaked, so that unwinding stays sound.
         assert!(
@@ -218,7 +232,7 @@ mod tests {
     #[test]
     fn buffer_comes_back_with_the_last_view() {
         let pool = BufferPool::new(4, 64).expect("a mapping");
-        let view = pool.view(2, 10);
+        let view = pool.view(2, 10).into_bytes();
         let slice = view.slice(3..5);
         drop(view);
         assert_eq!(pool.buffers_out(), 1);
@@ -240,7 +254,7 @@ mod tests {
     #[test]
     fn views_outlive_the_pool_handle() {
         let pool = BufferPool::new(2, 4096).expect("a mapping");
-        let view = pool.view(1, 4096);
+        let view = pool.view(1, 4096).into_bytes();
         drop(pool);
         assert!(view.iter().all(|&byte| byte == 0));
     }
@@ -248,7 +262,7 @@ mod tests {
     #[test]
     fn drop_on_another_thread_is_caught() {
         let pool = BufferPool::new(2, 64).expect("a mapping");
-        let view = pool.view(0, 1);
+        let view = pool.view(0, 1).into_bytes();
         let other = thread::spawn(move || drop(view));
         assert!(other.join().is_err());
         assert_eq!(pool.buffers_out(), 1);

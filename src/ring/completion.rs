@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use bytes::Bytes;
 use nix::errno::Errno;
+
+use super::buffers::Received;
 
 /// The caller's name for an operation, handed back with each of its completions.
 ///
@@ -80,7 +81,7 @@ pub enum Outcome {
     /// The accept operation is over. After `Rearm` or an error the listener still works.
     AcceptEnded(Ended),
     /// Bytes came in.
-    Received(Bytes),
+    Received(Received),
     /// The receive operation is over. After `Rearm` and `NoBuffers` no byte was lost: arm it again.
     ReceiveEnded(Ended),
     /// The connect operation is over; `ECANCELED` after a cancel.

@@ -51,6 +51,7 @@ impl Marked {
     fn assert_received(&mut self, bytes: &[u8]) {
         let outcomes = self.outcomes(Duration::from_secs(10));
         let [Outcome::Received(got)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        let got = got.as_ref();
         assert_eq!(got, bytes);
     }
 

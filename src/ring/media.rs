@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use socket2::SockAddr;
 
 use super::Waker;
-use super::buffers::{BUFFER_GROUP, BufferPool};
+use super::buffers::{BUFFER_GROUP, BufferPool, Received};
 use super::completion::{
     CANCEL_USER_DATA, Completion, Ended, OpKind, Outcome, Token, WAKE_USER_DATA,
 };
@@ -162,8 +162,7 @@ impl MediaRing {
     /// Appends all that has happened since the last call to `out`, in order.
     ///
     /// Forgets earlier wakes: queues that a [`Waker`] announces are drained after this call. One
-    /// system call when the kernel has more work, none otherwise. Allocates for received buffers
-    /// (their reference count) and when `out` grows.
+    /// system call when the kernel has more work, none otherwise. Allocates when `out` grows.
     pub fn harvest(&mut self, out: &mut Vec<Completion>) {
         self.waker.clear();
         if self.kernel_has_work() {
@@ -236,7 +235,7 @@ impl MediaRing {
     }
 
     /// The bytes of a receive completion; a buffer without bytes goes straight back.
-    fn received(&self, flags: u32, result: Result<u32, Errno>) -> Option<bytes::Bytes> {
+    fn received(&self, flags: u32, result: Result<u32, Errno>) -> Option<Received> {
         let buffer_id = cqueue::buffer_select(flags);
         match result {
             Ok(len) if len > 0 => {
@@ -455,6 +454,7 @@ mod tests {
         let completion = watched.wait_for(|outcome| matches!(outcome, Outcome::Received(_)));
         assert_eq!(completion.token, Token::new(2));
         let Outcome::Received(bytes) = completion.outcome else { unreachable!() };
+        let bytes = bytes.into_bytes();
         assert_eq!(bytes, "hello");
         assert_eq!(watched.ring.buffers_out(), 1);
         drop(bytes);
@@ -538,7 +538,7 @@ mod tests {
             let mut over = None;
             for completion in watched.seen.drain(..) {
                 match completion.outcome {
-                    Outcome::Received(bytes) => held.push(bytes),
+                    Outcome::Received(bytes) => held.push(bytes.into_bytes()),
                     Outcome::ReceiveEnded(ended) => over = Some(ended),
                     other => panic!("{other:?}"),
                 }
@@ -649,6 +649,7 @@ mod tests {
         drop(watched);
         (&near).write_all(b"late").expect("room");
         let Outcome::Received(bytes) = completion.outcome else { unreachable!() };
+        let bytes = bytes.into_bytes();
         assert_eq!(bytes, "kept");
     }
 

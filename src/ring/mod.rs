@@ -11,15 +11,18 @@ mod egress;
 #[cfg(test)]
 mod mark_tests;
 mod media;
+mod prefetch;
 mod sleep;
 pub mod socket;
 mod steering;
 mod tcp_facts;
 mod waker;
 
+pub use buffers::Received;
 pub use completion::{Completion, Ended, OpKind, Outcome, Token};
 pub use egress::{Batch, EgressRing, SendFailure, SpanId};
 pub use media::{MediaRing, RingSizes};
+pub use prefetch::{prefetch, prefetch_at};
 pub use steering::steer_by_cpu;
 pub use tcp_facts::{TcpFacts, least_rtt_us, tcp_facts};
 pub use waker::Waker;

@@ -98,7 +98,7 @@ impl Scene {
     }
 
     fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
-        let local = LocalId { shard: THERE, form: Form::Flv, serial: 1 };
+        let local = LocalId { shard: THERE, form: Form::Flv, slot: 0, serial: 1 };
         let message = Message::Interest { key: key.clone(), local, players, waiters, asking: None };
         self.shard.handle_message(self.now, THERE, message);
     }

@@ -135,7 +135,7 @@ impl Shard {
 
     /// Ends a presence on this shard, after the tick's flush where one is due.
     pub(super) fn end_local_flushed(&mut self, end: EndOfLocal) {
-        let here = self.locals.of(&end.key, end.local);
+        let here = self.locals.of(end.local);
         if here.is_some_and(|here| here.dirty && !matches!(here.log, LocalLog::None)) {
             self.due_ends.push(end);
         } else {
@@ -154,7 +154,7 @@ impl Shard {
             open: HashSet::new(),
             released: Released::default(),
         };
-        if self.locals.of(&key, local).is_none() {
+        if self.locals.of(local).is_none() {
             // It went by itself meanwhile, and its last word is before this one in the owner's
             // queue.
             self.say_released(local, ending);

@@ -93,7 +93,7 @@ impl Scene {
 
     /// The other shard has so many players and waiters in a form.
     fn interest(&mut self, form: Form, (players, waiters): (u32, u32)) {
-        let local = LocalId { shard: THERE, form, serial: self.presence };
+        let local = LocalId { shard: THERE, form, slot: 0, serial: self.presence };
         self.presence += u64::from(players + waiters == 0);
         let message =
             Message::Interest { key: self.key.clone(), local, players, waiters, asking: None };

@@ -21,9 +21,12 @@ impl Shard {
                 matches!(stream.source, Source::Publisher { connection: own, .. } if own == *connection)
             );
         }
-        for (key, local) in self.locals.iter() {
+        for local in self.locals.iter() {
             let members = |is: fn(&Role) -> bool| {
-                self.members.values().filter(|m| m.is_of(key, local.id.form) && is(&m.role)).count()
+                self.members
+                    .values()
+                    .filter(|m| m.is_of(&local.key, local.id.form) && is(&m.role))
+                    .count()
             };
             assert_eq!(local.waiters.len(), members(|role| matches!(role, Role::Waiter(_))));
             assert_eq!(local.crowd.len(), members(|role| *role == Role::Player));
@@ -60,7 +63,7 @@ impl Shard {
                 Timer::Close(of) | Timer::Push(of) => *of == generation,
                 Timer::Wait(_) | Timer::Attempt(_) => false,
             })
-            || self.locals.iter().any(|(_, local)| local.generation == Some(generation))
+            || self.locals.iter().any(|local| local.generation == Some(generation))
             || self.closings.contains_key(&generation)
             || self.pushes.has(generation)
             || self.endings.values().any(|ending| ending.generation == generation)

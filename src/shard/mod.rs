@@ -96,6 +96,7 @@ use crate::journal::Record;
 use crate::media::state::{EndReason, Generation};
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
+use crate::ring::prefetch;
 
 /// What the shard wants done.
 pub enum Action {
@@ -164,9 +165,9 @@ pub struct Shard {
     flush_queue: BTreeSet<(Instant, StreamHandle)>,
     /// Where the first flush window began.
     flush_grid: Option<Instant>,
-    dirty_locals: Vec<(StreamKey, Form)>,
+    dirty_locals: Vec<LocalId>,
     /// Presences with players over UDP who are to get more, and when.
-    behind: Vec<(StreamKey, Form)>,
+    behind: Vec<LocalId>,
     behind_due: Option<Instant>,
     /// Streams of which some is still to be made in the form that their source does not bring.
     bridging: VecDeque<StreamHandle>,
@@ -320,10 +321,10 @@ impl Shard {
             Message::Attached { key, local, generation, snapshot } => {
                 self.attached(&key, local, generation, snapshot);
             }
-            Message::Flushed { key, local, delta, video_since } => {
-                self.flushed(&key, local, delta, video_since);
+            Message::Flushed { local, delta, video_since, .. } => {
+                self.flushed(local, delta, video_since);
             }
-            Message::Suspended { key, local } => self.suspended(&key, local),
+            Message::Suspended { local, .. } => self.suspended(local),
             Message::Resumed { key, local } => self.resumed(&key, local),
             Message::End { key, local, generation, reason } => {
                 self.end_local_flushed(EndOfLocal { key, local, owner: from, generation, reason });
@@ -385,6 +386,36 @@ impl Shard {
         for handle in self.tables.handles() {
             self.end_stream(now, handle, EndReason::Shutdown, None);
         }
+    }
+
+    /// Has the CPU fetch what the next `len` bytes of a stream's source need, `depth` pointers from
+    /// the stream's place. To be called for each depth from 0 to [`Self::DEPTH_MAX`].
+    pub fn prefetch(&self, handle: StreamHandle, depth: u32, len: usize) {
+        let Some(stream) = self.tables.at(handle.slot) else { return };
+        if depth == 0 {
+            prefetch(stream);
+            return;
+        }
+        stream.media.prefetch(depth, len);
+        // Most streams have one presence with players, and in most places it is here.
+        let Some((_, subscriber)) = stream.subscribers.first_key_value() else { return };
+        if depth == 1 {
+            prefetch(subscriber);
+            return;
+        }
+        let Some(here) = self.locals.at(subscriber.local.slot) else { return };
+        match depth {
+            2 => prefetch(here),
+            _ => here.crowd.prefetch(),
+        }
+    }
+
+    /// Pointers between a stream's place and the last of what its next bytes need.
+    pub const DEPTH_MAX: u32 = 3;
+
+    /// The stream that an attempt was made for, while it has one.
+    pub fn stream_of(&self, attempt: AttemptId) -> Option<StreamHandle> {
+        self.attempts.get(&attempt).copied()
     }
 
     pub fn totals(&self) -> Totals {

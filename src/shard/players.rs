@@ -29,8 +29,8 @@ impl Shard {
         }
         let form = packaging.form();
         if self.locals.get(&key, form).is_none() {
-            let id = LocalId { shard: self.id, form, serial: self.next_serial() };
-            self.locals.insert(key.clone(), Local::new(id));
+            let serial = self.next_serial();
+            self.locals.insert(key.clone(), form, self.id, serial);
             self.changed_interest.push((key.clone(), form));
         }
         let here = self.locals.get_mut(&key, form).expect("just made");
@@ -199,7 +199,7 @@ impl Shard {
         snapshot: Option<Box<Snapshot>>,
     ) {
         let own = self.tables.find(key);
-        let Some(here) = self.locals.of_mut(key, local) else {
+        let Some(here) = self.locals.of_mut(local) else {
             self.totals.late_messages += 1;
             return;
         };
@@ -222,17 +222,11 @@ impl Shard {
             }
         }
         self.admit_waiters(key, local.form);
-        self.mark_local_dirty(key, local.form, None);
+        self.mark_local_dirty(local, None);
     }
 
-    pub(super) fn flushed(
-        &mut self,
-        key: &StreamKey,
-        local: LocalId,
-        delta: Delta,
-        video_since: Option<Instant>,
-    ) {
-        let Some(here) = self.locals.of_mut(key, local) else {
+    pub(super) fn flushed(&mut self, local: LocalId, delta: Delta, video_since: Option<Instant>) {
+        let Some(here) = self.locals.of_mut(local) else {
             self.totals.late_messages += 1;
             return;
         };
@@ -240,12 +234,12 @@ impl Shard {
             && log.follow(delta)
         {
             self.totals.config_bytes_copied += log.take_config_bytes_copied();
-            self.mark_local_dirty(key, local.form, video_since);
+            self.mark_local_dirty(local, video_since);
         }
     }
 
-    pub(super) fn suspended(&mut self, key: &StreamKey, local: LocalId) {
-        if let Some(here) = self.locals.of_mut(key, local) {
+    pub(super) fn suspended(&mut self, local: LocalId) {
+        if let Some(here) = self.locals.of_mut(local) {
             here.state = LocalState::Suspended;
             if let LocalLog::Replica(log) = &mut here.log {
                 log.forget_gop();
@@ -254,7 +248,7 @@ impl Shard {
     }
 
     pub(super) fn resumed(&mut self, key: &StreamKey, local: LocalId) {
-        if let Some(here) = self.locals.of_mut(key, local) {
+        if let Some(here) = self.locals.of_mut(local) {
             here.state = LocalState::Live;
             self.admit_waiters(key, local.form);
         }
@@ -276,16 +270,11 @@ impl Shard {
 
     /// Has the players here get what is new in the next tick. `video_since` is when the oldest
     /// video frame of it came in.
-    pub(super) fn mark_local_dirty(
-        &mut self,
-        key: &StreamKey,
-        form: Form,
-        video_since: Option<Instant>,
-    ) {
-        let Some(here) = self.locals.get_mut(key, form) else { return };
+    pub(super) fn mark_local_dirty(&mut self, local: LocalId, video_since: Option<Instant>) {
+        let Some(here) = self.locals.of_mut(local) else { return };
         here.video_since = here.video_since.or(video_since);
         if !std::mem::replace(&mut here.dirty, true) {
-            self.dirty_locals.push((key.clone(), form));
+            self.dirty_locals.push(local);
         }
     }
 
@@ -327,74 +316,76 @@ impl Shard {
 
     /// Sends what was flushed to the players here, of all streams in one submission.
     pub(super) fn flush_locals(&mut self, now: Instant, wire: &mut dyn Wire) {
-        let mut crowds = self.take_dirty_crowds();
-        let mut dues: Vec<Due<'_>> = Vec::with_capacity(crowds.len());
-        for (key, form, crowd) in &mut crowds {
-            let here = self.locals.get(key, *form).expect("just taken from");
-            let log = here.log.get(*form, &self.tables).expect("it was looked for");
+        let mut lent = self.lend_dirty_locals();
+        let mut dues: Vec<Due<'_>> = Vec::with_capacity(lent.len());
+        for here in &mut lent {
+            let Local { id, log, crowd, .. } = &mut **here;
+            let log = log.get(id.form, &self.tables).expect("it was looked for");
             dues.push(Due { crowd, log, events: CrowdEvents::default() });
         }
         round::flush(&mut dues, now, &self.policy.crowd, wire, &mut self.scratch);
         let events: Vec<CrowdEvents> = dues.into_iter().map(|due| due.events).collect();
-        let mut keys = Vec::with_capacity(crowds.len());
+        let mut flushed = Vec::with_capacity(lent.len());
         self.sent_video.clear();
-        for ((key, form, mut crowd), events) in crowds.into_iter().zip(events) {
-            let totals = crowd.take_totals();
+        for mut here in lent {
+            let totals = here.crowd.take_totals();
             self.count_egress(totals);
-            let here = self.locals.get_mut(&key, form).expect("just seen");
-            here.crowd = crowd;
             let video_since = here.video_since.take();
             self.sent_video.extend(video_since.filter(|_| totals.sends > 0));
-            self.handle_crowd_events(&key, form, events, now);
-            keys.push((key, form));
+            flushed.push(here.id);
+            self.locals.put_back(here);
         }
-        for (key, form) in &keys {
-            self.trim(key, *form);
+        for (&local, events) in flushed.iter().zip(events) {
+            self.handle_crowd_events(local, events, now);
+        }
+        for local in flushed {
+            self.trim(local);
         }
     }
 
-    /// The crowds of all dirty presences that have a log, to be put back.
-    fn take_dirty_crowds(&mut self) -> Vec<(StreamKey, Form, Crowd)> {
-        let mut crowds = Vec::with_capacity(self.dirty_locals.len());
-        for (key, form) in self.dirty_locals.drain(..) {
-            if let Some(here) = self.locals.get_mut(&key, form)
+    /// All dirty presences that have a log.
+    #[allow(clippy::vec_box, reason = "they go back to their places as they are")]
+    fn lend_dirty_locals(&mut self) -> Vec<Box<Local>> {
+        let mut lent = Vec::with_capacity(self.dirty_locals.len());
+        for local in self.dirty_locals.drain(..) {
+            if let Some(here) = self.locals.of_mut(local)
                 && std::mem::take(&mut here.dirty)
-                && here.log.get(form, &self.tables).is_some()
+                && here.log.get(local.form, &self.tables).is_some()
             {
-                crowds.push((key, form, std::mem::take(&mut here.crowd)));
+                lent.extend(self.locals.lend(local));
             }
         }
-        crowds
+        lent
     }
 
     /// Players over UDP get the next piece of what they lack.
     pub(super) fn catch_up(&mut self) {
         self.behind_due = None;
-        for (key, form) in std::mem::take(&mut self.behind) {
-            self.mark_local_dirty(&key, form, None);
+        for local in std::mem::take(&mut self.behind) {
+            self.mark_local_dirty(local, None);
         }
     }
 
     /// Drops what neither a new player nor a blocked one needs.
-    fn trim(&mut self, key: &StreamKey, form: Form) {
+    fn trim(&mut self, local: LocalId) {
         let gop_bytes_max = self.policy.gop_bytes_max;
-        let Some(here) = self.locals.get_mut(key, form) else { return };
+        let Some(here) = self.locals.of_mut(local) else { return };
         let slowest = here.crowd.slowest_seq();
         match &mut here.log {
             LocalLog::None => {}
             LocalLog::Replica(log) => log.trim(slowest, gop_bytes_max),
             LocalLog::Owner(handle) => {
                 if let Some(stream) = self.tables.get_mut(*handle) {
-                    stream.media.trim(form, slowest, gop_bytes_max);
+                    stream.media.trim(local.form, slowest, gop_bytes_max);
                 }
             }
         }
     }
 
     pub(super) fn check_slow_players(&mut self, now: Instant, wire: &mut dyn Wire) {
-        let locals = self.locals.iter().filter(|(_, here)| !here.crowd.is_empty());
+        let locals = self.locals.iter().filter(|here| !here.crowd.is_empty());
         let mut keys: Vec<(StreamKey, Form)> =
-            locals.map(|(key, here)| (key.clone(), here.id.form)).collect();
+            locals.map(|here| (here.key.clone(), here.id.form)).collect();
         keys.sort_unstable();
         for (key, form) in keys {
             self.with_crowd(&key, form, now, wire, |crowd, turn| crowd.check_slow(turn));
@@ -423,19 +414,14 @@ impl Shard {
         };
         act(&mut here.crowd, &mut turn);
         let totals = here.crowd.take_totals();
+        let local = here.id;
         self.count_egress(totals);
-        self.handle_crowd_events(key, form, events, now);
+        self.handle_crowd_events(local, events, now);
     }
 
-    fn handle_crowd_events(
-        &mut self,
-        key: &StreamKey,
-        form: Form,
-        events: CrowdEvents,
-        now: Instant,
-    ) {
+    fn handle_crowd_events(&mut self, local: LocalId, events: CrowdEvents, now: Instant) {
         if events.is_behind {
-            self.behind.push((key.clone(), form));
+            self.behind.push(local);
             self.behind_due.get_or_insert(now + CATCH_UP_INTERVAL);
         }
         for connection in events.blocked {

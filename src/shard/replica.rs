@@ -15,40 +15,70 @@ use crate::media::{ConnectionId, Form, ShardId, StreamKey};
 use crate::origin::Asking;
 use crate::stream::{Log, Packaging};
 
-/// The presences of all keys.
+/// The presences of all keys, each at its place.
 #[derive(Default)]
 pub(super) struct Locals {
-    by_form: [HashMap<StreamKey, Local>; Form::ALL.len()],
+    slots: Vec<Option<Box<Local>>>,
+    free: Vec<u32>,
+    by_form: [HashMap<StreamKey, u32>; Form::ALL.len()],
 }
 
 impl Locals {
     pub(super) fn get(&self, key: &StreamKey, form: Form) -> Option<&Local> {
-        self.by_form[form as usize].get(key)
+        self.slots[*self.by_form[form as usize].get(key)? as usize].as_deref()
     }
 
     pub(super) fn get_mut(&mut self, key: &StreamKey, form: Form) -> Option<&mut Local> {
-        self.by_form[form as usize].get_mut(key)
+        self.slots[*self.by_form[form as usize].get(key)? as usize].as_deref_mut()
     }
 
-    /// The presence of this id, where it is not gone.
-    pub(super) fn of(&self, key: &StreamKey, id: LocalId) -> Option<&Local> {
-        self.get(key, id.form).filter(|local| local.id == id)
+    /// The presence of this id, which is one of this shard's, where it is not gone.
+    pub(super) fn of(&self, id: LocalId) -> Option<&Local> {
+        self.slots.get(id.slot as usize)?.as_deref().filter(|local| local.id == id)
     }
 
-    pub(super) fn of_mut(&mut self, key: &StreamKey, id: LocalId) -> Option<&mut Local> {
-        self.get_mut(key, id.form).filter(|local| local.id == id)
+    pub(super) fn of_mut(&mut self, id: LocalId) -> Option<&mut Local> {
+        self.slots.get_mut(id.slot as usize)?.as_deref_mut().filter(|local| local.id == id)
     }
 
-    pub(super) fn insert(&mut self, key: StreamKey, local: Local) {
-        self.by_form[local.id.form as usize].insert(key, local);
+    /// Enters a presence of a key that has none in this form.
+    pub(super) fn insert(&mut self, key: StreamKey, form: Form, shard: ShardId, serial: u64) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        let id = LocalId { shard, form, slot, serial };
+        self.slots[slot as usize] = Some(Box::new(Local::new(id, key.clone())));
+        let earlier = self.by_form[form as usize].insert(key, slot);
+        assert!(earlier.is_none(), "a key has one presence in a form");
     }
 
-    pub(super) fn remove(&mut self, key: &StreamKey, form: Form) -> Option<Local> {
-        self.by_form[form as usize].remove(key)
+    pub(super) fn remove(&mut self, key: &StreamKey, form: Form) -> Option<Box<Local>> {
+        let slot = self.by_form[form as usize].remove(key)?;
+        self.free.push(slot);
+        self.slots[slot as usize].take()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Local)> {
-        self.by_form.iter().flatten()
+    /// Takes a presence from its place for a while in which nobody asks for it.
+    pub(super) fn lend(&mut self, id: LocalId) -> Option<Box<Local>> {
+        self.of(id)?;
+        self.slots[id.slot as usize].take()
+    }
+
+    /// Puts back what was lent.
+    pub(super) fn put_back(&mut self, local: Box<Local>) {
+        let place = &mut self.slots[local.id.slot as usize];
+        assert!(place.is_none(), "its place was kept");
+        *place = Some(local);
+    }
+
+    /// Whatever presence is at a place.
+    pub(super) fn at(&self, slot: u32) -> Option<&Local> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Local> {
+        self.slots.iter().flatten().map(|local| &**local)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -59,6 +89,7 @@ impl Locals {
 /// A key on this shard, in one form.
 pub(super) struct Local {
     pub(super) id: LocalId,
+    pub(super) key: StreamKey,
     /// Whose log it has; none before it is attached.
     pub(super) generation: Option<Generation>,
     pub(super) log: LocalLog,
@@ -144,9 +175,10 @@ pub(super) struct Ending {
 }
 
 impl Local {
-    pub(super) fn new(id: LocalId) -> Self {
+    fn new(id: LocalId, key: StreamKey) -> Self {
         Self {
             id,
+            key,
             generation: None,
             log: LocalLog::None,
             state: LocalState::Waiting,

@@ -448,32 +448,33 @@ impl Shard {
         let Some(log) = stream.media.log(form) else {
             return;
         };
-        let key = stream.key.clone();
         let flushed_seq = log.flushed_seq();
         let mut others = Vec::new();
         let mut behind = Vec::new();
-        let mut is_here = false;
+        let mut here = None;
         let of_form = stream.subscribers.iter_mut().filter(|((_, of), _)| *of == form);
         for (&(shard, _), subscriber) in of_form {
             if subscriber.lacks_flush {
                 behind.push((shard, subscriber.attached));
             } else if shard == own {
-                is_here = subscriber.attached;
+                here = subscriber.attached.then_some(subscriber.local);
             } else {
-                others.push((shard, subscriber.local, log.delta(subscriber.sent_seq)));
+                let (key, local) = (stream.key.clone(), subscriber.local);
+                let delta = log.delta(subscriber.sent_seq);
+                others.push((shard, Message::Flushed { key, local, delta, video_since }));
                 subscriber.sent_seq = flushed_seq;
             }
         }
-        for (shard, local, delta) in others {
-            self.send(shard, Message::Flushed { key: key.clone(), local, delta, video_since });
+        for (shard, message) in others {
+            self.send(shard, message);
         }
         for (shard, was_attached) in behind {
             let is_resync = was_attached && !self.backed_up[shard.index()];
             self.totals.resyncs += u64::from(is_resync);
             self.attach(handle, shard, form);
         }
-        if is_here {
-            self.mark_local_dirty(&key, form, video_since);
+        if let Some(local) = here {
+            self.mark_local_dirty(local, video_since);
         } else {
             let gop_bytes_max = self.policy.gop_bytes_max;
             let stream = self.tables.get_mut(handle).expect("just flushed");

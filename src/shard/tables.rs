@@ -209,6 +209,11 @@ impl Tables {
         Some(StreamHandle { slot, generation: stream.generation })
     }
 
+    /// Whatever stream is at a place.
+    pub(super) fn at(&self, slot: u32) -> Option<&Stream> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
     pub(super) fn get(&self, handle: StreamHandle) -> Option<&Stream> {
         let stream = self.slots.get(handle.slot as usize)?.as_deref()?;
         (stream.generation == handle.generation).then_some(stream)

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::limits::SPARE_CHUNKS_MAX;
+use crate::ring::{prefetch, prefetch_at};
 
 /// Bytes of a chunk. A stream holds up to two partly used ones, and a span of n bytes is
 /// `n / CHUNK_LEN + 1` slices: 32 KiB keeps both small.
@@ -129,6 +130,9 @@ pub struct Tape {
     held: usize,
 }
 
+/// Places of `open` that are used in turn, where no more than one range is open at a time.
+const OPEN_USUAL: usize = 4;
+
 /// A range of positions and how far it is written.
 struct Reserved {
     start: u64,
@@ -220,6 +224,25 @@ impl Tape {
         }
         if self.chunks.is_empty() {
             self.chunk_first = self.chunk_first.max(keep_from);
+        }
+    }
+
+    /// Has the CPU fetch what the next `len` bytes need, `depth` pointers from here.
+    pub(super) fn prefetch(&self, depth: u32, len: usize) {
+        let Some(last) = self.chunks.back() else { return };
+        match (depth, last) {
+            (1, _) => {
+                prefetch(last);
+                let open = self.open.as_slices().0.as_ptr();
+                prefetch_at(open.cast(), OPEN_USUAL * size_of::<Reserved>());
+            }
+            (2, Some(chunk)) => prefetch(&**chunk),
+            (3, Some(chunk)) => {
+                let offset = offset_in_chunk(self.committed);
+                let start = chunk.memory.0.as_ptr().wrapping_add(offset);
+                prefetch_at(start, len.min(CHUNK_LEN - offset));
+            }
+            _ => {}
         }
     }
 

@@ -13,6 +13,7 @@ use crate::media::timeline::{Timeline, distance};
 use crate::media::{MediaPart, Payload, StartPoints, TagKind};
 use crate::proto::flv::classify::{self, TagClass};
 use crate::proto::flv::{TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
+use crate::ring::prefetch_at;
 
 /// What a part led to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +86,8 @@ struct Splice {
 }
 
 const CLASS_HEAD_LEN: usize = classify::TAG_HEAD_LEN;
+/// Places of `drafts` that are used in turn, where no more than one is there at a time.
+const DRAFTS_USUAL: usize = 4;
 /// Audio that a new source may send before it is taken to have no video.
 pub(super) const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
 
@@ -153,6 +156,12 @@ impl Ingest {
             progress.add(self.data(log, SCRIPT_LANE, slice));
         }
         progress
+    }
+
+    /// Has the CPU fetch what this points to.
+    pub(super) fn prefetch(&self) {
+        let drafts = self.drafts.as_slices().0.as_ptr();
+        prefetch_at(drafts.cast(), DRAFTS_USUAL * size_of::<Draft>());
     }
 
     pub fn bytes(&self) -> IngestBytes {

@@ -29,6 +29,7 @@ pub use super::entry::{Delta, Entry, MediaKinds, Prelude, Snapshot};
 use crate::media::TagKind;
 use crate::proto::rtsp::SessionDescription;
 use crate::proto::rtsp::message::{INTERLEAVED_HEADER_LEN, interleaved_header};
+use crate::ring::prefetch;
 
 /// The log of one stream on one shard.
 #[derive(Default)]
@@ -416,6 +417,15 @@ impl Log {
         log.tape.adopt(chunk_first, chunks, entry.end());
         log.entries.push_back(entry);
         log
+    }
+
+    /// Has the CPU fetch what the next `len` bytes need, `depth` pointers from here.
+    pub(super) fn prefetch(&self, depth: u32, len: usize) {
+        if depth == 1 {
+            self.entries.front().into_iter().chain(self.entries.back()).for_each(prefetch);
+            prefetch(&*self.next_prelude);
+        }
+        self.tape.prefetch(depth, len);
     }
 
     /// Bytes of memory held for media.

@@ -11,6 +11,7 @@ use super::tracks::Tracks;
 use crate::limits::BRIDGE_SLICE_LEN;
 use crate::media::{Form, MediaPart};
 use crate::proto::rtp::{Gap, RtpPart};
+use crate::ring::prefetch;
 
 /// The media of one stream.
 pub struct Media {
@@ -57,6 +58,17 @@ impl Media {
             Intake::Flv(_) => Form::Flv,
             Intake::Rtp(_) => Form::Rtp,
         }
+    }
+
+    /// Has the CPU fetch what the next `len` bytes of a source need, `depth` pointers from here.
+    pub fn prefetch(&self, depth: u32, len: usize) {
+        match (depth, &self.ingest) {
+            (1, Intake::Flv(ingest)) => prefetch(&**ingest),
+            (1, Intake::Rtp(ingest)) => prefetch(&**ingest),
+            (2, Intake::Flv(ingest)) => ingest.prefetch(),
+            _ => {}
+        }
+        self.log.prefetch(depth, len);
     }
 
     /// Takes the next part of a source of tags; one of another form is passed over.

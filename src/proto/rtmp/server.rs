@@ -158,6 +158,16 @@ impl ServerSession {
         output
     }
 
+    /// Reads a little of what the next input needs, so that the CPU fetches it.
+    pub fn touch(&self) {
+        self.reader.touch();
+    }
+
+    /// Where outputs are kept.
+    pub fn outputs_start(&self) -> *const u8 {
+        self.outputs.as_slices().0.as_ptr().cast()
+    }
+
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadline
     }
