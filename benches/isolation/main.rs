@@ -3,7 +3,8 @@
 //! One shard on CPU 0; the origin, the players and the callers of the API on CPU 1. A 2 Mbit/s
 //! stream is pulled and played by 50 HTTP-FLV players, in alternating phases without and with dead
 //! pulls, a third each silent, refused and black-holed. Prints Markdown; `docs/benchmarks.md` has
-//! the method and results. `cargo bench --bench isolation`, `-- --quick` for one short alternation.
+//! the method and results. `cargo bench --bench isolation`, `-- --quick` for one short alternation,
+//! `-- --hooks` for a dead hook server in the place of dead pulls.
 #![allow(clippy::print_stdout, reason = "what a bench prints is its result")]
 
 #[path = "../../tests/kit/mod.rs"]
@@ -11,6 +12,7 @@ mod kit;
 
 mod api;
 mod dead;
+mod hooks;
 mod players;
 mod process;
 mod report;
@@ -45,6 +47,10 @@ const LOAD_CPU: usize = 1;
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     raise_file_limit();
+    if std::env::args().any(|arg| arg == "--hooks") {
+        hooks::run(quick);
+        return;
+    }
     let runs: Vec<Run> = PULLS.iter().map(|&pulls| measure(pulls, quick)).collect();
     report::print(&runs);
 }
@@ -61,24 +67,7 @@ fn measure(pulls: usize, quick: bool) -> Run {
     let callers = Callers::start(&relay.api);
     let (alternations, quiet_time, dead_time) =
         if quick { (1, QUICK_PHASE, QUICK_PHASE) } else { (ALTERNATIONS, PHASE, DEAD_PHASE) };
-    let watch = |time: Duration| {
-        let pid = relay.process.child.id();
-        let cpu = process::cpu_seconds(pid);
-        let (start, skipped) = (clock::now(), players.skipped());
-        players.take();
-        callers.take();
-        kit::pause(time);
-        let (gaps, delays) = players.take();
-        Phase {
-            gaps,
-            delays,
-            calls: callers.take(),
-            seconds: start.elapsed().as_secs_f64(),
-            cpu_seconds: process::cpu_seconds(pid) - cpu,
-            rss_bytes: process::rss_bytes(pid),
-            skipped: players.skipped() - skipped,
-        }
-    };
+    let watch = |time: Duration| watch(&relay, &players, &callers, time);
     // The first seconds fill the caches of allocator and kernel.
     watch(QUICK_PHASE);
     let mut run = Run::new(pulls);
@@ -122,4 +111,24 @@ fn measure(pulls: usize, quick: bool) -> Run {
     relay.stop();
     run.stop = stopping.elapsed();
     run
+}
+
+/// What players and callers see in so long.
+fn watch(relay: &Relay, players: &Players, callers: &Callers, time: Duration) -> Phase {
+    let pid = relay.process.child.id();
+    let cpu = process::cpu_seconds(pid);
+    let (start, skipped) = (clock::now(), players.skipped());
+    players.take();
+    callers.take();
+    kit::pause(time);
+    let (gaps, delays) = players.take();
+    Phase {
+        gaps,
+        delays,
+        calls: callers.take(),
+        seconds: start.elapsed().as_secs_f64(),
+        cpu_seconds: process::cpu_seconds(pid) - cpu,
+        rss_bytes: process::rss_bytes(pid),
+        skipped: players.skipped() - skipped,
+    }
 }

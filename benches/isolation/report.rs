@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::hooks::Kind;
 use crate::process;
 
 /// Microseconds, to a minute with three digits.
@@ -104,15 +105,37 @@ pub(crate) fn print(runs: &[Run]) {
     }
 }
 
-fn print_phases(name: &str, phases: &[Phase]) {
-    let spread = |pick: fn(&Phase) -> &Histogram<u64>| {
-        let at = |quantile: f64| {
-            median(phases.iter().map(|phase| ms(pick(phase).value_at_quantile(quantile))))
-        };
-        let max = median(phases.iter().map(|phase| ms(pick(phase).max())));
-        format!("{:.2} / {:.2} / {max:.2}", at(0.5), at(0.99))
-    };
+/// Phases by what the hook server does, and what has become of the calls of hooks by label.
+pub(crate) fn print_hooks(kinds: &[Kind], calls: &[(String, u64)]) {
+    println!("{}\n", process::machine());
     println!(
+        "| hook server | gap p50 / p99 / max, ms | delay p50 / p99 / max, ms | lost pictures \
+         | API p50 / p99 / max, ms | CPU % | RSS MiB | add, delete p50 / p99 / max, ms |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for kind in kinds {
+        let row = row(kind.name, &kind.phases);
+        println!("{row} {} |", spread(&kind.changes.iter().collect::<Vec<_>>()));
+    }
+    println!("\ncalls of hooks: {calls:?}");
+}
+
+/// Medians over the phases.
+fn spread(phases: &[&Histogram<u64>]) -> String {
+    let at =
+        |quantile: f64| median(phases.iter().map(|phase| ms(phase.value_at_quantile(quantile))));
+    let max = median(phases.iter().map(|phase| ms(phase.max())));
+    format!("{:.2} / {:.2} / {max:.2}", at(0.5), at(0.99))
+}
+
+fn print_phases(name: &str, phases: &[Phase]) {
+    println!("{}", row(name, phases));
+}
+
+fn row(name: &str, phases: &[Phase]) -> String {
+    let spread =
+        |pick: fn(&Phase) -> &Histogram<u64>| spread(&phases.iter().map(pick).collect::<Vec<_>>());
+    format!(
         "| {name} | {} | {} | {} | {} | {:.1} | {:.1} |",
         spread(|phase| &phase.gaps),
         spread(|phase| &phase.delays),
@@ -120,7 +143,7 @@ fn print_phases(name: &str, phases: &[Phase]) {
         spread(|phase| &phase.calls),
         median(phases.iter().map(|phase| 100.0 * phase.cpu_seconds / phase.seconds)),
         median(phases.iter().map(|phase| phase.rss_bytes as f64 / 1024.0 / 1024.0)),
-    );
+    )
 }
 
 fn ms(micros: u64) -> f64 {
