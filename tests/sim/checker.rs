@@ -125,10 +125,9 @@ impl Checker {
                 self.check_tail(last, &sources[last.source as usize]);
                 let may_begin = tag.kind == TagKind::Audio || is_keyframe;
                 assert!(may_begin, "{name:?} begins a new source and is no keyframe");
-                let (source, timestamp_ms) = (name.source, sent.timestamp_ms);
-                let whole_at = sent.whole_at;
-                self.spliced_at = Some(Splice { source, timestamp_ms, whole_at });
+                self.splice(name.source, sent);
             }
+            None if source.is_first_keyframe(name.index) => self.splice(name.source, sent),
             None => {}
         }
         let config = source.config_before(tag.kind, name.index);
@@ -206,7 +205,13 @@ impl Checker {
         self.last_frame.map(|last| last.source)
     }
 
-    /// Audio that a new source sent before its first frame that counts is dropped.
+    fn splice(&mut self, source: u32, first: &SourceTag) {
+        let (timestamp_ms, whole_at) = (first.timestamp_ms, first.whole_at);
+        self.spliced_at = Some(Splice { source, timestamp_ms, whole_at });
+    }
+
+    /// Audio that a new source sent before its first frame that counts is dropped, also for who
+    /// came before it and had nothing of the source that it took over from.
     fn drops_audio(&self, source: u32, tag: &SourceTag) -> bool {
         self.spliced_at.filter(|splice| splice.source == source).is_some_and(|splice| {
             let is_before = tag.timestamp_ms.wrapping_sub(splice.timestamp_ms).cast_signed() <= 0;

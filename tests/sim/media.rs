@@ -165,6 +165,13 @@ impl Source {
         configs.rfind(|tag| tag.is_whole()).map(|tag| tag.says)
     }
 
+    /// Whether no whole keyframe came before this one.
+    pub(crate) fn is_first_keyframe(&self, index: u32) -> bool {
+        let mut before = self.tags[..index as usize].iter();
+        let is_keyframe = self.tag(index).class == Class::Keyframe;
+        is_keyframe && !before.any(|tag| tag.class == Class::Keyframe && tag.is_whole())
+    }
+
     fn tag_step_ms(&self) -> u32 {
         match (self.has_video, self.has_audio) {
             (true, true) => {
