@@ -115,8 +115,18 @@ pub struct FilePlayer {
     what: String,
     process: Process,
     dir: TempDir,
-    is_ffmpeg: bool,
+    /// `None` for ffmpeg.
+    gstreamer: Option<Gstreamer>,
 }
+
+#[derive(Debug)]
+struct Gstreamer {
+    command: Command,
+    starts: u32,
+}
+
+/// Starts of a player that does not link its elements.
+const GSTREAMER_STARTS_MAX: u32 = 3;
 
 impl FilePlayer {
     /// ffmpeg without decoding: its packets one behind the other, and a list of them. (FLV of
@@ -147,7 +157,7 @@ impl FilePlayer {
         command.stdout(Stdio::null());
         let what = format!("ffmpeg from {url} over {}", lower.name());
         let process = Process::start(&what, &mut command, dir.file("stderr.log"));
-        Self { what, process, dir, is_ffmpeg: true }
+        Self { what, process, dir, gstreamer: None }
     }
 
     /// GStreamer, H.264 and AAC into a file each; it tells no times.
@@ -170,7 +180,7 @@ impl FilePlayer {
         command.stdout(Stdio::null());
         let what = format!("GStreamer from {url} over {}", lower.name());
         let process = Process::start(&what, &mut command, dir.file("stderr.log"));
-        Self { what, process, dir, is_ffmpeg: false }
+        Self { what, process, dir, gstreamer: Some(Gstreamer { command, starts: 1 }) }
     }
 
     pub fn what(&self) -> &str {
@@ -182,6 +192,7 @@ impl FilePlayer {
     pub fn wait(&mut self, video: usize, audio: usize) {
         let mut counts = (0, 0);
         let enough = holds_within(LIVENESS, || {
+            self.start_again_if_unlinked();
             let units = self.units();
             let count = |kind| units.iter().filter(|unit| unit.kind == kind).count();
             counts = (count(Kind::Video), count(Kind::Audio));
@@ -197,10 +208,23 @@ impl FilePlayer {
         assert!(enough, "{}: {counts:?} pictures and sounds: {}", self.what, self.process.log());
     }
 
+    /// GStreamer's launcher seldom tries to link a track to the elements of the other one, gives up and
+    /// records nothing, whoever serves it.
+    #[track_caller]
+    fn start_again_if_unlinked(&mut self) {
+        let Some(Gstreamer { command, starts }) = &mut self.gstreamer else { return };
+        if *starts < GSTREAMER_STARTS_MAX && self.process.log().contains("Delayed linking failed") {
+            *starts += 1;
+            self.process.kill();
+            let log = self.dir.file(&format!("stderr-{starts}.log"));
+            self.process = Process::start(&self.what, command, log);
+        }
+    }
+
     /// What is written so far.
     #[track_caller]
     pub fn units(&self) -> Vec<Unit> {
-        if self.is_ffmpeg {
+        if self.gstreamer.is_none() {
             return listed_units(&self.dir);
         }
         let read = |name: &str| std::fs::read(self.dir.file(name)).unwrap_or_default();
