@@ -422,9 +422,14 @@ fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
     assert_eq!(scene.kept.len(), 1);
     scene.delete("a");
     scene.ask(add(plain));
-    // Who joins without waiting is told at once.
+    // Who joins without waiting is told at once, and finds it there after a failure, as the other does.
     scene.ask(add(PullOptions { no_wait: true, ..plain }));
     assert_eq!(scene.kept.len(), 3);
+    scene.answers.clear();
+    scene.fail(ErrorClass::Refused);
+    let stays = matches!(scene.answers[..], [Answer::Added { state: StreamState::BackingOff, .. }]);
+    assert!(stays);
+    assert_eq!((scene.state_of("a"), scene.kept.len()), (StreamState::BackingOff, 3));
 }
 
 #[test]
