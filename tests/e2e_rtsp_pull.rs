@@ -9,7 +9,7 @@ use kit::camera::{Access, Camera, Control, Cseq, Habits, KeepAlive, Loss, Ssrc, 
 use kit::compare::{AtLeast, assert_never_steps_back};
 use kit::config::RETRY_SOON;
 use kit::flv::Kind;
-use kit::relay::{add_params, key};
+use kit::relay::key;
 use kit::rtp_media::{Plan, Sets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
@@ -368,75 +368,4 @@ fn camera_that_closes_anywhere_is_tried_again() {
         }
     }
     relay.stop();
-}
-
-/// A pull that hangs at each stage is deleted: what it held is given back, and the name is free.
-#[track_caller]
-fn is_deleted_anywhere(lower: Lower) {
-    let relay = Relay::start(2);
-    let rtp_type = ("rtp_type", if lower == Lower::Tcp { "0" } else { "1" });
-    let camera = Camera::start(Habits::default());
-    let url = camera.url();
-    // One whole life first, so that what stays allocated for good is there.
-    assert_eq!(relay.add("a", &url, &[rtp_type])["code"], 0);
-    assert_eq!(relay.delete("a")["data"]["flag"], true);
-    camera.wait_all_closed();
-    let start = relay.holdings();
-    let again = || {
-        camera.set(Habits::default());
-        let reply = relay.add("a", &url, &[rtp_type]);
-        assert_eq!(reply["code"], 0, "{reply}");
-        assert_eq!(relay.delete("a")["data"]["flag"], true);
-        camera.wait_all_closed();
-    };
-    for stage in Stage::ALL {
-        let what = format!("{lower:?} {stage:?}");
-        camera.set(Habits { stall: Some(stage), ..Habits::default() });
-        let before = camera.connections().len();
-        let more = [("async", "1"), ("timeout_sec", "30"), ("media_timeout_ms", "30000"), rtp_type];
-        assert_eq!(relay.add("a", &url, &more)["code"], 0, "{what}");
-        camera.wait_asked(before, stage.method());
-        let reply = relay.delete("a");
-        assert_eq!(reply["data"]["flag"], true, "{what}: {reply}");
-        camera.wait_all_closed();
-        relay.assert_back_to(&start, &what);
-        // An add that waits for media is answered.
-        let before = camera.connections().len();
-        let more = [("timeout_sec", "30"), ("media_timeout_ms", "30000"), rtp_type];
-        let add = relay.api.call_later("addStreamProxy", &add_params("a", &url, &more));
-        camera.wait_asked(before, stage.method());
-        assert!(!add.is_finished(), "{what}: answered while it hangs");
-        assert_eq!(relay.delete("a")["data"]["flag"], true, "{what}");
-        let reply = add.join().expect("a reply");
-        assert_eq!(reply["code"], -1, "{what}: {reply}");
-        camera.wait_all_closed();
-        relay.assert_back_to(&start, &what);
-        again();
-        relay.assert_back_to(&start, &what);
-    }
-    // With players of both forms.
-    camera.set(Habits::default());
-    assert_eq!(relay.add("a", &url, &[rtp_type])["code"], 0);
-    let flv = Player::http_flv(relay.http, "/live/a.live.flv");
-    let rtsp = [Lower::Tcp, Lower::Udp]
-        .map(|lower| RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), lower));
-    flv.wait_frames(Kind::Video, 5);
-    rtsp.iter().for_each(|player| player.wait_units(Kind::Video, 5));
-    assert_eq!(relay.delete("a")["data"]["flag"], true);
-    flv.wait_end(LIVENESS);
-    rtsp.iter().for_each(|player| drop(player.wait_end(LIVENESS)));
-    drop((flv, rtsp));
-    camera.wait_all_closed();
-    relay.assert_back_to(&start, "a live pull with players");
-    relay.stop();
-}
-
-#[test]
-fn pull_over_tcp_is_deleted_at_any_stage() {
-    is_deleted_anywhere(Lower::Tcp);
-}
-
-#[test]
-fn pull_over_udp_is_deleted_at_any_stage() {
-    is_deleted_anywhere(Lower::Udp);
 }

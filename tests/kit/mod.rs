@@ -12,6 +12,7 @@
 
 pub mod browser;
 pub mod camera;
+pub mod cancel;
 pub mod compare;
 pub mod config;
 pub mod fault;
