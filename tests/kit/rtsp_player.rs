@@ -43,9 +43,11 @@ impl TrackRecording {
     /// Milliseconds of a timestamp, on the sender's clock.
     #[track_caller]
     fn ms_of(&self, timestamp: u32) -> f64 {
-        let (_, report) = self.reports.first().expect("a sender report has come");
-        let ticks = timestamp.wrapping_sub(report.timestamp) as i32;
-        report.ntp_ms() + f64::from(ticks) * 1000.0 / f64::from(self.format.clock_rate)
+        let since = |report: &SenderReport| timestamp.wrapping_sub(report.timestamp) as i32;
+        let mut before = self.reports.iter().rev().filter(|(_, report)| since(report) >= 0);
+        let (_, report) =
+            before.next().or_else(|| self.reports.first()).expect("a sender report has come");
+        report.ntp_ms() + f64::from(since(report)) * 1000.0 / f64::from(self.format.clock_rate)
     }
 
     /// How many units are whole: pictures by their marks, sounds as packets tell them.
