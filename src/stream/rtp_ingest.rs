@@ -494,6 +494,43 @@ mod tests {
         assert_eq!(scene.entries().iter().filter(|of| of.keyframe).count(), 1);
     }
 
+    /// Groups of five pictures, whose keyframes come behind these with timestamps of their own or not.
+    fn counted_with(lead: &[&[u8]], own_timestamp: bool) -> (u64, u64, u32, f64) {
+        let mut scene = Scene::new();
+        let mut sequence = 0;
+        let mut starts = Vec::new();
+        for picture in 0..15_u32 {
+            let at = 3600 * picture;
+            if picture % 5 == 0 {
+                starts.push(scene.log.next_seq() + u64::from(picture == 0));
+                for payload in lead {
+                    let of_lead = if own_timestamp { at.wrapping_sub(90) } else { at };
+                    scene.packet(0, (9, sequence, of_lead), payload);
+                    sequence += 1;
+                }
+            }
+            let payload = if picture % 5 == 0 { IDR } else { SLICE };
+            for _ in 0..2 {
+                scene.packet(0, (9, sequence, at), payload);
+                sequence += 1;
+            }
+        }
+        scene.log.flush();
+        assert_eq!(scene.log.start_seq(), starts[2]);
+        let video = scene.ingest.tracks().video.clone().expect("told");
+        (video.frames, video.keyframes, video.gop_frames, video.fps_measured)
+    }
+
+    #[test]
+    fn what_comes_before_a_keyframe_is_counted_with_it() {
+        const SETS: [&[u8]; 2] = [b"\x67\x42", b"\x68\xce"];
+        const DELIMITER: [&[u8]; 2] = [b"\x09\xf0", b"\x06\x05\0\x80"];
+        for (lead, own_timestamp) in [(SETS, true), (SETS, false), (DELIMITER, false)] {
+            let (frames, keyframes, gop_frames, fps) = counted_with(&lead, own_timestamp);
+            assert_eq!((frames, keyframes, gop_frames, fps), (15, 3, 5, 25.0), "{lead:?}");
+        }
+    }
+
     #[test]
     fn a_recovery_point_is_a_start() {
         let mut scene = Scene::new();

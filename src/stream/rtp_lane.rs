@@ -16,6 +16,8 @@ pub(super) struct Lane {
     format: Format,
     codec: Codec,
     access: RandomAccess,
+    /// The packet belongs to the start before it, whose timestamp may be another one.
+    is_led: bool,
     starts: StartPoints,
     /// Timestamp of the last packet that came.
     newest: Option<u32>,
@@ -86,6 +88,7 @@ impl Lane {
             format: format.clone(),
             codec,
             access: RandomAccess::new(codec),
+            is_led: false,
             starts: StartPoints::default(),
             newest: None,
             sets: is_known_video.then(|| format.parameter_sets()),
@@ -164,6 +167,7 @@ impl Lane {
         }
         let timestamp = packet.header().timestamp;
         let begins_picture = self.newest.replace(timestamp) != Some(timestamp);
+        self.is_led = self.access.leads();
         let is_keyframe = self.access.is_start(packet);
         (begins_picture || is_keyframe) && self.starts.is_start(is_keyframe, time_ms)
     }
@@ -217,9 +221,12 @@ impl Lane {
             self.counted.replace(packet.header().timestamp) != Some(packet.header().timestamp);
         let kind =
             if self.format.kind == TrackKind::Video { TagKind::Video } else { TagKind::Audio };
-        if is_new {
+        let entry = Entry { kind, ..*entry };
+        if is_new && !self.is_led {
             tracks.set_loss(kind, self.loss.percent());
-            tracks.count(&Entry { kind, ..*entry });
+            tracks.count(&entry);
+        } else if entry.keyframe {
+            tracks.count_keyframe(&entry);
         }
     }
 }
