@@ -357,8 +357,10 @@ impl Link {
             let start = |setup: &Setup| {
                 let track = setup.track();
                 let packets = self.media.rtp(track);
-                let Packet { sequence, timestamp, .. } = &packets[0];
+                let Packet { sequence, .. } = &packets[0];
                 let control = &self.media.formats[track].control;
+                // Of all tracks at the start of the range (RFC 2326, 12.33).
+                let timestamp = self.media.start_timestamp;
                 format!("url={base}/{control};seq={sequence};rtptime={timestamp}")
             };
             let starts: Vec<String> = self.setups.iter().map(start).collect();

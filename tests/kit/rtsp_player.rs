@@ -42,10 +42,14 @@ pub struct TrackRecording {
 }
 
 impl TrackRecording {
-    /// Milliseconds of a timestamp, on the sender's clock by this report.
-    fn ms_by(&self, report: &SenderReport, timestamp: u32) -> f64 {
-        let ticks = timestamp.wrapping_sub(report.timestamp) as i32;
-        report.ntp_ms() + f64::from(ticks) * 1000.0 / f64::from(self.format.clock_rate)
+    /// Milliseconds of a timestamp, on the sender's clock.
+    #[track_caller]
+    fn ms_of(&self, timestamp: u32) -> f64 {
+        let since = |report: &SenderReport| timestamp.wrapping_sub(report.timestamp) as i32;
+        let mut before = self.reports.iter().rev().filter(|(_, report)| since(report) >= 0);
+        let (_, report) =
+            before.next().or_else(|| self.reports.first()).expect("a sender report has come");
+        report.ntp_ms() + f64::from(since(report)) * 1000.0 / f64::from(self.format.clock_rate)
     }
 
     /// How many units are whole: pictures by their marks, sounds as packets tell them.
@@ -63,24 +67,12 @@ impl TrackRecording {
         }
     }
 
-    /// The track's units by the sender's clock, as its first report has it.
+    /// The track's units by the sender's clock.
     #[track_caller]
     pub fn units(&self) -> Vec<Unit> {
-        self.units_by(self.reports.first())
-    }
-
-    /// As [`Self::units`], as its last report has it.
-    #[track_caller]
-    pub fn units_at_end(&self) -> Vec<Unit> {
-        self.units_by(self.reports.last())
-    }
-
-    #[track_caller]
-    fn units_by(&self, report: Option<&(usize, SenderReport)>) -> Vec<Unit> {
         let first = self.packets.first().map_or(0, |packet| packet.timestamp);
-        units::of_packets(&self.format, &self.packets, |timestamp| match report {
-            Some((_, report)) => self.ms_by(report, timestamp),
-            None => f64::from(first),
+        units::of_packets(&self.format, &self.packets, |timestamp| {
+            if self.reports.is_empty() { f64::from(first) } else { self.ms_of(timestamp) }
         })
     }
 }
