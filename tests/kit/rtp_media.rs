@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::flv::{self, Kind, Role, Tag};
-use super::rtp::{Codec, Format, Packet, SenderReport};
+use super::rtp::{Codec, Format, Packet, SenderReport, sender_reports};
 use super::rtsp_player::Recording;
 use super::units::{self, Unit, split_nals};
 
@@ -41,6 +41,63 @@ impl Default for Plan {
             leads: false,
         }
     }
+}
+
+/// What becomes of a source while it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Its clock is set by so many ms: timestamps and sender reports.
+    Clock(i32),
+    /// Another SSRC, with a sequence and timestamps of its own.
+    Ssrc,
+    /// The sequence numbers begin anew.
+    Sequence,
+}
+
+impl Change {
+    fn of_packet(self, packet: Packet, track: usize, clock_rate: u32) -> Packet {
+        let Packet { sequence, timestamp, ssrc, .. } = packet;
+        match self {
+            Self::Clock(ms) => {
+                let timestamp = timestamp.wrapping_add(ticks(ms, clock_rate));
+                Packet { timestamp, ..packet }
+            }
+            Self::Ssrc => Packet {
+                ssrc: !ssrc,
+                sequence: sequence.wrapping_add(12_345),
+                timestamp: timestamp.wrapping_add(new_base(track)),
+                ..packet
+            },
+            Self::Sequence => Packet { sequence: sequence.wrapping_add(23_456), ..packet },
+        }
+    }
+
+    fn of_report(self, report: SenderReport, track: usize, clock_rate: u32) -> SenderReport {
+        let SenderReport { ssrc, ntp, timestamp } = report;
+        match self {
+            Self::Clock(ms) => SenderReport {
+                ntp: ntp.wrapping_add_signed((i64::from(ms) << 32) / 1000),
+                timestamp: timestamp.wrapping_add(ticks(ms, clock_rate)),
+                ..report
+            },
+            Self::Ssrc => SenderReport {
+                ssrc: !ssrc,
+                timestamp: timestamp.wrapping_add(new_base(track)),
+                ..report
+            },
+            Self::Sequence => report,
+        }
+    }
+}
+
+/// Ticks of a clock in so many ms.
+fn ticks(ms: i32, clock_rate: u32) -> u32 {
+    (i64::from(ms) * i64::from(clock_rate) / 1000) as u32
+}
+
+/// By how much a new source's timestamps are elsewhere.
+fn new_base(track: usize) -> u32 {
+    [0x3000_0000, 0xa123_4567][track % 2]
 }
 
 /// An RTP or RTCP packet and its time.
@@ -153,6 +210,22 @@ impl Media {
             }
         }
         Self { formats, packets, units: Vec::new(), start_timestamp: 0 }
+    }
+
+    /// The same, whose source changes at this time.
+    #[must_use]
+    pub fn changed(mut self, at_ms: u32, change: Change) -> Self {
+        for timed in self.packets.iter_mut().filter(|timed| timed.at_ms >= at_ms) {
+            let clock_rate = self.formats[timed.track].clock_rate;
+            timed.bytes = if timed.is_rtcp {
+                let reports = sender_reports(&timed.bytes).expect("made here");
+                change.of_report(reports[0], timed.track, clock_rate).encode()
+            } else {
+                let packet = Packet::parse(&timed.bytes).expect("made here");
+                change.of_packet(packet, timed.track, clock_rate).encode()
+            };
+        }
+        self
     }
 
     /// The RTP packets of a track.
