@@ -81,10 +81,14 @@ impl ClientSession {
             self.base = base.to_owned();
         }
         let media = self.description.media.iter().enumerate();
-        let wanted = media.filter(|(_, media)| {
+        let can_be_had = media.filter(|(_, media)| {
             media.is_rtp && matches!(media.format.kind, TrackKind::Audio | TrackKind::Video)
         });
-        self.planned = wanted.map(|(track, _)| track).take(RTSP_TRACKS_MAX).collect();
+        let can_be_had: Vec<_> = can_be_had.collect();
+        // Nothing comes of back channels, unless the server calls all that it sends so.
+        let all_alike = can_be_had.iter().all(|(_, media)| media.is_send_only);
+        let wanted = can_be_had.iter().filter(|(_, media)| all_alike || !media.is_send_only);
+        self.planned = wanted.map(|(track, _)| *track).take(RTSP_TRACKS_MAX).collect();
         self.planned.reverse();
         if self.planned.is_empty() {
             return Err(ClientError::NoTrack);

@@ -259,6 +259,25 @@ fn track_that_is_refused_is_left_out() {
 }
 
 #[test]
+fn back_channels_are_not_set_up() {
+    let describe = |sdp: &str| {
+        let mut bench = Bench::new("rtsp://h/live/a");
+        bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
+        bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], sdp);
+        bench
+    };
+    let back_channel = "m=audio 0 RTP/AVP 8\r\na=control:trackID=3\r\na=sendonly\r\n";
+    let mut bench = describe(&[back_channel, SDP].concat());
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
+    bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
+    // A server that says of itself what it does.
+    let mut bench = describe(back_channel);
+    bench.answer("SETUP rtsp://h/live/a/trackID=3", "200 OK", &[], "");
+    bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
+}
+
+#[test]
 fn next_transport_is_tried() {
     let transports = vec![LowerTransport::Tcp, LowerTransport::Udp];
     let config = ClientConfig { transports, ..ClientConfig::new("rtsp://h/live/a").unwrap() };
