@@ -123,7 +123,7 @@ impl RtspOrigin {
         bytes: Bytes,
     ) -> bool {
         if kind == PacketKind::Rtp {
-            self.session.note_media();
+            self.session.note_media(now);
         }
         self.handle_packet(now, track, kind, (bytes, Bytes::new()))
     }

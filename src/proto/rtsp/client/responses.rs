@@ -28,7 +28,7 @@ impl ClientSession {
         }
         // A CSeq of no request is that of one to keep the session alive that was given up; before
         // there are any, the server can't count.
-        let may_miscount = self.keep_alive_at.is_none();
+        let may_miscount = !self.has_kept_alive;
         let Some(pending) = self.dialog.take(response, may_miscount) else { return Ok(()) };
         if response.status == 401
             && let Some(bytes) = self.dialog.authorize(&pending, response)
@@ -246,7 +246,7 @@ impl ClientSession {
         self.enter(ClientStage::AwaitingMedia, now);
         self.keep_alive_at = Some(now + self.dialog.keep_alive_interval());
         if self.has_media {
-            self.note_media();
+            self.note_media(now);
         }
     }
 

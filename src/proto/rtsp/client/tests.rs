@@ -305,7 +305,7 @@ fn next_transport_is_tried() {
     bench.session.refuse_udp(bench.now);
     bench.drain();
     bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
-    bench.session.note_media();
+    bench.session.note_media(bench.now);
     assert_eq!(bench.timeout(11 * SECOND), None);
     assert!(!bench.session.send_packet(0, PacketKind::Rtcp, b"RR"));
 
@@ -431,6 +431,23 @@ fn media_stands_for_an_answer_to_play() {
     assert_eq!(bench.timeout(5 * SECOND), None);
     assert!(bench.events.contains(&ClientEvent::Playing(vec![])));
     assert_eq!(bench.timeout(11 * SECOND), None);
+}
+
+#[test]
+fn session_is_kept_alive_where_play_is_never_answered() {
+    for over_udp in [false, true] {
+        let mut bench = Bench::playing();
+        bench.session.deadline = Some(bench.now + 3600 * SECOND);
+        bench.sent.clear();
+        if over_udp {
+            bench.session.note_media(bench.now);
+        } else {
+            bench.feed(b"$\0\0\x01a").unwrap();
+        }
+        assert_eq!(bench.session.poll_timeout(), Some(bench.now + 10 * SECOND));
+        assert_eq!(bench.timeout(10 * SECOND), None);
+        assert!(bench.sent.starts_with("OPTIONS "), "{}", bench.sent);
+    }
 }
 
 #[test]
