@@ -165,6 +165,8 @@ pub enum ClientError {
     NoTrack,
     #[error("server answers SETUP with a transport that was not asked for")]
     Transport,
+    #[error("server sends to a multicast address, which is not pulled from")]
+    Multicast,
 }
 
 /// The session of one connection to a server.

@@ -145,6 +145,10 @@ impl ClientSession {
         let transport = response.headers.find("transport").unwrap_or_default();
         let transport = Transport::parse_list(transport).into_iter().next();
         let delivery = delivery(asked, transport.as_ref()).ok_or(ClientError::Transport)?;
+        let is_udp = matches!(delivery, Delivery::Udp { .. });
+        if is_udp && transport.as_ref().is_some_and(|transport| transport.multicast) {
+            return Err(ClientError::Multicast);
+        }
         let (ssrc, source) =
             transport.map_or((None, None), |transport| (transport.ssrc, transport.source));
         let setup = ClientTrack { track, delivery, ssrc, source, url };

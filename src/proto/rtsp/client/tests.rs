@@ -451,6 +451,20 @@ fn session_is_kept_alive_where_play_is_never_answered() {
 }
 
 #[test]
+fn multicast_is_a_fault() {
+    let config = ClientConfig {
+        transports: vec![LowerTransport::Udp],
+        ..ClientConfig::new("rtsp://h/live/a").unwrap()
+    };
+    let mut bench = Bench::described(config);
+    bench.session.open_udp(bench.now, Ports { rtp: 5000, rtcp: 5001 });
+    bench.drain();
+    let transport = "Transport: RTP/AVP;multicast;destination=239.1.1.1;port=5000-5001";
+    let answer = response("200 OK", &["CSeq: 3", transport], "");
+    assert_eq!(bench.feed(answer.as_bytes()), Err(ClientError::Multicast));
+}
+
+#[test]
 fn requests_of_the_server_are_answered() {
     let mut bench = Bench::playing();
     bench.sent.clear();
