@@ -1,7 +1,8 @@
 //! The floor for many streams: 400 streams with a player each through a loop that receives and sends
 //! the same bytes and knows nothing of them. Streams of 0.57 Mbit/s as `benches/compare` has them:
 //! 25 video frames and 43 audio frames a second, each sent by itself. The loop on CPU 0, both ends
-//! on CPU 1, in sweeps of 1 ms. Prints Markdown; `docs/benchmarks.md` has the results.
+//! on CPU 1, in sweeps of 1 ms. It is woken for each tag, gathers for 1 ms, or reads by frames
+//! (`SO_RCVLOWAT`) and gathers, as rillcast does. Prints Markdown; `docs/benchmarks.md` has the results.
 #![allow(clippy::print_stdout, reason = "what a bench prints is its result")]
 #![allow(clippy::disallowed_methods, reason = "plain threads on a schedule of their own")]
 
@@ -17,6 +18,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::Pid;
 use rillcast::clock;
+use rillcast::ring::socket::set_receive_mark;
 
 const STREAMS: usize = 400;
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -31,8 +33,12 @@ fn main() {
     println!("| loop | CPU s/GB | receives/s |");
     println!("|---|---|---|");
     for _ in 0..2 {
-        for (name, pause) in [("at once", Duration::ZERO), ("gathered 1 ms", SWEEP)] {
-            let Run { cpu, bytes, receives } = run(pause);
+        for (name, mark, pause) in [
+            ("at once", 1, Duration::ZERO),
+            ("gathered 1 ms", 1, SWEEP),
+            ("by frames, gathered 1 ms", KINDS[0].0, SWEEP),
+        ] {
+            let Run { cpu, bytes, receives } = run(mark, pause);
             let per_gb = cpu.as_secs_f64() * 1e9 / bytes as f64;
             let per_second = receives as f64 / WINDOW.as_secs_f64();
             println!("| {name} | {per_gb:.2} | {per_second:.0} |");
@@ -46,8 +52,11 @@ struct Run {
     receives: u64,
 }
 
-fn run(pause: Duration) -> Run {
+fn run(mark: usize, pause: Duration) -> Run {
     let (publishers, inputs) = pairs();
+    for input in &inputs {
+        set_receive_mark(input, mark as u32).expect("an option");
+    }
     let (outputs, players) = pairs();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
