@@ -17,7 +17,7 @@ use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
 use kit::tape::Tap;
 use kit::tshark::{assert_gapless, assert_well_formed};
-use kit::units::{WithinMs, assert_same};
+use kit::units::{Unit, WithinMs, assert_same};
 use kit::{LIVENESS, Relay, TempDir, wait_until};
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
@@ -199,6 +199,33 @@ fn opus_and_g711_are_published_to_everybody() {
         let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, Lower::Tcp);
         plays_everywhere(&clip, None, start);
     }
+}
+
+/// How long GStreamer goes by `RTP-Info` alone, which has each track begin at 0: until the sender reports
+/// that follow the first ones.
+const GSTREAMER_SETTLES_MS: f64 = 2000.0;
+
+#[test]
+fn gstreamer_plays_pictures_and_sounds_together() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let mut players = LOWERS.map(|lower| FilePlayer::gstreamer(&url, lower));
+    players.iter_mut().for_each(|player| player.wait(115, 185));
+    for player in players {
+        let what = player.what().to_owned();
+        let units = player.stop();
+        let is_settled = |unit: &&Unit| unit.pts_ms >= GSTREAMER_SETTLES_MS;
+        let mut late = units.iter().filter(is_settled);
+        let start = late.find(|unit| unit.is_keyframe).expect("a keyframe").pts_ms;
+        let late: Vec<Unit> = units.iter().filter(|unit| unit.pts_ms >= start).cloned().collect();
+        let some = AtLeast { video: 25, audio: 40 };
+        assert_same(&what, &media.units, &late, some, WithinMs(10.0));
+    }
+    publisher.stop();
+    relay.stop();
 }
 
 #[test]

@@ -104,20 +104,29 @@ impl Recording {
     }
 
     /// `RTP-Info` names the first packet of every track that had any by then, and no track behind one
-    /// that had none; each had its sender report before its first packet, which over UDP is read a
-    /// little later, and every packet and report has the SSRC that SETUP told.
+    /// that had none; and as [`Self::assert_reported`].
     #[track_caller]
     pub fn assert_announced(&self, what: &str) {
         let untold = self.tracks.iter().skip_while(|track| track.start.is_some());
         let mut told_behind = untold.filter(|track| track.start.is_some());
         assert!(told_behind.next().is_none(), "{what}: RTP-Info lacks a track before another");
+        self.assert_reported(what);
+        for track in &self.tracks {
+            let begins = (track.packets[0].sequence, track.packets[0].timestamp);
+            let told = track.start.unwrap_or(begins);
+            let codec = track.format.codec;
+            assert_eq!(told, begins, "{what}: {codec:?} begins otherwise than RTP-Info says");
+        }
+    }
+
+    /// Each track had its sender report before its first packet, which over UDP is read a little later,
+    /// and every packet and report has the SSRC that SETUP told.
+    #[track_caller]
+    pub fn assert_reported(&self, what: &str) {
         let after_max = if self.is_interleaved { 0 } else { REPORT_AFTER_MAX };
         for track in &self.tracks {
             let codec = track.format.codec;
             let first = track.packets.first().unwrap_or_else(|| panic!("{what}: no {codec:?}"));
-            let begins = (first.sequence, first.timestamp);
-            let told = track.start.unwrap_or(begins);
-            assert_eq!(told, begins, "{what}: {codec:?} begins otherwise than RTP-Info says");
             let before = track.reports.first().map(|(before, _)| *before);
             let soon = before.is_some_and(|before| before <= after_max);
             assert!(soon, "{what}: {codec:?} has its first sender report after {before:?} packets");
