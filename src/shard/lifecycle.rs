@@ -299,15 +299,15 @@ impl Try {
                 ErrorClass::TimedOut,
                 format!("connection timed out: no answer within {seconds} s"),
             ),
-            Stage::Handshaking => Fault::new(
-                ErrorClass::Silent,
-                format!("the origin is silent: no {awaiting} within {seconds} s"),
-            ),
             Stage::AwaitingMedia if awaiting == KEYFRAME => Fault::new(
                 ErrorClass::TimedOut,
                 format!("no keyframe within {} s", KEYFRAME_PATIENCE.as_secs_f64()),
             ),
-            Stage::AwaitingMedia | Stage::Up => Fault::new(
+            Stage::Handshaking | Stage::AwaitingMedia => Fault::new(
+                ErrorClass::Silent,
+                format!("the origin is silent: no {awaiting} within {seconds} s"),
+            ),
+            Stage::Up => Fault::new(
                 ErrorClass::Silent,
                 format!("the origin is silent: no media within {seconds} s"),
             ),
