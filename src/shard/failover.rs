@@ -19,7 +19,7 @@ use super::lifecycle::{Place, Pull, PullState, Try};
 use super::tables::{Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard};
-use crate::bus::event::What;
+use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, Ticket};
 use crate::media::state::Fault;
 use crate::media::{AttemptId, Form, SourceUrl, StreamKey};
@@ -221,6 +221,7 @@ impl Shard {
             return;
         }
         let (old, hedge) = (pull.lead_state(), pull.hedge.take());
+        let wanted = urls.first().cloned();
         pull.set_sources(urls, timeout);
         pull.lead = Try::new(pull.sources.current().url.clone());
         let adds = std::mem::replace(&mut pull.adds, vec![ticket]);
@@ -229,6 +230,7 @@ impl Shard {
         self.give_up(now, handle, old);
         self.forget_media(handle);
         self.keep_again(handle);
+        self.tell(handle, |_| What::Pending { by: Asker::Pull, url: wanted });
         for ticket in adds {
             self.answer(ticket, Answer::AddCancelled);
         }

@@ -7,9 +7,10 @@ use bytes::Bytes;
 
 use super::Stage;
 use super::pull_tests::{Scene, TIMEOUT, key};
+use crate::bus::event::What;
 use crate::bus::message::{Ask, IdleClose, PullOptions};
 use crate::media::state::{ErrorClass, StreamState};
-use crate::media::{AttemptId, SourceUrl, TagKind};
+use crate::media::{AttemptId, Form, SourceUrl, TagKind};
 use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
 use crate::proto::rtsp::{LowerTransport, SessionDescription};
 use crate::stream::Packaging;
@@ -76,6 +77,23 @@ fn packet(scene: &mut Scene, of: AttemptId, sequence: u16, unit: u8) {
     let part = RtpPart::Packet { track: 0, packet, gap: Gap::None };
     assert!(scene.shard.attempt_rtp(scene.now, of, part));
     scene.turn();
+}
+
+/// What was told since the last call, with the forms that it says the stream has, or had.
+fn told(scene: &mut Scene) -> Vec<(&'static str, Vec<Form>)> {
+    let forms = |what: &What| match what {
+        What::Registered { view: Some(view), .. } => {
+            Form::ALL.into_iter().filter(|&form| view.form(form).playable).collect()
+        }
+        What::Lost { forms, .. } | What::FormsChanged { forms, .. } => forms.clone(),
+        _ => Vec::new(),
+    };
+    scene.shard.take_events().iter().map(|of| (of.what.name(), forms(&of.what))).collect()
+}
+
+fn update(scene: &mut Scene, texts: &[&str]) -> AttemptId {
+    scene.ask(Ask::UpdatePull { key: key("a"), urls: urls(texts), timeout: TIMEOUT });
+    scene.dialed.last().expect("it is dialed").0
 }
 
 /// The source that is up has served well and is lost.
@@ -161,5 +179,54 @@ fn source_of_packets_takes_over_with_its_keyframe_and_players_of_tags_go_on() {
     assert!(scene.shard.brings_media(y));
     assert_eq!(scene.state_of("a"), StreamState::Registered);
     assert_eq!(scene.ended, [scene.admitted[1]], "its description is void");
+    end(scene);
+}
+
+#[test]
+fn what_a_stream_can_be_played_in_is_told_when_its_codecs_are_others() {
+    let both = || Form::ALL.to_vec();
+    let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
+    scene.shard.keep_events();
+    let x = attempt(&scene, 0);
+    scene.tag_of(x, TagKind::Video, AVC);
+    scene.tag_of(x, TagKind::Video, KEYFRAME);
+    assert_eq!(told(&mut scene), [("registered", both())]);
+    // No packets are made of VP9.
+    let y = update(&mut scene, &["rtmp://y/a/b"]);
+    scene.tag_of(y, TagKind::Video, b"\x91vp09\0\0");
+    let changed = |forms| ("schemas_changed", forms);
+    let switched = || ("source_switched", vec![]);
+    assert_eq!(told(&mut scene), [switched(), changed(vec![Form::Flv])]);
+    let z = update(&mut scene, &["rtmp://z/a/b"]);
+    scene.tag_of(z, TagKind::Video, AVC);
+    scene.tag_of(z, TagKind::Video, KEYFRAME);
+    assert_eq!(told(&mut scene), [switched(), changed(both())]);
+    // It may change its codec itself, too.
+    scene.tag_of(z, TagKind::Video, b"\x90vp09\x01\0\0\0");
+    assert_eq!(told(&mut scene), [changed(vec![Form::Flv])]);
+    scene.fail_attempt(z, ErrorClass::Lost);
+    assert_eq!(told(&mut scene), [("lost", vec![Form::Flv])]);
+    end(scene);
+}
+
+#[test]
+fn source_of_another_form_is_told_as_a_loss_and_a_return() {
+    let both = || Form::ALL.to_vec();
+    let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
+    scene.shard.keep_events();
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    scene.play("a", 1, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    told(&mut scene);
+    let y = update(&mut scene, &["rtsp://y/a"]);
+    begin(&mut scene, y);
+    packet(&mut scene, y, 1, 0x41);
+    assert!(told(&mut scene).is_empty() && scene.hung_up.is_empty());
+    packet(&mut scene, y, 2, 0x65);
+    assert_eq!(scene.hung_up, [x]);
+    let names = ["lost", "source_switched", "back"];
+    assert_eq!(told(&mut scene), [(names[0], both()), (names[1], vec![]), (names[2], both())]);
+    assert_eq!((&scene.ended, scene.state_of("a")), (&scene.admitted, StreamState::Registered));
     end(scene);
 }

@@ -166,6 +166,10 @@ impl Shard {
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
+        if !progress.frame {
+            // A configuration may be of another codec.
+            self.tell_forms(now, handle);
+        }
         self.flush_in_time(now, handle, progress.video);
     }
 

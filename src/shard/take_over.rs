@@ -26,6 +26,7 @@ impl Shard {
             for part in parts {
                 self.media(now, handle, part);
             }
+            self.tell_forms(now, handle);
         } else if held.needs_patience() {
             self.await_keyframe(now, attempt);
         }
@@ -41,6 +42,7 @@ impl Shard {
             for part in parts {
                 self.rtp(now, handle, part);
             }
+            self.tell_forms(now, handle);
         } else if held.needs_patience() {
             self.await_keyframe(now, attempt);
         }
