@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn without_a_file_there_is_nothing_to_read() {
         let config = Config::default();
-        let source = ConfigSource::new(None, Overrides::default(), config.clone());
+        let source = ConfigSource::new(None, Overrides::default(), config);
         assert!(matches!(source.read(), Err(ReloadError::NoFile)));
     }
 }
