@@ -5,7 +5,7 @@ mod kit;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 
 use kit::compare::assert_never_steps_back;
 use kit::flv::Kind;
@@ -36,17 +36,21 @@ fn goes_on_while(disturb: impl FnOnce(&Relay, &RtspPublisher, &Media)) {
     relay.stop();
 }
 
-/// Sends all of it and waits for the relay to close. What it answered.
+/// Sends all of it and waits for the relay to close.
 #[track_caller]
-fn is_closed_after(relay: &Relay, pieces: &[&[u8]]) -> Vec<u8> {
+fn assert_closed_after(relay: &Relay, pieces: &[&[u8]]) {
     let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
     socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
     // The relay may have had enough before the end.
     let _ = pieces.iter().try_for_each(|piece| socket.write_all(piece));
-    let mut answer = Vec::new();
-    match socket.read_to_end(&mut answer) {
+    assert_closed(&mut socket);
+}
+
+#[track_caller]
+fn assert_closed(socket: &mut TcpStream) {
+    match socket.read_to_end(&mut Vec::new()) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
-        _ => answer,
+        _ => {}
     }
 }
 
@@ -57,7 +61,7 @@ fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
         let filler = [b'a'; 65_536];
         let mut count = 0;
         let mut spoil = |pieces: &[&[u8]]| {
-            is_closed_after(relay, pieces);
+            assert_closed_after(relay, pieces);
             count += 1;
         };
         for seed in 1..20 {
@@ -75,10 +79,10 @@ fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
         });
         // Half a packet is no fault.
         let mut half = TcpStream::connect(relay.rtsp).expect("the relay listens");
-        half.write_all(b"$\x05\xff\xff")
-            .and_then(|()| half.write_all(&noise(3, 20_000)))
-            .expect("sent");
-        drop(half);
+        half.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+        half.write_all(&[b"$\x05\xff\xff", &noise(3, 20_000)[..]].concat()).expect("sent");
+        half.shutdown(Shutdown::Write).expect("an open socket");
+        assert_closed(&mut half);
         assert_eq!(relay.metric("rillcast_session_errors_total"), before + count);
     });
 }
@@ -107,8 +111,9 @@ fn one_connection_takes_no_more_ports_than_its_part() {
 }
 
 #[test]
-fn noise_at_the_udp_ports_is_ignored() {
-    goes_on_while(|_, publisher, media| {
+fn noise_of_strangers_at_the_udp_ports_does_not_come_in() {
+    goes_on_while(|relay, publisher, media| {
+        let before = dropped(relay);
         let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
         for seed in 1..500 {
             let port = publisher.relay_port((seed % 2) as usize);
@@ -120,6 +125,7 @@ fn noise_at_the_udp_ports_is_ignored() {
             // A port may not take it, and say so by ICMP.
             let _ = socket.send_to(&bytes, at);
         }
+        assert_eq!(dropped(relay), before);
     });
 }
 
