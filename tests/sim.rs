@@ -33,6 +33,8 @@ mod players;
 mod progress;
 #[path = "sim/publishers.rs"]
 mod publishers;
+#[path = "sim/updates.rs"]
+mod updates;
 #[path = "sim/wire.rs"]
 mod wire;
 #[path = "sim/world.rs"]

@@ -19,7 +19,7 @@ use crate::limits::{
     SOURCES_MAX,
 };
 use crate::media::state::{ErrorClass, Fault};
-use crate::media::url::{Login, SourceUrlError};
+use crate::media::url::{Login, SourceProtocol, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
 use crate::proto::http::Response;
 use crate::proto::rtsp::LowerTransport;
@@ -184,7 +184,9 @@ fn parse_url<N: Node>(call: &Call<'_, N>, text: &str) -> Result<SourceUrl, Failu
         };
         Failure::new(Code::OtherFailed, msg)
     })?;
-    Ok(url.with_login(login(call)?))
+    // Named for RTSP, so other protocols tell them to nobody.
+    let login = login(call)?.filter(|_| url.protocol == SourceProtocol::Rtsp);
+    Ok(url.with_login(login))
 }
 
 /// User and password that are given beside a URL.

@@ -149,8 +149,8 @@ impl OriginEntry {
         if login.iter().any(|text| text.chars().any(char::is_control)) {
             return Err(("origin.user", "has control characters".to_owned()));
         }
-        if !self.url.is_rtsp() && login.iter().any(|text| !text.is_empty()) {
-            return Err(("origin.user", "is for RTSP alone".to_owned()));
+        if !self.url.takes_login() && login.iter().any(|text| !text.is_empty()) {
+            return Err(("origin.user", "is not for RTMP, which has none".to_owned()));
         }
         Ok(())
     }
@@ -208,7 +208,10 @@ mod tests {
         for (entry, reason) in [
             ("priority = 1\n", "origin.url: in entry 1: is empty"),
             ("url = \"rtmp://o/{x}/y\"\n", "no other braces"),
-            ("url = \"http://o/{stream}.flv\"\nuser = \"u\"\n", "origin.user: in entry 1: is for"),
+            (
+                "url = \"rtmp://o/a/{stream}\"\nuser = \"u\"\n",
+                "origin.user: in entry 1: is not for",
+            ),
             ("url = \"http://o/{stream}.flv\"\nweight = 0\n", "0 is not in 1 to 1000000"),
             ("url = \"http://o/{stream}.flv\"\nretry_on = [\"busy\"]\n", "unknown variant"),
             ("url = \"http://o/{stream}.flv\"\nmatch = \"\"\n", "not empty"),

@@ -66,8 +66,9 @@ impl UrlTemplate {
         &self.pieces
     }
 
-    pub fn is_rtsp(&self) -> bool {
-        self.text.starts_with("rtsp:")
+    /// Its protocol has a place for user and password.
+    pub fn takes_login(&self) -> bool {
+        !self.text.starts_with("rtmp:")
     }
 
     /// ZLMediaKit's `cluster.origin_url`: templates with two `%s`, separated by `;`. Empty is none.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use md5::{Digest, Md5};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -121,6 +121,18 @@ impl SourceUrl {
         self.with_login(login)
     }
 
+    /// With the login as its user and password, where it has one.
+    pub fn to_url(&self) -> Url {
+        let mut url = Url::parse(&self.text).expect("it was parsed");
+        if let Some(Login { user, password }) = &self.login {
+            let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            // A URL with a host takes both.
+            let _ = url.set_username(&encode(user));
+            let _ = url.set_password(Some(&encode(password)));
+        }
+        url
+    }
+
     /// What such an origin brings.
     pub fn form(&self) -> Form {
         match self.protocol {
@@ -235,5 +247,16 @@ mod tests {
             assert_eq!(SourceUrl::parse(text, false), Err(error), "{text}");
         }
         assert!(SourceUrl::parse("http://h/live/x", true).is_ok());
+    }
+
+    #[test]
+    fn login_is_part_of_the_url_that_is_asked_for_and_of_none_that_is_shown() {
+        let (user, password) = ("ed/ge".to_owned(), "p@ss:%41".to_owned());
+        let url = SourceUrl::parse("http://old:one@h:81/a.flv?x=1", false).unwrap();
+        assert_eq!(url.to_url().as_str(), "http://old:one@h:81/a.flv?x=1");
+        let url = SourceUrl::parse("http://h:81/a.flv?x=1", false).unwrap();
+        let url = url.with_login(Some(Login { user, password }));
+        assert_eq!(url.to_url().as_str(), "http://ed%2Fge:p%40ss%3A%2541@h:81/a.flv?x=1");
+        assert_eq!(url.as_str(), "http://h:81/a.flv?x=1");
     }
 }

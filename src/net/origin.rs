@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use url::Url;
 
 use super::rtsp_origin::{RtspOrigin, RtspWanted};
 use crate::media::state::{ErrorClass, Fault};
@@ -65,7 +64,7 @@ impl OriginSession {
             }
             SourceProtocol::HttpFlv => {
                 let config = HttpConfig {
-                    url: Url::parse(url.as_str()).expect("a source URL is a URL"),
+                    url: url.to_url(),
                     user_agent: concat!("rillcast/", env!("CARGO_PKG_VERSION")).to_owned(),
                     reply_timeout: NO_TIMEOUT,
                     body_timeout: NO_TIMEOUT,

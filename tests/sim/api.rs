@@ -14,6 +14,7 @@ use rillcast::proto::rtsp::LowerTransport;
 use super::bus::Way;
 use super::plan::{Deed, pick};
 use super::players::Phase;
+use super::updates::Up;
 use super::world::{Event, Visit, World};
 
 /// A question on its way, or answered.
@@ -26,6 +27,8 @@ pub(crate) struct Asked {
     /// The only one that was to be closed.
     only: Option<Generation>,
     is_answered: bool,
+    /// The pull that was up when its owner read that it is to have other sources.
+    up: Option<Up>,
 }
 
 impl Asked {
@@ -173,7 +176,8 @@ impl World {
             Ask::Close { generation, .. } => *generation,
             _ => None,
         };
-        let asked = Asked { what, key, answer_by, generation: None, only, is_answered: false };
+        let asked =
+            Asked { what, key, answer_by, generation: None, only, is_answered: false, up: None };
         self.note(|_| format!("  ask {serial} from {home} of {owner}: {what:?} s{key}"));
         self.asked.insert(serial, asked);
         if home == owner {
@@ -190,6 +194,10 @@ impl World {
             let key = self.asked[&ticket.serial].key;
             let generation = self.peek(key).map(|view| view.generation);
             self.asked.get_mut(&ticket.serial).expect("it was asked").generation = generation;
+        }
+        if matches!(ask, Ask::UpdatePull { .. }) {
+            let up = self.up(self.asked[&ticket.serial].key);
+            self.asked.get_mut(&ticket.serial).expect("it was asked").up = up;
         }
     }
 
@@ -236,7 +244,8 @@ impl World {
         asked.is_answered = true;
         self.stats.answers += 1;
         if matches!((asked.what, answer), (What::Update, Answer::Added { .. })) {
-            self.stats.updates += 1;
+            let (key, up) = (asked.key, asked.up);
+            self.updated.extend(up.map(|up| (key, up)));
         }
         assert!(self.now <= asked.answer_by, "ask {} is answered late", ticket.serial);
         self.acknowledge(ticket, answer);

@@ -137,6 +137,12 @@ impl World {
         let player = self.players.get_mut(&connection).expect("a known player");
         let may_end = matches!(player.phase, Phase::Admitted | Phase::Playing);
         assert!(may_end, "{connection} is ended while {:?}", player.phase);
+        if reason == EndReason::SourceLost {
+            let key = player.key;
+            let is_here = connection.shard.index() == self.owner(key);
+            self.ends_of_lost[key] += u64::from(is_here);
+        }
+        let player = self.players.get_mut(&connection).expect("a known player");
         if between_tags && let Some(checker) = &player.checker {
             assert!(checker.is_between_tags(), "{connection} got a goodbye within a tag");
         }

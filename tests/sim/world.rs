@@ -9,6 +9,7 @@ use rillcast::access::PendingPulls;
 use rillcast::bus::message::Message;
 use rillcast::bus::view::StreamView;
 use rillcast::bus::{Answer, Ask, Ticket};
+use rillcast::media::state::EndReason;
 use rillcast::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
 use rillcast::shard::{Action, PullNews, Shard};
 
@@ -20,6 +21,7 @@ use super::origins::{Attempt, AttemptName, Behavior, Feed};
 use super::plan::{Ending, Plan, pick};
 use super::players::Player;
 use super::publishers::Publisher;
+use super::updates::Up;
 use super::wire::FakeWire;
 
 /// Something that happens at its time.
@@ -90,6 +92,10 @@ pub(crate) struct World {
     pub(crate) players: BTreeMap<ConnectionId, Player>,
     pub(crate) publishers: BTreeMap<ConnectionId, Publisher>,
     pub(crate) asked: BTreeMap<u64, Asked>,
+    /// Keys of which an update was just answered, with what they were before.
+    pub(crate) updated: Vec<(usize, Up)>,
+    /// By key: presences and players that were ended as the source was lost.
+    pub(crate) ends_of_lost: Vec<u64>,
     pub(crate) ending: bool,
     pub(crate) policy_changed_at: Option<Instant>,
     /// Shards that were told to shut down.
@@ -215,6 +221,8 @@ impl World {
             players: BTreeMap::new(),
             publishers: BTreeMap::new(),
             asked: BTreeMap::new(),
+            updated: Vec::new(),
+            ends_of_lost: vec![0; plan.keys],
             ending: false,
             policy_changed_at: None,
             is_shut: vec![false; plan.shards],
@@ -259,6 +267,7 @@ impl World {
             for shard in &self.shards {
                 shard.check_invariants();
             }
+            self.check_updates();
             if self.steps.is_multiple_of(32) {
                 self.check_bounds();
             }
@@ -396,6 +405,10 @@ impl World {
                 Action::Send { to, message } => {
                     if let Message::Answer { ticket, answer } = &message {
                         self.check_answer(shard, *ticket, answer);
+                    }
+                    if let Message::End { key, reason: EndReason::SourceLost, .. } = &message {
+                        let key = self.key_index(key);
+                        self.ends_of_lost[key] += 1;
                     }
                     self.send(Way { from: shard, to: to.index() }, message);
                 }
