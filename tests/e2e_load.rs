@@ -20,8 +20,11 @@ use kit::process::Process;
 use kit::relay::{SECRET, run};
 use kit::{LIVENESS, Nginx, Relay, TempDir};
 
-/// Upper bound of a time that is known: what a busy machine may add to it.
+/// Upper bound of a worst time that is known: what a busy machine may add to it once.
 const SLACK_MS: f64 = 10_000.0;
+
+/// The same for what most of many times are, or the best of several.
+const TYPICAL_SLACK_MS: f64 = 300.0;
 
 const FRAME_MS: u64 = 40;
 
@@ -41,11 +44,22 @@ fn number(report: &Value, pointer: &str) -> f64 {
     number.unwrap_or_else(|| panic!("no number {pointer} in {report:#}"))
 }
 
-/// At least what is known, and not much more.
+/// The worst time: at least what is known.
 #[track_caller]
-fn assert_about(report: &Value, pointer: &str, known_ms: f64) {
+fn assert_worst(report: &Value, pointer: &str, known_ms: f64) {
+    assert_within(report, pointer, known_ms, SLACK_MS);
+}
+
+/// What most times are, or the best: what is known, and not much more.
+#[track_caller]
+fn assert_typical(report: &Value, pointer: &str, known_ms: f64) {
+    assert_within(report, pointer, known_ms, TYPICAL_SLACK_MS);
+}
+
+#[track_caller]
+fn assert_within(report: &Value, pointer: &str, known_ms: f64, slack_ms: f64) {
     let found = number(report, pointer);
-    let about = known_ms - 1.0..known_ms + SLACK_MS;
+    let about = known_ms - 1.0..known_ms + slack_ms;
     assert!(about.contains(&found), "{pointer} is {found}, known {known_ms}");
 }
 
@@ -120,19 +134,28 @@ fn frame(index: u64, size_error: u32) -> Vec<u8> {
 
 /// One player of one of its streams, measured from about its 30th frame to its 155th.
 fn play_faulty(stream: &str) -> (Value, bool) {
+    play_faulty_by(stream, "1")
+}
+
+fn play_faulty_by(stream: &str, players: &str) -> (Value, bool) {
     let url = format!("http://{}/{stream}.flv", faulty_server());
-    load(&["play", "--url", &url, "--players", "1", "--warm-up", "1", "--duration", "5"])
+    load(&["play", "--url", &url, "--players", players, "--warm-up", "1", "--duration", "5"])
 }
 
 #[test]
 fn frames_held_back_are_found() {
-    let (report, _) = play_faulty("late");
-    assert_about(&report, "/joins/first_byte_ms/min", 200.0);
-    assert_about(&report, "/joins/first_keyframe_ms/min", 200.0);
-    assert_about(&report, "/lateness_ms/max", 300.0);
-    assert_about(&report, "/player_p99_lateness_ms/max", 280.0);
+    let (report, _) = play_faulty_by("late", "5");
+    assert_typical(&report, "/joins/connect_ms/p50", 0.0);
+    assert_typical(&report, "/joins/first_byte_ms/p50", 200.0);
+    assert_typical(&report, "/joins/first_keyframe_ms/p50", 200.0);
+    // Of ten frames one is late by 300 ms and holds up seven: by 260, 220, and so on to 20 ms.
+    assert_worst(&report, "/lateness_ms/max", 300.0);
+    assert_typical(&report, "/lateness_ms/p90", 259.0);
+    assert_typical(&report, "/lateness_ms/p50", 99.0);
+    assert_worst(&report, "/player_p99_lateness_ms/max", 280.0);
+    assert_typical(&report, "/player_p99_lateness_ms/min", 280.0);
     // 340 ms from the frame before to one that is held back; twelve of these in five seconds.
-    assert_about(&report, "/frame_gap_ms/max", 340.0);
+    assert_worst(&report, "/frame_gap_ms/max", 340.0);
     assert!(number(&report, "/stalls/over_200_ms") >= 8.0, "{report:#}");
     assert!(number(&report, "/stalls/stalled_s") >= 8.0 * 0.139, "{report:#}");
     assert_eq!(report["missing_frames"], 0);
@@ -143,8 +166,10 @@ fn frames_held_back_are_found() {
 #[test]
 fn a_stall_is_found_and_weighs_what_it_hid() {
     let (report, _) = play_faulty("stall");
-    assert_about(&report, "/lateness_ms/max", 1200.0);
-    assert_about(&report, "/frame_gap_ms/max", 1240.0);
+    assert_worst(&report, "/lateness_ms/max", 1200.0);
+    assert_typical(&report, "/lateness_ms/p50", 0.0);
+    assert_worst(&report, "/frame_gap_ms/max", 1240.0);
+    assert_typical(&report, "/frame_gap_ms/p50", 39.0);
     // Of 125 gaps in five seconds 30 lie in the stall: a fifth, not one of a hundred.
     assert!(number(&report, "/frame_gap_ms/p90") >= 400.0, "{report:#}");
     assert!(number(&report, "/stalls/over_1_s") >= 1.0, "{report:#}");
@@ -196,8 +221,8 @@ fn waiting_for_a_flush_is_part_of_the_delay() {
         let limit = ["limit", "--players", "5", "--wire", wire, "--method", method];
         let times = ["--warm-up", "1", "--duration", "3", "--flush-ms", "400"];
         let (report, _) = load(&[&limit[..], &times].concat());
-        assert_about(&report, "/delay_ms/max", 360.0);
-        assert!(number(&report, "/delay_ms/p50") >= 159.0, "{report:#}");
+        assert_worst(&report, "/delay_ms/max", 360.0);
+        assert_typical(&report, "/delay_ms/p50", 160.0);
         assert_eq!((&report["missing_frames"], &report["broken_tags"]), (&0.into(), &0.into()));
         assert_eq!(report["joins"]["joined"], 5);
         assert_eq!(report["frames"], report["stamped_frames"], "{report:#}");
@@ -387,7 +412,9 @@ fn churn_leaves_nothing_behind() {
         assert!(number(visitors, "/left") >= 100.0, "{report:#}");
         assert!(number(visitors, "/joins/first_keyframe_ms/count") >= 100.0, "{report:#}");
         assert_eq!(report["missing_frames"], 0, "{report:#}");
-        assert!(report["server"]["fd_slope_per_s"].is_number(), "{report:#}");
+        // Half of what it would be if each of 50 visitors a second left one behind.
+        let slope = number(&report, "/server/fd_slope_per_s");
+        assert!(slope < 25.0, "{report:#}");
     }
     streams.stop();
     relay.stop();

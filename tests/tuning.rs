@@ -224,16 +224,60 @@ fn limits_are_lines_of_four_words() {
     }
 }
 
+/// Paragraphs after the head: the comment of each, and its other lines.
+fn paragraphs(file: &str) -> Vec<(String, Vec<String>)> {
+    let text = fs::read_to_string(tuning(file)).expect("a file of ours");
+    let (head, rest) = text.split_once("\n\n").expect("a head");
+    assert!(head.contains("# Undo: "), "{file}: {head}");
+    let split = |paragraph: &str| {
+        let (comment, others): (Vec<&str>, Vec<&str>) =
+            paragraph.lines().partition(|line| line.starts_with('#'));
+        (comment.join(" "), others.into_iter().map(str::to_owned).collect())
+    };
+    rest.split("\n\n").map(split).collect()
+}
+
+/// Some words, not only a mark.
+#[track_caller]
+fn assert_says_why(comment: &str) {
+    let words = comment.split_whitespace().filter(|word| word.chars().all(char::is_alphabetic));
+    assert!(words.count() >= 4, "no reason: {comment}");
+}
+
 #[test]
 fn each_setting_says_why_and_what_was() {
-    let text = fs::read_to_string(tuning("90-rillcast.conf")).expect("the settings");
-    // After the head, a paragraph is a comment and the settings that it is for.
-    for paragraph in text.split("\n\n").skip(1) {
-        let comment: String = paragraph.lines().filter(|line| line.starts_with('#')).collect();
-        assert!(comment.contains("was: "), "{paragraph}");
-        let settings = paragraph.lines().filter(|line| !line.starts_with('#'));
-        assert!(settings.clone().count() > 0, "{paragraph}");
-        assert!(settings.clone().all(|line| line.contains(" = ")), "{paragraph}");
+    for (file, sign) in [("90-rillcast.conf", " = "), ("limits.conf", "rillcast ")] {
+        for (comment, settings) in paragraphs(file) {
+            let (why, was) = comment.split_once("was: ").unwrap_or_else(|| panic!("{comment}"));
+            assert_says_why(why);
+            assert!(!was.trim().is_empty(), "{comment}");
+            assert!(!settings.is_empty(), "{comment}");
+            assert!(settings.iter().all(|line| line.contains(sign)), "{settings:?}");
+        }
+    }
+}
+
+#[test]
+fn each_paragraph_of_the_service_says_why() {
+    let paragraphs = paragraphs("rillcast.service");
+    let of_service = paragraphs
+        .iter()
+        .skip_while(|(_, lines)| lines.first().is_none_or(|line| line != "[Service]"))
+        .take_while(|(_, lines)| lines.first().is_none_or(|line| line != "[Install]"));
+    assert!(of_service.clone().count() > 3, "the unit was not understood");
+    of_service.for_each(|(comment, _)| assert_says_why(comment));
+}
+
+#[test]
+fn each_change_of_a_nic_says_why_and_how_to_undo_it() {
+    let text = fs::read_to_string(tuning("nic.md")).expect("the notes");
+    let rows = text.lines().filter(|line| line.starts_with("| ")).skip(1);
+    assert!(rows.clone().count() > 8, "the table was not understood");
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, _, set, why, _, undo] = *cells else { panic!("{row}") };
+        assert_says_why(why);
+        assert!(!set.contains("ethtool") || undo != "\u{2013}", "{row}");
     }
 }
 

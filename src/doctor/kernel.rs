@@ -30,7 +30,7 @@ fn version(exam: &Exam<'_>) -> Outcome {
     if exam.facts.rings == (Rings::Work { sends_vectors: false }) {
         let why = "a flush of several pieces (RTMP, WebSocket) goes out as a message; with 6.17 it \
                    takes 15 % less";
-        return Ok(Finding::note(text, why));
+        return Ok(Finding::costs(text, why, "install Linux 6.17 or later"));
     }
     Ok(Finding::fine(text))
 }
@@ -172,11 +172,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_kernel_without_vectorized_sends_is_noted() {
+    fn a_kernel_without_vectorized_sends_costs() {
         let mut bench = Bench::fine();
         bench.facts.rings = Rings::Work { sends_vectors: false };
         let finding = bench.finding("version");
-        assert_eq!(finding.verdict, Note);
-        assert!(finding.why.contains("6.17"), "{}", finding.why);
+        assert_eq!(finding.verdict, Costs);
+        assert!(finding.remedy.contains("6.17"), "{}", finding.remedy);
     }
 }

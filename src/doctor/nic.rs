@@ -26,7 +26,7 @@ pub(super) struct Nic {
     pub(super) name: String,
     pub(super) driver: Option<String>,
     rx_count: usize,
-    tx_count: usize,
+    pub(super) tx_count: usize,
 }
 
 impl Nic {
@@ -210,7 +210,9 @@ fn lost_packets(exam: &Exam<'_>, nic: &Nic) -> Outcome {
     let name = &nic.name;
     let found = format!("{missed} missed, {fifo} over the queue");
     let why = "the receive ring was full when they came: TCP sends them again, UDP does not";
-    let remedy = format!("ethtool -g {name}   # how long it can be\nethtool -G {name} rx MAX");
+    // The first line of the kind is what the ring can be at most.
+    let most = format!("ethtool -g {name} | awk '/^RX:/ {{ print $2; exit }}'");
+    let remedy = format!("ethtool -G {name} rx \"$({most})\"");
     Ok(Finding::costs(found, why, remedy))
 }
 
@@ -330,7 +332,12 @@ pub(super) mod tests {
         ),
         Case::new("node", &[file(NODE, "-1")], Fine, "of none"),
         Case::new("node", &[file(NODE, "7")], NotKnown, "node7/cpulist is not there"),
-        Case::new("lost packets", &[file(MISSED, "5")], Costs, "ethtool -G eth0 rx MAX"),
+        Case::new(
+            "lost packets",
+            &[file(MISSED, "5")],
+            Costs,
+            "ethtool -G eth0 rx \"$(ethtool -g eth0 | awk",
+        ),
         Case::new("lost packets", &[garbled(MISSED)], NotKnown, "not understood"),
         Case::new("softirq", &[file(SOFTNET, "00001000 00000000 00000004")], Fine, "4096 packets"),
         Case::new("softirq", &[file(SOFTNET, "00001000 00000001 00000000")], Costs, "=\"2000\""),

@@ -1,5 +1,7 @@
 //! What the relay is to do on this host: shards, CPUs, connections, and what those need.
 
+use std::ops::RangeInclusive;
+
 use crate::config::Config;
 use crate::limits::{BUS_MESSAGES_PER_SHARD, RECEIVE_BUFFER_LEN, RECEIVE_BUFFERS};
 
@@ -14,6 +16,8 @@ pub(super) struct Plan {
     pub(super) connections: u64,
     pub(super) notsent_bytes_max: u64,
     pub(super) ports: Vec<(&'static str, u16)>,
+    /// Of tracks over UDP, a pair each.
+    pub(super) udp_ports: RangeInclusive<u16>,
     pub(super) steers_by_cpu: bool,
 }
 
@@ -30,6 +34,7 @@ impl Plan {
         let homeless_shards = wanted.saturating_sub(cpus.len());
         cpus.truncate(wanted);
         let per_shard = u64::from(config.limits.connections_per_shard_max);
+        let pairs = config.rtsp.udp_ports.pairs();
         let ports = [
             ("http.listen", config.http.listen.port()),
             ("rtmp.listen", config.rtmp.listen.port()),
@@ -40,6 +45,7 @@ impl Plan {
             homeless_shards,
             notsent_bytes_max: config.egress.send_notsent_lowat_bytes.into(),
             ports: ports.into_iter().filter(|(_, port)| *port != 0).collect(),
+            udp_ports: 2 * pairs.start()..=2 * pairs.end() + 1,
             steers_by_cpu: config.server.steer_by_cpu,
             cpus,
         }
@@ -49,10 +55,16 @@ impl Plan {
         self.cpus.len() + self.homeless_shards
     }
 
-    /// One for each connection. A shard has 12 of its own (rings, eventfds, listeners, a reserve),
-    /// the process 18; both rounded up.
+    /// One for each connection, and what tracks over UDP take. A shard has 12 of its own (rings,
+    /// eventfds, listeners, a reserve), the process 18; both rounded up.
     pub(super) fn descriptors(&self) -> u64 {
-        self.connections + self.own_descriptors()
+        self.connections + self.udp_descriptors() + self.own_descriptors()
+    }
+
+    /// Two for each track over UDP: as many tracks as have ports, or two for each connection.
+    fn udp_descriptors(&self) -> u64 {
+        let tracks = self.udp_ports.len() as u64 / 2;
+        2 * tracks.min(2 * self.connections)
     }
 
     /// What the relay opens before the first connection.
@@ -107,8 +119,12 @@ mod tests {
     fn needs_follow_from_the_connections() {
         let text = "[server]\nshards = 2\n[limits]\nconnections_per_shard_max = 100";
         let plan = Plan::new(&config(text), &[0, 1], None);
-        assert_eq!((plan.connections, plan.descriptors()), (200, 264));
-        assert_eq!(Plan::new(&config(text), &[0, 1], Some(5)).connections, 5);
+        // 400 tracks over UDP find ports, and have a socket of RTP and one of RTCP.
+        assert_eq!((plan.connections, plan.descriptors()), (200, 200 + 2 * 400 + 64));
+        let few_ports = format!("{text}\n[rtsp]\nudp_ports = \"40001-40007\"");
+        let few_ports = Plan::new(&config(&few_ports), &[0, 1], Some(5));
+        assert_eq!((few_ports.connections, few_ports.udp_ports.clone()), (5, 40_002..=40_007));
+        assert_eq!(few_ports.descriptors(), 5 + 2 * 3 + 64);
         assert_eq!(plan.socket_bytes(), 200 * (32_768 + 13_107));
         assert!(plan.memory_bytes() > plan.socket_bytes() + ((2 * 9) << 20));
     }

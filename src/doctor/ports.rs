@@ -34,20 +34,24 @@ fn listening_ports(exam: &Exam<'_>) -> Outcome {
     let ranges = parse_ranges(&reserved)
         .ok_or_else(|| Unknown::garbled("proc/sys/net/ipv4/ip_local_reserved_ports"))?;
     let is_reserved = |port: u64| ranges.iter().any(|(from, to)| (*from..=*to).contains(&port));
-    let ports = exam.plan.ports.iter().map(|(key, port)| (*key, u64::from(*port)));
-    let open: Vec<(&str, u64)> =
-        ports.filter(|(_, port)| (first..=last).contains(port) && !is_reserved(*port)).collect();
-    if open.is_empty() {
-        return Ok(Finding::fine("not among those that outgoing connections take"));
+    let is_open = |port: u64| (first..=last).contains(&port) && !is_reserved(port);
+    let ports = exam.plan.ports.iter().filter(|(_, port)| is_open((*port).into()));
+    let mut open: Vec<(&str, String)> = ports.map(|(key, port)| (*key, port.to_string())).collect();
+    if exam.plan.udp_ports.clone().any(|port| is_open(port.into())) {
+        let (first, last) = (exam.plan.udp_ports.start(), exam.plan.udp_ports.end());
+        open.push(("rtsp.udp_ports", format!("{first}-{last}")));
     }
-    let name = |(key, port): &(&str, u64)| format!("{key} {port}");
+    if open.is_empty() {
+        return Ok(Finding::fine("not among those that outgoing sockets take"));
+    }
+    let name = |(key, ports): &(&str, String)| format!("{key} {ports}");
     let found = open.iter().map(name).collect::<Vec<_>>().join(", ");
-    let mut value: Vec<String> = open.iter().map(|(_, port)| port.to_string()).collect();
+    let mut value: Vec<String> = open.into_iter().map(|(_, ports)| ports).collect();
     if !reserved.is_empty() {
         value.insert(0, reserved);
     }
-    let why =
-        "an outgoing connection may have the port when the relay starts: the address is taken";
+    let why = "an outgoing socket may have the port: a listener's address is then taken at the \
+               start, and a track over UDP has a pair less to choose from";
     Ok(Finding::costs(found, why, set_sysctl(RESERVED, value.join(","))))
 }
 
@@ -73,7 +77,7 @@ fn tw_reuse(exam: &Exam<'_>) -> Outcome {
         "a port is kept for a minute after a pull that we ended: {each_second} new connections a \
          second to one origin, no more; 1 uses it again after a second"
     );
-    Ok(Finding::note(value.to_string(), why))
+    Ok(Finding::costs(value.to_string(), why, set_sysctl(KEY, 1)))
 }
 
 fn conntrack(exam: &Exam<'_>) -> Outcome {
@@ -108,7 +112,7 @@ fn conntrack(exam: &Exam<'_>) -> Outcome {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::finding::Verdict::{Costs, Fine, NotKnown, Note};
+    use super::super::finding::Verdict::{Costs, Fine, NotKnown};
     use super::super::testing::{Case, Change, file, garbled, gone};
 
     const RANGE: &str = "proc/sys/net/ipv4/ip_local_port_range";
@@ -127,17 +131,26 @@ pub(super) mod tests {
             "listening ports",
             &[LOW_PORTS, file(RESERVED, "5000,8000-9000")],
             Costs,
-            "reserved_ports=\"5000,8000-9000,1935\"",
+            "reserved_ports=\"5000,8000-9000,1935,30000-34999\"",
         ),
-        Case::new("listening ports", &[LOW_PORTS], Costs, "=\"8080,1935,8554\""),
+        Case::new("listening ports", &[LOW_PORTS], Costs, "=\"30000-34999,8080,1935,8554\""),
+        Case::new("listening ports", &[file(RESERVED, "")], Costs, "rtsp.udp_ports 30000-34999"),
+        Case::new("listening ports", &[file(RESERVED, "30000-34998")], Costs, "rtsp.udp_ports"),
         Case::new(
             "listening ports",
-            &[LOW_PORTS, file(RESERVED, "1935,8080-8554")],
+            &[file(RANGE, "35000 65535"), file(RESERVED, "")],
+            Fine,
+            "not among those",
+        ),
+        Case::new(
+            "listening ports",
+            &[LOW_PORTS, file(RESERVED, "1935,8080-8554,30000-34999")],
             Fine,
             "not among those",
         ),
         Case::new("listening ports", &[file(RESERVED, "1-x")], NotKnown, "not understood"),
-        Case::new("net.ipv4.tcp_tw_reuse", &[file(REUSE, "2")], Note, "921 new connections"),
+        Case::new("net.ipv4.tcp_tw_reuse", &[file(REUSE, "2")], Costs, "921 new connections"),
+        Case::new("net.ipv4.tcp_tw_reuse", &[file(REUSE, "0")], Costs, "tcp_tw_reuse=\"1\""),
         Case::new("net.ipv4.tcp_tw_reuse", &[garbled(REUSE)], NotKnown, "not understood"),
         Case::new("conntrack", &[gone(TRACKED)], Fine, "not loaded"),
         Case::new("conntrack", &[file(TRACKED, "0")], Fine, "tracks nothing"),

@@ -70,8 +70,8 @@ fn open_files(exam: &Exam<'_>) -> Outcome {
         return Ok(Finding::blocks(found, "the rings and listeners alone are more", remedy));
     }
     if hard < needed {
-        let why =
-            "a connection is a descriptor; at the limit new players and publishers are closed";
+        let why = "a connection is a descriptor, a track over UDP is two; at the limit new players \
+                   and publishers are closed";
         return Ok(Finding::costs(found, why, remedy));
     }
     Ok(Finding::fine(found))
@@ -140,9 +140,9 @@ pub(super) mod tests {
     const LOCKED_BARELY: &str =
         "Max locked memory         524288               524288               bytes";
     const FILES_FEW: &str =
-        "Max open files            1024                 2063                 files";
+        "Max open files            1024                 7063                 files";
     const FILES_ENOUGH: &str =
-        "Max open files            1024                 2064                 files";
+        "Max open files            1024                 7064                 files";
     const FILES_NONE: &str =
         "Max open files            63                   63                   files";
     const FILES_ENDLESS: &str =
@@ -155,16 +155,16 @@ pub(super) mod tests {
         Case::new("locked memory", &[file(LIMITS, LOCKED_LITTLE)], Blocks, "LimitMEMLOCK=infinity"),
         Case::new("locked memory", &[file(LIMITS, "Max locked memory  ?")], NotKnown, "limits"),
         Case::new("locked memory", &[gone(LIMITS)], NotKnown, "not there"),
-        Case::new("open files", &[file(LIMITS, FILES_ENOUGH)], Fine, "2064, 2064 needed"),
+        Case::new("open files", &[file(LIMITS, FILES_ENOUGH)], Fine, "7064, 7064 needed"),
         Case::new("open files", &[file(LIMITS, FILES_ENDLESS)], Fine, "unlimited"),
-        Case::new("open files", &[file(LIMITS, FILES_FEW)], Costs, "LimitNOFILE=2064"),
+        Case::new("open files", &[file(LIMITS, FILES_FEW)], Costs, "LimitNOFILE=7064"),
         Case::new("open files", &[file(LIMITS, FILES_NONE)], Blocks, "alone are more"),
         Case::new("open files", &[file(LIMITS, LOCKED_BARELY)], NotKnown, "not understood"),
-        Case::new("fs.nr_open", &[file(NR_OPEN, "2064")], Fine, "2064"),
-        Case::new("fs.nr_open", &[file(NR_OPEN, "2063")], Costs, "fs.nr_open=\"4096\""),
+        Case::new("fs.nr_open", &[file(NR_OPEN, "7064")], Fine, "7064"),
+        Case::new("fs.nr_open", &[file(NR_OPEN, "7063")], Costs, "fs.nr_open=\"8192\""),
         Case::new("fs.nr_open", &[garbled(NR_OPEN)], NotKnown, "not understood"),
-        Case::new("fs.file-max", &[file(FILE_NR, "1000 0 3064")], Fine, "1000 in use"),
-        Case::new("fs.file-max", &[file(FILE_NR, "1000 0 3063")], Costs, "fs.file-max=\"4096\""),
+        Case::new("fs.file-max", &[file(FILE_NR, "1000 0 8064")], Fine, "1000 in use"),
+        Case::new("fs.file-max", &[file(FILE_NR, "1000 0 8063")], Costs, "fs.file-max=\"8192\""),
         Case::new("fs.file-max", &[file(FILE_NR, "1000 0")], NotKnown, "not understood"),
         Case::new("CPUs", &[file(STATUS, "Cpus_allowed_list:\t0-3")], Fine, "shards on 0-1"),
         Case::new("CPUs", &[file(STATUS, "Cpus_allowed_list:\t1-3")], Blocks, "it may use 1-3"),

@@ -4,6 +4,7 @@
 
 use super::finding::{Finding, Outcome, set_sysctl};
 use super::host::{Unknown, bytes_text};
+use super::nic::nics;
 use super::{Check, Exam};
 use crate::ring::socket::LISTEN_BACKLOG;
 
@@ -141,11 +142,14 @@ fn congestion_control(exam: &Exam<'_>) -> Outcome {
         return Ok(Finding::fine(found));
     }
     let why = "bbr paces; without fq each socket has a timer of its own for it";
-    let remedy = format!(
-        "{}   # a kernel without sch_fq refuses it\n\
-         tc qdisc replace dev IFACE root fq   # what is up already; with several queues mq, fq below",
-        set_sysctl("net.core.default_qdisc", "fq")
-    );
+    let mut remedy = set_sysctl("net.core.default_qdisc", "fq");
+    remedy.push_str("   # a kernel without sch_fq refuses it");
+    // Interfaces that are up keep what they have; where none is seen there is none to name.
+    for nic in nics(exam.host).unwrap_or_default() {
+        // Below mq each queue gets the default.
+        let root = if nic.tx_count > 1 { "mq" } else { "fq" };
+        remedy.push_str(&format!("\ntc qdisc replace dev {} root {root}", nic.name));
+    }
     Ok(Finding::costs(found, why, remedy))
 }
 
@@ -239,6 +243,22 @@ pub(super) mod tests {
             &[file(CONTROL, "bbr"), file(QDISC, "pfifo_fast")],
             Costs,
             "default_qdisc=\"fq\"",
+        ),
+        Case::new(
+            "congestion control",
+            &[file(CONTROL, "bbr"), file(QDISC, "pfifo_fast")],
+            Costs,
+            "tc qdisc replace dev eth0 root mq",
+        ),
+        Case::new(
+            "congestion control",
+            &[
+                file(CONTROL, "bbr"),
+                file(QDISC, "pfifo_fast"),
+                gone("sys/class/net/eth0/queues/tx-1"),
+            ],
+            Costs,
+            "tc qdisc replace dev eth0 root fq",
         ),
         Case::new("congestion control", &[file(QDISC, "fq_codel")], Fine, "cubic"),
         Case::new("congestion control", &[file(CONTROL, "")], NotKnown, "not understood"),

@@ -254,7 +254,7 @@ pub(super) const FINE: &[(&str, &str)] = &[
     ("proc/sys/net/core/somaxconn", "4096\n"),
     ("proc/sys/net/core/wmem_max", "4194304\n"),
     ("proc/sys/net/ipv4/ip_local_port_range", "10240\t65535\n"),
-    ("proc/sys/net/ipv4/ip_local_reserved_ports", "\n"),
+    ("proc/sys/net/ipv4/ip_local_reserved_ports", "30000-34999\n"),
     ("proc/sys/net/ipv4/tcp_congestion_control", "cubic\n"),
     ("proc/sys/net/ipv4/tcp_max_syn_backlog", "4096\n"),
     ("proc/sys/net/ipv4/tcp_mem", "190000\t250000\t380000\n"),

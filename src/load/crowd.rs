@@ -35,7 +35,7 @@ pub(super) struct Plan {
     pub(super) joins: VecDeque<Join>,
     pub(super) mode: Mode,
     pub(super) window: Window,
-    /// From the connect to the first keyframe.
+    /// From when it was to join to the first keyframe.
     pub(super) join_timeout: Duration,
     pub(super) visit: Visit,
     /// Bytes that slow players read in a second from their first keyframe on.
@@ -54,7 +54,7 @@ pub(super) struct Join {
 /// How long visitors stay, and how they leave.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Visit {
-    /// From the connect on; unless given, until a second after the first keyframe.
+    /// From when it was to join; unless given, until a second after the first keyframe.
     pub(super) stay_ns: Option<u64>,
     pub(super) leave: Leave,
 }
@@ -185,13 +185,13 @@ impl<'a> Crowd<'a> {
 
     fn join(&mut self, join: Join) -> std::io::Result<()> {
         let serial = self.next_serial;
-        let player = Player::start(&self.plan.targets[join.target], serial)?;
+        let player = Player::start(&self.plan.targets[join.target], serial, join.at_ns)?;
         let index = self.free.pop().unwrap_or(self.members.len());
         let member = Member::new(player, join.role, serial);
         let event = EpollEvent::new(member.interest, socket_number(index, None));
         self.epoll.add(&member.player.connection, event)?;
         if let (Role::Visitor, Some(stay_ns)) = (join.role, self.plan.visit.stay_ns) {
-            let leaves_ns = member.player.times.started_ns + stay_ns;
+            let leaves_ns = member.player.times.due_ns + stay_ns;
             self.leaves.push(Reverse((leaves_ns, (index, serial))));
         }
         match self.members.get_mut(index) {
@@ -292,7 +292,7 @@ impl<'a> Crowd<'a> {
             if member.has_joined {
                 return false;
             }
-            if now_ns.saturating_sub(member.player.times.started_ns) < timeout_ns {
+            if now_ns.saturating_sub(member.player.times.due_ns) < timeout_ns {
                 return true;
             }
             let end = End::Refused(member.player.times.missing_step().to_owned());
@@ -455,3 +455,125 @@ const DRAIN_NS: u64 = 2_000_000_000;
 
 /// A blocking wait ends after this, for joins and the clock.
 const BLOCKED_MS_MAX: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+
+    use nix::sys::socket::{MsgFlags, recv};
+
+    use super::super::target::expand;
+    use super::*;
+
+    /// A tag with a frame of 100 bytes every 40 ms, the first of them a keyframe.
+    fn frame(index: u8) -> Vec<u8> {
+        let kind = if index == 0 { 0x17 } else { 0x27 };
+        let mut tag = vec![9, 0, 0, 100, 0, 0, index * 40, 0, 0, 0, 0, kind, 1, 0, 0, 0];
+        tag.resize(111, 7);
+        tag.extend_from_slice(&[0, 0, 0, 111]);
+        tag
+    }
+
+    /// A slow player that has its first keyframe, and its server.
+    struct Slow<'a> {
+        crowd: Crowd<'a>,
+        server: TcpStream,
+        events: Vec<EpollEvent>,
+        buffer: Vec<u8>,
+    }
+
+    impl<'a> Slow<'a> {
+        /// One that was to join so long ago.
+        fn join(progress: &'a Progress, slow_bytes_per_s: u32, ago_ns: u64) -> Self {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+            let url = format!("http://{}/a.flv", listener.local_addr().expect("bound"));
+            let now_ns = clock::monotonic_ns();
+            let plan = Plan {
+                thread: 0,
+                targets: Arc::new(expand(&url, 0, 1).expect("a URL")),
+                joins: [Join { at_ns: now_ns - ago_ns, target: 0, role: Role::Slow }].into(),
+                mode: Mode::Sweep,
+                window: Window { start_ns: u64::MAX, end_ns: u64::MAX },
+                join_timeout: Duration::MAX,
+                visit: Visit { stay_ns: None, leave: Leave::Reset },
+                slow_bytes_per_s,
+            };
+            let mut crowd = Crowd::new(plan, progress).expect("an epoll");
+            crowd.join_due(now_ns);
+            let (server, _) = listener.accept().expect("a player");
+            let (events, buffer) = (vec![EpollEvent::empty(); 8], vec![0; LOAD_RECEIVE_LEN]);
+            let mut slow = Self { crowd, server, events, buffer };
+            slow.send(b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\n");
+            slow.send(b"FLV\x01\x01\0\0\0\x09\0\0\0\0");
+            slow.send(&frame(0));
+            while slow.crowd.outcome.slow.joined == 0 {
+                slow.look();
+            }
+            slow
+        }
+
+        fn send(&mut self, bytes: &[u8]) {
+            self.server.write_all(bytes).expect("a player that is there");
+        }
+
+        /// What epoll has to say.
+        fn look(&mut self) {
+            self.crowd.read(&mut self.events, &mut self.buffer).expect("an epoll");
+            assert!(self.crowd.members[0].is_some(), "{:?}", self.crowd.outcome.slow.failed);
+        }
+
+        /// Bytes that it has read.
+        fn bytes(&self) -> u64 {
+            self.crowd.members[0].as_ref().expect("a player").player.watch.counts.bytes
+        }
+
+        /// Waits until so many bytes can be read.
+        fn await_input(&self, len: usize) {
+            let player = &self.crowd.members[0].as_ref().expect("a player").player;
+            let (fd, flags) = (player.connection.as_fd().as_raw_fd(), MsgFlags::MSG_PEEK);
+            let mut seen = vec![0; len];
+            while recv(fd, &mut seen, flags | MsgFlags::MSG_DONTWAIT) != Ok(len) {}
+        }
+    }
+
+    #[test]
+    fn joins_count_from_when_they_were_due() {
+        let progress = Progress::new(1);
+        let slow = Slow::join(&progress, 0, 7_000_000_000);
+        let joins = &slow.crowd.outcome.slow;
+        for spread in [&joins.connect, &joins.first_byte, &joins.keyframe] {
+            let least_ms = spread.summary().expect("it joined").min;
+            assert!(least_ms > 6_990.0, "{least_ms}");
+        }
+    }
+
+    #[test]
+    fn trickling_player_reads_what_it_may_and_no_more() {
+        let progress = Progress::new(1);
+        // 50 bytes in each 50 ms.
+        let mut slow = Slow::join(&progress, 1000, 0);
+        let before = slow.bytes();
+        let sent: Vec<u8> = (1..6).flat_map(frame).collect();
+        slow.send(&sent);
+        slow.await_input(sent.len());
+        for turn in 1..=10 {
+            slow.look();
+            slow.crowd.trickle(&mut slow.buffer);
+            assert_eq!(slow.bytes(), before + 50 * turn);
+        }
+    }
+
+    #[test]
+    fn player_that_stopped_reads_nothing() {
+        let progress = Progress::new(1);
+        let mut slow = Slow::join(&progress, 0, 0);
+        let before = slow.bytes();
+        slow.send(&frame(1));
+        slow.await_input(115);
+        slow.look();
+        slow.crowd.trickle(&mut slow.buffer);
+        assert_eq!(slow.bytes(), before);
+    }
+}

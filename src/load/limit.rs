@@ -110,9 +110,9 @@ fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, F
     command.args(["--warm-up", &options.warm_up.to_string()]);
     command.args(["--duration", &options.duration.to_string()]);
     // Nothing is sent until the last player is there.
-    let ramp = f64::from(options.players) / 500.0;
+    let ramp = options.ramp.unwrap_or_else(|| f64::from(options.players) / 500.0);
     // Players of RTSP are served one after another, a few sweeps of theirs each.
-    let patience = 20.0 + f64::from(options.players) / 50.0;
+    let patience = 20.0 + ramp + f64::from(options.players) / 50.0;
     command.args(["--ramp", &ramp.to_string(), "--join-timeout", &patience.to_string()]);
     if let Some(cpus) = &options.client_cpus {
         command.args(["--cpus", cpus]);

@@ -106,7 +106,7 @@ pub struct CrowdOptions {
     /// Time that is measured.
     #[arg(long, value_name = "S", default_value_t = 15.0)]
     pub(super) duration: f64,
-    /// Time that a player may take from connecting to its first keyframe.
+    /// Time that a player may take from when it was to join to its first keyframe.
     #[arg(long, value_name = "S", default_value_t = 10.0)]
     pub(super) join_timeout: f64,
     /// CPUs for the players, a thread each; one thread, not pinned, unless given.
@@ -152,9 +152,15 @@ pub struct PendingOptions {
     /// port and a black hole of our own unless given.
     #[arg(long, value_name = "URL")]
     pub(super) origin: Vec<String>,
+    /// Time over which they are added; as fast as the API answers unless given.
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    pub(super) ramp: f64,
     /// Time that they are held.
     #[arg(long, value_name = "S", default_value_t = 15.0)]
     pub(super) duration: f64,
+    /// CPUs to call from; not pinned unless given.
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    pub(super) cpus: Option<CpuList>,
     /// Calls under way at once, 512 at most. ZLMediaKit answers an add when its first try has ended.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub(super) at_once: usize,
@@ -197,6 +203,10 @@ pub struct PublishOptions {
     /// CPUs to publish from, a thread each; one thread, not pinned, unless given.
     #[arg(long, alias = "cpu", value_name = "LIST", value_parser = parse_cpus)]
     pub(super) cpus: Option<CpuList>,
+    /// The server's processes: CPU time and memory of them and their children, once all streams
+    /// have begun.
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub(super) pid: Vec<u32>,
     #[command(flatten)]
     pub(super) output: OutputOptions,
 }
@@ -228,6 +238,9 @@ pub struct LimitOptions {
     /// CPUs for the players.
     #[arg(long, value_name = "LIST")]
     pub(super) client_cpus: Option<String>,
+    /// Time over which the players join; 500 of them a second unless given.
+    #[arg(long, value_name = "S")]
+    pub(super) ramp: Option<f64>,
     /// Time from the last join to the beginning of the measurement.
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     pub(super) warm_up: f64,

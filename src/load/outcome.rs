@@ -68,7 +68,7 @@ impl Joins {
             (&mut self.keyframe, times.keyframe_ns),
         ];
         for (spread, at_ns) in steps {
-            at_ns.into_iter().for_each(|at_ns| spread.record_ns(at_ns - times.started_ns));
+            at_ns.into_iter().for_each(|at_ns| spread.record_ns(at_ns - times.due_ns));
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -18,16 +18,18 @@ use super::dead::DeadOrigins;
 use super::figures::{Spread, Summary};
 use super::options::PendingOptions;
 use super::pace::Pace;
-use super::progress::Shown;
+use super::progress::{Shown, filled};
 use super::report::{self, line, or_dash, round, row};
 use super::server::{Sample, Server};
-use super::{Failure, Wait, seconds_ns};
+use super::{Failure, Wait, seconds_ns, soak};
 use crate::clock;
 use crate::limits::LOAD_CALLS_AT_ONCE_MAX;
 
 pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
     let api = Api::new(&options.api, &options.secret, CALL_TIMEOUT)?;
     let server = Server::new(&options.pid)?;
+    // Threads that are started from now on have the same.
+    options.cpus.as_ref().map(|list| soak::pin_to(list.cpus())).transpose()?;
     let origins = DeadOrigins::start()?;
     let pulls = Pulls { api: &api, options, origins: &origins };
     // Whether there is somebody who answers us.
@@ -38,10 +40,10 @@ pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, 
         is_stopped |= wait(at_most);
         is_stopped
     };
-    let added = pulls.each("adding", &mut wait, Pulls::add);
+    let added = pulls.each("adding", seconds_ns(options.ramp), &mut wait, Pulls::add);
     let held = pulls.hold(&server, &mut wait);
     // Whatever happened: nothing is left behind.
-    let deleted = pulls.each("deleting", &mut pause, Pulls::delete);
+    let deleted = pulls.each("deleting", 0, &mut pause, Pulls::delete);
     let left = pulls.count_left()?;
     let course = Course { before, added, held, deleted, left };
     let report = PendingReport::new(options, &server, course);
@@ -92,33 +94,44 @@ struct Held {
 }
 
 impl Pulls<'_> {
-    /// Makes a call for each pull, many at once, and waits for all of them.
+    /// Makes a call for each pull, many at once, and waits for all of them. Over a ramp each is due
+    /// at its time, and counts from then.
     fn each(
         &self,
         what: &str,
+        ramp_ns: u64,
         wait: Wait<'_>,
         call: impl Fn(&Self, u32) -> Result<(), Failure> + Sync,
     ) -> Calls {
-        let count = self.options.count as usize;
-        let (next, calls) = (AtomicUsize::new(0), Mutex::new(Calls::default()));
+        let count = u64::from(self.options.count);
+        let (next, calls) = (AtomicU64::new(0), Mutex::new(Calls::default()));
+        let stopped = AtomicBool::new(false);
         let start_ns = clock::monotonic_ns();
-        thread::scope(|scope| {
-            for _ in 0..count.min(self.options.at_once).min(LOAD_CALLS_AT_ONCE_MAX) {
-                scope.spawn(|| {
-                    while let Some(number) = Some(next.fetch_add(1, Relaxed)).filter(|n| *n < count)
-                    {
-                        let start_ns = clock::monotonic_ns();
-                        let result = call(self, number as u32);
-                        calls.lock().expect("no panic while locked").note(start_ns, &result);
-                    }
-                });
-            }
-            let mut shown = Shown::new(start_ns, u64::MAX);
-            while next.load(Relaxed) < count {
-                if wait(PACE) {
-                    next.store(count, Relaxed);
+        let make = || {
+            while let Some(number) = Some(next.fetch_add(1, Relaxed)).filter(|n| *n < count) {
+                let due_ns = (ramp_ns > 0).then(|| start_ns + due_after_ns(number, count, ramp_ns));
+                let from_ns = due_ns.unwrap_or_else(clock::monotonic_ns);
+                while !stopped.load(Relaxed) && clock::monotonic_ns() < from_ns {
+                    let left_ns = from_ns.saturating_sub(clock::monotonic_ns());
+                    pause(Duration::from_nanos(left_ns).min(PACE));
                 }
-                shown.say(|| format!("{what} {} of {count}", next.load(Relaxed).min(count)));
+                if stopped.load(Relaxed) {
+                    return;
+                }
+                let result = call(self, number as u32);
+                calls.lock().expect("no panic while locked").note(from_ns, &result);
+            }
+        };
+        thread::scope(|scope| {
+            let callers = self.options.at_once.min(LOAD_CALLS_AT_ONCE_MAX).min(count as usize);
+            let threads: Vec<_> = (0..callers).map(|_| scope.spawn(make)).collect();
+            let mut shown = Shown::new(start_ns, u64::MAX);
+            while !threads.iter().all(ScopedJoinHandle::is_finished) {
+                if wait(PACE) {
+                    stopped.store(true, Relaxed);
+                }
+                let begun = next.load(Relaxed).min(count);
+                shown.say(|| format!("{} {what} {begun} of {count}", filled(begun, count)));
             }
             shown.clear();
         });
@@ -168,7 +181,7 @@ impl Pulls<'_> {
             let pull_list = scope.spawn(|| self.poll("listStreamProxy", PULL_LIST_NS, &stopped));
             let mut shown = Shown::new(start_ns, start_ns + seconds_ns(self.options.duration));
             while clock::monotonic_ns() < shown.end_ns() && !wait(PACE) {
-                shown.say(|| "holding".to_owned());
+                shown.say_phase("holding");
             }
             shown.clear();
             let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
@@ -204,6 +217,11 @@ impl Pulls<'_> {
         let reply = self.api.call("listStreamProxy", &[])?;
         Ok(count_ours(&reply))
     }
+}
+
+/// When a call of a ramp is due, from its beginning on.
+fn due_after_ns(number: u64, count: u64, ramp_ns: u64) -> u64 {
+    (u128::from(ramp_ns) * u128::from(number) / u128::from(count)) as u64
 }
 
 /// Waits, and never tells to stop.
@@ -375,6 +393,13 @@ mod tests {
         let error = |reply| expect_success(&reply).expect_err("no success").to_string();
         assert_eq!(error(json!({"code": -1, "msg": "exists"})), "code -1: exists");
         assert_eq!(error(json!({})), "code none: without a message");
+    }
+
+    #[test]
+    fn ramp_is_shared_evenly() {
+        let due: Vec<u64> = (0..4).map(|number| due_after_ns(number, 4, 2_000)).collect();
+        assert_eq!(due, [0, 500, 1_000, 1_500]);
+        assert_eq!(due_after_ns(u32::MAX.into(), u32::MAX.into(), u64::MAX), u64::MAX);
     }
 
     #[test]

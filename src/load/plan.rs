@@ -193,6 +193,10 @@ mod tests {
         let joins = planned(1, Guests::Slow { count: 10, bytes_per_s: 7 });
         assert_eq!(joins.len(), 11);
         assert!(joins[1..].iter().all(|join| (3 * S..5 * S).contains(&join.at_ns)));
+        let targets = Arc::new(super::super::target::expand("http://127.0.0.1/a", 0, 1).unwrap());
+        let slow = Guests::Slow { count: 10, bytes_per_s: 7 };
+        let plans = plans(&options(1), slow, &targets, &times());
+        assert_eq!(plans[0].1.slow_bytes_per_s, 7);
     }
 
     #[test]

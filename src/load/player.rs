@@ -30,7 +30,8 @@ pub(super) struct Player {
 /// When the steps of joining were done; ns of the monotonic clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Times {
-    pub(super) started_ns: u64,
+    /// When it was to join. Beginning late is part of what it waited.
+    pub(super) due_ns: u64,
     pub(super) connected_ns: Option<u64>,
     /// The first byte of media: of the FLV stream, of the first RTMP media message, or the first RTP
     /// packet.
@@ -107,15 +108,14 @@ impl Look {
 }
 
 impl Player {
-    /// Begins to connect.
-    pub(super) fn start(target: &Target, seed: u64) -> io::Result<Self> {
-        let started_ns = clock::monotonic_ns();
+    /// Begins to connect; its times count from `due_ns`.
+    pub(super) fn start(target: &Target, seed: u64, due_ns: u64) -> io::Result<Self> {
         let connection = Connection::start(target.address)?;
         let mut player = Self {
             connection,
             session: Session::new(target, seed),
             watch: Watch::default(),
-            times: Times { started_ns, ..Times::default() },
+            times: Times { due_ns, ..Times::default() },
             unstamped_reads: 0,
         };
         // On one machine the connection is there already.

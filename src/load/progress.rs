@@ -109,6 +109,13 @@ impl Shown {
         }
     }
 
+    /// Shows a phase and how much of its time has passed, if it is time for it.
+    pub(super) fn say_phase(&mut self, phase: &str) {
+        let whole_ns = self.end_ns.saturating_sub(self.start_ns);
+        let passed_ns = clock::monotonic_ns().saturating_sub(self.start_ns);
+        self.say(|| format!("{} {phase}", bar(passed_ns, whole_ns)));
+    }
+
     /// Shows a text if it is time for one.
     pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
         let now_ns = clock::monotonic_ns();
@@ -151,6 +158,13 @@ impl Shown {
     }
 }
 
+/// `[#####.....]`
+pub(super) fn filled(done: u64, whole: u64) -> String {
+    let len = (u128::from(done.min(whole)) * BAR_LEN as u128).checked_div(whole.into());
+    let len = len.unwrap_or(0) as usize;
+    format!("[{}{}]", "#".repeat(len), ".".repeat(BAR_LEN - len))
+}
+
 /// `[#####.....] 12/25 s`; without an end only the time.
 fn bar(passed_ns: u64, whole_ns: u64) -> String {
     let seconds = passed_ns / 1_000_000_000;
@@ -158,9 +172,7 @@ fn bar(passed_ns: u64, whole_ns: u64) -> String {
         return format!("{seconds} s");
     }
     let passed_ns = passed_ns.min(whole_ns);
-    let done = (passed_ns * BAR_LEN as u64).checked_div(whole_ns).unwrap_or(0) as usize;
-    let (done, left) = ("#".repeat(done), ".".repeat(BAR_LEN - done));
-    format!("[{done}{left}] {seconds}/{} s", whole_ns / 1_000_000_000)
+    format!("{} {seconds}/{} s", filled(passed_ns, whole_ns), whole_ns / 1_000_000_000)
 }
 
 const BAR_LEN: usize = 20;
@@ -182,6 +194,8 @@ mod tests {
         assert_eq!(bar(25 * S, 20 * S), "[####################] 25/20 s");
         assert_eq!(bar(5 * S, u64::MAX), "5 s");
         assert_eq!(bar(0, 0), "[....................] 0/0 s");
+        assert_eq!(filled(30, 60), "[##########..........]");
+        assert_eq!(filled(u64::MAX, u64::MAX), "[####################]");
     }
 
     #[test]

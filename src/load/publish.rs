@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use super::figures::Summary;
 use super::options::PublishOptions;
 use super::progress::{Progress, Shown};
 use super::publisher::{Publishers, Sent};
-use super::report::{self, line, round, row};
+use super::report::{self, line, or_dash, round, row};
+use super::server::{Sample, Server};
+use super::server_use::{ProcessUse, Samples, Work};
 use super::target::{self, Protocol, Target};
 use super::{Failure, Wait, seconds_ns, soak};
 use crate::clock;
@@ -31,6 +34,8 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
     let start_ns = clock::monotonic_ns();
     let starts = starts(options, targets, clip.period_ms, start_ns);
     let end_ns = options.duration.map_or(u64::MAX, |seconds| start_ns + seconds_ns(seconds));
+    let server = Server::new(&options.pid)?;
+    let mut ingest = Ingest::new(&server, starts.len());
     let progress = Progress::default();
     let mut shown = Shown::new(start_ns, end_ns);
     let threads: Vec<_> = parts(options, starts)
@@ -39,7 +44,7 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
             Ok((cpu, Publishers::new(Arc::clone(&clip), options.chunk_size, starts)?))
         })
         .collect::<Result<_, Failure>>()?;
-    let sent = thread::scope(|scope| -> Result<Sent, Failure> {
+    let (sent, used) = thread::scope(|scope| -> Result<_, Failure> {
         let progress = &progress;
         let publish = move |cpu: Option<usize>, mut publishers: Publishers| {
             cpu.map(soak::pin).transpose()?;
@@ -56,17 +61,20 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
                 break;
             }
             shown.show("publishing", progress);
+            ingest.look(progress);
         }
+        let used = ingest.finish(progress);
         progress.stop();
         shown.clear();
         let mut sent = Sent::default();
         for thread in threads {
             sent.add(thread.join().expect("a panic of a thread is one of ours")?);
         }
-        Ok(sent)
+        Ok((sent, used))
     })?;
     let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
-    let report = PublishReport::new(options, protocol, &clip, &sent, seconds);
+    let mut report = PublishReport::new(options, protocol, &clip, &sent, seconds);
+    report.server = used;
     report::publish(&options.output, &report, &report.render())?;
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -102,6 +110,97 @@ fn parts(options: &PublishOptions, starts: Starts) -> Vec<(Option<usize>, Starts
     parts
 }
 
+/// Reads off the server from when the last stream has begun.
+struct Ingest<'a> {
+    server: &'a Server,
+    streams: usize,
+    before: Sample,
+    start: Option<Mark>,
+}
+
+/// What was sent and used up to a moment.
+struct Mark {
+    at_ns: u64,
+    bytes: u64,
+    sample: Sample,
+}
+
+/// What the server used to take the streams in.
+#[derive(Debug, Serialize)]
+struct IngestUse {
+    seconds: f64,
+    cpu_s: f64,
+    cpu_s_per_gb: Option<f64>,
+    cpu_us_per_stream_second: Option<f64>,
+    /// Before the first stream, and at the end.
+    rss_before_bytes: u64,
+    rss_bytes: u64,
+    rss_per_stream_bytes: Option<f64>,
+    fds: u64,
+}
+
+impl<'a> Ingest<'a> {
+    fn new(server: &'a Server, streams: usize) -> Self {
+        Self { server, streams, before: server.sample(), start: None }
+    }
+
+    fn look(&mut self, progress: &Progress) {
+        let begun = progress.joined.load(Relaxed) + progress.failed.load(Relaxed);
+        if self.server.is_given() && self.start.is_none() && begun >= self.streams as u64 {
+            self.start = Some(self.mark(progress));
+        }
+    }
+
+    fn mark(&self, progress: &Progress) -> Mark {
+        Mark { at_ns: clock::monotonic_ns(), bytes: progress.bytes(), sample: self.server.sample() }
+    }
+
+    /// `None` when not all of them had begun.
+    fn finish(&self, progress: &Progress) -> Option<IngestUse> {
+        let (start, end) = (self.start.as_ref()?, self.mark(progress));
+        Some(IngestUse::new(&self.before, start, &end, self.streams))
+    }
+}
+
+impl IngestUse {
+    fn new(before: &Sample, start: &Mark, end: &Mark, streams: usize) -> Self {
+        let wall_s = (end.at_ns - start.at_ns) as f64 / 1e9;
+        let gigabytes = (end.bytes - start.bytes) as f64 / 1e9;
+        let (settled, moments) = (&start.sample, &[][..]);
+        let samples = Samples { before, settled, start: &start.sample, end: &end.sample, moments };
+        // A stream is to a publisher what a player is to the others.
+        let work = Work { wall_s, gigabytes, players: streams, has_guests: false };
+        let used = ProcessUse::new(&samples, work);
+        Self {
+            seconds: round(wall_s, 3),
+            cpu_s: used.cpu_s,
+            cpu_s_per_gb: used.cpu_s_per_gb,
+            cpu_us_per_stream_second: used.cpu_us_per_player_second,
+            rss_before_bytes: used.rss_before_bytes,
+            rss_bytes: used.rss_bytes,
+            rss_per_stream_bytes: used.rss_per_player_bytes,
+            fds: used.fds,
+        }
+    }
+
+    fn render(&self, out: &mut String) {
+        line(
+            out,
+            format_args!(
+                "server CPU {:.3} s of {:.1} s, {} per GB, {} µs per stream and second; RSS {:.1} MB, \
+                 {} KB per stream; {} descriptors",
+                self.cpu_s,
+                self.seconds,
+                or_dash(self.cpu_s_per_gb, 3),
+                or_dash(self.cpu_us_per_stream_second, 1),
+                self.rss_bytes as f64 / 1e6,
+                or_dash(self.rss_per_stream_bytes.map(|bytes| bytes / 1000.0), 1),
+                self.fds
+            ),
+        );
+    }
+}
+
 /// What came of publishing.
 #[derive(Debug, Serialize)]
 struct PublishReport {
@@ -122,6 +221,7 @@ struct PublishReport {
     mbit_per_s_per_stream: f64,
     accept_ms: Option<Summary>,
     lateness_ms: Option<Summary>,
+    server: Option<IngestUse>,
     faults: Vec<String>,
 }
 
@@ -150,6 +250,7 @@ impl PublishReport {
             mbit_per_s_per_stream: round(round_bytes as f64 * 8e-3 / f64::from(clip.period_ms), 3),
             accept_ms: sent.accept.summary(),
             lateness_ms: sent.lateness.summary(),
+            server: None,
             faults: Vec::new(),
         };
         report.faults = report.find_faults();
@@ -200,6 +301,7 @@ impl PublishReport {
         line(out, format_args!("{}", report::head()));
         line(out, format_args!("{}", row("accepted", self.accept_ms.as_ref())));
         line(out, format_args!("{}", row("sent late", self.lateness_ms.as_ref())));
+        self.server.iter().for_each(|server| server.render(out));
         self.faults.iter().for_each(|fault| line(out, format_args!("! {fault}")));
         text
     }
@@ -212,3 +314,25 @@ const START_INTERVAL_NS: u64 = 5_000_000;
 
 /// Beyond this the publisher was not on time.
 const LATE_P99_MS_MAX: f64 = 10.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ingest_is_told_per_gigabyte_and_per_stream() {
+        let sample = |ns, megabytes: u64| Sample {
+            threads_ns: [(1, ns)].into(),
+            rss_bytes: megabytes * 1_000_000,
+            ..Sample::default()
+        };
+        let mark = |at_s: u64, bytes, sample| Mark { at_ns: at_s * 1_000_000_000, bytes, sample };
+        let start = mark(3, 7, sample(500_000_000, 30));
+        let end = mark(13, 2_000_000_007, sample(3_500_000_000, 50));
+        let used = IngestUse::new(&sample(0, 10), &start, &end, 100);
+        // 3 s for 2 GB of 100 streams in ten seconds, which hold 40 MB.
+        assert_eq!((used.seconds, used.cpu_s, used.cpu_s_per_gb), (10.0, 3.0, Some(1.5)));
+        assert_eq!(used.cpu_us_per_stream_second, Some(3000.0));
+        assert_eq!(used.rss_per_stream_bytes, Some(400_000.0));
+    }
+}

@@ -16,9 +16,9 @@ pub(super) struct Server {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
     /// Run time of each thread, as the scheduler counts it (`schedstat`).
-    threads_ns: BTreeMap<u32, u64>,
+    pub(super) threads_ns: BTreeMap<u32, u64>,
     /// User and system time, threads that have ended included; in ticks.
-    ticks: u64,
+    pub(super) ticks: u64,
     pub(super) rss_bytes: u64,
     pub(super) fds: u64,
     pub(super) processes: usize,

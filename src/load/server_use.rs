@@ -212,4 +212,54 @@ mod tests {
         assert_eq!(of(&[moment(7, 3), moment(8, 9)]), None);
         assert_eq!(of(&[moment(7, 3); 3]), None);
     }
+
+    fn sample(threads_ns: &[(u32, u64)], ticks: u64, megabytes: u64) -> Sample {
+        let threads_ns = threads_ns.iter().copied().collect();
+        Sample { threads_ns, ticks, rss_bytes: megabytes * 1_000_000, fds: 9, processes: 2 }
+    }
+
+    fn use_of(work: Work) -> ProcessUse {
+        let before = sample(&[], 0, 10);
+        let settled = sample(&[], 0, 30);
+        let start = sample(&[(1, 1_000_000_000), (2, 500_000_000)], 150, 31);
+        // One thread has ended, another is new.
+        let end = sample(&[(1, 2_500_000_000), (3, 300_000_000)], 400, 40);
+        let moments = [31, 45, 33].map(|megabytes| Moment::of(0, &sample(&[], 0, megabytes)));
+        let samples = Samples {
+            before: &before,
+            settled: &settled,
+            start: &start,
+            end: &end,
+            moments: &moments,
+        };
+        ProcessUse::new(&samples, work)
+    }
+
+    #[test]
+    fn use_is_told_per_gigabyte_and_per_player() {
+        let work = Work { wall_s: 10.0, gigabytes: 0.9, players: 20, has_guests: false };
+        let of_all = use_of(work);
+        // 1.5 s and 0.3 s for 0.9 GB, and for 20 players over 10 s; 30 MB more for 20 players.
+        assert_eq!((of_all.cpu_s, of_all.cpu_ticked_s), (1.8, 2.5));
+        assert_eq!(of_all.cpu_s_per_gb, Some(2.0));
+        assert_eq!(of_all.cpu_us_per_player_second, Some(9000.0));
+        assert_eq!(of_all.rss_per_player_bytes, Some(1_500_000.0));
+        assert_eq!((of_all.rss_before_bytes, of_all.rss_settled_bytes), (10_000_000, 30_000_000));
+        assert_eq!((of_all.rss_bytes, of_all.rss_max_bytes), (40_000_000, 45_000_000));
+        assert_eq!((of_all.fds, of_all.processes), (9, 2));
+        // What grows once the steady ones are there is the guests'.
+        let with_guests = use_of(Work { has_guests: true, ..work });
+        assert_eq!(with_guests.rss_per_player_bytes, Some(1_000_000.0));
+        let of_none = use_of(Work { gigabytes: 0.0, players: 0, ..work });
+        assert_eq!((of_none.cpu_s_per_gb, of_none.rss_per_player_bytes), (None, None));
+        assert_eq!(of_none.cpu_us_per_player_second, None);
+    }
+
+    #[test]
+    fn soaked_cpu_is_told_per_gigabyte_and_of_the_time() {
+        let work = Work { wall_s: 10.0, gigabytes: 0.5, players: 1, has_guests: false };
+        let soak = SoakUse::new(2.5, work);
+        assert_eq!((soak.soak_busy_s, soak.soak_busy_ratio), (2.5, 0.25));
+        assert_eq!(soak.soak_s_per_gb, Some(5.0));
+    }
 }

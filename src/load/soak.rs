@@ -64,10 +64,16 @@ impl Drop for Soak {
 
 /// Keeps the calling thread on one CPU.
 pub(super) fn pin(cpu: usize) -> Result<(), Failure> {
+    pin_to(&[cpu])
+}
+
+/// Keeps the calling thread, and those that it will start, on these CPUs.
+pub(super) fn pin_to(cpus: &[usize]) -> Result<(), Failure> {
     let mut set = CpuSet::new();
-    set.set(cpu)
+    cpus.iter()
+        .try_for_each(|cpu| set.set(*cpu))
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(|error| format!("CPU {cpu}: {error}"))?;
+        .map_err(|error| format!("CPUs {cpus:?}: {error}"))?;
     Ok(())
 }
 
@@ -83,3 +89,37 @@ fn become_idle() -> Result<(), Failure> {
 
 /// Some microseconds of spinning for each look at the clock.
 const SPINS: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Keeps the CPU busy until this thread has had so much of it.
+    fn work(time: Duration) {
+        let until = clock::thread_cpu() + time;
+        while clock::thread_cpu() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn soak_gets_what_is_left_over_and_takes_nothing() {
+        // In a thread of its own, which takes its CPU with it.
+        let test = spawn(|| {
+            pin(0).expect("there is a CPU 0");
+            let soak = Soak::start(0).expect("chrt");
+            work(Duration::from_millis(20));
+            let before_ns = soak.got_ns();
+            work(Duration::from_millis(200));
+            let taken_ns = soak.got_ns() - before_ns;
+            // A thread of our own class would have had as much as we.
+            assert!(taken_ns < 50_000_000, "{taken_ns}");
+            while soak.got_ns() < before_ns + taken_ns + 1_000_000 {
+                std::thread::yield_now();
+            }
+        });
+        test.join().expect("what it said");
+    }
+}

@@ -188,3 +188,27 @@ impl Marks {
 
 /// How often the server is looked at, and the progress shown.
 const LOOK_NS: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_soak_did_not_get_was_used() {
+        let mark = |at_s: u64, bytes, soak_ms: u64| Mark {
+            at_ns: at_s * 1_000_000_000,
+            bytes,
+            sample: Sample::default(),
+            soak_ns: Some(soak_ms * 1_000_000),
+        };
+        // Of ten seconds it got seven and a half.
+        let (start, end) = (mark(5, 100, 1_000), mark(15, 500_000_100, 8_500));
+        let marks = Marks { settled: Sample::default(), start, end, moments: Vec::new() };
+        let (server, before) = (Server::new(&[]).expect("none"), Sample::default());
+        let server_use = marks.server_use(&server, &before, Guests::None, &Outcome::default());
+        let server_use = server_use.expect("there was a soak");
+        let soak = server_use.soak.expect("there was a soak");
+        assert_eq!((soak.soak_busy_s, soak.soak_s_per_gb), (2.5, Some(5.0)));
+        assert!(server_use.process.is_none(), "no process was named");
+    }
+}
