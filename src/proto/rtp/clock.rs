@@ -11,8 +11,9 @@
 //! 4. Later sender reports show by how much a track is off. The first that does, where none had told
 //!    the track's place, is followed exactly, and in haste: ahead at once, back as fast as places
 //!    can rise. After that, nothing is done within [`DEAD_BAND_NS`], because senders' reports wobble
-//!    by that; beyond, the track is moved so slowly that nobody hears it. More than
-//!    [`CORRECTION_NS_MAX`] is a wall clock that was set, or that each track has its own of: ignored.
+//!    by that; beyond, the track is moved so slowly that nobody hears it, once the next report of the
+//!    other track says so too: until then it may be a wall clock that was set. More than
+//!    [`CORRECTION_NS_MAX`] is such a clock, or one that each track has its own of: ignored.
 //! 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
 //!    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
 //!    of the last pictures: the track goes on where arrival says, and its old report is forgotten.
@@ -60,6 +61,8 @@ struct TrackClock {
     /// What is added to positions.
     correction: Correction,
     report: Option<Report>,
+    /// The correction that a report asked for and the other track has not confirmed, and whose report.
+    suspected: Option<(usize, i64)>,
     /// The timestamp that the server announced for the start (`RTP-Info`).
     announced: Option<u32>,
     /// The source began anew.
@@ -183,13 +186,14 @@ impl StreamClock {
     fn aim_all(&mut self, track: usize) {
         for other in 0..self.tracks.len() {
             if other != self.reference && (other == track || track == self.reference) {
-                self.aim(other);
+                self.aim(other, track);
             }
         }
     }
 
-    /// Compares the track with the reference by their last reports and sets what to correct.
-    fn aim(&mut self, track: usize) {
+    /// Compares the track with the reference by their last reports and sets what to correct. The newer
+    /// report is that of `reporter`.
+    fn aim(&mut self, track: usize, reporter: usize) {
         let (clock, reference) = (&self.tracks[track], &self.tracks[self.reference]);
         let (Some(anchor), Some(report)) = (clock.anchor, clock.report) else { return };
         let Some(wanted_ns) = clock.place_by_reports(reference, report.timestamp) else { return };
@@ -202,10 +206,18 @@ impl StreamClock {
             return;
         }
         let newest_ns = clock.since_anchor(clock.newest_ticks);
+        let suspected = clock.suspected.take();
         if std::mem::take(&mut clock.is_guessed) {
             clock.correction.aim(newest_ns, target_ns, Pace::Hasty);
         } else if off_ns.abs() > DEAD_BAND_NS {
-            clock.correction.aim(newest_ns, target_ns, Pace::Gentle);
+            let is_confirmed = suspected.is_some_and(|(by, suspected_ns)| {
+                by != reporter && (suspected_ns - target_ns).abs() <= DEAD_BAND_NS
+            });
+            if is_confirmed {
+                clock.correction.aim(newest_ns, target_ns, Pace::Gentle);
+            } else {
+                clock.suspected = Some((reporter, target_ns));
+            }
         }
     }
 }
@@ -220,6 +232,7 @@ impl TrackClock {
             recent: VecDeque::new(),
             correction: Correction::default(),
             report: None,
+            suspected: None,
             announced: None,
             is_restarting: false,
             is_guessed: false,
@@ -232,6 +245,7 @@ impl TrackClock {
         self.newest_ticks = ticks;
         self.recent.clear();
         self.correction = Correction::default();
+        self.suspected = None;
         self.report = self.report.filter(|report| self.is_near(report.timestamp));
     }
 
@@ -479,7 +493,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.map(VIDEO, 0, 0);
         bench.map(AUDIO, 0, 0);
-        for (track, wall_ms) in [(VIDEO, 1000), (AUDIO, 1000), (AUDIO, 1300)] {
+        for (track, wall_ms) in [(VIDEO, 1000), (AUDIO, 1000), (AUDIO, 1300), (VIDEO, 1000)] {
             bench.report(track, 0, wall_ms);
         }
         let mut previous = 0;
@@ -507,6 +521,23 @@ mod tests {
         bench.report(AUDIO, 1 << 31, 3000);
         assert_eq!(bench.clock.ignored_reports(), 2);
         assert_eq!(bench.map(AUDIO, 144_000, 3000), 3000);
+    }
+
+    #[test]
+    fn wall_clock_that_is_set_moves_nothing() {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        bench.map(AUDIO, 0, 0);
+        bench.report(VIDEO, 0, 1000);
+        bench.report(AUDIO, 0, 1000);
+        // Two seconds back; video is reported on more often.
+        bench.report(VIDEO, 90_000, 0);
+        bench.report(VIDEO, 180_000, 1000);
+        assert_eq!(bench.map(AUDIO, 48_000 * 3, 3000), 3000);
+        bench.report(AUDIO, 48_000 * 3, 2000);
+        assert_eq!(bench.map(AUDIO, 48_000 * 5, 5000), 5000);
+        bench.report(VIDEO, 90_000 * 5, 4000);
+        assert_eq!(bench.map(AUDIO, 48_000 * 9, 9000), 9000);
     }
 
     #[test]
