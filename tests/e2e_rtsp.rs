@@ -203,7 +203,7 @@ fn opus_and_g711_are_published_to_everybody() {
 
 /// How long GStreamer goes by `RTP-Info` alone, which has each track begin at 0: until the sender reports
 /// that follow the first ones.
-const GSTREAMER_SETTLES_MS: f64 = 2000.0;
+const GSTREAMER_SETTLES_MS: f64 = 1200.0;
 
 #[test]
 fn gstreamer_plays_pictures_and_sounds_together() {

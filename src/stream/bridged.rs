@@ -7,7 +7,7 @@ use super::tracks::Tracks;
 use crate::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
-use crate::proto::rtp::rtcp::NtpTime;
+use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
 use crate::proto::rtp::{Gap, RtpPacket, TrackKind};
 
 /// One stream in the form that is made of the other.
@@ -326,7 +326,7 @@ impl Packets {
             self.reported_ms.resize(track + 1, None);
         }
         let last = self.reported_ms[track];
-        if last.is_some_and(|last| place_ms - last < REPORT_INTERVAL_MS) {
+        if last.is_some_and(|last| place_ms - last < SENDER_REPORT_INTERVAL.as_millis() as i64) {
             return;
         }
         let ntp = NtpTime::from_unix(
@@ -373,6 +373,3 @@ fn write(log: &mut Log, made: &OutPacket) -> u64 {
     log.push_packet(entry, packet.len(), pieces);
     packet.len() as u64
 }
-
-/// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
-const REPORT_INTERVAL_MS: i64 = 5_000;

@@ -6,6 +6,7 @@ use super::tracks::Tracks;
 use crate::media::codec::{AudioParameters, ParameterSets};
 use crate::media::{Codec, StartPoints, TagKind};
 use crate::proto::rtp::random_access::{for_each_nal, may_hold_sets};
+use crate::proto::rtp::rtcp::SENDER_REPORT_INTERVAL;
 use crate::proto::rtp::{Format, RandomAccess, RtpHeader, RtpPacket, TrackKind};
 
 /// One track.
@@ -197,7 +198,7 @@ impl Lane {
         let ticks = i64::from(timestamp.wrapping_sub(last.timestamp).cast_signed());
         let told_ns = ticks * 1_000_000_000 / i64::from(self.format.clock_rate.max(1));
         // B-frames step back a little; a track that was put back is reported on again.
-        let is_old = passed_ns.abs() >= REPORT_INTERVAL_NS;
+        let is_old = u128::from(passed_ns.unsigned_abs()) >= SENDER_REPORT_INTERVAL.as_nanos();
         is_old || is_settled && (passed_ns - told_ns).abs() >= REPORT_OFF_NS
     }
 
@@ -270,9 +271,6 @@ impl Mapping {
         }
     }
 }
-
-/// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
-const REPORT_INTERVAL_NS: i64 = 5_000_000_000;
 
 /// What players may believe wrongly of a track's place until its next report.
 const REPORT_OFF_NS: i64 = 1_000_000;

@@ -4,8 +4,15 @@
 //! as those of cameras do. Other packet types are passed. What we send is a proper compound: a
 //! report, then a canonical name.
 
+use std::time::Duration;
+
 use crate::limits::{CNAME_LEN_MAX, RTCP_BLOCKS_MAX};
 use crate::proto::reader::{Incomplete, Reader};
+
+/// Media time between our sender reports of a track. RFC 3550, 6.2 lets senders go below its 5 s, to 360 s
+/// by the session's bandwidth in kbit/s; rtspsrc of GStreamer heeds only those behind the first, and
+/// shows a track at a wrong time until then.
+pub const SENDER_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The packets of a compound packet, in order. Ends behind the first fault.
 #[derive(Debug, Clone)]
