@@ -53,6 +53,13 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         ("closed", "closed", _) => "close_stream or close_streams",
         ("deleted", ..) => "delStreamProxy",
         ("player_refused", "denied", _) => "on_play",
+        ("player_refused", "address_denied", _) => "access.play_allow or access.play_deny",
+        ("player_refused", "not_signed" | "signature_expired" | "wrong_signature", _) => {
+            "access.play_keys"
+        }
+        ("player_refused", "too_many_joins", _) => {
+            "limits.joins_per_second_max or limits.joins_per_second_per_address_max"
+        }
         ("player_refused", "not_found", _) => "stream.max_stream_wait_ms",
         ("player_refused", "overloaded", _) => "stream.waiters_per_key_max or limits.pending_...",
         ("player_slow", ..) => "egress.lag_bytes_max",
@@ -70,6 +77,9 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Denied;
+    use crate::bus::event::Refusal;
+    use crate::media::state::EndReason;
 
     fn line(time_ms: u64, event: &str, reason: &str, class: &str) -> String {
         format!(
@@ -94,6 +104,24 @@ mod tests {
             rows.iter().map(|row| (row.event.as_str(), row.count, row.last_time_ms)).collect();
         assert_eq!(found, [("closed", 1, 7), ("player_slow", 3, 6), ("player_evicted", 1, 4)]);
         assert!(rows[0].rule.starts_with("idle_close_ms"), "{rows:?}");
+    }
+
+    #[test]
+    fn a_rule_that_did_not_let_a_player_in_is_named() {
+        let rule = |reason: &str| {
+            let row = rules(&[line(1, "player_refused", reason, "")]).pop();
+            row.expect("a rule").rule
+        };
+        for (denied, key) in [
+            (Denied::Address, "access.play_allow or access.play_deny"),
+            (Denied::Unsigned, "access.play_keys"),
+            (Denied::Expired, "access.play_keys"),
+            (Denied::Signature, "access.play_keys"),
+        ] {
+            assert_eq!(rule(Refusal::Access(denied).as_str()), key);
+        }
+        assert!(rule(Refusal::TooManyJoins.as_str()).starts_with("limits.joins_per_second_max"));
+        assert_eq!(rule(Refusal::For(EndReason::Denied).as_str()), "on_play");
     }
 
     #[test]

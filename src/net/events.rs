@@ -8,15 +8,14 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::driver::Driver;
-use super::link::{Link, Phase, Role, Session};
+use super::link::{Link, Part, Phase, Role, Session};
 use super::play::NO_STORE;
 use crate::bus::KeeperPort;
-use crate::bus::event::{Peer, Traffic, What};
+use crate::bus::event::{Peer, Refusal, Traffic, What};
 use crate::bus::keeper::{Figures, Follow, Follower, FromKeeper, ToKeeper};
 use crate::bus::message::{Answer, Message, Ticket};
 use crate::clock;
 use crate::limits::{FOLLOWER_QUEUE_LEN_MAX, FOLLOWERS_MAX};
-use crate::media::state::EndReason;
 use crate::media::{ShardId, StreamKey};
 use crate::proto::http::response::Response;
 use crate::proto::http::server::StreamStart;
@@ -136,13 +135,6 @@ impl Driver {
         self.close(Token::new(follower.token));
     }
 
-    /// The query that a connection came with.
-    pub(super) fn set_params(&mut self, token: Token, params: String) {
-        if let Some(link) = self.links.get_mut(token) {
-            link.params = params;
-        }
-    }
-
     /// A connection has asked to play, and there is no stream for it here yet.
     pub(super) fn tell_waits(&mut self, token: Token, key: &StreamKey) {
         if let Some(link) = self.links.get(token)
@@ -162,7 +154,15 @@ impl Driver {
         }
     }
 
-    pub(super) fn tell_refused(&mut self, token: Token, reason: EndReason) {
+    /// A rule or a hook is against a player before it has any part in the stream.
+    pub(super) fn tell_not_let_in(&mut self, token: Token, key: StreamKey, reason: Refusal) {
+        if let Some(link) = self.links.get_mut(token) {
+            link.part = Some(Part { what: "player", key, ended: Some(reason.end()) });
+            self.tell_refused(token, reason);
+        }
+    }
+
+    pub(super) fn tell_refused(&mut self, token: Token, reason: Refusal) {
         if let Some(link) = self.links.get(token)
             && let Some(part) = &link.part
         {

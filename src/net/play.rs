@@ -6,6 +6,7 @@ use tracing::{debug, info};
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
 use super::verdicts::Wanted;
+use crate::bus::event::Refusal;
 use crate::egress::{Removed, Socket};
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, StreamKey};
@@ -20,10 +21,15 @@ use crate::shard::{Admitted, PlayRequest};
 use crate::stream::Packaging;
 
 impl Driver {
-    /// A connection asks to play; a hook may have to be asked first.
+    /// Keeps in what protocol and with what query a connection asks to play; nothing is checked yet.
+    pub(super) fn asks_to_play(&mut self, token: Token, packaging: Packaging, params: String) {
+        if let Some(link) = self.links.get_mut(token) {
+            (link.protocol, link.params) = (protocol_of(packaging), params);
+        }
+    }
+
+    /// A connection may play as far as our rules are concerned; a hook may have to be asked first.
     pub(super) fn play(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        link.protocol = protocol_of(packaging);
         if let Some(Wanted::Play { key, packaging }) =
             self.ask_verdict(token, Wanted::Play { key, packaging })
         {
@@ -126,7 +132,7 @@ impl Driver {
             self.end_push(token, reason, true);
             return;
         }
-        self.tell_refused(token, reason);
+        self.tell_refused(token, Refusal::For(reason));
         let Some(link) = self.links.get_mut(token) else { return };
         let failed = reason == EndReason::OriginFailed;
         let not_carried = reason == EndReason::NotCarried;
