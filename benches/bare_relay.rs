@@ -2,7 +2,8 @@
 //! the same bytes and knows nothing of them. Streams of 0.57 Mbit/s as `benches/compare` has them:
 //! 25 video frames and 43 audio frames a second, each sent by itself. The loop on CPU 0, both ends
 //! on CPU 1, in sweeps of 1 ms. It is woken for each tag, gathers for 1 ms, or reads by frames
-//! (`SO_RCVLOWAT`) and gathers, as rillcast does. Prints Markdown; `docs/benchmarks.md` has the results.
+//! (`SO_RCVLOWAT`) and gathers, as rillcast does (`-- --by-frames`: this
+//! alone, once, its CPU s/GB alone). Prints Markdown; `docs/benchmarks.md` has the results.
 #![allow(clippy::print_stdout, reason = "what a bench prints is its result")]
 #![allow(clippy::disallowed_methods, reason = "plain threads on a schedule of their own")]
 
@@ -29,19 +30,26 @@ const SWEEP: Duration = Duration::from_millis(1);
 const KINDS: [(usize, Duration); 2] =
     [(2_350, Duration::from_millis(40)), (300, Duration::from_micros(23_220))];
 
+/// Name, mark of the inputs, and pause before each look.
+const LOOPS: [(&str, usize, Duration); 3] = [
+    ("at once", 1, Duration::ZERO),
+    ("gathered 1 ms", 1, SWEEP),
+    ("by frames, gathered 1 ms", KINDS[0].0, SWEEP),
+];
+
 fn main() {
+    if std::env::args().any(|arg| arg == "--by-frames") {
+        let [.., (_, mark, pause)] = LOOPS;
+        println!("{:.2}", run(mark, pause).cpu_per_gb());
+        return;
+    }
     println!("| loop | CPU s/GB | receives/s |");
     println!("|---|---|---|");
     for _ in 0..2 {
-        for (name, mark, pause) in [
-            ("at once", 1, Duration::ZERO),
-            ("gathered 1 ms", 1, SWEEP),
-            ("by frames, gathered 1 ms", KINDS[0].0, SWEEP),
-        ] {
-            let Run { cpu, bytes, receives } = run(mark, pause);
-            let per_gb = cpu.as_secs_f64() * 1e9 / bytes as f64;
-            let per_second = receives as f64 / WINDOW.as_secs_f64();
-            println!("| {name} | {per_gb:.2} | {per_second:.0} |");
+        for (name, mark, pause) in LOOPS {
+            let run = run(mark, pause);
+            let per_second = run.receives as f64 / WINDOW.as_secs_f64();
+            println!("| {name} | {:.2} | {per_second:.0} |", run.cpu_per_gb());
         }
     }
 }
@@ -50,6 +58,12 @@ struct Run {
     cpu: Duration,
     bytes: u64,
     receives: u64,
+}
+
+impl Run {
+    fn cpu_per_gb(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e9 / self.bytes as f64
+    }
 }
 
 fn run(mark: usize, pause: Duration) -> Run {

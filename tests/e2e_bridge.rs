@@ -9,6 +9,7 @@ use kit::flv::{Kind, Role, Tag};
 use kit::process::Process;
 use kit::rtp_media::{Media, Plan, Sets};
 use kit::rtsp::{Client, Lower};
+use kit::rtsp_crowd::{assert_all_told, four_players};
 use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
 use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
@@ -251,6 +252,34 @@ fn bridge_comes_and_goes_with_its_players() {
         assert_same(&what, &clip.units, &recording.units(), some, CLOSE);
     }
     publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+/// Of what a bridge makes, and through a second relay that pulls it.
+#[test]
+fn players_of_a_bridge_are_told_where_each_track_begins() {
+    let (relay, second) = (Relay::start(2), Relay::start(2));
+    let clip = Clip::of("av.flv");
+    let mut publisher = ffmpeg_publish(Modern::No, &clip, &relay.rtmp_url("a"), Lower::Tcp);
+    relay.wait_online("a");
+    let added = second.add("a", &relay.rtsp_url("a"), &[]);
+    assert_eq!(added["code"], 0, "{added}");
+    let first = RtspPlayer::start(second.rtsp, &second.rtsp_url("a"), Lower::Tcp);
+    first.wait_in_gop();
+    let mut players = four_players(&relay, "a");
+    players.extend(four_players(&second, "a"));
+    assert_all_told(&players);
+    for player in players {
+        player.wait_units(Kind::Audio, 40);
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        let some = AtLeast { video: 5, audio: 40 };
+        assert_same(&what, &clip.units, &recording.units(), some, CLOSE);
+    }
+    drop(first);
+    publisher.terminate(LIVENESS);
+    second.stop();
     relay.stop();
 }
 

@@ -4,11 +4,12 @@
 
 mod kit;
 
+use kit::cancel::{Cancel, released};
 use kit::fault::{Mode, Origin, Stage};
 use kit::player::End;
 use kit::relay::{Holdings, add_params, key};
 use kit::{LIVENESS, Player, Relay, wait_until};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// An origin's behavior, and how far a pull comes with it.
 #[derive(Debug, Clone)]
@@ -52,53 +53,6 @@ fn hangs_http() -> Vec<Hang> {
         Hang::Failing(Mode::NotFound),
         Hang::Failing(Mode::NotFlv),
     ]
-}
-
-/// How a pull is ended.
-#[derive(Debug, Clone, Copy)]
-enum Cancel {
-    Delete,
-    CloseStream,
-    CloseStreams,
-}
-
-impl Cancel {
-    /// Ends the pull and checks that the reply says so.
-    #[track_caller]
-    fn end(self, relay: &Relay, what: &str) {
-        let stream = [
-            ("schema", "rtmp"),
-            ("vhost", "__defaultVhost__"),
-            ("app", "live"),
-            ("stream", "a"),
-            ("force", "1"),
-        ];
-        let reply = match self {
-            Self::Delete => relay.delete("a"),
-            Self::CloseStream => relay.api("close_stream", &stream),
-            Self::CloseStreams => relay.api("close_streams", &stream),
-        };
-        assert_eq!(reply["code"], 0, "{what}: {reply}");
-        match self {
-            Self::Delete => assert_eq!(reply["data"]["flag"], true, "{what}: {reply}"),
-            Self::CloseStream => assert_eq!(reply["result"], 0, "{what}: {reply}"),
-            Self::CloseStreams => assert_eq!(reply["count_closed"], 1, "{what}: {reply}"),
-        }
-        if !matches!(self, Self::CloseStream) {
-            let released = find(&reply, "released");
-            let released = released.unwrap_or_else(|| panic!("{what}: no released in {reply}"));
-            for kind in ["sockets", "timers", "players", "waiters", "bytes"] {
-                assert!(released[kind].is_u64(), "{what}: no {kind} in {reply}");
-            }
-        }
-        // The reply comes after the work: no waiting here.
-        assert!(relay.proxy("a").is_none(), "{what}: still listed");
-    }
-}
-
-/// `released` stands beside `data` or in it.
-fn find<'a>(reply: &'a Value, name: &str) -> Option<&'a Value> {
-    reply.get(name).or_else(|| reply["data"].get(name))
 }
 
 /// The name at the origin of what is pulled when a pull has gone.
@@ -180,7 +134,7 @@ impl Bench {
         assert_eq!(reply["code"], 0, "{what}: {reply}");
         assert_eq!(reply["data"]["key"], key("a"), "{what}");
         self.wait_hang(hang, before, &what);
-        cancel.end(&self.relay, &what);
+        cancel.end(&self.relay, "rtmp", &what);
         self.assert_gone(&what);
     }
 
@@ -201,12 +155,12 @@ impl Bench {
             }
             Hang::At(Mode::Healthy, _) => {
                 assert_eq!(add.join().expect("a reply")["code"], 0, "{what}");
-                cancel.end(&self.relay, &what);
+                cancel.end(&self.relay, "rtmp", &what);
             }
             Hang::At(..) | Hang::Connecting => {
                 self.wait_hang(hang, before, &what);
                 assert!(!add.is_finished(), "{what}: answered while it hangs");
-                cancel.end(&self.relay, &what);
+                cancel.end(&self.relay, "rtmp", &what);
                 let reply = add.join().expect("a reply");
                 assert_eq!(reply["code"], -1, "{what}: {reply}");
                 assert!(reply["msg"].as_str().is_some_and(|msg| !msg.is_empty()), "{what}");
@@ -316,7 +270,7 @@ fn delete_releases_players_that_wait() {
     });
     let reply = relay.delete("a");
     assert_eq!(reply["data"]["flag"], true, "{reply}");
-    let released = find(&reply, "released").expect("released");
+    let released = released(&reply);
     assert_eq!(released["waiters"], 3, "{reply}");
     for player in players {
         let end = player.wait_end(LIVENESS);
@@ -344,7 +298,7 @@ fn delete_of_a_live_pull_closes_its_players() {
         .collect();
     players.iter().for_each(|player| player.wait_frames(kit::flv::Kind::Video, 10));
     let reply = relay.delete("a");
-    let released = find(&reply, "released").expect("released");
+    let released = released(&reply);
     assert_eq!(released["players"], 12, "{reply}");
     assert!(released["sockets"].as_u64() >= Some(1), "{reply}");
     assert!(released["bytes"].as_u64() >= Some(1), "{reply}");

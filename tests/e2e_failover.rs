@@ -12,6 +12,9 @@ use kit::ffmpeg::{Modern, Publisher};
 use kit::flv::{self, Kind, Role, Tag};
 use kit::process::Process;
 use kit::relay::key;
+use kit::rtp::Format;
+use kit::rtsp::Lower;
+use kit::rtsp_player::{RtspPlayer, TrackRecording};
 use kit::{LIVENESS, Player, Relay, TempDir};
 use nix::sys::signal::Signal;
 
@@ -48,7 +51,11 @@ impl Decoder {
     fn start(url: &str) -> Self {
         let dir = TempDir::new("decoder");
         let mut command = Command::new(Modern::No.program());
-        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror", "-i", url]);
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror"]);
+        if url.starts_with("rtsp") {
+            command.args(["-rtsp_transport", "tcp"]);
+        }
+        command.args(["-i", url]);
         command.args(["-f", "null", "-"]).stdout(Stdio::null());
         let process = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
         Self { process, _dir: dir }
@@ -123,11 +130,11 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
     let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
     let mut decoder = Decoder::start(&edge.flv_url("a"));
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
-    for round in 0..12 {
+    for round in 0..18 {
         let source = url_of(&edge);
         assert_eq!(source, urls[round % 3], "in turn");
         let start = rillcast::clock::now();
-        match (round % 3, round / 3 % 2) {
+        match (round % 3, round / 3 % 3) {
             (0, _) => silent.relay.process.signal(Signal::SIGSTOP),
             (1, _) => {
                 let port = kicked.relay.http.port().to_string();
@@ -135,7 +142,8 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
                 assert_eq!(reply["count_hit"], 1, "{reply}");
             }
             (_, 0) => third.set(Mode::Refused),
-            (_, _) => third.set(Mode::NoMedia),
+            (_, 1) => third.set(Mode::NoMedia),
+            (_, _) => third.set(Mode::Reset),
         }
         kit::wait_until(LIVENESS, "another source is in use", || {
             url_of(&edge) != source && edge.is_online("a")
@@ -150,7 +158,7 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
         decoder.assert_runs();
     }
     let proxy = edge.proxy("a").expect("it is pulled");
-    assert_eq!(proxy["rePullCount"], 12, "{proxy}");
+    assert_eq!(proxy["rePullCount"], 18, "{proxy}");
     let rows = proxy["sources"].as_array().expect("all of them");
     assert!(rows.iter().all(|row| row["upAgoMs"].is_u64()), "{proxy}");
     let in_use: Vec<&str> = rows
@@ -251,6 +259,129 @@ fn source_is_replaced_while_it_serves() {
     assert_eq!(listed, [&*silent_url, &*urls[1]]);
     edge.delete("a");
     edge.stop();
+}
+
+/// A source that breaks off in its first keyframe is none: what serves is not given up for it.
+#[test]
+fn update_to_a_source_that_stops_in_its_first_keyframe_breaks_nothing() {
+    let (healthy, half) = (Origin::start(Mode::Healthy), Origin::start(Mode::MidFrame));
+    let edge = Relay::start_with(2, EDGE);
+    assert_eq!(edge.add("a", &healthy.rtmp_url("a"), &[])["code"], 0);
+    let path = "/live/a.live.flv";
+    let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
+    for url in [half.rtmp_url("a"), half.flv_url("a")] {
+        let before = players.each_ref().map(|player| player.frame_count(Kind::Video));
+        let update = [("key", &*key("a")), ("url", &*url), ("timeout_sec", "2")];
+        let reply = edge.api("updateStreamProxy", &update);
+        assert_eq!(reply["code"], -1, "{reply}");
+        let msg = reply["msg"].as_str().unwrap_or_default();
+        assert!(msg.contains("silent") && msg.contains("within 2 s"), "{reply}");
+        // Of the 50 pictures that belong to the time that it took.
+        for (player, before) in players.iter().zip(before) {
+            let came = player.frame_count(Kind::Video) - before;
+            assert!(came >= 20, "{}: {came} pictures", player.what());
+        }
+        assert_eq!(url_of(&edge), healthy.rtmp_url("a"));
+    }
+    half.wait_all_closed(LIVENESS);
+    assert_eq!((half.count(), healthy.count()), (2, 1));
+    for player in players {
+        player.assert_open();
+        let what = player.what().to_owned();
+        let tags = player.stop();
+        for pair in coded(&tags, Kind::Video).windows(2) {
+            let step = pair[1].timestamp_ms.wrapping_sub(pair[0].timestamp_ms);
+            assert_eq!(step, 40, "{what}: a picture is not there");
+        }
+    }
+    edge.delete("a");
+    edge.stop();
+}
+
+/// Pictures that were got whole.
+fn pictures(player: &RtspPlayer) -> usize {
+    let of_track = |track: &TrackRecording| track.format.codec.kind() == Kind::Video;
+    player.look(|seen| {
+        seen.tracks.iter().filter(|track| of_track(track)).map(TrackRecording::unit_count).sum()
+    })
+}
+
+/// What a player over RTSP got is as of one source: no packet is missing, and each unit is later than
+/// all before it, but for pictures that are sent before the ones that they are shown after.
+#[track_caller]
+fn assert_is_one_track(track: &TrackRecording, reorder_ms: i64) {
+    let Format { codec, clock_rate, .. } = track.format;
+    let reorder_ms = if codec.kind() == Kind::Video { reorder_ms } else { 0 };
+    let rate = i64::from(clock_rate);
+    assert!(track.packets.len() > 100, "{codec:?}: {} packets", track.packets.len());
+    let mut shown = vec![0];
+    for pair in track.packets.windows(2) {
+        let [before, after] = pair else { unreachable!("windows of two") };
+        assert_eq!(after.sequence, before.sequence.wrapping_add(1), "{codec:?}: of its packets");
+        assert_eq!(after.ssrc, before.ssrc);
+        let ticks = i64::from(after.timestamp.wrapping_sub(before.timestamp) as i32);
+        if ticks != 0 {
+            let last = *shown.last().expect("one at the least");
+            shown.push(last + ticks);
+            let newest = shown.iter().rev().skip(1).take(10).max().expect("one at the least");
+            let ahead_ms = (last + ticks - newest) * 1000 / rate;
+            let steps = -reorder_ms..GAP_MAX.as_millis() as i64;
+            assert!(steps.contains(&ahead_ms), "{codec:?} steps by {ahead_ms} ms");
+        }
+    }
+    let count = shown.len();
+    shown.sort_unstable();
+    shown.dedup();
+    assert_eq!(shown.len(), count, "{codec:?}: two units have one timestamp");
+}
+
+/// Players of packets go on where the next source has the same tracks: by update and by loss, with and
+/// without pictures out of order.
+#[test]
+fn players_over_rtsp_go_on_from_one_rtsp_source_to_another() {
+    for (file, reorder_ms) in [("demo.flv", 0), ("av.flv", 120)] {
+        let sites = [Site::start(file), Site::start(file)];
+        let edge = Relay::start_with(2, EDGE);
+        let urls = sites.each_ref().map(|site| site.relay.rtsp_url("a"));
+        assert_eq!(edge.add("a", &urls[0], &[])["code"], 0);
+        let url = edge.rtsp_url("a");
+        let player = RtspPlayer::start(edge.rtsp, &url, Lower::Tcp);
+        let mut decoder = Decoder::start(&url);
+        let go_on = |count: usize| player.wait_units(Kind::Video, pictures(&player) + count);
+        go_on(10);
+        for round in 1..=4 {
+            let update = [("key", &*key("a")), ("url", &*urls[round % 2])];
+            let reply = edge.api("updateStreamProxy", &update);
+            assert_eq!(reply["code"], 0, "{reply}");
+            assert_eq!(url_of(&edge), urls[round % 2]);
+            go_on(40);
+        }
+        let update = [("key", &*key("a")), ("urls", &*urls.join(";"))];
+        assert_eq!(edge.api("updateStreamProxy", &update)["code"], 0);
+        for round in 0..4 {
+            go_on(20);
+            let site = &sites[round % 2];
+            let start = rillcast::clock::now();
+            let port = site.relay.rtsp.port().to_string();
+            let reply = site.relay.api("kick_sessions", &[("local_port", &port)]);
+            assert_eq!(reply["count_hit"], 1, "{reply}");
+            kit::wait_until(LIVENESS, "the other source is in use", || {
+                url_of(&edge) == urls[(round + 1) % 2] && edge.is_online("a")
+            });
+            go_on(20);
+            assert!(start.elapsed() < GAP_MAX, "{:?}", start.elapsed());
+        }
+        decoder.assert_runs();
+        player.look(|seen| assert_eq!(seen.end, None, "{file}"));
+        let proxy = edge.proxy("a").expect("it is pulled");
+        assert_eq!(proxy["rePullCount"], 4, "{proxy}");
+        let recording = player.stop();
+        assert_eq!(recording.tracks.len(), 2, "{file}");
+        recording.tracks.iter().for_each(|track| assert_is_one_track(track, reorder_ms));
+        edge.delete("a");
+        edge.stop();
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use kit::camera::{Access, Camera, Habits};
+use kit::camera::{Access, Camera, Habits, Stage};
 use kit::fault::{Mode, Origin};
 use kit::relay::{add_params, key, run};
 use kit::{Api, LIVENESS, Player, Relay, TempDir, http, pause, wait_until};
@@ -301,7 +301,7 @@ fn logins_survive_a_crash_and_no_log_has_them() {
 
     let relay = Relay::start_with(1, &data_dir(&dir));
     relay.wait_online("a");
-    camera.wait_asked(before, "PLAY");
+    camera.wait_reached(before, Stage::Play);
     other.wait_online("out");
     let events = relay.api("why", &[("key", &key("a"))]).to_string();
     for (what, text) in [("log", relay.log()), ("events", events)] {

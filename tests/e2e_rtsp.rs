@@ -3,50 +3,24 @@
 
 mod kit;
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
-use std::time::Duration;
-
 use kit::compare::AtLeast;
 use kit::ffmpeg::Modern;
 use kit::flv::Kind;
 use kit::process::Process;
 use kit::relay::key;
 use kit::rtp::parse_description;
-use kit::rtp_media::{Media, Plan, assert_same_packets};
+use kit::rtp_media::{Media, Plan};
 use kit::rtsp::{Client, Lower, Message};
+use kit::rtsp_crowd::{BOTH, assert_all_told, four_players, stop_and_compare};
 use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish, gstreamer_publish};
-use kit::rtsp_player::{Recording, RtspPlayer};
+use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
 use kit::tape::Tap;
 use kit::tshark::{assert_gapless, assert_well_formed};
-use kit::units::{WithinMs, assert_same};
-use kit::{LIVENESS, Player, Relay, TempDir, wait_until};
-
-/// About two seconds.
-const BOTH: AtLeast = AtLeast { video: 50, audio: 60 };
+use kit::units::{Unit, WithinMs, assert_same};
+use kit::{LIVENESS, Relay, TempDir, wait_until};
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
-
-fn own_players(relay: &Relay, stream: &str) -> Vec<RtspPlayer> {
-    let lowers = [Lower::Tcp, Lower::Udp, Lower::Tcp, Lower::Udp];
-    lowers.map(|lower| RtspPlayer::start(relay.rtsp, &relay.rtsp_url(stream), lower)).into()
-}
-
-#[track_caller]
-fn stop_and_compare(players: Vec<RtspPlayer>, media: &Media) {
-    for player in &players {
-        player.wait_units(Kind::Video, 60);
-        player.wait_units(Kind::Audio, 60);
-    }
-    for player in players {
-        let what = player.what().to_owned();
-        let recording = player.stop();
-        recording.assert_announced(&what);
-        assert_same_packets(&what, media, &recording, 50);
-        assert_same(&what, &media.units, &recording.units(), BOTH, WithinMs(1.0));
-    }
-}
 
 #[track_caller]
 fn passes_bit_equal(file: &str, lower: Lower, shards: usize) {
@@ -56,10 +30,9 @@ fn passes_bit_equal(file: &str, lower: Lower, shards: usize) {
     relay.wait_online("a");
     assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
     let first = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), lower);
-    // By then each GOP has some of both tracks.
-    first.wait_units(Kind::Audio, 20);
-    let mut players = own_players(&relay, "a");
-    assert!(players.iter().any(|player| player.look(Recording::is_all_told)));
+    first.wait_in_gop();
+    let mut players = four_players(&relay, "a");
+    assert_all_told(&players);
     players.push(first);
     stop_and_compare(players, &media);
     publisher.stop();
@@ -98,7 +71,12 @@ fn packets_pass_bit_equal_through_two_rillcasts() {
         assert_eq!(added["data"]["key"], key("a"), "{added}");
         relay.wait_online("a");
         assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
-        stop_and_compare(own_players(&relay, "a"), &media);
+        let first = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp);
+        first.wait_in_gop();
+        let players = four_players(&relay, "a");
+        assert_all_told(&players);
+        drop(first);
+        stop_and_compare(players, &media);
         assert_eq!(relay.delete("a")["data"]["flag"], true);
         publisher.stop();
         relay.stop();
@@ -221,6 +199,33 @@ fn opus_and_g711_are_published_to_everybody() {
         let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, Lower::Tcp);
         plays_everywhere(&clip, None, start);
     }
+}
+
+/// How long GStreamer goes by `RTP-Info` alone, which has each track begin at 0: until the sender reports
+/// that follow the first ones.
+const GSTREAMER_SETTLES_MS: f64 = 2000.0;
+
+#[test]
+fn gstreamer_plays_pictures_and_sounds_together() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let mut players = LOWERS.map(|lower| FilePlayer::gstreamer(&url, lower));
+    players.iter_mut().for_each(|player| player.wait(115, 185));
+    for player in players {
+        let what = player.what().to_owned();
+        let units = player.stop();
+        let is_settled = |unit: &&Unit| unit.pts_ms >= GSTREAMER_SETTLES_MS;
+        let mut late = units.iter().filter(is_settled);
+        let start = late.find(|unit| unit.is_keyframe).expect("a keyframe").pts_ms;
+        let late: Vec<Unit> = units.iter().filter(|unit| unit.pts_ms >= start).cloned().collect();
+        let some = AtLeast { video: 25, audio: 40 };
+        assert_same(&what, &media.units, &late, some, WithinMs(10.0));
+    }
+    publisher.stop();
+    relay.stop();
 }
 
 #[test]
@@ -369,7 +374,7 @@ fn second_publisher_of_a_name_is_refused_and_the_first_goes_on() {
     let media = Media::of("av.flv", Plan::default());
     let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
     relay.wait_online("a");
-    let players = own_players(&relay, "a");
+    let players = four_players(&relay, "a");
     // Several, so that both shards get one.
     for _ in 0..4 {
         let answer = ask(&relay, "ANNOUNCE", &[SDP], &media.description());
@@ -387,7 +392,7 @@ fn publisher_that_ends_closes_its_players() {
     let media = Media::of("av.flv", Plan::default());
     let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
     relay.wait_online("a");
-    let players = own_players(&relay, "a");
+    let players = four_players(&relay, "a");
     players.iter().for_each(|player| player.wait_units(Kind::Video, 10));
     publisher.stop();
     for player in players {
@@ -395,153 +400,4 @@ fn publisher_that_ends_closes_its_players() {
     }
     relay.assert_back_to(&start, "publisher and players are gone");
     relay.stop();
-}
-
-/// Numbers that look like noise, the same each time.
-fn noise(seed: u32, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(len).collect()
-}
-
-/// Media of a publisher over UDP goes through while `disturb` does its worst.
-#[track_caller]
-fn goes_on_while(disturb: impl FnOnce(&Relay, &RtspPublisher, &Media)) {
-    let relay = Relay::start(2);
-    let media = Media::of("av.flv", Plan::default());
-    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Udp, &media);
-    relay.wait_online("a");
-    let players = own_players(&relay, "a");
-    disturb(&relay, &publisher, &media);
-    stop_and_compare(players, &media);
-    publisher.stop();
-    relay.stop();
-}
-
-#[test]
-fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
-    goes_on_while(|relay, _, _| {
-        for seed in 1..40 {
-            let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
-            let mut bytes = noise(seed, 20_000);
-            // Binary from the first byte, behind a request, and in place of a packet.
-            let before: &[u8] = match seed % 4 {
-                0 => b"$\x05\xff\xff",
-                1 => b"DESCRIBE rtsp://h/live/a RTSP/1.0\r\nCSeq: 1\r\n\r\n",
-                2 => b"OPTIONS * RTSP/1.0\r\nContent-Length: 99999999\r\n\r\n",
-                _ => b"",
-            };
-            bytes.splice(..0, before.iter().copied());
-            // The relay may have had enough before the end.
-            let _ = socket.write_all(&bytes);
-        }
-        for endless in ["A", "DESCRIBE rtsp://h/live/a RTSP/1.0\r\nA: "] {
-            let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
-            socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
-            let filler = [b'a'; 4096];
-            let mut sent = socket.write_all(endless.as_bytes());
-            let mut count = 0;
-            while sent.is_ok() && count < 4096 {
-                sent = socket.write_all(&filler);
-                count += 1;
-            }
-            let mut rest = Vec::new();
-            let ended = sent.is_err() || socket.read_to_end(&mut rest).is_ok();
-            assert!(ended, "a head of 16 MB is taken");
-        }
-    });
-}
-
-#[test]
-fn one_connection_takes_no_more_ports_than_its_part() {
-    goes_on_while(|relay, _, _| {
-        let url = relay.rtsp_url("a");
-        let mut greedy = Client::connect(relay.rtsp);
-        let described = greedy.demand("DESCRIBE", &url, &[], "");
-        let control = &parse_description(&described.text()).expect("a description")[0].control;
-        let track = kit::rtsp_player::control_url(&url, control);
-        let transport = "Transport: RTP/AVP;unicast;client_port=45678-45679";
-        let setup = format!("SETUP {track} RTSP/1.0\r\nCSeq: 7\r\n{transport}\r\n\r\n");
-        greedy.send(setup.repeat(60).as_bytes()).expect("the relay reads");
-        let answers: Vec<Option<u16>> =
-            (0..60).map(|_| greedy.answer().expect("an answer").status()).collect();
-        assert!(answers.iter().all(|status| matches!(status, Some(200 | 461))), "{answers:?}");
-        let refused = answers.iter().filter(|status| **status == Some(461)).count();
-        assert!(refused > 0, "60 pairs of ports for one track");
-        // Others are served, and so is it when its old ports are closed.
-        drop(RtspPlayer::start(relay.rtsp, &url, Lower::Udp));
-        let header = [("Transport", "RTP/AVP;unicast;client_port=45678-45679")];
-        greedy.demand("SETUP", &track, &header, "");
-    });
-}
-
-#[test]
-fn noise_at_the_udp_ports_is_ignored() {
-    goes_on_while(|_, publisher, media| {
-        let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
-        for seed in 1..500 {
-            let port = publisher.relay_port((seed % 2) as usize);
-            let mut packet = media.rtp((seed % 2) as usize)[0].clone();
-            packet.ssrc = seed;
-            packet.payload = noise(seed, 40);
-            let bytes = if seed % 3 == 0 { packet.encode() } else { noise(seed, 200) };
-            let at = (port.ip(), port.port() + u16::from(seed % 5 == 0));
-            // A port may not take it, and say so by ICMP.
-            let _ = socket.send_to(&bytes, at);
-        }
-    });
-}
-
-#[test]
-fn absurd_descriptions_are_refused() {
-    goes_on_while(|relay, _, media| {
-        let good = media.description();
-        let long = format!("{good}a={}\r\n", "x".repeat(200_000));
-        let many = format!("{good}{}", "m=video 0 RTP/AVP 96\r\n".repeat(2000));
-        let texts = [
-            "v=0\r\n".to_owned(),
-            String::from_utf8_lossy(&noise(5, 3000)).into_owned(),
-            "v=0\r\nm=video 0 RTP/AVP 999999999999\r\n".to_owned(),
-            "v=0\r\nm=audio 0 RTP/AVP 97\r\na=rtpmap:97 mpeg4-generic/0/0\r\n".to_owned(),
-            good.replace("config=", "config=zz"),
-            many,
-            long,
-        ];
-        for (index, text) in texts.iter().enumerate() {
-            let mut client = Client::connect(relay.rtsp);
-            let url = relay.rtsp_url(&format!("absurd{index}"));
-            // Refused, or closed; that it is taken is no harm while nothing comes.
-            if let Ok(answer) = client.ask("ANNOUNCE", &url, &[SDP], text) {
-                assert!(answer.status().is_some(), "{answer:?}");
-            }
-        }
-    });
-}
-
-#[test]
-fn publisher_with_noise_for_media_harms_itself_alone() {
-    goes_on_while(|relay, _, media| {
-        let mut spoiled = media.clone();
-        for (index, packet) in spoiled.packets.iter_mut().enumerate() {
-            let seed = u32::try_from(index).expect("few packets") + 1;
-            let len = packet.bytes.len();
-            match index % 3 {
-                0 => packet.bytes = noise(seed, len),
-                // Another SSRC each time.
-                1 if len > 12 => packet.bytes[8..12].copy_from_slice(&seed.to_be_bytes()),
-                _ if len > 12 => packet.bytes.splice(12.., noise(seed, len - 12)).for_each(drop),
-                _ => {}
-            }
-        }
-        let url = relay.rtsp_url("spoiled");
-        let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &spoiled);
-        let player = Player::http_flv(relay.http, "/live/spoiled.live.flv");
-        kit::pause(Duration::from_secs(2));
-        drop((player, publisher));
-    });
 }

@@ -1,4 +1,5 @@
-//! Two callers of the API, one call after another at a steady pace.
+//! Two callers of the API at a steady pace. A call that waited for the one before counts from when it
+//! was due: a shard that stands still costs as many calls as it held up.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,54 +8,80 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rillcast::clock;
+use rillcast::load::pace::Pace;
 
 use crate::kit::relay::key;
 use crate::kit::{Api, pause};
 use crate::report::micros;
 
-/// Pause between two calls of one caller.
-const PACE: Duration = Duration::from_millis(20);
+/// Between two calls of one caller, from one that is due to the next.
+const INTERVAL_NS: u64 = 20_000_000;
 
 pub(crate) struct Callers {
-    latencies: Arc<Mutex<Histogram<u64>>>,
+    seen: Arc<Mutex<Seen>>,
     paused: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Of the calls that were due at `since_ns` or later. Those that were due before and answered after
+/// belong to what went on before.
+struct Seen {
+    since_ns: u64,
+    latencies: Histogram<u64>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { since_ns: clock::monotonic_ns(), latencies: micros() }
+    }
+
+    fn note(&mut self, due_ns: u64) {
+        if due_ns >= self.since_ns {
+            let micros = (clock::monotonic_ns() - due_ns) / 1000;
+            self.latencies.saturating_record(micros);
+        }
+    }
+}
+
 impl Callers {
     /// `getMediaList` and `listStreamProxy` of one key.
     pub(crate) fn start(api: &Api) -> Self {
-        let latencies = Arc::new(Mutex::new(micros()));
+        let seen = Arc::new(Mutex::new(Seen::new()));
         let paused = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(AtomicBool::new(false));
         let of_rtmp = ("schema", "rtmp".to_owned());
         let calls = [("getMediaList", of_rtmp), ("listStreamProxy", ("key", key("bench")))];
         let threads = calls.map(|(name, (param, value))| {
-            let (api, latencies) = (api.clone(), Arc::clone(&latencies));
+            let (api, seen) = (api.clone(), Arc::clone(&seen));
             let (paused, stopped) = (Arc::clone(&paused), Arc::clone(&stopped));
             spawn(move || {
-                let params = [(param, value.as_str())];
+                let mut pace = Pace::new(clock::monotonic_ns(), INTERVAL_NS);
                 while !stopped.load(Ordering::Relaxed) {
-                    pause(PACE);
                     if paused.load(Ordering::Relaxed) {
+                        pause(Duration::from_nanos(INTERVAL_NS));
+                        pace.skip_to(clock::monotonic_ns());
                         continue;
                     }
-                    let start = clock::now();
-                    let reply = api.call(name, &params);
-                    let took = start.elapsed().as_micros() as u64;
-                    assert_eq!(reply["data"].as_array().map(Vec::len), Some(1), "{name}: {reply}");
-                    latencies.lock().expect("no panic while locked").saturating_record(took);
+                    match pace.take(clock::monotonic_ns()) {
+                        Err(left_ns) => pause(Duration::from_nanos(left_ns)),
+                        Ok(due_ns) => {
+                            let reply = api.call(name, &[(param, value.as_str())]);
+                            let rows = reply["data"].as_array().map(Vec::len);
+                            assert_eq!(rows, Some(1), "{name}: {reply}");
+                            seen.lock().expect("no panic while locked").note(due_ns);
+                        }
+                    }
                 }
             })
         });
-        Self { latencies, paused, stopped, threads: threads.into() }
+        Self { seen, paused, stopped, threads: threads.into() }
     }
 
     /// Latencies since the last call, µs.
     pub(crate) fn take(&self) -> Histogram<u64> {
-        let mut latencies = self.latencies.lock().expect("no panic while locked");
-        std::mem::replace(&mut latencies, micros())
+        let mut seen = self.seen.lock().expect("no panic while locked");
+        std::mem::replace(&mut *seen, Seen::new()).latencies
     }
 
     pub(crate) fn pause(&self, pause: bool) {

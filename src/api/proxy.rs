@@ -32,7 +32,7 @@ pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure
     if call.node.journal_is_behind() {
         return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
     }
-    let bound = bound(call, options.timeout, urls.len());
+    let bound = call.bound() + round(options.timeout, urls.len());
     let ask = Ask::AddPull { key: key.clone(), urls, options };
     match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
         Answer::Added { state, generation } => {
@@ -67,7 +67,8 @@ pub(super) async fn update<N: Node>(call: &Call<'_, N>) -> Result<Response, Fail
     if call.node.journal_is_behind() {
         return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
     }
-    let bound = update_bound(call, timeout, urls.len());
+    // Each may be tried again, where one that took over fails at once.
+    let bound = call.bound() + round(timeout, urls.len()) * 2;
     let ask = Ask::UpdatePull { key: key.clone(), urls, timeout };
     match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
         Answer::Added { state, generation } => {
@@ -82,15 +83,10 @@ pub(super) async fn update<N: Node>(call: &Call<'_, N>) -> Result<Response, Fail
     }
 }
 
-/// Of each source, its turn in the origin's connect budget may take one timeout, its attempt another, and
-/// its keyframe some time. Each may be tried again, where one that took over fails at once.
-fn update_bound<N: Node>(call: &Call<'_, N>, timeout: Duration, sources: usize) -> Duration {
-    (timeout * 2 + KEYFRAME_PATIENCE) * 2 * sources as u32 + call.bound()
-}
-
-/// Of each source, its turn in the origin's connect budget may take one timeout, its attempt another.
-fn bound<N: Node>(call: &Call<'_, N>, timeout: Duration, sources: usize) -> Duration {
-    timeout * 2 * sources as u32 + call.bound()
+/// What trying each source may take: its turn in the origin's connect budget one timeout, its attempt
+/// another, and its keyframe some time, where what it brings is held back for that.
+fn round(timeout: Duration, sources: usize) -> Duration {
+    (timeout * 2 + KEYFRAME_PATIENCE) * sources as u32
 }
 
 /// `delStreamProxy`: ends a pull in whatever state it is.
@@ -576,7 +572,8 @@ mod tests {
             node.call("addStreamProxy", &params("a", &[("async", "1"), ("timeout_sec", text)]));
             let timeout = Duration::from_millis(ms);
             assert_eq!(node.take_dial().timeout, timeout, "{text}");
-            assert_eq!(node.last_bound(), timeout * 2 + Duration::from_millis(1500));
+            let bound = timeout * 2 + KEYFRAME_PATIENCE + Duration::from_millis(1500);
+            assert_eq!(node.last_bound(), bound);
         }
     }
 

@@ -123,11 +123,13 @@ fn admit<N: Node>(call: &Call<'_, N>, route: &Route) -> Result<(), Failure> {
 
 /// An answer that is true when it is given, and after a crash.
 async fn answer<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Response, Failure> {
-    let response = dispatch(call, endpoint).await?;
-    if endpoint.is_kept() && !call.node.persisted(call.bound()).await {
-        return Err(Failure::new(Code::Exception, NOT_KEPT));
+    let result = dispatch(call, endpoint).await;
+    // A failure may have ended something that was kept.
+    let is_true = !endpoint.is_kept() || call.node.persisted(call.bound()).await;
+    match result {
+        Ok(_) if !is_true => Err(Failure::new(Code::Exception, NOT_KEPT)),
+        result => result,
     }
-    Ok(response)
 }
 
 async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Response, Failure> {
@@ -363,6 +365,11 @@ mod tests {
             node.call("addStreamProxy", &params);
         }
         assert_eq!(node.call("getMediaList", &params)["code"], 0);
+        // A failure may tell of the end of something that was kept.
+        let before = node.synced();
+        let params = [("key", "v/live/nosuch"), ("url", "rtmp://h/live/b")];
+        assert_eq!(node.call("updateStreamProxy", &params)["code"], -500);
+        assert_eq!(node.synced(), before + 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Decoding times of pictures in the milliseconds of FLV.
+//! Decoding times of pictures and sounds in the milliseconds of FLV.
 
 use crate::proto::rtp::DecodingTimes;
 
@@ -35,8 +35,30 @@ impl PictureTimes {
     }
 }
 
+/// Times of sounds, which rise.
+///
+/// A packet of several may reach into the time of the one after it, where reports have moved the
+/// track back: those lie a millisecond apart then.
+#[derive(Debug, Default)]
+pub(super) struct SoundTimes {
+    last: Option<i64>,
+}
+
+impl SoundTimes {
+    /// The time of the next sound.
+    pub(super) fn next(&mut self, presentation: i64) -> i64 {
+        self.last.take_if(|last| presentation < *last - OVERLAP_MS_MAX);
+        let time = self.last.map_or(presentation, |last| presentation.max(last + 1));
+        self.last = Some(time);
+        time
+    }
+}
+
 /// Of 25 pictures a second.
 const FRAME_MS: i64 = 40;
+
+/// Sounds further back are of a new timeline.
+const OVERLAP_MS_MAX: i64 = 1000;
 
 /// Beyond this a new timeline begins.
 const JUMP_MS: i64 = 10_000;

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use super::metadata::Metadata;
-use super::picture_times::PictureTimes;
+use super::picture_times::{PictureTimes, SoundTimes};
 use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload, is_carried};
 use crate::media::codec::{AudioParameters, ParameterSets, VideoParameters};
 use crate::media::timeline::distance;
@@ -41,6 +41,7 @@ struct Track {
     record_untold: bool,
     places: Places,
     times: PictureTimes,
+    sounds: SoundTimes,
     awaiting_keyframe: bool,
     starts: StartPoints,
 }
@@ -120,7 +121,7 @@ impl ToFlv {
         }
         let decoding = match taken.codec.is_video() {
             true => taken.times.next(presentation),
-            false => presentation,
+            false => taken.sounds.next(presentation),
         };
         if taken.record_untold {
             self.tell_metadata(decoding as u32, sink);
@@ -166,6 +167,7 @@ impl Track {
             record_untold: false,
             places: Places::default(),
             times: PictureTimes::new(None),
+            sounds: SoundTimes::default(),
             awaiting_keyframe: codec.is_video(),
             starts: StartPoints::default(),
         };
@@ -351,6 +353,15 @@ mod tests {
         assert_eq!(tags[1].2, b"\xaf\0\x12\x10");
         let times: Vec<u32> = tags[2..].iter().map(|(_, time_ms, _)| *time_ms).collect();
         assert_eq!(times, [100, 123, 146, 170]);
+        // A track that is moved back: the next packet lies where the last one's units are.
+        let mut moved = Bench::new(
+            "m=audio 0 RTP/AVP 96\na=rtpmap:96 mpeg4-generic/44100/2\n\
+             a=fmtp:96 mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3;config=1210\n",
+        );
+        moved.feed(0, 100, first, four);
+        let tags = moved.feed(0, 123, first.wrapping_add(4096), four);
+        let times: Vec<u32> = tags.iter().map(|(_, time_ms, _)| *time_ms).collect();
+        assert_eq!(times, [171, 172, 173, 193]);
         // What was rounded there is not carried on.
         let tags = bench.feed(0, 193, first.wrapping_add(4096), b"\0\x10\0\x08e");
         assert_eq!(tags, [(TagKind::Audio, 193, b"\xaf\x01e".to_vec())]);

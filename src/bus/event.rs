@@ -22,7 +22,7 @@ pub struct Event {
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum What {
-    /// The key is asked for, or somebody has come to bring it.
+    /// The key is asked for, somebody has come to bring it, or a pull that is not up has other sources.
     Pending {
         by: Asker,
         url: Option<Arc<SourceUrl>>,
@@ -54,6 +54,12 @@ pub enum What {
     SourceFailed {
         url: Arc<SourceUrl>,
         fault: Fault,
+    },
+    /// A registered stream can be played in other forms than was told, as its codecs are others now.
+    FormsChanged {
+        view: Option<Box<StreamView>>,
+        before: Vec<Form>,
+        forms: Vec<Form>,
     },
     /// A registered stream has lost its source; its players are kept. `forms` are those in which it
     /// was told to be registered.
@@ -199,6 +205,7 @@ impl What {
             Self::Registered { back: true, .. } => "back",
             Self::SourceSwitched { .. } | Self::SourceReplaced { .. } => "source_switched",
             Self::SourceFailed { .. } => "source_failed",
+            Self::FormsChanged { .. } => "schemas_changed",
             Self::Lost { .. } => "lost",
             Self::Ended { reason: End::For(EndReason::Deleted), .. } => "deleted",
             Self::Ended { .. } => "closed",

@@ -47,17 +47,25 @@ impl ConfigSource {
         Self { path, overrides, last: Mutex::new(loaded) }
     }
 
-    /// Reads and validates the file again, and lays what is new in it over the running config.
+    /// Reads and validates the file again.
     ///
     /// # Errors
-    /// [`ReloadError`]; everything then stays as it is.
-    pub fn reload(&self, running: &Config) -> Result<Reloaded, ReloadError> {
+    /// [`ReloadError`].
+    pub fn read(&self) -> Result<Config, ReloadError> {
         let mut file = Config::load(self.path.as_deref().ok_or(ReloadError::NoFile)?)?;
         file.apply(self.overrides.clone());
         file.validate()?;
+        Ok(file)
+    }
+
+    /// Lays what is new in the file over the running config.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; everything then stays as it is.
+    pub fn merge(&self, file: &Config, running: &Config) -> Result<Reloaded, ReloadError> {
         // A panic elsewhere leaves a whole config.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (reloaded, read) = merge(&last, &file, running)?;
+        let (reloaded, read) = merge(&last, file, running)?;
         *last = read;
         Ok(reloaded)
     }
@@ -202,7 +210,7 @@ mod tests {
     #[test]
     fn without_a_file_there_is_nothing_to_read() {
         let config = Config::default();
-        let source = ConfigSource::new(None, Overrides::default(), config.clone());
-        assert!(matches!(source.reload(&config), Err(ReloadError::NoFile)));
+        let source = ConfigSource::new(None, Overrides::default(), config);
+        assert!(matches!(source.read(), Err(ReloadError::NoFile)));
     }
 }

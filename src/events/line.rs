@@ -40,6 +40,8 @@ struct Detail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    schemas: Option<Vec<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
@@ -114,6 +116,10 @@ impl<'a> Detail<'a> {
             }
             What::SourceFailed { url, fault } => {
                 Self { url: Some(url.as_str()), ..Self::of_fault(fault, None) }
+            }
+            What::FormsChanged { forms, .. } => {
+                let schemas = forms.iter().map(|&form| crate::api::schema(form)).collect();
+                Self { schemas: Some(schemas), ..Self::default() }
             }
             What::Lost { url: of, fault, next_try, .. } => {
                 Self { url: url(of), ..Self::of_fault(fault, *next_try) }

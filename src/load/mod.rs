@@ -16,6 +16,7 @@ mod limit;
 mod member;
 mod options;
 mod outcome;
+pub mod pace;
 mod pending;
 mod plan;
 mod play;

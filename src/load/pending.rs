@@ -17,6 +17,7 @@ use super::api::Api;
 use super::dead::DeadOrigins;
 use super::figures::{Spread, Summary};
 use super::options::PendingOptions;
+use super::pace::Pace;
 use super::progress::Shown;
 use super::report::{self, line, or_dash, round, row};
 use super::server::{Sample, Server};
@@ -183,16 +184,17 @@ impl Pulls<'_> {
     /// it was due.
     fn poll(&self, name: &str, interval_ns: u64, stopped: &AtomicBool) -> Calls {
         let mut calls = Calls::default();
-        let mut due_ns = clock::monotonic_ns();
+        let mut pace = Pace::new(clock::monotonic_ns(), interval_ns);
         while !stopped.load(Relaxed) {
-            let left_ns = due_ns.saturating_sub(clock::monotonic_ns());
-            if left_ns > 0 {
-                pause(Duration::from_nanos(left_ns).min(PACE));
-                continue;
+            match pace.take(clock::monotonic_ns()) {
+                Err(left_ns) => {
+                    pause(Duration::from_nanos(left_ns).min(PACE));
+                }
+                Ok(due_ns) => {
+                    let reply = self.api.call(name, &[]).map_err(Failure::from);
+                    calls.note(due_ns, &reply.and_then(|reply| expect_success(&reply)));
+                }
             }
-            let reply = self.api.call(name, &[]).map_err(Failure::from);
-            calls.note(due_ns, &reply.and_then(|reply| expect_success(&reply)));
-            due_ns += interval_ns;
         }
         calls
     }

@@ -46,7 +46,7 @@ impl Driver {
     /// Tells the keeper what has happened in this turn.
     pub(super) fn tell_events(&mut self) {
         let events = self.shard.take_events();
-        if events.is_empty() {
+        if events.is_empty() && self.events.lost == 0 {
             return;
         }
         let time_ms = clock::realtime_ns() / 1_000_000;

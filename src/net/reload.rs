@@ -20,10 +20,13 @@ impl NodeHandle {
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
         let source = self.driver.borrow().setup.config_source.clone();
         let source = source.ok_or(ReloadError::NoFile)?;
-        let result: Result<_, ReloadError> = self.change_config(|config| {
-            let reloaded = source.reload(config)?;
-            *config = reloaded.config.clone();
-            Ok(reloaded)
+        // Nobody waits for the disk to change or renew a config.
+        let result: Result<_, ReloadError> = source.read().and_then(|file| {
+            self.change_config(|config| {
+                let reloaded = source.merge(&file, config)?;
+                *config = reloaded.config.clone();
+                Ok(reloaded)
+            })
         });
         match &result {
             Err(error) => error!(%error, "the config is not changed"),

@@ -128,7 +128,7 @@ impl Driver {
                 link.protocol = publisher_protocol(&link.session);
                 link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
                 let Session::Rtmp(session) = &mut link.session else {
-                    self.begin_rtp(token, handle);
+                    self.begin_rtp(token);
                     return;
                 };
                 let held = session.accept_publish(self.now);

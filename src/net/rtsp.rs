@@ -30,7 +30,7 @@ use crate::proto::rtsp::{
     StreamRequest,
 };
 use crate::ring::Token;
-use crate::shard::{Admitted, StreamHandle};
+use crate::shard::Admitted;
 use crate::stream::Packaging;
 
 impl Driver {
@@ -110,20 +110,14 @@ impl Driver {
             return;
         };
         if let Some(peer) = self.rtsp_peer(token) {
-            peer.announced = Some(Arc::new(description));
+            peer.announced = Some(description);
         }
         self.publish(token, key, request.params);
     }
 
-    /// The publisher has its stream: what it announced is the stream's, and it may set up its tracks.
-    pub(super) fn begin_rtp(&mut self, token: Token, handle: StreamHandle) {
+    /// The publisher has its stream, and may set up its tracks.
+    pub(super) fn begin_rtp(&mut self, token: Token) {
         let now = self.now;
-        let Some(peer) = self.rtsp_peer(token) else { return };
-        let Some(announced) = peer.announced.clone() else { return };
-        if !self.shard.rtp(now, handle, RtpPart::Begin(announced)) {
-            self.close(token);
-            return;
-        }
         let Some(peer) = self.rtsp_peer(token) else { return };
         let answered = peer.session.accept_announce(now);
         self.rtsp_answered(token, answered);
@@ -272,8 +266,18 @@ impl Driver {
 
     fn rtsp_record(&mut self, token: Token, setups: Vec<TrackSetup>) {
         let now = self.now;
+        let Some(link) = self.links.get_mut(token) else { return };
+        let (Session::Rtsp(peer), &Role::Publisher(handle)) = (&mut link.session, &link.role)
+        else {
+            return self.refuse_rtsp(token, Refusal::Unavailable);
+        };
+        let begun = peer.begin_source(setups).is_some_and(|description| {
+            self.shard.rtp(now, handle, RtpPart::Begin(Arc::new(description)))
+        });
+        if !begun {
+            return self.close(token);
+        }
         let Some(peer) = self.rtsp_peer(token) else { return };
-        peer.begin_source(setups);
         let answered = peer.session.accept_record(now);
         self.rtsp_answered(token, answered);
     }
@@ -281,7 +285,7 @@ impl Driver {
     fn rtsp_packet(&mut self, token: Token, track: usize, kind: PacketKind, packet: &Interleaved) {
         let now = self.now;
         if let Some(peer) = self.rtsp_peer(token) {
-            peer.handle_packet(now, track, kind, packet);
+            peer.handle_packet(now, track, kind, packet.pieces());
         }
     }
 
@@ -296,9 +300,10 @@ impl Driver {
             (SourceOutput::Part(_), _) => {}
             (SourceOutput::Send { track, report }, _) => {
                 let Session::Rtsp(peer) = &link.session else { return };
-                match peer.interleaved(track, &report) {
-                    Some(frame) => self.session_sends(token, frame),
-                    None => self.send_udp(token, track, PacketKind::Rtcp, &report),
+                match peer.report(track, &report) {
+                    Some((_, Some(frame))) => self.session_sends(token, frame),
+                    Some((track, None)) => self.send_udp(token, track, PacketKind::Rtcp, &report),
+                    None => {}
                 }
             }
             (SourceOutput::Ended, _) => {

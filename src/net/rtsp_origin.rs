@@ -2,6 +2,7 @@
 //! up, in their order, and no others.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ pub(super) struct RtspOrigin {
     source: Option<SourceReceiver>,
     /// For packets over UDP.
     reorder: Duration,
+    /// The origin said that packets come from an address that is not its own.
+    is_elsewhere: bool,
     wanted: VecDeque<Wanted>,
 }
 
@@ -93,6 +96,7 @@ impl RtspOrigin {
             tracks: Vec::new(),
             source: None,
             reorder,
+            is_elsewhere: false,
             wanted: VecDeque::new(),
         }
     }
@@ -123,7 +127,7 @@ impl RtspOrigin {
         bytes: Bytes,
     ) -> bool {
         if kind == PacketKind::Rtp {
-            self.session.note_media();
+            self.session.note_media(now);
         }
         self.handle_packet(now, track, kind, (bytes, Bytes::new()))
     }
@@ -134,6 +138,16 @@ impl RtspOrigin {
             Some(ports) => self.session.open_udp(now, ports),
             None => self.session.refuse_udp(now),
         }
+    }
+
+    /// The ports of a track are for this address alone: the origin's, behind which its own word of it may
+    /// be another one, that of a camera behind a NAT.
+    pub(super) fn udp_connected(&mut self, track: usize, peer: IpAddr) {
+        let source = self.tracks.iter().find(|known| known.track == track);
+        let source = source.and_then(|track| track.source.as_deref()?.parse::<IpAddr>().ok());
+        self.is_elsewhere |= source.is_some_and(|source| {
+            !source.is_unspecified() && source.to_canonical() != peer.to_canonical()
+        });
     }
 
     /// A report about a track of the stream: what carries it, if that is not the connection.
@@ -187,7 +201,7 @@ impl RtspOrigin {
                 if stage == ClientStage::AwaitingPlay {
                     self.begin();
                 }
-                stage_of(stage)
+                stage_of(stage, self.is_elsewhere)
             }
             ClientEvent::Described(description) => {
                 self.description = description;
@@ -292,6 +306,10 @@ impl Driver {
             }
             RtspWanted::ConnectUdp { track, server_port } => {
                 if self.connect_udp(token, track, server_port) {
+                    let peer = self.links.get(token).map(|link| link.peer.ip());
+                    if let (Some(origin), Some(peer)) = (self.rtsp_origin(token), peer) {
+                        origin.udp_connected(track, peer);
+                    }
                     // Opens the firewalls between the origin and us, as players do.
                     self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
                     let report = encode_receiver_report(fastrand::u32(..), None, CNAME);
@@ -315,16 +333,69 @@ impl Driver {
 /// A packet with nothing in it: version 2, and zeros.
 const EMPTY_RTP: [u8; 12] = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn stage_of(stage: ClientStage) -> Wanted {
+fn stage_of(stage: ClientStage, is_elsewhere: bool) -> Wanted {
     match stage {
         ClientStage::AskingOptions => Wanted::Stage(Stage::Handshaking, "answer to OPTIONS"),
         ClientStage::Describing => Wanted::Stage(Stage::Handshaking, "answer to DESCRIBE"),
         ClientStage::SettingUp => Wanted::Stage(Stage::Handshaking, "answer to SETUP"),
         ClientStage::AwaitingPlay => Wanted::Stage(Stage::Handshaking, "answer to PLAY"),
+        ClientStage::AwaitingMedia if is_elsewhere => Wanted::Stage(
+            Stage::AwaitingMedia,
+            "media from its own address, where it said that it sends from another",
+        ),
         ClientStage::AwaitingMedia => Wanted::Stage(Stage::AwaitingMedia, "media"),
     }
 }
 
 fn lost(text: &str) -> Wanted {
     Wanted::Fail(Fault::new(ErrorClass::Lost, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SDP: &str = "m=audio 0 RTP/AVP 8\r\na=control:a\r\n";
+
+    /// What a pull over UDP awaits at last, from an origin at 127.0.0.1 that says this of its source.
+    fn awaited(source: &str) -> &'static str {
+        let now = crate::clock::now();
+        let url = SourceUrl::parse("rtsp://127.0.0.1/live/a", true).expect("a URL");
+        let mut origin = RtspOrigin::new(now, &url, LowerTransport::Udp, Duration::ZERO);
+        let transport = format!("Transport: RTP/AVP;unicast;server_port=6000-6001{source}\r\n");
+        let answers = [
+            String::new(),
+            format!("Content-Length: {}\r\n", SDP.len()),
+            transport,
+            "Session: 1\r\n".to_owned(),
+        ];
+        let mut awaited = "nothing";
+        for (index, headers) in answers.iter().enumerate() {
+            let body = if index == 1 { SDP } else { "" };
+            let answer = format!("RTSP/1.0 200 OK\r\nCSeq: {}\r\n{headers}\r\n{body}", index + 1);
+            let fault = origin.handle_input(now, answer.into());
+            assert!(fault.is_none(), "{fault:?}");
+            while let Some(wanted) = origin.poll() {
+                match wanted {
+                    Wanted::Rtsp(RtspWanted::OpenUdp { .. }) => {
+                        origin.udp_opened(now, Some(Ports { rtp: 5000, rtcp: 5001 }));
+                    }
+                    Wanted::Rtsp(RtspWanted::ConnectUdp { track, .. }) => {
+                        origin.udp_connected(track, IpAddr::from([127, 0, 0, 1]));
+                    }
+                    Wanted::Stage(_, text) => awaited = text,
+                    _ => {}
+                }
+            }
+        }
+        awaited
+    }
+
+    #[test]
+    fn media_of_another_address_is_not_awaited_in_silence() {
+        for source in ["", ";source=127.0.0.1", ";source=0.0.0.0", ";source=camera.local"] {
+            assert_eq!(awaited(source), "media", "{source}");
+        }
+        assert!(awaited(";source=10.0.0.9").contains("sends from another"));
+    }
 }

@@ -49,12 +49,18 @@ pub fn stream(peer: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// A datagram socket on this address, with buffers of these sizes as far as the kernel allows.
+/// A datagram socket on this address, with buffers of these sizes as far as the kernel allows. On an IPv6
+/// address that stands for one of IPv4 it takes that, whatever `net.ipv6.bindv6only` says: so our
+/// address on a connection of a [`listener`] is.
 pub fn datagram(local: SocketAddr, receive_len: usize, send_len: usize) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(receive_len)?;
     socket.set_send_buffer_size(send_len)?;
+    if let SocketAddr::V6(local) = local {
+        socket
+            .set_only_v6(!local.ip().is_unspecified() && local.ip().to_ipv4_mapped().is_none())?;
+    }
     socket.bind(&local.into())?;
     Ok(socket.into())
 }
@@ -258,6 +264,17 @@ mod tests {
             let expected: &[&str] = if any_port { &["sibling", "peer"] } else { &["peer"] };
             assert_eq!(got, expected);
         }
+    }
+
+    #[test]
+    fn datagram_socket_takes_ipv4_in_the_form_of_ipv6() {
+        let only_v6 = |local: &str| {
+            let socket = datagram(local.parse().expect("an address"), 1 << 16, 1 << 16).ok()?;
+            Some(SockRef::from(&socket).only_v6().expect("an IPv6 socket"))
+        };
+        // None on a machine without IPv6.
+        assert_ne!(only_v6("[::ffff:127.0.0.1]:0"), Some(true));
+        assert_ne!(only_v6("[::1]:0"), Some(false));
     }
 
     #[test]

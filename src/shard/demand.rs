@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use super::absences::Absences;
 use super::failover::Abandoned;
-use super::health::Sources;
+use super::health::{Sources, Turn};
 use super::lifecycle::{AfterFailure, Place, Pull, RetryPolicy};
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::{Timer, TimerId};
@@ -126,7 +126,7 @@ impl Search {
         self.note(fault);
         let may_again = self.candidates[sources.current_index()].fail(fault.class);
         let is_one_left = may_again || sources.bar_current();
-        let after = match sources.has_untried() {
+        let after = match sources.has_untried(Turn::Any) {
             true => AfterFailure::Next,
             false if is_one_left => {
                 self.rounds += 1;

@@ -50,9 +50,23 @@ impl Shard {
         let view = self.view(now, handle).map(Box::new);
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let back = std::mem::replace(&mut stream.was_registered, true);
-        stream.told_forms =
-            Form::ALL.into_iter().filter(|&form| stream.is_playable(form)).collect();
+        stream.told_forms = stream.forms().collect();
         self.tell(handle, |stream| What::Registered { view, url: stream.url(), back });
+    }
+
+    /// Tells in which forms a registered stream can be played, where these are others than was told.
+    pub(super) fn tell_forms(&mut self, now: Instant, handle: StreamHandle) {
+        let stream = self.tables.get(handle).filter(|stream| stream.registered);
+        let is_told =
+            stream.is_none_or(|stream| stream.forms().eq(stream.told_forms.iter().copied()));
+        if is_told || self.events.is_none() {
+            return;
+        }
+        let view = self.view(now, handle).map(Box::new);
+        let stream = self.tables.get_mut(handle).expect("just seen");
+        let forms: Vec<Form> = stream.forms().collect();
+        let before = std::mem::replace(&mut stream.told_forms, forms.clone());
+        self.tell(handle, |_| What::FormsChanged { view, before, forms });
     }
 
     /// A try has failed, or a pull that was up is lost.

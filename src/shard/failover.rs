@@ -14,14 +14,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::health::Turn;
 use super::lifecycle::{Place, Pull, PullState, Try};
-use super::tables::StreamHandle;
+use super::tables::{Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard};
-use crate::bus::event::What;
+use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, Ticket};
 use crate::media::state::Fault;
-use crate::media::{AttemptId, SourceUrl, StreamKey};
+use crate::media::{AttemptId, Form, SourceUrl, StreamKey};
 
 /// One of the two ways of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +71,7 @@ impl Shard {
     /// this round.
     pub(super) fn start_next(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
+        let turn = stream.turn_to_lead();
         let pull = stream.pull_mut().expect("only pulls have sources");
         if pull.is_hedged() {
             let rival = pull.rival.take().expect("it is hedged");
@@ -80,7 +82,7 @@ impl Shard {
                 self.timers.cancel(Some(old));
             }
         } else {
-            let index = pull.sources.next_untried().expect("callers look");
+            let index = pull.sources.next_untried(turn).expect("callers look");
             pull.sources.use_source(index);
             pull.lead = pull.way_to(pull.sources.url(index).clone());
             self.take_time_of_origin(now, handle);
@@ -92,9 +94,10 @@ impl Shard {
     /// Sets the time at which another source is tried beside the lead, where there is one.
     fn hedge_later(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
+        let turn = stream.turn_to_hedge();
         let pull = stream.pull_mut().expect("only pulls have sources");
         let hedge = pull.options.hedge;
-        if !hedge.is_zero() && pull.sources.has_untried() && pull.hedge.is_none() {
+        if !hedge.is_zero() && pull.sources.has_untried(turn) && pull.hedge.is_none() {
             pull.hedge = Some(self.timers.set(now + hedge, Timer::Hedge(handle)));
         }
     }
@@ -102,12 +105,13 @@ impl Shard {
     /// The lead is slow.
     pub(super) fn hedge_is_due(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
+        let turn = stream.turn_to_hedge();
         let pull = stream.pull_mut().expect("only pulls are hedged");
         pull.hedge = None;
         if pull.rival.is_some() {
             // Of an update; this one's turn comes after it.
             self.hedge_later(now, handle);
-        } else if let Some(index) = pull.sources.next_untried() {
+        } else if let Some(index) = pull.sources.next_untried(turn) {
             let way = Try::new(pull.sources.url(index).clone());
             pull.rival = Some(Box::new(Rival { way, purpose: Purpose::Hedge { index } }));
             self.start_attempt(now, handle, Side::Rival);
@@ -119,8 +123,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls have rivals");
         let Some(Rival { way, purpose }) = pull.rival.take().map(|rival| *rival) else { return };
-        let (key, origin) = (stream.key.clone(), way.origin());
-        let stream = self.tables.get_mut(handle).expect("callers look");
+        let (key, origin, turn) = (stream.key.clone(), way.origin(), stream.turn_to_hedge());
         let pull = stream.pull_mut().expect("only pulls have rivals");
         self.actions.push_back(Action::Tell(match &purpose {
             Purpose::Hedge { .. } => PullNews::FailedAgain,
@@ -129,7 +132,7 @@ impl Shard {
         let (next, failed) = match purpose {
             Purpose::Hedge { index } => {
                 pull.sources.fail_source(index, fault.clone());
-                let next = pull.sources.next_untried();
+                let next = pull.sources.next_untried(turn);
                 (
                     next.map(|index| (pull.sources.url(index).clone(), Purpose::Hedge { index })),
                     None,
@@ -218,6 +221,7 @@ impl Shard {
             return;
         }
         let (old, hedge) = (pull.lead_state(), pull.hedge.take());
+        let wanted = urls.first().cloned();
         pull.set_sources(urls, timeout);
         pull.lead = Try::new(pull.sources.current().url.clone());
         let adds = std::mem::replace(&mut pull.adds, vec![ticket]);
@@ -226,6 +230,7 @@ impl Shard {
         self.give_up(now, handle, old);
         self.forget_media(handle);
         self.keep_again(handle);
+        self.tell(handle, |_| What::Pending { by: Asker::Pull, url: wanted });
         for ticket in adds {
             self.answer(ticket, Answer::AddCancelled);
         }
@@ -289,6 +294,19 @@ impl Abandoned {
     }
 }
 
+impl Stream {
+    /// Which sources may lead next. One of another form than the stream has ends its players of packets.
+    fn turn_to_lead(&self) -> Turn {
+        if self.is_had() { Turn::First(self.media.form()) } else { Turn::Any }
+    }
+
+    /// Which sources may be tried beside the lead, where the first keyframe wins.
+    fn turn_to_hedge(&self) -> Turn {
+        let has_packets = self.is_had_in(|form| form == Form::Rtp);
+        if has_packets { Turn::Only(self.media.form()) } else { self.turn_to_lead() }
+    }
+}
+
 impl Pull {
     pub(super) fn lead_state(&self) -> Abandoned {
         Abandoned::of(&self.lead)
@@ -302,7 +320,7 @@ impl Pull {
             Purpose::Update { urls, index, ticket, timeout } => {
                 self.set_sources(urls, timeout);
                 for _ in 0..=index {
-                    self.sources.next_untried();
+                    self.sources.next_untried(Turn::Any);
                 }
                 self.sources.use_source(index);
                 self.adds.push(ticket);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Stage;
 use super::pull_tests::{Scene, TIMEOUT, key};
+use crate::bus::event::{Asker, Event, What};
 use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::journal::Record;
 use crate::media::state::{ErrorClass, StreamState};
@@ -187,6 +188,7 @@ fn hedge_that_is_queued_leads_when_the_lead_fails() {
 #[test]
 fn update_is_made_before_the_old_source_is_broken() {
     let mut scene = added(&["x"], Duration::ZERO, None);
+    scene.shard.keep_events();
     scene.media();
     assert_eq!(answer(&mut scene), "up");
     update(&mut scene, &["bad", "y"]);
@@ -197,7 +199,7 @@ fn update_is_made_before_the_old_source_is_broken() {
     scene.tag_of(y, TagKind::Video, &[0x17, 0, 0, 0, 0, 1]);
     scene.tag_of(x, TagKind::Audio, &[0xaf, 1, 2]);
     assert_eq!((answer(&mut scene), scene.hung_up.len()), ("none", 0));
-    scene.shard.keep_events();
+    scene.shard.take_events();
     scene.tag_of(y, TagKind::Video, &[0x17, 1, 0, 0, 0, 1]);
     assert_eq!((answer(&mut scene), &scene.hung_up[..]), ("up", &[x][..]));
     assert_eq!(scene.state_of("a"), StreamState::Registered);
@@ -212,6 +214,39 @@ fn update_is_made_before_the_old_source_is_broken() {
     scene.tag_of(y, TagKind::Audio, &[0xaf, 1, 2]);
     scene.fail_attempt(y, ErrorClass::Lost);
     assert_eq!(scene.hosts()[3..], ["bad"], "the new sources are tried now");
+    end(scene);
+}
+
+#[test]
+fn update_of_a_pull_that_is_not_up_is_told() {
+    let mut scene = added(&["x"], Duration::ZERO, None);
+    scene.shard.keep_events();
+    update(&mut scene, &["y", "z"]);
+    let told = scene.shard.take_events();
+    let [Event { what: What::Pending { by: Asker::Pull, url: Some(url) }, .. }] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(url.host, "y");
+    end(scene);
+}
+
+#[test]
+fn hedge_has_its_turn_after_an_update_that_fails() {
+    let mut scene = added(&["w", "x", "z"], HEDGE, None);
+    scene.media();
+    update(&mut scene, &["y"]);
+    let w = scene.dialed[0].0;
+    scene.now += SERVED;
+    scene.tag_of(w, TagKind::Audio, &[0xaf, 1, 2]);
+    scene.fail_attempt(w, ErrorClass::Lost);
+    scene.stage(Stage::Handshaking);
+    for _ in 0..3 {
+        scene.wait();
+    }
+    assert_eq!(scene.hosts(), ["w", "y", "x"], "there is a rival");
+    scene.fail_attempt(scene.dialed[1].0, ErrorClass::Refused);
+    scene.wait();
+    assert_eq!(scene.hosts(), ["w", "y", "x", "z"]);
     end(scene);
 }
 

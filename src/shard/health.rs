@@ -1,23 +1,32 @@
 //! The sources of a pull: in which order they are tried, and how each of them does.
 //!
 //! They are tried in the order in which they were given, as in a ring: from the one that was tried last
-//! to the next one. A *round* is over when each of them was tried once; then the pull backs off.
+//! to the next one; those of the form that the stream's players have go before others. A *round* is over
+//! when each of them was tried once; then the pull backs off.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::bus::view::PullSourceView;
-use crate::media::SourceUrl;
 use crate::media::state::{ErrorClass, Fault};
+use crate::media::{Form, SourceUrl};
 
 /// The sources of one pull: one at least, and one of them in use.
 pub(super) struct Sources {
     all: Vec<PullSource>,
     current: usize,
-    /// Which one is tried next.
+    /// Where in the ring the search for the one that is tried next begins.
     next: usize,
-    /// Sources tried in this round.
-    tried: usize,
+}
+
+/// Which sources may have their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Any,
+    /// Those of this form before the others.
+    First(Form),
+    /// Those of this form and no other one.
+    Only(Form),
 }
 
 /// One of them.
@@ -27,6 +36,8 @@ pub(super) struct PullSource {
     failures: u32,
     last_fault: Option<Fault>,
     last_up: Option<Instant>,
+    /// It has had its turn in this round.
+    is_tried: bool,
     /// It is not tried again before the pull was up.
     is_barred: bool,
 }
@@ -39,9 +50,10 @@ impl Sources {
             failures: 0,
             last_fault: None,
             last_up: None,
+            is_tried: false,
             is_barred: false,
         };
-        Self { all: urls.into_iter().map(source).collect(), current: 0, next: 0, tried: 0 }
+        Self { all: urls.into_iter().map(source).collect(), current: 0, next: 0 }
     }
 
     pub(super) fn current_index(&self) -> usize {
@@ -68,31 +80,39 @@ impl Sources {
 
     /// No source was tried yet.
     pub(super) fn begin_round(&mut self) {
-        self.tried = 0;
+        self.all.iter_mut().for_each(|source| source.is_tried = false);
     }
 
     /// One that served well was lost: it was tried, the others were not.
     pub(super) fn begin_round_after_current(&mut self) {
-        self.tried = 1;
+        self.begin_round();
+        self.all[self.current].is_tried = true;
         self.next = (self.current + 1) % self.all.len();
     }
 
-    pub(super) fn has_untried(&self) -> bool {
-        let left = self.tried..self.all.len();
-        left.zip(self.all.iter().cycle().skip(self.next)).any(|(_, source)| !source.is_barred)
+    pub(super) fn has_untried(&self, turn: Turn) -> bool {
+        self.untried(turn).is_some()
     }
 
     /// Takes the next source of this round.
-    pub(super) fn next_untried(&mut self) -> Option<usize> {
-        while self.tried < self.all.len() {
-            let index = self.next;
-            self.next = (index + 1) % self.all.len();
-            self.tried += 1;
-            if !self.all[index].is_barred {
-                return Some(index);
-            }
+    pub(super) fn next_untried(&mut self, turn: Turn) -> Option<usize> {
+        let index = self.untried(turn)?;
+        self.all[index].is_tried = true;
+        self.next = (index + 1) % self.all.len();
+        Some(index)
+    }
+
+    fn untried(&self, turn: Turn) -> Option<usize> {
+        let count = self.all.len();
+        let ring = (self.next..self.next + count).map(|place| place % count);
+        let mut left =
+            ring.filter(|&index| !self.all[index].is_tried && !self.all[index].is_barred);
+        let is_of = |form| move |&index: &usize| self.all[index].url.form() == form;
+        match turn {
+            Turn::Any => left.next(),
+            Turn::First(form) => left.clone().find(is_of(form)).or_else(|| left.next()),
+            Turn::Only(form) => left.find(is_of(form)),
         }
-        None
     }
 
     /// The one in use is not tried again before the pull was up. Whether others may be.
@@ -141,7 +161,6 @@ impl Sources {
     /// For tests.
     pub(super) fn check(&self) {
         assert!(self.current < self.all.len() && self.next < self.all.len());
-        assert!(self.tried <= self.all.len());
     }
 }
 
@@ -162,7 +181,7 @@ mod tests {
                 true => three.begin_round_after_current(),
                 false => three.begin_round(),
             }
-            let tried: Vec<usize> = std::iter::from_fn(|| three.next_untried()).collect();
+            let tried: Vec<usize> = std::iter::from_fn(|| three.next_untried(Turn::Any)).collect();
             three.use_source(tried.first().copied().unwrap_or(0));
             three.check();
             tried
@@ -173,7 +192,7 @@ mod tests {
         assert_eq!(round(false), [1, 2, 0]);
         let mut one = sources(1);
         one.begin_round_after_current();
-        assert_eq!(one.next_untried(), None);
+        assert_eq!(one.next_untried(Turn::Any), None);
     }
 
     #[test]
@@ -183,8 +202,8 @@ mod tests {
             three.use_source(index);
             assert_eq!(three.bar_current(), may_others);
             three.begin_round();
-            let has_untried = three.has_untried();
-            let tried: Vec<usize> = std::iter::from_fn(|| three.next_untried()).collect();
+            let has_untried = three.has_untried(Turn::Any);
+            let tried: Vec<usize> = std::iter::from_fn(|| three.next_untried(Turn::Any)).collect();
             assert_eq!(has_untried, !tried.is_empty());
             tried
         };
@@ -193,7 +212,26 @@ mod tests {
         assert!(bar(2, false).is_empty());
         three.succeed(crate::clock::now());
         three.begin_round();
-        assert_eq!(std::iter::from_fn(|| three.next_untried()).count(), 3);
+        assert_eq!(std::iter::from_fn(|| three.next_untried(Turn::Any)).count(), 3);
+    }
+
+    #[test]
+    fn those_of_one_form_have_their_turn_before_the_others_or_alone() {
+        let urls = ["rtmp://a/l/s", "rtsp://b/l/s", "http://c/s.flv", "rtsp://d/l/s"];
+        let url = |text| Arc::new(SourceUrl::parse(text, false).unwrap());
+        let mut four = Sources::new(urls.into_iter().map(url).collect());
+        let mut round = |turn| {
+            four.use_source(0);
+            four.begin_round_after_current();
+            let tried: Vec<usize> = std::iter::from_fn(|| four.next_untried(turn)).collect();
+            let is_left = four.has_untried(Turn::Any);
+            four.check();
+            (tried, is_left)
+        };
+        assert_eq!(round(Turn::First(Form::Flv)), (vec![2, 3, 1], false));
+        assert_eq!(round(Turn::First(Form::Rtp)), (vec![1, 3, 2], false));
+        assert_eq!(round(Turn::Only(Form::Flv)), (vec![2], true));
+        assert_eq!(round(Turn::Only(Form::Rtp)), (vec![1, 3], true));
     }
 
     #[test]

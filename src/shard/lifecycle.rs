@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::failover::{Purpose, Rival, Side};
-use super::health::Sources;
+use super::health::{Sources, Turn};
 use super::timers::TimerId;
 use crate::access::PendingPlace;
 use crate::bus::message::{PullOptions, Ticket};
@@ -299,15 +299,15 @@ impl Try {
                 ErrorClass::TimedOut,
                 format!("connection timed out: no answer within {seconds} s"),
             ),
-            Stage::Handshaking => Fault::new(
-                ErrorClass::Silent,
-                format!("the origin is silent: no {awaiting} within {seconds} s"),
-            ),
             Stage::AwaitingMedia if awaiting == KEYFRAME => Fault::new(
                 ErrorClass::TimedOut,
                 format!("no keyframe within {} s", KEYFRAME_PATIENCE.as_secs_f64()),
             ),
-            Stage::AwaitingMedia | Stage::Up => Fault::new(
+            Stage::Handshaking | Stage::AwaitingMedia => Fault::new(
+                ErrorClass::Silent,
+                format!("the origin is silent: no {awaiting} within {seconds} s"),
+            ),
+            Stage::Up => Fault::new(
                 ErrorClass::Silent,
                 format!("the origin is silent: no media within {seconds} s"),
             ),
@@ -414,7 +414,7 @@ impl Pull {
         self.lead.redirect = None;
         self.lead.held = None;
         let retries_done = if was_up { 0 } else { self.failures };
-        if self.is_hedged() || self.sources.has_untried() {
+        if self.is_hedged() || self.sources.has_untried(Turn::Any) {
             self.count_loss(was_up);
             self.failures = retries_done;
             return AfterFailure::Next;
@@ -504,7 +504,7 @@ mod tests {
 
     fn start(pull: &mut Pull) {
         pull.sources.begin_round();
-        pull.sources.next_untried();
+        pull.sources.next_untried(Turn::Any);
         pull.lead.state = PullState::Trying {
             attempt: AttemptId(1),
             stage: Stage::Connecting,

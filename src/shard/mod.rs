@@ -33,6 +33,8 @@ mod events;
 mod failover;
 #[cfg(test)]
 mod failover_tests;
+#[cfg(test)]
+mod forms_tests;
 mod gaps;
 mod health;
 mod hosts;

@@ -1,9 +1,11 @@
 //! Pulls of one shard on a virtual clock: what it wants done, action by action.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Action, Policy, PullNews, Shard, Stage};
+use super::bus_tests::NoPlayers;
+use super::{Action, PlayRequest, Policy, PullNews, Shard, Stage};
 use crate::bus::message::{Answer, Ask, IdleClose, PullOptions, Ticket};
 use crate::clock;
 use crate::config::Config;
@@ -11,10 +13,12 @@ use crate::journal::{PullRecord, Record};
 use crate::limits::REDIRECTS_MAX;
 use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::url::Login;
-use crate::media::{AttemptId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
+use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, StreamKey, TagKind};
 use crate::proto::rtsp::LowerTransport;
+use crate::stream::Packaging;
 
 const HERE: ShardId = ShardId(0);
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shard and what it has said.
@@ -26,6 +30,9 @@ pub(super) struct Scene {
     told: Vec<PullNews>,
     pub(super) kept: Vec<Record>,
     pub(super) answers: Vec<Answer>,
+    pub(super) admitted: Vec<ConnectionId>,
+    /// Players that were ended or refused.
+    pub(super) ended: Vec<ConnectionId>,
 }
 
 impl Scene {
@@ -40,7 +47,23 @@ impl Scene {
             told: Vec::new(),
             kept: Vec::new(),
             answers: Vec::new(),
+            admitted: Vec::new(),
+            ended: Vec::new(),
         }
+    }
+
+    pub(super) fn play(&mut self, stream: &str, serial: u32, packaging: Packaging) {
+        let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
+        let connection = ConnectionId { serial, shard: HERE };
+        let request = PlayRequest { connection, key: key(stream), packaging, local, peer, params };
+        self.shard.play(self.now, request);
+        self.turn();
+    }
+
+    /// What the driver does once it has read what there is.
+    pub(super) fn turn(&mut self) {
+        self.shard.tick(self.now, &mut NoPlayers);
+        self.drain();
     }
 
     fn add(&mut self, stream: &str, url: &str, retries_max: Option<u32>) {
@@ -126,7 +149,7 @@ impl Scene {
         self.dialed.last().expect("it was dialed").0
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(action) = self.shard.poll_action() {
             match action {
                 Action::Dial { attempt, url, .. } => self.dialed.push((attempt, url.authority())),
@@ -137,6 +160,12 @@ impl Scene {
                 Action::Tell(news) => self.told.push(news),
                 Action::Keep(record) => self.kept.push(record),
                 Action::Answer { answer, .. } => self.answers.push(answer),
+                Action::Send { message, .. } => self.shard.handle_message(self.now, HERE, message),
+                Action::Admit { connection } => self.admitted.push(connection),
+                Action::Refuse { connection, .. } | Action::End { connection, .. } => {
+                    self.ended.push(connection);
+                    self.shard.released(connection);
+                }
                 _ => {}
             }
         }
@@ -422,9 +451,14 @@ fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
     assert_eq!(scene.kept.len(), 1);
     scene.delete("a");
     scene.ask(add(plain));
-    // Who joins without waiting is told at once.
+    // Who joins without waiting is told at once, and finds it there after a failure, as the other does.
     scene.ask(add(PullOptions { no_wait: true, ..plain }));
     assert_eq!(scene.kept.len(), 3);
+    scene.answers.clear();
+    scene.fail(ErrorClass::Refused);
+    let stays = matches!(scene.answers[..], [Answer::Added { state: StreamState::BackingOff, .. }]);
+    assert!(stays);
+    assert_eq!((scene.state_of("a"), scene.kept.len()), (StreamState::BackingOff, 3));
 }
 
 #[test]

@@ -104,6 +104,8 @@ impl Shard {
             match state {
                 StreamState::Registered => {}
                 _ if options.no_wait => {
+                    // Its caller is told that there is one: it stays.
+                    pull.options.no_wait = true;
                     self.keep_pull(handle);
                     self.answer(ticket, Answer::Added { state, generation: handle.generation });
                     return;

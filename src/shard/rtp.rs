@@ -31,6 +31,7 @@ impl Shard {
                 // Their descriptions are void. Players of tags go on with new configurations.
                 self.end_attached(handle, |form| form == Form::Rtp, EndReason::SourceLost);
                 self.renew_replicas(handle, Form::Flv);
+                self.tell_forms(now, handle);
             }
         }
         true

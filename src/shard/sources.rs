@@ -104,7 +104,7 @@ impl Shard {
             self.suspend(now, handle, grace);
             return;
         }
-        if stream.subscribers.values().any(|subscriber| subscriber.attached) && !stream.registered {
+        if stream.is_had() && !stream.registered {
             // It had come back for players that are kept, and brought nothing.
             stream.source = Source::None { kept: true };
             stream.media.change_source();
@@ -165,6 +165,10 @@ impl Shard {
         }
         if progress.frame && !stream.registered {
             self.register(now, handle);
+        }
+        if !progress.frame {
+            // A configuration may be of another codec.
+            self.tell_forms(now, handle);
         }
         self.flush_in_time(now, handle, progress.video);
     }
@@ -279,7 +283,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("it stays");
         let (bytes, bridged) = (stream.media.bytes(), stream.media.bridged_bytes());
         stream.media.take_form(form);
-        if !stream.subscribers.values().any(|subscriber| subscriber.attached) {
+        if !stream.is_had() {
             stream.media.start_over();
         }
         self.totals.bridge_bytes_copied += bridged;
@@ -370,7 +374,7 @@ impl Shard {
     /// that is under way may have brought its configurations already, so it keeps the log.
     pub(super) fn forget_media(&mut self, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        let is_had = stream.subscribers.values().any(|subscriber| subscriber.attached);
+        let is_had = stream.is_had();
         let is_coming = stream.pull().is_some_and(|pull| pull.attempt().is_some());
         if !is_had && !is_coming && !stream.registered && stream.grace.is_none() {
             stream.media.start_over();

@@ -295,6 +295,21 @@ impl Stream {
         if self.registered { self.media.can_be(form) } else { form == self.media.form() }
     }
 
+    /// Those in which it can be played.
+    pub(super) fn forms(&self) -> impl Iterator<Item = Form> {
+        Form::ALL.into_iter().filter(|&form| self.is_playable(form))
+    }
+
+    /// Some shard has it, in any form.
+    pub(super) fn is_had(&self) -> bool {
+        self.is_had_in(|_| true)
+    }
+
+    /// Some shard has it in one of these forms.
+    pub(super) fn is_had_in(&self, of: impl Fn(Form) -> bool) -> bool {
+        self.subscribers.iter().any(|((_, form), subscriber)| of(*form) && subscriber.attached)
+    }
+
     pub(super) fn waiters(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
     }

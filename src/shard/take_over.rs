@@ -26,6 +26,7 @@ impl Shard {
             for part in parts {
                 self.media(now, handle, part);
             }
+            self.tell_forms(now, handle);
         } else if held.needs_patience() {
             self.await_keyframe(now, attempt);
         }
@@ -41,6 +42,7 @@ impl Shard {
             for part in parts {
                 self.rtp(now, handle, part);
             }
+            self.tell_forms(now, handle);
         } else if held.needs_patience() {
             self.await_keyframe(now, attempt);
         }
@@ -79,7 +81,7 @@ impl Shard {
     pub(super) fn hold_or_take_form(&mut self, handle: StreamHandle, side: Side) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let wants_video = stream.media.tracks().video.is_some();
-        let is_had = stream.subscribers.values().any(|subscriber| subscriber.attached);
+        let is_had = stream.is_had();
         let form = stream.media.form();
         let pull = stream.pull_mut().expect("only pulls are dialed");
         let way = pull.try_mut(side).expect("callers have one");
@@ -118,7 +120,7 @@ impl Shard {
         }
         self.flush_now(handle);
         let stream = self.tables.get_mut(handle).expect("it stays");
-        let is_had = stream.subscribers.values().any(|subscriber| subscriber.attached);
+        let is_had = stream.is_had();
         if is_had || registered {
             stream.media.drop_unfinished();
             stream.media.change_source();

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::ingest::{IngestBytes, Progress};
 use super::log::{Log, PacketEntry};
-use super::rtp_lane::{Given, Lane};
+use super::rtp_lane::{Given, Lane, Reported};
 use super::tracks::Tracks;
 use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
@@ -196,7 +196,8 @@ impl RtpIngest {
             }
         }
         let header = packet.header();
-        let place_ns = self.base_ns + clock.map(track, header.timestamp, now).position_ns;
+        let stamp = clock.map(track, header.timestamp, now);
+        let place_ns = self.base_ns + stamp.position_ns;
         let keyframe = lane.is_start(packet, to_ms(place_ns));
         if self.awaits_keyframe && !keyframe {
             self.dropped += 1;
@@ -208,18 +209,16 @@ impl RtpIngest {
         }
         self.awaits_keyframe = false;
         let header = lane.map(header, place_ns);
-        // B-frames step back a little; a track that was put back is reported on again.
-        let is_due =
-            lane.reported_ns.is_none_or(|last_ns| (place_ns - last_ns).abs() >= REPORT_INTERVAL_NS);
+        let is_due = lane.is_report_due(header.timestamp, place_ns, stamp.is_settled);
         if self.newest.is_none_or(|(newest_ns, _)| place_ns > newest_ns) {
             self.newest = Some((place_ns, now));
         }
         if is_due {
             let lane = &mut self.lanes[track];
-            if lane.reported_ns.is_some() {
+            if lane.reported.is_some() {
                 lane.loss.end_interval();
             }
-            self.report(log, track, place_ns);
+            self.report(log, track, Reported { timestamp: header.timestamp, place_ns });
         }
         self.write(log, track, packet, header, (place_ns, keyframe))
     }
@@ -255,17 +254,16 @@ impl RtpIngest {
     }
 
     /// Puts a sender report of the track into the log (RFC 3550, 6.4.1).
-    fn report(&mut self, log: &mut Log, track: usize, place_ns: i64) {
-        let (lane, clock) = (&mut self.lanes[track], self.clock.as_ref());
-        lane.reported_ns = Some(place_ns);
+    fn report(&mut self, log: &mut Log, track: usize, reported: Reported) {
+        let Reported { timestamp, place_ns } = reported;
+        let lane = &mut self.lanes[track];
+        lane.reported = Some(reported);
         let Some(Given { ssrc, .. }) = lane.last else { return };
-        let timestamp = clock.and_then(|clock| clock.timestamp_at(track, place_ns - self.base_ns));
-        let Some(timestamp) = timestamp else { return };
         let seconds = self.start_unix.wrapping_add_signed(place_ns.div_euclid(NS_PER_SECOND));
         let report = SenderReport {
             ssrc,
             ntp: NtpTime::from_unix(seconds, place_ns.rem_euclid(NS_PER_SECOND) as u32),
-            rtp_timestamp: lane.mapped_timestamp(timestamp),
+            rtp_timestamp: timestamp,
             packet_count: lane.packets,
             octet_count: lane.octets,
         };
@@ -309,8 +307,6 @@ fn to_ms(place_ns: i64) -> u32 {
 const JOIN_STEP_NS: i64 = 40_000_000;
 const START_NS: i64 = NS_PER_SECOND;
 const NS_PER_SECOND: i64 = 1_000_000_000;
-/// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
-const REPORT_INTERVAL_NS: i64 = 5 * NS_PER_SECOND;
 const CNAME: &str = "rillcast";
 
 #[cfg(test)]
@@ -498,6 +494,43 @@ mod tests {
         assert_eq!(scene.entries().iter().filter(|of| of.keyframe).count(), 1);
     }
 
+    /// Groups of five pictures, whose keyframes come behind these with timestamps of their own or not.
+    fn counted_with(lead: &[&[u8]], own_timestamp: bool) -> (u64, u64, u32, f64) {
+        let mut scene = Scene::new();
+        let mut sequence = 0;
+        let mut starts = Vec::new();
+        for picture in 0..15_u32 {
+            let at = 3600 * picture;
+            if picture % 5 == 0 {
+                starts.push(scene.log.next_seq() + u64::from(picture == 0));
+                for payload in lead {
+                    let of_lead = if own_timestamp { at.wrapping_sub(90) } else { at };
+                    scene.packet(0, (9, sequence, of_lead), payload);
+                    sequence += 1;
+                }
+            }
+            let payload = if picture % 5 == 0 { IDR } else { SLICE };
+            for _ in 0..2 {
+                scene.packet(0, (9, sequence, at), payload);
+                sequence += 1;
+            }
+        }
+        scene.log.flush();
+        assert_eq!(scene.log.start_seq(), starts[2]);
+        let video = scene.ingest.tracks().video.clone().expect("told");
+        (video.frames, video.keyframes, video.gop_frames, video.fps_measured)
+    }
+
+    #[test]
+    fn what_comes_before_a_keyframe_is_counted_with_it() {
+        const SETS: [&[u8]; 2] = [b"\x67\x42", b"\x68\xce"];
+        const DELIMITER: [&[u8]; 2] = [b"\x09\xf0", b"\x06\x05\0\x80"];
+        for (lead, own_timestamp) in [(SETS, true), (SETS, false), (DELIMITER, false)] {
+            let (frames, keyframes, gop_frames, fps) = counted_with(&lead, own_timestamp);
+            assert_eq!((frames, keyframes, gop_frames, fps), (15, 3, 5, 25.0), "{lead:?}");
+        }
+    }
+
     #[test]
     fn a_recovery_point_is_a_start() {
         let mut scene = Scene::new();
@@ -523,6 +556,29 @@ mod tests {
         scene.packet(0, (9, 13, 90_000 * 14), SLICE);
         let reports = |channel| scene.entries().iter().filter(|of| of.channel == channel).count();
         assert_eq!((reports(1), reports(3)), (4, 3));
+    }
+
+    #[test]
+    fn track_that_moves_is_reported_on_when_it_has() {
+        let mut scene = Scene::new();
+        scene.packet(0, (9, 0, 0), IDR);
+        // 160 ms late.
+        scene.now += Duration::from_millis(160);
+        scene.packet(1, (8, 0, 0), &[1]);
+        for (track, ssrc) in [(0, 9), (1, 8)] {
+            let (ntp, rtp_timestamp) = (NtpTime::from_unix(1_700_000_000, 0), 0);
+            let (packet_count, octet_count) = (0, 0);
+            let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
+            scene.part(RtpPart::Report { track, report: Some(report), bytes: Bytes::new() });
+        }
+        for packet in 1..20_u16 {
+            scene.packet(1, (8, packet, 160 * u32::from(packet)), &[1]);
+        }
+        let entries = scene.entries();
+        let reported: Vec<u32> =
+            entries.iter().filter(|of| of.channel == 3).map(|of| of.timestamp_ms).collect();
+        // As soon as it is where it belongs, which takes 213 ms of media.
+        assert_eq!(reported, [1160, 1220]);
     }
 
     #[test]

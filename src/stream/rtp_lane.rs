@@ -16,6 +16,8 @@ pub(super) struct Lane {
     format: Format,
     codec: Codec,
     access: RandomAccess,
+    /// The packet belongs to the start before it, whose timestamp may be another one.
+    is_led: bool,
     starts: StartPoints,
     /// Timestamp of the last packet that came.
     newest: Option<u32>,
@@ -27,8 +29,8 @@ pub(super) struct Lane {
     pub(super) last: Option<Given>,
     /// Timestamp of the frame that was counted last.
     counted: Option<u32>,
-    /// Where its last sender report lies on the timeline.
-    pub(super) reported_ns: Option<i64>,
+    /// What its last sender report told.
+    pub(super) reported: Option<Reported>,
     /// Timestamp of the newest picture, and where in the log it begins.
     picture: Option<(u32, u64)>,
     /// Where players are of the source before; what lies before that is not for them.
@@ -63,6 +65,13 @@ pub(super) struct Given {
     place_ns: i64,
 }
 
+/// A timestamp that players were told to lie there on the timeline.
+#[derive(Clone, Copy)]
+pub(super) struct Reported {
+    pub(super) timestamp: u32,
+    pub(super) place_ns: i64,
+}
+
 impl Lane {
     pub(super) fn new(format: &Format) -> Self {
         let codec = format.codec();
@@ -79,13 +88,14 @@ impl Lane {
             format: format.clone(),
             codec,
             access: RandomAccess::new(codec),
+            is_led: false,
             starts: StartPoints::default(),
             newest: None,
             sets: is_known_video.then(|| format.parameter_sets()),
             mapping: None,
             last: None,
             counted: None,
-            reported_ns: None,
+            reported: None,
             picture: None,
             floor_ns: None,
             loss: Loss::default(),
@@ -157,6 +167,7 @@ impl Lane {
         }
         let timestamp = packet.header().timestamp;
         let begins_picture = self.newest.replace(timestamp) != Some(timestamp);
+        self.is_led = self.access.leads();
         let is_keyframe = self.access.is_start(packet);
         (begins_picture || is_keyframe) && self.starts.is_start(is_keyframe, time_ms)
     }
@@ -178,9 +189,16 @@ impl Lane {
         header
     }
 
-    /// The timestamp that players get for one of the source's.
-    pub(super) fn mapped_timestamp(&self, timestamp: u32) -> u32 {
-        timestamp.wrapping_add(self.mapping.map_or(0, |mapping| mapping.timestamp_offset))
+    /// Whether players are to be told where a timestamp of theirs lies: none was told, or long ago, or
+    /// what was told does not hold any more and what is told now will.
+    pub(super) fn is_report_due(&self, timestamp: u32, place_ns: i64, is_settled: bool) -> bool {
+        let Some(last) = self.reported else { return true };
+        let passed_ns = place_ns - last.place_ns;
+        let ticks = i64::from(timestamp.wrapping_sub(last.timestamp).cast_signed());
+        let told_ns = ticks * 1_000_000_000 / i64::from(self.format.clock_rate.max(1));
+        // B-frames step back a little; a track that was put back is reported on again.
+        let is_old = passed_ns.abs() >= REPORT_INTERVAL_NS;
+        is_old || is_settled && (passed_ns - told_ns).abs() >= REPORT_OFF_NS
     }
 
     /// Counts a packet that was given out, and reads what it tells of the track.
@@ -203,9 +221,12 @@ impl Lane {
             self.counted.replace(packet.header().timestamp) != Some(packet.header().timestamp);
         let kind =
             if self.format.kind == TrackKind::Video { TagKind::Video } else { TagKind::Audio };
-        if is_new {
+        let entry = Entry { kind, ..*entry };
+        if is_new && !self.is_led {
             tracks.set_loss(kind, self.loss.percent());
-            tracks.count(&Entry { kind, ..*entry });
+            tracks.count(&entry);
+        } else if entry.keyframe {
+            tracks.count_keyframe(&entry);
         }
     }
 }
@@ -249,6 +270,12 @@ impl Mapping {
         }
     }
 }
+
+/// Media time between the reports of a track (RFC 3550, 6.2: 5 s at the least).
+const REPORT_INTERVAL_NS: i64 = 5_000_000_000;
+
+/// What players may believe wrongly of a track's place until its next report.
+const REPORT_OFF_NS: i64 = 1_000_000;
 
 /// Tracks of a source lie closer together than this.
 const FLOOR_MEMORY_NS: i64 = 1_000_000_000;

@@ -80,6 +80,15 @@ impl Tracks {
         }
     }
 
+    /// The frame that was counted last is a keyframe.
+    pub(super) fn count_keyframe(&mut self, entry: &Entry) {
+        if let Some(track) = self.slot(entry.kind).and_then(Option::as_mut) {
+            track.frames_since_keyframe = track.frames_since_keyframe.saturating_sub(1);
+            track.begin_gop(entry.timestamp_ms);
+            track.frames_since_keyframe = 1;
+        }
+    }
+
     fn slot(&mut self, kind: TagKind) -> Option<&mut Option<Track>> {
         match kind {
             TagKind::Video => Some(&mut self.video),
@@ -152,20 +161,24 @@ impl Track {
             self.last_ms = Some(entry.timestamp_ms);
         }
         if entry.keyframe {
-            if let Some(keyframe_ms) = self.keyframe_ms {
-                let interval = distance(keyframe_ms, entry.timestamp_ms);
-                self.gop_interval_ms = u32::try_from(interval).unwrap_or(0);
-                self.gop_frames = self.frames_since_keyframe;
-                if self.gop_interval_ms > 0 {
-                    let per_second = f64::from(self.gop_frames) * 1000.0;
-                    self.fps_measured = per_second / f64::from(self.gop_interval_ms);
-                }
-            }
-            self.keyframe_ms = Some(entry.timestamp_ms);
-            self.keyframes += 1;
-            self.frames_since_keyframe = 0;
+            self.begin_gop(entry.timestamp_ms);
         }
         self.frames += 1;
         self.frames_since_keyframe += 1;
+    }
+
+    fn begin_gop(&mut self, timestamp_ms: u32) {
+        if let Some(keyframe_ms) = self.keyframe_ms {
+            let interval = distance(keyframe_ms, timestamp_ms);
+            self.gop_interval_ms = u32::try_from(interval).unwrap_or(0);
+            self.gop_frames = self.frames_since_keyframe;
+            if self.gop_interval_ms > 0 {
+                let per_second = f64::from(self.gop_frames) * 1000.0;
+                self.fps_measured = per_second / f64::from(self.gop_interval_ms);
+            }
+        }
+        self.keyframe_ms = Some(timestamp_ms);
+        self.keyframes += 1;
+        self.frames_since_keyframe = 0;
     }
 }

@@ -4,7 +4,7 @@
 //! Every connection plays the file from its beginning, and is kept on record with what was asked.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle, sleep};
@@ -12,26 +12,31 @@ use std::time::{Duration, Instant};
 
 use super::player::is_wait;
 use super::rtp::{Packet, description};
-use super::rtp_media::{Media, Plan, Timed};
-use super::rtsp::{Item, Message, Reader, first_of_pair, interleaved, transport_parameter};
-use super::rtsp_player::udp_pair;
+use super::rtp_media::{Media, Plan};
+use super::rtsp::{Item, Message, Reader, interleaved};
 use super::{LIVENESS, wait_until};
 
 mod auth;
+mod delivery;
 mod habits;
 
 pub use habits::{Access, Control, Cseq, Habits, KeepAlive, Loss, Ssrc, Stage};
 
 use auth::is_allowed;
+use delivery::Setup;
 
 /// One connection's record.
 #[derive(Debug, Clone, Default)]
 pub struct Connection {
     /// The methods of the requests, in their order.
     pub asked: Vec<String>,
+    /// The stages that it came to, in their order.
+    pub reached: Vec<Stage>,
     pub is_closed: bool,
     /// The camera closed it, because nobody kept the session alive.
     pub is_timed_out: bool,
+    /// The ports of the source that it named in place of its own.
+    pub other_sources: Vec<Arc<UdpSocket>>,
 }
 
 /// The camera.
@@ -59,10 +64,16 @@ impl Camera {
 
     #[track_caller]
     pub fn start_with(habits: Habits, file: &str, plan: Plan) -> Self {
+        Self::start_of(habits, Media::of(file, plan))
+    }
+
+    /// A camera that sends this.
+    #[track_caller]
+    pub fn start_of(habits: Habits, media: Media) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         listener.set_nonblocking(true).expect("a nonblocking listener");
-        let media = Arc::new(Media::of(file, plan));
+        let media = Arc::new(media);
         let shared = Arc::new(Shared {
             habits: Mutex::new(habits),
             records: Mutex::default(),
@@ -99,13 +110,13 @@ impl Camera {
         self.connections().iter().filter(|connection| !connection.is_closed).count()
     }
 
-    /// Waits until the newest connection has asked for this.
+    /// Waits until a connection after the first `before` has come to this stage.
     #[track_caller]
-    pub fn wait_asked(&self, before: usize, method: &str) {
-        wait_until(LIVENESS, &format!("the camera is asked for {method}"), || {
+    pub fn wait_reached(&self, before: usize, stage: Stage) {
+        wait_until(LIVENESS, &format!("the camera is at {stage:?}"), || {
             let connections = self.connections();
             let new = connections.get(before..).unwrap_or_default();
-            new.iter().any(|connection| connection.asked.iter().any(|asked| asked == method))
+            new.iter().any(|connection| connection.reached.contains(&stage))
         });
     }
 
@@ -148,21 +159,6 @@ fn accept(shared: &Arc<Shared>, media: &Arc<Media>, socket: TcpStream) {
     };
     let run = move || link.run();
     Builder::new().name("camera connection".into()).spawn(run).expect("a thread");
-}
-
-/// How a track goes out.
-#[derive(Debug)]
-enum Setup {
-    Tcp { track: usize, channel: u8 },
-    Udp { track: usize, sockets: [UdpSocket; 2] },
-}
-
-impl Setup {
-    fn track(&self) -> usize {
-        match self {
-            Self::Tcp { track, .. } | Self::Udp { track, .. } => *track,
-        }
-    }
 }
 
 /// A connection under way.
@@ -228,7 +224,8 @@ impl Link {
             self.reply(request, 200, &[], "")?;
             return Ok(false);
         }
-        let stage = Stage::of(&method);
+        let stage = self.stage_of(request);
+        self.record(|connection| connection.reached.extend(stage));
         if self.is_stalled || (stage.is_some() && self.habits.stall == stage) {
             self.is_stalled = true;
             return Ok(true);
@@ -260,6 +257,19 @@ impl Link {
             _ => self.reply(request, 501, &[], "")?,
         }
         Ok(true)
+    }
+
+    /// The stage that a request begins; media follows PLAY.
+    fn stage_of(&self, request: &Message) -> Option<Stage> {
+        Some(match request.method() {
+            "OPTIONS" => Stage::Options,
+            "DESCRIBE" if request.header("authorization").is_some() => Stage::Login,
+            "DESCRIBE" => Stage::Describe,
+            "SETUP" if self.setups.is_empty() => Stage::Setup,
+            "SETUP" => Stage::SecondSetup,
+            "PLAY" => Stage::Play,
+            _ => return None,
+        })
     }
 
     fn note_alive(&mut self, method: &str) {
@@ -332,54 +342,6 @@ impl Link {
         self.reply(request, 200, &headers, &body)
     }
 
-    fn set_up(&mut self, request: &Message) -> std::io::Result<()> {
-        let asked = request.header("transport").unwrap_or_default().to_owned();
-        let formats = &self.media.formats;
-        let named = formats.iter().position(|format| request.uri().ends_with(&format.control));
-        let is_aggregate = self.habits.control == Control::AggregateOnly;
-        let Some(track) = named.or_else(|| is_aggregate.then_some(0)) else {
-            return self.reply(request, 404, &[], "");
-        };
-        let is_tcp = asked.contains("RTP/AVP/TCP");
-        if !is_tcp && self.habits.udp_refused {
-            return self.reply(request, 461, &[], "");
-        }
-        let ssrc = match (self.habits.ssrc, self.media.rtp(track).first()) {
-            (Ssrc::True, Some(packet)) => Some(packet.ssrc),
-            (Ssrc::False, _) => Some(0xdead_beef),
-            _ => None,
-        };
-        let mut parts = Vec::new();
-        if is_tcp {
-            let channel = transport_parameter(&asked, "interleaved").and_then(first_of_pair::<u8>);
-            let channel = channel.unwrap_or(0);
-            parts.extend(["RTP/AVP/TCP", "unicast"].map(str::to_owned));
-            parts.push(format!("interleaved={channel}-{}", channel + 1));
-            self.setups.push(Setup::Tcp { track, channel });
-        } else {
-            let client = transport_parameter(&asked, "client_port").and_then(first_of_pair::<u16>);
-            let Some(client) = client else { return self.reply(request, 461, &[], "") };
-            let sockets = udp_pair(self.socket.local_addr()?.ip());
-            let peer: IpAddr = self.socket.peer_addr()?.ip();
-            for (socket, port) in sockets.iter().zip([client, client + 1]) {
-                socket.connect((peer, port))?;
-            }
-            let port = sockets[0].local_addr()?.port();
-            parts.extend(["RTP/AVP", "unicast"].map(str::to_owned));
-            parts.push(format!("client_port={client}-{}", client + 1));
-            parts.push(format!("server_port={port}-{}", port + 1));
-            self.setups.push(Setup::Udp { track, sockets });
-        }
-        parts.extend(ssrc.map(|ssrc| format!("ssrc={ssrc:08X}")));
-        let separator = if self.habits.spaced_transport { " ; " } else { ";" };
-        let transport = parts.join(separator);
-        let session = match self.habits.timeout {
-            Some(timeout) => format!("12345678;timeout={}", timeout.as_secs()),
-            None => "12345678".to_owned(),
-        };
-        self.reply(request, 200, &[("Transport", &transport), ("Session", &session)], "")
-    }
-
     fn play(&mut self, request: &Message) -> std::io::Result<()> {
         if self.habits.control == Control::PerTrack && !request.uri().contains("/track") {
             return self.reply(request, 459, &[], "");
@@ -395,8 +357,10 @@ impl Link {
             let start = |setup: &Setup| {
                 let track = setup.track();
                 let packets = self.media.rtp(track);
-                let Packet { sequence, timestamp, .. } = &packets[0];
+                let Packet { sequence, .. } = &packets[0];
                 let control = &self.media.formats[track].control;
+                // Of all tracks at the start of the range (RFC 2326, 12.33).
+                let timestamp = self.media.start_timestamp;
                 format!("url={base}/{control};seq={sequence};rtptime={timestamp}")
             };
             let starts: Vec<String> = self.setups.iter().map(start).collect();
@@ -406,6 +370,7 @@ impl Link {
             self.reply(request, 200, &[], "")?;
         }
         self.start.get_or_insert_with(Instant::now);
+        self.record(|connection| connection.reached.push(Stage::Media));
         Ok(())
     }
 
@@ -448,30 +413,6 @@ impl Link {
             self.next += 1;
         }
         Ok(())
-    }
-
-    fn send(&mut self, packet: &Timed) -> std::io::Result<()> {
-        let setup = self.setups.iter().find(|setup| setup.track() == packet.track);
-        match setup {
-            None => Ok(()),
-            Some(Setup::Udp { sockets, .. }) => {
-                // The relay may have closed its port.
-                let _ = sockets[usize::from(packet.is_rtcp)].send(&packet.bytes);
-                Ok(())
-            }
-            Some(Setup::Tcp { channel, .. }) => {
-                let channel = channel + u8::from(packet.is_rtcp);
-                let bytes = interleaved(channel, &packet.bytes);
-                let stray = self.habits.payload_type_50 && !packet.is_rtcp && self.next % 5 == 1;
-                let stray = stray.then(|| {
-                    let mut twin = packet.bytes.clone();
-                    twin[1] = 50;
-                    twin.truncate(40);
-                    interleaved(channel, &twin)
-                });
-                self.socket.write_all(&[bytes, stray.unwrap_or_default()].concat())
-            }
-        }
     }
 }
 

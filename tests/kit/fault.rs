@@ -27,7 +27,7 @@ pub enum Mode {
     /// The listener's queue is full, so that the kernel drops each SYN.
     SynDropped,
     Refused,
-    /// Accepted and reset at once.
+    /// Reset: those who come as soon as they are accepted, those who are being served at once.
     Reset,
     AcceptedSilent,
     /// C0 and C1 are read, nothing is answered.
@@ -128,7 +128,8 @@ impl Origin {
         origin
     }
 
-    /// Switches. Connections that were being served fall silent; `Refused` cuts them all.
+    /// Switches. Connections that were being served fall silent; `Refused` cuts them all, `Reset` resets
+    /// them.
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().expect("no panic while locked") = mode;
         let epoch = self.shared.epoch.fetch_add(1, Ordering::SeqCst) + 1;
@@ -317,7 +318,14 @@ impl Link {
                 Err(_) => return Err(Over),
             }
         }
-        self.hold()
+        if self.mode() == Mode::Reset { self.reset() } else { self.hold() }
+    }
+
+    /// Has the kernel send RST, and no FIN, when the last handle goes.
+    fn reset(&mut self) -> Result<(), Over> {
+        socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO))?;
+        self.record(|connection| connection.cut = true);
+        Err(Over)
     }
 
     /// Holds until the origin is healthy, then sends.

@@ -12,6 +12,7 @@
 
 pub mod browser;
 pub mod camera;
+pub mod cancel;
 pub mod compare;
 pub mod config;
 pub mod fault;
@@ -31,6 +32,7 @@ pub mod rtmp_publisher;
 pub mod rtp;
 pub mod rtp_media;
 pub mod rtsp;
+pub mod rtsp_crowd;
 pub mod rtsp_peers;
 pub mod rtsp_player;
 pub mod rtsp_publisher;
@@ -121,6 +123,18 @@ impl Drop for TempDir {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
+}
+
+/// Numbers that look like noise, the same each time.
+pub fn noise(seed: u32, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
 }
 
 /// A port that was free a moment ago.

@@ -153,36 +153,29 @@ impl Relay {
     /// The sum of a metric over its labels, such as shards.
     #[track_caller]
     pub fn metric(&self, name: &str) -> u64 {
-        self.samples(name).iter().map(|(_, value)| value).sum()
+        sum(&self.samples(name))
     }
 
     /// What the relay holds, by kind, over all shards. The socket of the question counts.
     #[track_caller]
     pub fn ledger(&self) -> Ledger {
-        let mut ledger = Ledger::new();
-        for (labels, value) in self.samples("rillcast_ledger") {
-            let kind = labels.split("kind=\"").nth(1).and_then(|rest| rest.split('"').next());
-            *ledger.entry(kind.expect("a kind").to_owned()).or_default() += value;
-        }
-        assert!(!ledger.is_empty(), "no rillcast_ledger in /metrics");
-        ledger
+        ledger_of(&self.metrics())
     }
 
     /// Labels and value of each sample of a metric.
     #[track_caller]
     pub fn samples(&self, name: &str) -> Vec<(String, u64)> {
-        let reply = self.api.get("/metrics");
-        assert_eq!(reply.status, 200, "/metrics");
-        let text = reply.text();
-        let sample = |line: &str| {
-            let (head, value) = line.rsplit_once(' ')?;
-            let (found, labels) = head.split_once('{').unwrap_or((head, ""));
-            let value = value.parse::<f64>().ok()? as u64;
-            (found == name).then(|| (labels.to_owned(), value))
-        };
-        let samples: Vec<(String, u64)> = text.lines().filter_map(sample).collect();
+        let text = self.metrics();
+        let samples = samples_of(&text, name);
         assert!(!samples.is_empty(), "no {name} in /metrics:\n{text}");
         samples
+    }
+
+    #[track_caller]
+    fn metrics(&self) -> String {
+        let reply = self.api.get("/metrics");
+        assert_eq!(reply.status, 200, "/metrics");
+        reply.text()
     }
 
     pub fn open_fds(&self) -> usize {
@@ -207,7 +200,8 @@ impl Relay {
             pause(Duration::from_millis(20));
             self.open_fds()
         });
-        Holdings { ledger, fds: counts.min().expect("there are looks") }
+        let udp_pairs_free = self.udp_pairs_free();
+        Holdings { ledger, fds: counts.min().expect("there are looks"), udp_pairs_free }
     }
 
     /// Whether what is held has somebody to whom it belongs.
@@ -219,10 +213,26 @@ impl Relay {
 
     #[track_caller]
     pub fn holdings_now(&self) -> Holdings {
-        Holdings { ledger: self.ledger(), fds: self.open_fds() }
+        let text = self.metrics();
+        let udp_pairs_free = sum(&samples_of(&text, UDP_PAIRS_FREE));
+        Holdings { ledger: ledger_of(&text), fds: self.open_fds(), udp_pairs_free }
     }
 
-    /// Ledger and descriptors are exactly as they were. Sockets of the kit that the relay has yet
+    /// Pairs of UDP ports that nobody has.
+    #[track_caller]
+    pub fn udp_pairs_free(&self) -> u64 {
+        self.metric(UDP_PAIRS_FREE)
+    }
+
+    /// Waits until so many pairs of UDP ports are free, as when all of their owners are gone.
+    #[track_caller]
+    pub fn wait_udp_pairs_free(&self, count: u64) {
+        wait_until(LIVENESS, &format!("{count} pairs of ports are free"), || {
+            self.udp_pairs_free() == count
+        });
+    }
+
+    /// Ledger, descriptors and free ports are exactly as they were. Sockets of the kit that the relay has yet
     /// to see closed are waited for.
     #[track_caller]
     pub fn assert_back_to(&self, start: &Holdings, what: &str) {
@@ -267,12 +277,47 @@ impl Relay {
     }
 }
 
-/// A moment's ledger and open descriptors.
+/// A moment's ledger, open descriptors and free ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holdings {
     pub ledger: Ledger,
     pub fds: usize,
+    pub udp_pairs_free: u64,
 }
+
+/// Labels and value of each sample of a metric in a page of them.
+fn samples_of(text: &str, name: &str) -> Vec<(String, u64)> {
+    let sample = |line: &str| {
+        let (head, value) = line.rsplit_once(' ')?;
+        let (found, labels) = head.split_once('{').unwrap_or((head, ""));
+        let value = value.parse::<f64>().ok()? as u64;
+        (found == name).then(|| (labels.to_owned(), value))
+    };
+    text.lines().filter_map(sample).collect()
+}
+
+fn sum(samples: &[(String, u64)]) -> u64 {
+    samples.iter().map(|(_, value)| value).sum()
+}
+
+/// The value of a label.
+#[track_caller]
+pub fn label(labels: &str, name: &str) -> String {
+    let value = labels.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+    value.unwrap_or_else(|| panic!("no {name} in {labels:?}")).to_owned()
+}
+
+#[track_caller]
+fn ledger_of(text: &str) -> Ledger {
+    let mut ledger = Ledger::new();
+    for (labels, value) in samples_of(text, "rillcast_ledger") {
+        *ledger.entry(label(&labels, "kind")).or_default() += value;
+    }
+    assert!(!ledger.is_empty(), "no rillcast_ledger in /metrics");
+    ledger
+}
+
+const UDP_PAIRS_FREE: &str = "rillcast_udp_port_pairs_free";
 
 /// The kinds that the last line must name.
 const LEDGER_KINDS: [&str; 9] = [

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::flv::{self, Kind, Role, Tag};
-use super::rtp::{Codec, Format, Packet, SenderReport};
+use super::rtp::{Codec, Format, Packet, SenderReport, sender_reports};
 use super::rtsp_player::Recording;
 use super::units::{self, Unit, split_nals};
 
@@ -25,14 +25,79 @@ pub struct Plan {
     pub turns: u32,
     /// The first sender report of each track; they go on each second.
     pub report_after_ms: u32,
+    /// How much later than its timestamps say sound is sent.
+    pub audio_late_ms: u32,
     /// Each picture of H.264 begins with a delimiter and a message, in packets of their own.
     pub leads: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { sets: Sets::Everywhere, turns: 3, report_after_ms: 0, leads: false }
+        Self {
+            sets: Sets::Everywhere,
+            turns: 3,
+            report_after_ms: 0,
+            audio_late_ms: 0,
+            leads: false,
+        }
     }
+}
+
+/// What becomes of a source while it sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Its clock is set by so many ms: timestamps and sender reports.
+    Clock(i32),
+    /// Another SSRC, with a sequence and timestamps of its own.
+    Ssrc,
+    /// The sequence numbers begin anew.
+    Sequence,
+}
+
+impl Change {
+    fn of_packet(self, packet: Packet, track: usize, clock_rate: u32) -> Packet {
+        let Packet { sequence, timestamp, ssrc, .. } = packet;
+        match self {
+            Self::Clock(ms) => {
+                let timestamp = timestamp.wrapping_add(ticks(ms, clock_rate));
+                Packet { timestamp, ..packet }
+            }
+            Self::Ssrc => Packet {
+                ssrc: !ssrc,
+                sequence: sequence.wrapping_add(12_345),
+                timestamp: timestamp.wrapping_add(new_base(track)),
+                ..packet
+            },
+            Self::Sequence => Packet { sequence: sequence.wrapping_add(23_456), ..packet },
+        }
+    }
+
+    fn of_report(self, report: SenderReport, track: usize, clock_rate: u32) -> SenderReport {
+        let SenderReport { ssrc, ntp, timestamp } = report;
+        match self {
+            Self::Clock(ms) => SenderReport {
+                ntp: ntp.wrapping_add_signed((i64::from(ms) << 32) / 1000),
+                timestamp: timestamp.wrapping_add(ticks(ms, clock_rate)),
+                ..report
+            },
+            Self::Ssrc => SenderReport {
+                ssrc: !ssrc,
+                timestamp: timestamp.wrapping_add(new_base(track)),
+                ..report
+            },
+            Self::Sequence => report,
+        }
+    }
+}
+
+/// Ticks of a clock in so many ms.
+fn ticks(ms: i32, clock_rate: u32) -> u32 {
+    (i64::from(ms) * i64::from(clock_rate) / 1000) as u32
+}
+
+/// By how much a new source's timestamps are elsewhere.
+fn new_base(track: usize) -> u32 {
+    [0x3000_0000, 0xa123_4567][track % 2]
 }
 
 /// An RTP or RTCP packet and its time.
@@ -50,6 +115,8 @@ pub struct Media {
     pub packets: Vec<Timed>,
     /// What the packets carry.
     pub units: Vec<Unit>,
+    /// The timestamp of all tracks at 0 ms.
+    pub start_timestamp: u32,
 }
 
 /// A track in the making.
@@ -57,7 +124,6 @@ struct Track {
     format: Format,
     sets: Vec<Vec<u8>>,
     sequence: u16,
-    timestamp_base: u32,
     ssrc: u32,
     next_report_ms: u32,
 }
@@ -92,16 +158,18 @@ impl Media {
             let of_tag = |(_, track): &(usize, &mut Track)| track.format.codec.kind() == tag.kind;
             let found = tracks.iter_mut().enumerate().find(of_tag);
             let (index, track) = found.expect("each tag has a track");
-            let timed =
-                |is_rtcp, bytes| Timed { track: index, at_ms: tag.timestamp_ms, is_rtcp, bytes };
+            let late_ms = if tag.kind == Kind::Audio { plan.audio_late_ms } else { 0 };
+            let at_ms = tag.timestamp_ms + late_ms;
+            let timed = |is_rtcp, bytes| Timed { track: index, at_ms, is_rtcp, bytes };
             if tag.timestamp_ms >= track.next_report_ms {
                 track.next_report_ms = tag.timestamp_ms + 1000;
                 packets.push(timed(true, track.report(tag.timestamp_ms)));
             }
             packets.extend(track.packets(unit, plan).map(|bytes| timed(false, bytes)));
         }
+        packets.sort_by_key(|packet| packet.at_ms);
         let formats = tracks.into_iter().map(|track| track.format).collect();
-        Self { formats, packets, units }
+        Self { formats, packets, units, start_timestamp: START_TIMESTAMP }
     }
 
     /// Four seconds of noise under the names of encodings that the relay does not know.
@@ -141,7 +209,23 @@ impl Media {
                 }
             }
         }
-        Self { formats, packets, units: Vec::new() }
+        Self { formats, packets, units: Vec::new(), start_timestamp: 0 }
+    }
+
+    /// The same, whose source changes at this time.
+    #[must_use]
+    pub fn changed(mut self, at_ms: u32, change: Change) -> Self {
+        for timed in self.packets.iter_mut().filter(|timed| timed.at_ms >= at_ms) {
+            let clock_rate = self.formats[timed.track].clock_rate;
+            timed.bytes = if timed.is_rtcp {
+                let reports = sender_reports(&timed.bytes).expect("made here");
+                change.of_report(reports[0], timed.track, clock_rate).encode()
+            } else {
+                let packet = Packet::parse(&timed.bytes).expect("made here");
+                change.of_packet(packet, timed.track, clock_rate).encode()
+            };
+        }
+        self
     }
 
     /// The RTP packets of a track.
@@ -213,7 +297,6 @@ impl Track {
             sets,
             // Wraps soon.
             sequence: 65_500 + u16::from(number),
-            timestamp_base: u32::MAX - 90_000,
             ssrc: 0x1234_5670 + u32::from(number),
             next_report_ms: plan.report_after_ms,
         }
@@ -221,7 +304,7 @@ impl Track {
 
     fn timestamp(&self, ms: f64) -> u32 {
         let ticks = (ms * f64::from(self.format.clock_rate) / 1000.0).round() as i64;
-        self.timestamp_base.wrapping_add(ticks as u32)
+        START_TIMESTAMP.wrapping_add(ticks as u32)
     }
 
     fn report(&self, ms: u32) -> Vec<u8> {
@@ -363,5 +446,8 @@ const AAC_RATES: [u32; 13] = [
 const DELIMITER: &[u8] = &[0x09, 0xf0];
 const MESSAGE: &[u8] =
     &[0x06, 5, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, b'h', b'i', 0x80];
+
+/// Wraps soon.
+const START_TIMESTAMP: u32 = u32::MAX - 90_000;
 
 const PAYLOAD_LEN_MAX: usize = 1200;

@@ -160,7 +160,8 @@ impl FilePlayer {
         Self { what, process, dir, gstreamer: None }
     }
 
-    /// GStreamer, H.264 and AAC into a file each; it tells no times.
+    /// GStreamer, H.264 and AAC into a file each, behind headers that have each buffer's time. It goes
+    /// by timestamps and sender reports alone: its times by default are those of arrival, smoothed.
     #[track_caller]
     pub fn gstreamer(url: &str, lower: Lower) -> Self {
         let dir = TempDir::new("gstreamer-player");
@@ -168,15 +169,14 @@ impl FilePlayer {
         let protocols = format!("protocols={}", lower.name());
         let files = ["video", "audio"]
             .map(|name| format!("location={}", dir.file(&format!("got.{name}")).display()));
-        // Units behind their lengths would run into each other: Annex B tells them apart.
         let mut command = Command::new("gst-launch-1.0");
         command.args(["-q", "rtspsrc", "name=s", &place, &protocols, "latency=100"]);
+        command.args(["buffer-mode=none"]);
         command.args(["s.", "!", "application/x-rtp,media=video", "!", "rtph264depay"]);
-        command.args(["!", "video/x-h264,stream-format=byte-stream,alignment=nal"]);
+        command.args(["!", "video/x-h264,stream-format=byte-stream,alignment=au", "!", "gdppay"]);
         command.args(["!", "filesink", "buffer-mode=unbuffered", &files[0]]);
         command.args(["s.", "!", "application/x-rtp,media=audio", "!", "rtpmp4gdepay"]);
-        command.args(["!", "aacparse", "!", "audio/mpeg,stream-format=adts"]);
-        command.args(["!", "filesink", "buffer-mode=unbuffered", &files[1]]);
+        command.args(["!", "gdppay", "!", "filesink", "buffer-mode=unbuffered", &files[1]]);
         command.stdout(Stdio::null());
         let what = format!("GStreamer from {url} over {}", lower.name());
         let process = Process::start(&what, &mut command, dir.file("stderr.log"));
@@ -228,7 +228,9 @@ impl FilePlayer {
             return listed_units(&self.dir);
         }
         let read = |name: &str| std::fs::read(self.dir.file(name)).unwrap_or_default();
-        [pictures_of_annex_b(&read("got.video")), sounds_of_adts(&read("got.audio"))].concat()
+        let pictures = gstreamer_buffers(&read("got.video")).into_iter().map(gstreamer_picture);
+        let sounds = gstreamer_buffers(&read("got.audio")).into_iter().map(gstreamer_sound);
+        pictures.chain(sounds).collect()
     }
 
     /// Ends it; a player of its kind heeds that only while media comes.
@@ -298,42 +300,36 @@ fn nals_of_annex_b(bytes: &[u8]) -> Vec<Vec<u8>> {
     nals.filter(|nal| !nal.is_empty()).collect()
 }
 
-/// H.264 behind start codes. The last picture may go on, and is left out.
-fn pictures_of_annex_b(bytes: &[u8]) -> Vec<Unit> {
-    let mut pictures: Vec<Vec<Vec<u8>>> = vec![Vec::new()];
-    for nal in nals_of_annex_b(bytes) {
-        // The first slice of a picture: `first_mb_in_slice` is 0. What goes before it is its own.
-        let is_slice = matches!(nal[0] & 0x1f, 1 | 5);
-        let has_slice = |nals: &[Vec<u8>]| nals.iter().any(|nal| matches!(nal[0] & 0x1f, 1 | 5));
-        let begins = !is_slice || nal.get(1).is_some_and(|byte| byte & 0x80 != 0);
-        if begins && pictures.last().is_some_and(|nals| has_slice(nals)) {
-            pictures.push(Vec::new());
+/// Time in ms, NaN where there is none, and bytes of each whole buffer behind its header (GStreamer Data
+/// Protocol 1.0): type at 4, length at 6, presentation time in ns at 10, 62 bytes in all.
+fn gstreamer_buffers(mut bytes: &[u8]) -> Vec<(f64, Vec<u8>)> {
+    let mut buffers = Vec::new();
+    while let Some((header, rest)) = bytes.split_first_chunk::<62>() {
+        let number = |at: usize, len: usize| {
+            header[at..at + len].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+        };
+        let Some(body) = rest.get(..number(6, 4) as usize) else { break };
+        if number(4, 2) == 1 {
+            let pts_ns = number(10, 8);
+            let pts_ms = if pts_ns == u64::MAX { f64::NAN } else { pts_ns as f64 / 1e6 };
+            buffers.push((pts_ms, body.to_vec()));
         }
-        pictures.last_mut().expect("never empty").push(nal);
+        bytes = &rest[body.len()..];
     }
-    pictures.pop();
-    let unit = |nals: &Vec<Vec<u8>>| Unit {
-        kind: Kind::Video,
-        pts_ms: 0.0,
-        is_keyframe: nals.iter().any(|nal| Codec::H264.is_keyframe(nal)),
-        is_pcm: false,
-        bytes: units::picture(Codec::H264, nals),
-    };
-    pictures.iter().map(unit).collect()
+    buffers
 }
 
-/// Frames behind their ADTS headers.
-fn sounds_of_adts(mut bytes: &[u8]) -> Vec<Unit> {
-    let mut units = Vec::new();
-    while let Some((head, _)) = bytes.split_first_chunk::<7>() {
-        let len =
-            usize::from(head[3] & 3) << 11 | usize::from(head[4]) << 3 | usize::from(head[5] >> 5);
-        let start = if head[1] & 1 == 1 { 7 } else { 9 };
-        let Some(frame) = bytes.get(start..len.max(start)) else { break };
-        let bytes_of = frame.to_vec();
-        let (kind, pts_ms) = (Kind::Audio, 0.0);
-        units.push(Unit { kind, pts_ms, is_keyframe: true, is_pcm: false, bytes: bytes_of });
-        bytes = &bytes[len.max(start)..];
+fn gstreamer_picture((pts_ms, bytes): (f64, Vec<u8>)) -> Unit {
+    let nals = nals_of_annex_b(&bytes);
+    Unit {
+        kind: Kind::Video,
+        pts_ms,
+        is_keyframe: nals.iter().any(|nal| Codec::H264.is_keyframe(nal)),
+        is_pcm: false,
+        bytes: units::picture(Codec::H264, &nals),
     }
-    units
+}
+
+fn gstreamer_sound((pts_ms, bytes): (f64, Vec<u8>)) -> Unit {
+    Unit { kind: Kind::Audio, pts_ms, is_keyframe: true, is_pcm: false, bytes }
 }

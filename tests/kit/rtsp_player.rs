@@ -20,6 +20,8 @@ use super::{LIVENESS, wait_until};
 /// What has been seen so far.
 #[derive(Debug, Clone, Default)]
 pub struct Recording {
+    /// All comes over the one connection, in the order in which it was sent.
+    pub is_interleaved: bool,
     pub description: String,
     pub tracks: Vec<TrackRecording>,
     pub end: Option<End>,
@@ -43,9 +45,11 @@ impl TrackRecording {
     /// Milliseconds of a timestamp, on the sender's clock.
     #[track_caller]
     fn ms_of(&self, timestamp: u32) -> f64 {
-        let (_, report) = self.reports.first().expect("a sender report has come");
-        let ticks = timestamp.wrapping_sub(report.timestamp) as i32;
-        report.ntp_ms() + f64::from(ticks) * 1000.0 / f64::from(self.format.clock_rate)
+        let since = |report: &SenderReport| timestamp.wrapping_sub(report.timestamp) as i32;
+        let mut before = self.reports.iter().rev().filter(|(_, report)| since(report) >= 0);
+        let (_, report) =
+            before.next().or_else(|| self.reports.first()).expect("a sender report has come");
+        report.ntp_ms() + f64::from(since(report)) * 1000.0 / f64::from(self.format.clock_rate)
     }
 
     /// How many units are whole: pictures by their marks, sounds as packets tell them.
@@ -74,9 +78,23 @@ impl TrackRecording {
 }
 
 impl Recording {
-    /// Whether `RTP-Info` named all tracks.
-    pub fn is_all_told(&self) -> bool {
-        self.tracks.iter().all(|track| track.start.is_some())
+    /// `RTP-Info` named each track: for players that begin where each has packets.
+    #[track_caller]
+    pub fn assert_all_told(&self, what: &str) {
+        for track in &self.tracks {
+            assert!(track.start.is_some(), "{what}: RTP-Info lacks {:?}", track.format.codec);
+        }
+    }
+
+    /// Whether the newest GOP has some of each track, and will last: what players to come begin with.
+    fn is_in_gop(&self) -> bool {
+        let units = self.units();
+        let newest_ms =
+            |is_it: fn(&&Unit) -> bool| units.iter().rfind(is_it).map(|unit| unit.pts_ms);
+        let keyframe_ms = newest_ms(|unit| unit.kind == Kind::Video && unit.is_keyframe);
+        let sound_ms = newest_ms(|unit| unit.kind == Kind::Audio);
+        let since = keyframe_ms.zip(sound_ms).map(|(keyframe_ms, sound_ms)| sound_ms - keyframe_ms);
+        since.is_some_and(|since_ms| (50.0..400.0).contains(&since_ms))
     }
 
     /// The units of all tracks by the sender's clock.
@@ -85,19 +103,32 @@ impl Recording {
         self.tracks.iter().flat_map(TrackRecording::units).collect()
     }
 
-    /// `RTP-Info` names the first packet of every track that had any by then;
-    /// each had its sender report with its first packets, and every packet and report has the SSRC
-    /// that SETUP told.
+    /// `RTP-Info` names the first packet of every track that had any by then, and no track behind one
+    /// that had none; and as [`Self::assert_reported`].
     #[track_caller]
     pub fn assert_announced(&self, what: &str) {
+        let untold = self.tracks.iter().skip_while(|track| track.start.is_some());
+        let mut told_behind = untold.filter(|track| track.start.is_some());
+        assert!(told_behind.next().is_none(), "{what}: RTP-Info lacks a track before another");
+        self.assert_reported(what);
+        for track in &self.tracks {
+            let begins = (track.packets[0].sequence, track.packets[0].timestamp);
+            let told = track.start.unwrap_or(begins);
+            let codec = track.format.codec;
+            assert_eq!(told, begins, "{what}: {codec:?} begins otherwise than RTP-Info says");
+        }
+    }
+
+    /// Each track had its sender report before its first packet, which over UDP is read a little later,
+    /// and every packet and report has the SSRC that SETUP told.
+    #[track_caller]
+    pub fn assert_reported(&self, what: &str) {
+        let after_max = if self.is_interleaved { 0 } else { REPORT_AFTER_MAX };
         for track in &self.tracks {
             let codec = track.format.codec;
             let first = track.packets.first().unwrap_or_else(|| panic!("{what}: no {codec:?}"));
-            let begins = (first.sequence, first.timestamp);
-            let told = track.start.unwrap_or(begins);
-            assert_eq!(told, begins, "{what}: {codec:?} begins otherwise than RTP-Info says");
             let before = track.reports.first().map(|(before, _)| *before);
-            let soon = before.is_some_and(|before| before <= REPORT_AFTER_MAX);
+            let soon = before.is_some_and(|before| before <= after_max);
             assert!(soon, "{what}: {codec:?} has its first sender report after {before:?} packets");
             let ssrc = track.ssrc.unwrap_or(first.ssrc);
             let reports = track.reports.iter().map(|(_, report)| report.ssrc);
@@ -160,7 +191,8 @@ impl RtspPlayer {
         }
         let played = client.demand("PLAY", &base, &[("Range", "npt=0.000-")], "");
         read_starts(&mut tracks, &urls, played.header("rtp-info").unwrap_or_default());
-        let recording = Recording { description, tracks, ..Recording::default() };
+        let is_interleaved = lower == Lower::Tcp;
+        let recording = Recording { is_interleaved, description, tracks, ..Recording::default() };
         let mut player = Self {
             what,
             seen: Arc::new(Mutex::new(recording)),
@@ -233,6 +265,15 @@ impl RtspPlayer {
                 assert!(is_open, "{}: ended ({:?}) with {have}", self.what, seen.end);
                 have >= count
             })
+        });
+    }
+
+    /// Waits until players that begin now are told of each track: for streams of H.264 or H.265, with
+    /// AAC.
+    #[track_caller]
+    pub fn wait_in_gop(&self) {
+        wait_until(LIVENESS, &format!("{}: a GOP of both tracks", self.what), || {
+            self.look(Recording::is_in_gop)
         });
     }
 

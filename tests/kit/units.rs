@@ -348,19 +348,24 @@ fn places(bytes: &[u8], part: &[u8]) -> Vec<usize> {
 /// its order, whole. For players over a faulty network.
 #[track_caller]
 pub fn assert_part_of(what: &str, sent: &[Unit], got: &[Unit], kind: Kind) -> usize {
-    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    let sent: Vec<&Unit> = sent.iter().filter(|unit| unit.kind == kind).collect();
-    for (at, unit) in sent.iter().enumerate() {
-        places.entry(&unit.bytes).or_default().push(at);
+    let places = places_of(what, sent, got, kind);
+    places.windows(2).map(|pair| pair[1] - pair[0] - 1).sum()
+}
+
+/// Which of the units of this kind that were sent each one that came is.
+#[track_caller]
+pub fn places_of(what: &str, sent: &[Unit], got: &[Unit], kind: Kind) -> Vec<usize> {
+    let mut same: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (at, unit) in sent.iter().filter(|unit| unit.kind == kind).enumerate() {
+        same.entry(&unit.bytes).or_default().push(at);
     }
-    let (mut next, mut lost) = (None, 0);
-    for unit in got.iter().filter(|unit| unit.kind == kind) {
-        let from = next.unwrap_or(0);
-        let found = places.get(unit.bytes.as_slice());
-        let place = found.and_then(|places| places.iter().find(|place| **place >= from));
+    let mut next = 0;
+    let place = |unit: &Unit| {
+        let found = same.get(unit.bytes.as_slice());
+        let place = found.and_then(|places| places.iter().find(|place| **place >= next));
         let place = *place.unwrap_or_else(|| panic!("{what}: {:.0} ms was not sent", unit.pts_ms));
-        lost += if next.is_some() { place - from } else { 0 };
-        next = Some(place + 1);
-    }
-    lost
+        next = place + 1;
+        place
+    };
+    got.iter().filter(|unit| unit.kind == kind).map(place).collect()
 }

@@ -100,7 +100,9 @@ impl Node for FakeNode {
     }
 
     async fn persisted(&self, _bound: Duration) -> bool {
-        self.world.borrow().persisted
+        let mut world = self.world.borrow_mut();
+        world.synced += 1;
+        world.persisted
     }
 
     fn journal_is_behind(&self) -> bool {
@@ -133,6 +135,7 @@ impl FakeNode {
             config: Arc::new(config),
             ready: true,
             persisted: true,
+            synced: 0,
             frozen: HashSet::new(),
             stuck: false,
             messages: VecDeque::new(),
@@ -171,6 +174,11 @@ impl FakeNode {
     /// Whether the journal takes what it is given.
     pub(in crate::api) fn set_persisted(&self, persisted: bool) {
         self.world.borrow_mut().persisted = persisted;
+    }
+
+    /// Answers that waited for the journal.
+    pub(in crate::api) fn synced(&self) -> usize {
+        self.world.borrow().synced
     }
 
     pub(in crate::api) fn set_ready(&self, ready: bool) {

@@ -24,6 +24,8 @@ pub(super) struct World {
     pub(super) config: Arc<Config>,
     pub(super) ready: bool,
     pub(super) persisted: bool,
+    /// Answers that waited for the journal.
+    pub(super) synced: usize,
     /// Shards that answer nothing.
     pub(super) frozen: HashSet<ShardId>,
     /// Sockets of attempts and connections do not close.

@@ -87,6 +87,16 @@ fn stream_changed(key: &StreamKey, what: &What, form: Form) -> Option<Map<String
         What::Registered { view: Some(view), .. } if view.form(form).playable => {
             (true, crate::api::stream_object(view, form))
         }
+        What::FormsChanged { view: Some(view), before, forms }
+            if forms.contains(&form) && !before.contains(&form) =>
+        {
+            (true, crate::api::stream_object(view, form))
+        }
+        What::FormsChanged { before, forms, .. }
+            if before.contains(&form) && !forms.contains(&form) =>
+        {
+            (false, stream(key))
+        }
         // A pull that is not tried again ends at once, which is told then.
         What::Lost { url: Some(_), next_try: None, .. } => return None,
         What::Lost { forms, .. } | What::Ended { forms, .. } if forms.contains(&form) => {
@@ -299,6 +309,12 @@ mod tests {
         let both = || Form::ALL.to_vec();
         assert_eq!(bodies(vec![Form::Flv], &config), [body("rtmp")]);
         assert_eq!(bodies(both(), &config), [body("rtmp"), body("rtsp")]);
+        let gone = What::FormsChanged { view: None, before: both(), forms: vec![Form::Flv] };
+        let told = of_event(&event(gone), &config);
+        assert_eq!(
+            told.into_iter().map(|(_, body)| Value::Object(body)).collect::<Vec<_>>(),
+            [body("rtsp")]
+        );
         config.hook.stream_changed_schemas = "ts/rtsp".to_owned();
         assert_eq!(bodies(both(), &config), [body("rtsp")]);
         config.hook.stream_changed_schemas = "ts".to_owned();

@@ -93,7 +93,8 @@ impl Hooks {
         let before = std::mem::replace(&mut self.config, config);
         if before.hook != self.config.hook {
             let hook = &self.config.hook;
-            self.queue.retarget(|of| hook.url(of).map(|url| server_of(&url)));
+            let gone = self.queue.retarget(|of| hook.url(of).map(|url| server_of(&url)));
+            gone.into_iter().for_each(|hook| self.count_dropped(hook));
             self.verdicts.forget_servers();
         }
         let hook = &self.config.hook;
@@ -318,10 +319,14 @@ impl Hooks {
     fn enter(&mut self, item: Item) {
         let max = usize::try_from(self.config.hook.queue_max).unwrap_or(usize::MAX);
         if let Some(gone) = self.queue.push(item, max) {
-            count(&self.counts.dropped);
-            // It is told again for who comes later, and says nothing of what streams do.
-            self.lost += u64::from(gone != Hook::StreamNotFound);
+            self.count_dropped(gone);
         }
+    }
+
+    fn count_dropped(&mut self, hook: Hook) {
+        count(&self.counts.dropped);
+        // It is told again for who comes later, and says nothing of what streams do.
+        self.lost += u64::from(hook != Hook::StreamNotFound);
     }
 
     fn answer(&self, asker: Asker, verdict: Verdict, shards: &mut Shards) {

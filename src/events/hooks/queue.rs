@@ -166,8 +166,9 @@ impl Queue {
     }
 
     /// The URLs have changed: what waits goes to the new servers, and what is not wanted any more
-    /// goes. What is under way holds its lane at the new server, to which it goes if it must again.
-    pub(super) fn retarget(&mut self, server_of: impl Fn(Hook) -> Option<Arc<str>>) {
+    /// goes; gives back the hooks of that. What is under way holds its lane at the new server, to which it
+    /// goes if it must again.
+    pub(super) fn retarget(&mut self, server_of: impl Fn(Hook) -> Option<Arc<str>>) -> Vec<Hook> {
         let turn = |item: &mut Item| match server_of(item.hook) {
             Some(server) => {
                 item.server = server;
@@ -175,7 +176,12 @@ impl Queue {
             }
             None => false,
         };
-        self.waiting.retain(|_, item| turn(item));
+        let mut gone = Vec::new();
+        self.waiting.retain(|_, item| {
+            let stays = turn(item);
+            gone.extend((!stays).then_some(item.hook));
+            stays
+        });
         self.absent.retain(|id| self.waiting.contains_key(id));
         self.urgent.retain_mut(|(_, item)| turn(item));
         for call in self.under_way.values_mut() {
@@ -197,6 +203,7 @@ impl Queue {
         for name in self.lanes.keys().cloned().collect::<Vec<_>>() {
             self.settle(&name);
         }
+        gone
     }
 
     /// When something may be told that may not now.
@@ -448,7 +455,8 @@ mod tests {
         queue.push(Item { hook: Hook::ProxyState, ..item("a", 2) }, 10);
         let (id, ..) = take(&mut queue, now).unwrap();
         queue.done(now, id, Outcome::Unreachable);
-        queue.retarget(|hook| (hook == Hook::ProxyState).then(|| "other:80".into()));
+        let gone = queue.retarget(|hook| (hook == Hook::ProxyState).then(|| "other:80".into()));
+        assert_eq!(gone.len(), 1);
         let (_, item) = queue.take(now).unwrap();
         assert_eq!((item.hook, &*item.server), (Hook::ProxyState, "other:80"));
         assert_eq!(queue.waiting_count(), 1);
@@ -523,7 +531,7 @@ mod tests {
         queue.push(Item { hook: Hook::ProxyState, ..of("older:80", "a", 2) }, 10);
         let (first, ..) = take(&mut queue, now).unwrap();
         let (second, ..) = take(&mut queue, now).unwrap();
-        queue.retarget(|_| Some("new:80".into()));
+        assert_eq!(queue.retarget(|_| Some("new:80".into())), []);
         queue.push(of("new:80", "a", 3), 10);
         assert_eq!(take(&mut queue, now), None, "nothing overtakes what is under way");
         assert!(queue.done(now, second, Outcome::Unreachable).is_none());
@@ -544,7 +552,9 @@ mod tests {
         queue.push(item("a", 1), 10);
         queue.push(item("b", 2), 10);
         let [first, second] = [0; 2].map(|_| take(&mut queue, now).unwrap().0);
-        queue.retarget(|_| None);
+        queue.push(item("a", 3), 10);
+        let hook = item("a", 3).hook;
+        assert_eq!(queue.retarget(|_| None), [hook], "what was not under way");
         assert!(queue.done(now, first, Outcome::NotNow).is_none());
         assert!(queue.done(now, second, Outcome::Taken).is_some(), "its answer counts");
         assert_eq!((queue.waiting_count(), queue.lanes.len()), (0, 0));
@@ -565,7 +575,7 @@ mod tests {
             match random(10) {
                 0 if !is_over && random(20) == 0 => {
                     server = random(3);
-                    queue.retarget(|_| Some(format!("h{server}:80").into()));
+                    assert_eq!(queue.retarget(|_| Some(format!("h{server}:80").into())), []);
                 }
                 0..2 if !is_over => {
                     let (server, stream) = (format!("h{server}:80"), random(5));

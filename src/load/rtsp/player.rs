@@ -164,10 +164,11 @@ impl RtspPlayer {
         datagram: Bytes,
         sink: &mut Sink<'_>,
     ) {
+        let now = clock::now();
         if place.kind == PacketKind::Rtp {
-            self.session.note_media();
+            self.session.note_media(now);
         }
-        self.take(clock::now(), place.track, place.kind, datagram, sink);
+        self.take(now, place.track, place.kind, datagram, sink);
         self.count(sink);
     }
 

@@ -8,18 +8,24 @@
 //!    never corrected.
 //! 3. Another track joins by the first of these that is known and plausible: the NTP times in both
 //!    tracks' sender reports; the starts in `RTP-Info`; the time of arrival.
-//! 4. Later sender reports show by how much a track is off. Within [`DEAD_BAND_NS`] nothing is done,
-//!    because senders' reports wobble by that. Beyond, the track is moved by 1/20 of the media time
-//!    that passes: no step back, no jump, and 100 ms are made good in 2 s. More than
+//! 4. Later sender reports show by how much a track is off. The first that does, where none had told
+//!    the track's place, is followed exactly, and in haste: ahead at once, back as fast as places
+//!    can rise. After that, nothing is done within [`DEAD_BAND_NS`], because senders' reports wobble
+//!    by that; beyond, the track is moved so slowly that nobody hears it. More than
 //!    [`CORRECTION_NS_MAX`] is a wall clock that was set, or that each track has its own of: ignored.
 //! 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
-//!    restarted its clock: the track goes on where arrival says, and its old report is forgotten.
+//!    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
+//!    of the last pictures: the track goes on where arrival says, and its old report is forgotten.
 //!
 //! Positions before the reference's first packet are negative.
 
+mod correction;
+
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::proto::rtp::rtcp::SenderReport;
+use correction::{Correction, Pace};
 
 /// The clocks of one stream. Tracks are counted from 0.
 #[derive(Debug)]
@@ -38,19 +44,21 @@ pub struct Stamp {
     pub ticks: i64,
     /// Nanoseconds from the start of the stream.
     pub position_ns: i64,
+    /// The track is not being moved: places that follow are as far from this one as timestamps say.
+    pub is_settled: bool,
 }
 
 #[derive(Debug)]
 struct TrackClock {
     rate: u32,
-    /// `ticks` lie at `position_ns`, but for the correction.
-    anchor: Option<Stamp>,
-    /// The highest count so far, and when it came.
+    anchor: Option<Anchor>,
+    /// The highest count so far, and when the last packet came.
     newest_ticks: i64,
     newest_arrival: Option<Instant>,
-    /// What is added to positions, and what should be.
-    correction_ns: i64,
-    target_ns: i64,
+    /// The last counts that differ, [`RECENT_LEN`] at most.
+    recent: VecDeque<i64>,
+    /// What is added to positions.
+    correction: Correction,
     report: Option<Report>,
     /// The timestamp that the server announced for the start (`RTP-Info`).
     announced: Option<u32>,
@@ -58,6 +66,13 @@ struct TrackClock {
     is_restarting: bool,
     /// It lies where its first packet arrived: no report has told better.
     is_guessed: bool,
+}
+
+/// `ticks` lie at `position_ns`, but for the correction.
+#[derive(Debug, Clone, Copy)]
+struct Anchor {
+    ticks: i64,
+    position_ns: i64,
 }
 
 /// The wall clock at a timestamp.
@@ -75,6 +90,10 @@ pub const CORRECTION_NS_MAX: i64 = 30_000_000_000;
 
 /// Steps of a track's timestamps that are not taken for media time.
 pub const JUMP_NS: i64 = 10_000_000_000;
+
+/// Steps back that may be those of a clock that is set a little: what was sent lies apart as the
+/// timestamps say.
+pub const STEP_BACK_NS_MAX: i64 = 1_000_000_000;
 
 impl StreamClock {
     /// One clock rate in Hz for each track; 0 is taken for 90,000.
@@ -106,14 +125,7 @@ impl StreamClock {
             return;
         }
         self.tracks[track].report = Some(Report { ntp_ns, timestamp: report.rtp_timestamp });
-        if track != self.reference {
-            return self.aim(track);
-        }
-        for other in 0..self.tracks.len() {
-            if other != track {
-                self.aim(other);
-            }
-        }
+        self.aim_all(track);
     }
 
     /// The place of a packet of the track that arrived now. Packets come in the order of sending,
@@ -122,27 +134,18 @@ impl StreamClock {
         if self.tracks[track].anchor.is_none() {
             self.join(track, timestamp, arrival);
         } else if self.tracks[track].is_jump(timestamp, arrival) {
-            self.tracks[track].rejoin(timestamp, arrival);
+            self.rejoin(track, timestamp, arrival);
         }
         let clock = &mut self.tracks[track];
         let ticks = clock.unwrap(timestamp);
         clock.advance(ticks, arrival);
-        Stamp { ticks, position_ns: clock.position(ticks) }
+        clock.stamp(ticks)
     }
 
     /// The place of an unwrapped timestamp, such as a decoding time; nothing changes. 0 before the
     /// track's first packet.
     pub fn position(&self, track: usize, ticks: i64) -> i64 {
         self.tracks[track].position(ticks)
-    }
-
-    /// The timestamp that the track has at a place in time: what a sender report pairs with the
-    /// wall clock. `None` before the track's first packet.
-    pub fn timestamp_at(&self, track: usize, position_ns: i64) -> Option<u32> {
-        let clock = &self.tracks[track];
-        let anchor = clock.anchor?;
-        let passed_ns = position_ns - clock.correction_ns - anchor.position_ns;
-        Some((anchor.ticks + to_ticks(passed_ns, clock.rate)) as u32)
     }
 
     /// Sender reports that could not be true.
@@ -167,20 +170,43 @@ impl StreamClock {
         self.tracks[track].is_guessed = by_report.is_none();
     }
 
+    /// Goes on by arrival. Where that was the reference, all others lie there by guess as well.
+    fn rejoin(&mut self, track: usize, timestamp: u32, arrival: Instant) {
+        self.tracks[track].rejoin(timestamp, arrival);
+        if track == self.reference {
+            self.tracks.iter_mut().for_each(|clock| clock.is_guessed = true);
+        }
+        self.aim_all(track);
+    }
+
+    /// Compares by the last reports what a change of this track concerns.
+    fn aim_all(&mut self, track: usize) {
+        for other in 0..self.tracks.len() {
+            if other != self.reference && (other == track || track == self.reference) {
+                self.aim(other);
+            }
+        }
+    }
+
     /// Compares the track with the reference by their last reports and sets what to correct.
     fn aim(&mut self, track: usize) {
         let (clock, reference) = (&self.tracks[track], &self.tracks[self.reference]);
-        let Some(report) = clock.report.filter(|_| clock.anchor.is_some()) else { return };
+        let (Some(anchor), Some(report)) = (clock.anchor, clock.report) else { return };
         let Some(wanted_ns) = clock.place_by_reports(reference, report.timestamp) else { return };
-        let off_ns = wanted_ns - clock.position(clock.unwrap(report.timestamp));
+        let ticks = clock.unwrap(report.timestamp);
+        let target_ns = wanted_ns - anchor.position_ns - clock.since_anchor(ticks);
+        let off_ns = target_ns - clock.correction.target_ns();
         let clock = &mut self.tracks[track];
         if off_ns.abs() > CORRECTION_NS_MAX {
             self.ignored_reports += 1;
             return;
         }
-        let is_wobble = off_ns.abs() <= DEAD_BAND_NS && !std::mem::take(&mut clock.is_guessed);
-        let step_ns = if is_wobble { 0 } else { off_ns };
-        clock.target_ns = clock.correction_ns + step_ns;
+        let newest_ns = clock.since_anchor(clock.newest_ticks);
+        if std::mem::take(&mut clock.is_guessed) {
+            clock.correction.aim(newest_ns, target_ns, Pace::Hasty);
+        } else if off_ns.abs() > DEAD_BAND_NS {
+            clock.correction.aim(newest_ns, target_ns, Pace::Gentle);
+        }
     }
 }
 
@@ -191,8 +217,8 @@ impl TrackClock {
             anchor: None,
             newest_ticks: 0,
             newest_arrival: None,
-            correction_ns: 0,
-            target_ns: 0,
+            recent: VecDeque::new(),
+            correction: Correction::default(),
             report: None,
             announced: None,
             is_restarting: false,
@@ -202,9 +228,10 @@ impl TrackClock {
 
     fn anchor(&mut self, timestamp: u32, position_ns: i64) {
         let ticks = i64::from(timestamp);
-        self.anchor = Some(Stamp { ticks, position_ns });
+        self.anchor = Some(Anchor { ticks, position_ns });
         self.newest_ticks = ticks;
-        (self.correction_ns, self.target_ns) = (0, 0);
+        self.recent.clear();
+        self.correction = Correction::default();
         self.report = self.report.filter(|report| self.is_near(report.timestamp));
     }
 
@@ -221,21 +248,25 @@ impl TrackClock {
     }
 
     fn advance(&mut self, ticks: i64, arrival: Instant) {
-        let passed_ns = to_ns(ticks - self.newest_ticks, self.rate);
-        if passed_ns > 0 {
-            let step_ns = passed_ns / SLEW_DIVISOR;
-            let off_ns = self.target_ns - self.correction_ns;
-            self.correction_ns += off_ns.clamp(-step_ns, step_ns);
-            self.newest_ticks = ticks;
+        if self.recent.back() != Some(&ticks) {
+            if self.recent.len() == RECENT_LEN {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(ticks);
         }
+        self.newest_ticks = self.newest_ticks.max(ticks);
         self.newest_arrival = Some(arrival);
     }
 
     fn is_jump(&self, timestamp: u32, arrival: Instant) -> bool {
-        let step_ns = to_ns(self.unwrap(timestamp) - self.newest_ticks, self.rate);
+        let ticks = self.unwrap(timestamp);
+        let step_ns = to_ns(ticks - self.newest_ticks, self.rate);
         let passed_ns = self.newest_arrival.map_or(0, |newest| signed_ns(arrival, newest));
         let is_far = step_ns.abs() > JUMP_NS && (step_ns - passed_ns).abs() > JUMP_NS;
-        self.is_restarting || is_far
+        // A B-frame lies behind one that was sent before it.
+        let is_back =
+            step_ns < -STEP_BACK_NS_MAX && self.recent.iter().all(|&recent| recent > ticks);
+        self.is_restarting || is_far || is_back
     }
 
     /// Whether a report's timestamp can be one of this track's present.
@@ -249,10 +280,20 @@ impl TrackClock {
         self.newest_ticks + i64::from(step)
     }
 
+    fn stamp(&self, ticks: i64) -> Stamp {
+        let is_settled =
+            self.correction.at(self.since_anchor(ticks)) == self.correction.target_ns();
+        Stamp { ticks, position_ns: self.position(ticks), is_settled }
+    }
+
+    /// 0 before the first packet.
     fn position(&self, ticks: i64) -> i64 {
-        self.anchor.map_or(0, |anchor| {
-            anchor.position_ns + to_ns(ticks - anchor.ticks, self.rate) + self.correction_ns
-        })
+        let since_ns = self.since_anchor(ticks);
+        self.anchor.map_or(0, |anchor| anchor.position_ns + since_ns + self.correction.at(since_ns))
+    }
+
+    fn since_anchor(&self, ticks: i64) -> i64 {
+        self.anchor.map_or(0, |anchor| to_ns(ticks - anchor.ticks, self.rate))
     }
 
     /// Where the timestamp lies when the wall clocks of both tracks are the same.
@@ -281,10 +322,6 @@ fn to_ns(ticks: i64, rate: u32) -> i64 {
     (i128::from(ticks) * NS_PER_SECOND).div_euclid(i128::from(rate)) as i64
 }
 
-fn to_ticks(ns: i64, rate: u32) -> i64 {
-    (i128::from(ns) * i128::from(rate) + NS_PER_SECOND / 2).div_euclid(NS_PER_SECOND) as i64
-}
-
 /// Nanoseconds from `from` to `to`, 292 years at most.
 fn signed_ns(to: Instant, from: Instant) -> i64 {
     let ns = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
@@ -295,7 +332,8 @@ fn signed_ns(to: Instant, from: Instant) -> i64 {
 }
 
 const NS_PER_SECOND: i128 = 1_000_000_000;
-const SLEW_DIVISOR: i64 = 20;
+/// As many pictures as H.264 and H.265 may put out of order.
+const RECENT_LEN: usize = 16;
 const RATE_DEFAULT: u32 = 90_000;
 
 #[cfg(test)]
@@ -397,40 +435,60 @@ mod tests {
     }
 
     #[test]
-    fn late_report_moves_a_track_without_a_jump() {
+    fn late_report_moves_a_track_ahead_at_once() {
         let mut bench = Bench::new();
         bench.map(VIDEO, 0, 0);
-        bench.map(AUDIO, 0, 0);
+        assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
         bench.report(VIDEO, 0, 1000);
         bench.report(AUDIO, 0, 1300);
-        let mut previous = 0;
-        let mut steps = Vec::new();
-        for packet in 1..400 {
-            let place = bench.map(AUDIO, packet * 960, u64::from(packet) * 20);
-            steps.push(place - previous);
-            previous = place;
-        }
-        assert!(steps.iter().all(|step| (19..=22).contains(step)), "{steps:?}");
-        assert_eq!(previous, 399 * 20 + 300);
+        assert_eq!(bench.map(AUDIO, 48_960, 1020), 1320);
+        assert!(bench.clock.map(AUDIO, 48_960, bench.start).is_settled);
+        // What belongs before it keeps its place.
+        assert_eq!(bench.map(AUDIO, 47_040, 1030), 980);
         // The reference has not moved.
         assert_eq!(bench.map(VIDEO, 90_000, 1000), 1000);
     }
 
     #[test]
-    fn track_ahead_is_slowed_and_never_steps_back() {
+    fn late_report_moves_a_track_back_within_a_second_and_never_steps_back() {
         let mut bench = Bench::new();
         bench.map(AUDIO, 0, 0);
-        bench.map(VIDEO, 0, 400);
+        bench.map(VIDEO, 0, 600);
         bench.report(VIDEO, 0, 1000);
         bench.report(AUDIO, 0, 1000);
-        // Audio is the reference here; video, which came later, is moved.
-        let mut previous = 400;
-        for frame in 1..=400 {
-            let place = bench.map(VIDEO, frame * 3600, 400 + u64::from(frame) * 40);
-            assert!((37..=40).contains(&(place - previous)), "{frame}");
+        // Audio is the reference here; video, which came later, is moved. P, B, b, b.
+        let (mut shown, mut previous) = (vec![(0, 600)], 0);
+        for group in 0..6 {
+            for frame in [4, 2, 1, 3].map(|frame| 4 * group + frame) {
+                let place = bench.map(VIDEO, frame * 3600, 600 + u64::from(frame) * 40);
+                shown.push((frame, place));
+                previous = place;
+            }
+        }
+        shown.sort_unstable();
+        assert!(shown.is_sorted_by(|a, b| a.1 + 9 <= b.1), "{shown:?}");
+        assert_eq!(
+            shown[20..].iter().map(|of| of.1).collect::<Vec<_>>(),
+            [800, 840, 880, 920, 960]
+        );
+        assert_eq!(previous, 920);
+    }
+
+    #[test]
+    fn later_reports_move_a_track_slowly() {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        bench.map(AUDIO, 0, 0);
+        for (track, wall_ms) in [(VIDEO, 1000), (AUDIO, 1000), (AUDIO, 1300)] {
+            bench.report(track, 0, wall_ms);
+        }
+        let mut previous = 0;
+        for packet in 1..400 {
+            let place = bench.map(AUDIO, packet * 960, u64::from(packet) * 20);
+            assert!((19..=22).contains(&(place - previous)), "{packet}");
             previous = place;
         }
-        assert_eq!(previous, 16_000);
+        assert_eq!(previous, 399 * 20 + 300);
     }
 
     #[test]
@@ -483,13 +541,39 @@ mod tests {
     }
 
     #[test]
-    fn timestamp_at_a_place_is_found_again() {
+    fn clock_that_is_set_back_goes_on_by_arrival() {
         let mut bench = Bench::new();
-        assert_eq!(bench.clock.timestamp_at(AUDIO, 0), None);
-        bench.map(VIDEO, 123, 0);
-        bench.map(AUDIO, u32::MAX - 4799, 100);
-        assert_eq!(bench.clock.timestamp_at(VIDEO, 1000 * MS), Some(90_123));
-        assert_eq!(bench.clock.timestamp_at(AUDIO, 300 * MS), Some(4800));
-        assert_eq!(bench.clock.timestamp_at(AUDIO, 100 * MS), Some(u32::MAX - 4799));
+        for frame in 0..50 {
+            bench.map(VIDEO, 900_000 + frame * 3600, u64::from(frame) * 40);
+        }
+        // By a little: that may be all tracks' common clock.
+        assert_eq!(bench.map(VIDEO, 900_000 + 30 * 3600, 2000), 1200);
+        assert_eq!(bench.map(VIDEO, 900_000 + 51 * 3600, 2040), 2040);
+        // By 2 s and more.
+        assert_eq!(bench.map(VIDEO, 900_000, 2080), 2080);
+        assert_eq!(bench.map(VIDEO, 903_600, 2120), 2120);
+    }
+
+    #[test]
+    fn pictures_far_apart_may_be_sent_out_of_order() {
+        let mut bench = Bench::new();
+        // One a second.
+        let sent = [0, 4, 2, 1, 3, 8, 6, 5, 7];
+        let places = sent.map(|at: u32| bench.map(VIDEO, at * 90_000, u64::from(at) * 1000));
+        assert_eq!(places, sent.map(|at| i64::from(at) * 1000));
+    }
+
+    #[test]
+    fn reference_that_restarts_is_told_by_the_next_reports() {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        bench.map(AUDIO, 0, 0);
+        bench.report(VIDEO, 0, 1000);
+        bench.report(AUDIO, 0, 1000);
+        // 15 ms late by the network.
+        bench.clock.restart(VIDEO);
+        assert_eq!(bench.map(VIDEO, 7_000_000, 1015), 1015);
+        bench.report(VIDEO, 7_000_000, 2000);
+        assert_eq!(bench.map(AUDIO, 96_000, 2000), 2015);
     }
 }

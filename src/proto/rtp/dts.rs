@@ -10,12 +10,19 @@
 //! `depth` is what the parameter sets tell (H.265 always does). Where they do not, it is learned: when
 //! a picture comes that is shown before more pictures than `depth` allows, `depth` grows, and for
 //! that many pictures decoding times are only one tick apart and may be above presentation times. So
-//! they may be where a stream begins with a keyframe that others are shown before (an open group).
+//! they may be where a stream begins with a keyframe that others are shown before (an open group), and
+//! where the source's clock was set back. What was learned is forgotten when the last
+//! [`MEMORY_PICTURES`] have not needed it.
 
 /// Decoding times of one track, in the ticks of its clock.
 #[derive(Debug, Clone)]
 pub struct DecodingTimes {
     depth: usize,
+    /// By the parameter sets.
+    told: usize,
+    /// What the last pictures have needed, and how many they are.
+    needed: usize,
+    seen: u32,
     frame_ticks: i64,
     /// The highest presentation times so far, rising; [`HIGHEST_LEN`] at most.
     highest: Vec<i64>,
@@ -27,12 +34,16 @@ impl DecodingTimes {
     /// for the first `depth` of them.
     pub fn new(depth: Option<usize>, frame_ticks: i64) -> Self {
         let depth = depth.unwrap_or(0).min(HIGHEST_LEN - 1);
-        Self { depth, frame_ticks, highest: Vec::new(), last: None }
+        let (highest, last) = (Vec::new(), None);
+        Self { depth, told: depth, needed: 0, seen: 0, frame_ticks, highest, last }
     }
 
     /// The parameter sets have changed.
     pub fn set_depth(&mut self, depth: Option<usize>) {
-        self.depth = depth.unwrap_or(self.depth).min(HIGHEST_LEN - 1);
+        self.told = depth.unwrap_or(0).min(HIGHEST_LEN - 1);
+        if depth.is_some() {
+            (self.depth, self.needed) = (self.told, 0);
+        }
     }
 
     /// The decoding time of the next picture in the order of decoding. Presentation times that jump by
@@ -44,7 +55,7 @@ impl DecodingTimes {
         }
         let at = self.highest.partition_point(|&time| time <= presentation);
         let later_count = self.highest.len() - at;
-        self.depth = self.depth.max(later_count).min(HIGHEST_LEN - 1);
+        self.learn(later_count.min(HIGHEST_LEN - 1));
         self.highest.insert(at, presentation);
         if self.highest.len() > HIGHEST_LEN {
             self.highest.remove(0);
@@ -60,10 +71,24 @@ impl DecodingTimes {
         self.last = Some(decoding);
         decoding
     }
+
+    /// Notes how many pictures were decoded before one that is shown before them.
+    fn learn(&mut self, later_count: usize) {
+        self.needed = self.needed.max(later_count);
+        self.depth = self.depth.max(later_count);
+        self.seen += 1;
+        if self.seen == MEMORY_PICTURES {
+            self.depth = self.told.max(self.needed);
+            (self.seen, self.needed) = (0, 0);
+        }
+    }
 }
 
 /// One more than the deepest reordering that H.264 and H.265 allow.
 const HIGHEST_LEN: usize = 17;
+
+/// Five seconds of 25 pictures each: an encoder may do without B-frames for a while.
+pub const MEMORY_PICTURES: u32 = 125;
 
 /// Ten seconds of 25 pictures each.
 const JUMP_FRAMES: i64 = 250;
@@ -127,6 +152,29 @@ mod tests {
         assert!(decoding.is_sorted_by(|a, b| a < b));
         // Once it is known, all is as if it had been told.
         let expected: Vec<i64> = (0..41).map(|n| (n - 2) * 3600).collect();
+        assert_eq!(decoding[7..], expected[7..]);
+    }
+
+    #[test]
+    fn clock_that_is_set_back_is_forgotten() {
+        for (told, depth) in [(Some(0), 0), (None, 0), (Some(2), 2)] {
+            let mut times = DecodingTimes::new(told, 40);
+            let before: Vec<i64> = (0..100).map(|n| 40 * n).collect();
+            let after: Vec<i64> = before.iter().map(|time| time + 3500).collect();
+            let mut decoding = decode(&mut times, &before);
+            decoding.extend(decode(&mut times, &after));
+            let long_after: Vec<i64> = (0..200).map(|n| 7500 + 40 * n).collect();
+            decoding.extend(decode(&mut times, &long_after));
+            assert!(decoding.is_sorted_by(|a, b| a < b), "{told:?}");
+            assert_eq!(decoding.last(), Some(&(long_after[199] - 40 * depth)), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn learned_depth_stays_while_it_is_needed() {
+        let mut times = DecodingTimes::new(None, 3600);
+        let decoding = decode(&mut times, &pyramid(200));
+        let expected: Vec<i64> = (0..801).map(|n| (n - 2) * 3600).collect();
         assert_eq!(decoding[7..], expected[7..]);
     }
 

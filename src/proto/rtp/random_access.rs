@@ -2,7 +2,10 @@
 //!
 //! For those who keep packets and not frames: an index of keyframes needs no depacketizer. A start is
 //! the first packet of a picture's that carries a parameter set, a recovery point or the beginning of a
-//! keyframe, so that parameter sets in band go before their picture.
+//! keyframe, so that parameter sets in band go before their picture, also where they have a timestamp of
+//! their own (Reolink's cameras).
+
+use bytes::Bytes;
 
 use crate::media::Codec;
 use crate::media::codec::ParameterSets;
@@ -14,11 +17,13 @@ pub struct RandomAccess {
     codec: Codec,
     /// Of the picture whose start was told last.
     told: Option<u32>,
+    /// Nothing that is shown has come since: what comes next belongs to it.
+    leads: bool,
 }
 
 impl RandomAccess {
     pub fn new(codec: Codec) -> Self {
-        Self { codec, told: None }
+        Self { codec, told: None, leads: false }
     }
 
     /// Whether a player can start at this packet: true once for each keyframe. Any packet of audio
@@ -29,15 +34,43 @@ impl RandomAccess {
         }
         let timestamp = packet.header().timestamp;
         let head = packet.payload_head();
-        let begins = match head.len() == packet.payload_len() || !is_aggregate(self.codec, head) {
-            true => begins_keyframe(self.codec, head),
-            false => begins_keyframe(self.codec, &packet.payload()),
-        };
-        if self.told == Some(timestamp) || !begins {
-            return false;
+        let is_whole = head.len() == packet.payload_len() || !is_aggregate(self.codec, head);
+        let payload = if is_whole { Bytes::new() } else { packet.payload() };
+        let payload = if is_whole { head } else { &payload };
+        let is_start =
+            !self.leads && self.told != Some(timestamp) && begins_keyframe(self.codec, payload);
+        if is_start || self.leads {
+            self.told = Some(timestamp);
+            self.leads = !holds_slice(self.codec, payload);
         }
-        self.told = Some(timestamp);
-        true
+        is_start
+    }
+
+    /// Whether the next packet belongs to the start that was told last, whatever its timestamp.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+}
+
+/// Whether a payload has something of a picture (RFC 6184, 5.2; RFC 7798, 1.1.4).
+fn holds_slice(codec: Codec, payload: &[u8]) -> bool {
+    let is_slice = |header: u8| match codec {
+        Codec::H264 => matches!(header & 0x1f, 1..=5),
+        _ => header >> 1 & 0x3f < 32,
+    };
+    match (codec, payload) {
+        (Codec::H264, [header, fragment, ..]) if header & 0x1f == 28 => is_slice(*fragment),
+        (Codec::H264, [header, rest @ ..]) if header & 0x1f == 24 => {
+            aggregated(rest).any(|nal| is_slice(nal[0]))
+        }
+        (Codec::H265, [header, _, fragment, ..]) if header >> 1 & 0x3f == 49 => {
+            fragment & 0x3f < 32
+        }
+        (Codec::H265, [header, _, rest @ ..]) if header >> 1 & 0x3f == 48 => {
+            aggregated(rest).any(|nal| is_slice(nal[0]))
+        }
+        (_, [header, ..]) => is_slice(*header),
+        _ => false,
     }
 }
 
@@ -191,6 +224,33 @@ mod tests {
             (5, b"\x60"),
         ];
         let expected = [false, true, false, true, false, true, false];
+        assert_eq!(starts(Codec::H265, &h265), expected);
+    }
+
+    #[test]
+    fn sets_with_a_timestamp_of_their_own_are_of_the_next_picture() {
+        let h264: [(u8, &[u8]); 9] = [
+            (1, b"\x67\x42"),
+            (2, b"\x68\xce"),
+            (3, b"\x7c\x85a"),
+            (3, b"\x7c\x45a"),
+            (4, b"\x41\x9a"),
+            (5, b"\x78\0\x02\x67\x42\0\x02\x68\xce"),
+            (6, b"\x65\x88"),
+            (7, b"\x78\0\x02\x67\x42\0\x02\x65\x88"),
+            (8, b"\x65\x88"),
+        ];
+        let expected = [true, false, false, false, false, true, false, true, true];
+        assert_eq!(starts(Codec::H264, &h264), expected);
+        let h265: [(u8, &[u8]); 6] = [
+            (1, b"\x40\x01"),
+            (1, b"\x42\x01"),
+            (2, b"\x62\x01\x93"),
+            (3, b"\x62\x01\x93"),
+            (4, b"\x60\x01\0\x02\x42\x01"),
+            (5, b"\x60\x01\0\x02\x26\x01"),
+        ];
+        let expected = [true, false, false, true, true, false];
         assert_eq!(starts(Codec::H265, &h265), expected);
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::proto::rtp::format::Format;
+use crate::proto::rtp::packet::is_rtcp;
 use crate::proto::rtp::part::RtpPart;
 use crate::proto::rtp::receiver::{ReceiverCounts, TrackReceiver};
 use crate::proto::rtsp::sdp::SessionDescription;
@@ -89,6 +90,9 @@ impl SourceReceiver {
             self.stray += 1;
             return;
         };
+        if is_rtcp(&packet) {
+            return self.handle_rtcp(now, track, [packet, tail].concat().into());
+        }
         found.receiver.handle_pieces(now, packet, tail);
         self.take_packets(now, track);
     }
@@ -262,6 +266,16 @@ mod tests {
         assert_eq!(source.poll_timeout(), Some(now + 50 * MS));
         source.handle_timeout(now + 50 * MS);
         assert_eq!(told(&mut source), ["1:9 Lost(1)"]);
+    }
+
+    #[test]
+    fn report_among_packets_is_a_report() {
+        let (mut source, now) = source(Duration::ZERO);
+        let report = Bytes::from(encode_sender_report(report(), "c"));
+        let (head, tail) = (report.slice(..9), report.slice(9..));
+        source.handle_pieces(now, 0, (head, tail));
+        assert_eq!(told(&mut source), ["0:report true"]);
+        assert_eq!(source.counts(), SourceCounts::default());
     }
 
     #[test]

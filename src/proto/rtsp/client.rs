@@ -165,6 +165,8 @@ pub enum ClientError {
     NoTrack,
     #[error("server answers SETUP with a transport that was not asked for")]
     Transport,
+    #[error("server sends to a multicast address, which is not pulled from")]
+    Multicast,
 }
 
 /// The session of one connection to a server.
@@ -189,6 +191,7 @@ pub struct ClientSession {
     unplayed: Vec<usize>,
     starts: Vec<ClientStart>,
     has_media: bool,
+    has_kept_alive: bool,
     /// The last status that refused a track.
     refusal: Option<(u16, String)>,
     stray_packets: u64,
@@ -248,6 +251,7 @@ impl ClientSession {
             unplayed: Vec::new(),
             starts: Vec::new(),
             has_media: false,
+            has_kept_alive: false,
             refusal: None,
             stray_packets: 0,
             outputs: VecDeque::new(),
@@ -267,7 +271,7 @@ impl ClientSession {
             let Some(item) = self.reader.next_item(&mut input)? else { return Ok(()) };
             match item {
                 Item::Response(response) => self.on_response(now, &response)?,
-                Item::Interleaved(packet) => self.on_packet(packet),
+                Item::Interleaved(packet) => self.on_packet(now, packet),
                 Item::Request(request) => self.on_server_request(&request),
             }
         }
@@ -317,8 +321,12 @@ impl ClientSession {
     }
 
     /// Media came over UDP, which the session does not see.
-    pub fn note_media(&mut self) {
+    pub fn note_media(&mut self, now: Instant) {
         self.has_media = true;
+        // Whether PLAY will be answered or not, the server counts the time.
+        if self.phase == Phase::Asking(ClientStage::AwaitingPlay) && self.keep_alive_at.is_none() {
+            self.keep_alive_at = Some(now + self.dialog.keep_alive_interval());
+        }
         if self.phase == Phase::Asking(ClientStage::AwaitingMedia) {
             self.phase = Phase::Playing;
             self.deadline = None;
@@ -354,7 +362,7 @@ impl ClientSession {
         self.stray_packets
     }
 
-    fn on_packet(&mut self, packet: Interleaved) {
+    fn on_packet(&mut self, now: Instant, packet: Interleaved) {
         let channel = packet.channel();
         let found = self.tracks.iter().find_map(|setup| match setup.delivery {
             Delivery::Interleaved(channels) if channels.rtp == channel => {
@@ -370,7 +378,7 @@ impl ClientSession {
             return;
         };
         if kind == PacketKind::Rtp {
-            self.note_media();
+            self.note_media(now);
         }
         self.event(ClientEvent::Packet { track, kind, packet });
     }
@@ -388,6 +396,7 @@ impl ClientSession {
     }
 
     fn keep_alive(&mut self, now: Instant) {
+        self.has_kept_alive = true;
         self.dialog.forget(Purpose::KeepAlive);
         let method = if self.offers_get_parameter { Method::GetParameter } else { Method::Options };
         let url = self.aggregate_url();

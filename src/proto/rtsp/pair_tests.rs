@@ -207,7 +207,7 @@ fn stream_is_pulled_over_udp_where_tcp_is_not_allowed() {
         _ => None,
     });
     assert!(ours.eq([delivery, delivery]));
-    pair.client.note_media();
+    pair.client.note_media(pair.now);
     assert_eq!(pair.client.handle_timeout(pair.now + std::time::Duration::from_secs(11)), Ok(()));
 }
 
@@ -245,7 +245,7 @@ fn session_over_udp_is_kept_alive() {
     let config = ClientConfig { transports: vec![LowerTransport::Udp], ..Pair::config() };
     let mut pair = Pair::new(config, ServerConfig::default(), 1000);
     pair.run();
-    pair.client.note_media();
+    pair.client.note_media(pair.now);
     for _ in 0..10 {
         pair.now = pair.client.poll_timeout().expect("to keep alive");
         pair.server.handle_timeout(pair.now).unwrap();

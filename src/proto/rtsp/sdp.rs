@@ -27,6 +27,9 @@ pub struct MediaDescription {
     pub control: Option<String>,
     /// The protocol is RTP/AVP, which we know.
     pub is_rtp: bool,
+    /// It is for what the client sends: a back channel of a camera (ONVIF streaming, 5.3). Some that send
+    /// say so of themselves.
+    pub is_send_only: bool,
 }
 
 /// Why a description is of no use.
@@ -104,7 +107,12 @@ impl SessionDescription {
 impl MediaDescription {
     /// A track of ours, by its number.
     pub fn new(format: Format, track: usize) -> Self {
-        Self { format, control: Some(format!("trackID={track}")), is_rtp: true }
+        Self {
+            format,
+            control: Some(format!("trackID={track}")),
+            is_rtp: true,
+            is_send_only: false,
+        }
     }
 
     /// Reads `kind port protocol type…`.
@@ -119,12 +127,13 @@ impl MediaDescription {
         let is_rtp = matches!(protocol.to_ascii_uppercase().as_str(), "RTP/AVP" | "RTP/AVPF");
         let payload_type = words.next()?.parse().ok().filter(|number| *number < 128)?;
         let format = Format::of_payload_type(kind, payload_type);
-        Some(Self { format, control: None, is_rtp })
+        Some(Self { format, control: None, is_rtp, is_send_only: false })
     }
 
     fn read_attribute(&mut self, name: &str, value: &str) {
         match name {
             "control" if !value.is_empty() => self.control = Some(value.to_owned()),
+            "sendonly" => self.is_send_only = true,
             "rtpmap" | "fmtp" => {
                 let (number, text) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
                 if number.parse() != Ok(self.format.payload_type) {

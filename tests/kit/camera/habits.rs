@@ -1,5 +1,6 @@
 //! What a camera does its own way.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// All habits; by default those of a server that follows the specification.
@@ -23,6 +24,9 @@ pub struct Habits {
     pub keep_alive: KeepAlive,
     pub udp_refused: bool,
     pub ssrc: Ssrc,
+    /// Where the packets over UDP come from, as the answer to SETUP says; in truth they come from the
+    /// camera.
+    pub source: Option<Ipv4Addr>,
     /// Packets of type 50 with the sequence number of the one before, as Geovision's cameras send.
     pub payload_type_50: bool,
     /// PLAY is answered, no media comes.
@@ -50,6 +54,7 @@ impl Default for Habits {
             keep_alive: KeepAlive::Any,
             udp_refused: false,
             ssrc: Ssrc::Untold,
+            source: None,
             payload_type_50: false,
             is_silent: false,
             loss: Loss::None,
@@ -132,33 +137,16 @@ pub enum Loss {
 pub enum Stage {
     Options,
     Describe,
+    /// DESCRIBE again, with a password; not of cameras that ask for none.
+    Login,
     Setup,
+    SecondSetup,
     Play,
     Media,
 }
 
 impl Stage {
-    pub const ALL: [Self; 5] =
-        [Self::Options, Self::Describe, Self::Setup, Self::Play, Self::Media];
-
-    /// The stage that a request begins.
-    pub fn of(method: &str) -> Option<Self> {
-        Some(match method {
-            "OPTIONS" => Self::Options,
-            "DESCRIBE" => Self::Describe,
-            "SETUP" => Self::Setup,
-            "PLAY" => Self::Play,
-            _ => return None,
-        })
-    }
-
-    /// The request that begins it; media follows PLAY.
-    pub fn method(self) -> &'static str {
-        match self {
-            Self::Options => "OPTIONS",
-            Self::Describe => "DESCRIBE",
-            Self::Setup => "SETUP",
-            Self::Play | Self::Media => "PLAY",
-        }
-    }
+    /// All of a camera that asks for no password.
+    pub const ALL: [Self; 6] =
+        [Self::Options, Self::Describe, Self::Setup, Self::SecondSetup, Self::Play, Self::Media];
 }

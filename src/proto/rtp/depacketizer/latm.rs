@@ -27,6 +27,10 @@ pub(super) struct Latm {
     /// An element that is longer than a packet.
     fragments: BytesMut,
     fragments_timestamp: u32,
+    /// There are elements in several packets. Nothing marks the first one of these.
+    is_fragmented: bool,
+    /// Packets are of an element whose beginning is missing, up to one with a marker.
+    awaits_marker: bool,
 }
 
 /// What a StreamMuxConfig tells (1.7.3.2.3).
@@ -53,7 +57,15 @@ impl Latm {
             sink.config(Codec::Aac, mux.config.clone());
         }
         let (clock_rate, fragments) = (format.clock_rate, BytesMut::new());
-        Some(Self { clock_rate, in_band, mux, fragments, fragments_timestamp: 0 })
+        Some(Self {
+            clock_rate,
+            in_band,
+            mux,
+            fragments,
+            fragments_timestamp: 0,
+            is_fragmented: false,
+            awaits_marker: false,
+        })
     }
 
     pub(super) fn handle_packet(
@@ -64,9 +76,17 @@ impl Latm {
     ) -> Result<(), DepacketizeError> {
         let header = packet.header();
         let is_other = gap != Gap::None || header.timestamp != self.fragments_timestamp;
-        if is_other && !self.fragments.is_empty() {
+        let is_cut_off = is_other && !self.fragments.is_empty();
+        self.is_fragmented |= !header.marker;
+        let may_be_rest = gap != Gap::None && self.is_fragmented && !self.awaits_marker;
+        if is_cut_off || may_be_rest {
             self.fragments.clear();
             sink.counts.damaged += 1;
+        }
+        self.awaits_marker |= may_be_rest;
+        if self.awaits_marker {
+            self.awaits_marker = !header.marker;
+            return Ok(());
         }
         let payload = packet.payload();
         if header.marker && self.fragments.is_empty() {
@@ -74,6 +94,7 @@ impl Latm {
         }
         if self.fragments.len() + payload.len() > AUDIO_FRAME_LEN_MAX {
             self.fragments.clear();
+            self.awaits_marker = !header.marker;
             sink.counts.damaged += 1;
             return Err(DepacketizeError::TooLong);
         }
@@ -364,7 +385,24 @@ mod tests {
         assert_eq!(bench.feed_after_loss(2, true, b"e"), []);
         bench.feed(3, false, b"\x05ab");
         assert_eq!(bench.feed(4, true, b"\x01x"), [frame(4, b"x")]);
-        assert_eq!(bench.counts().damaged, 3);
+        assert_eq!(bench.counts().damaged, 2);
+    }
+
+    #[test]
+    fn rest_of_an_element_is_no_element() {
+        let mut bench = bench(&format!("cpresent=0;config={CONFIG}"));
+        bench.items();
+        // As long as each is in one packet, what comes after a loss is whole.
+        assert_eq!(bench.feed_after_loss(1, true, b"\x01x"), [frame(1, b"x")]);
+        // The first of three fragments is lost; the others would be an element of their own.
+        assert_eq!(bench.feed_after_loss(2, false, b"\x01"), []);
+        assert_eq!(bench.feed(2, true, b"b"), []);
+        assert_eq!(bench.counts().damaged, 1);
+        assert_eq!(bench.feed(3, true, b"\x01x"), [frame(3, b"x")]);
+        // The first of two.
+        assert_eq!(bench.feed_after_loss(4, true, b"\x01b"), []);
+        assert_eq!(bench.counts().damaged, 2);
+        assert_eq!(bench.feed(5, true, b"\x01x"), [frame(5, b"x")]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl ClientSession {
         }
         // A CSeq of no request is that of one to keep the session alive that was given up; before
         // there are any, the server can't count.
-        let may_miscount = self.keep_alive_at.is_none();
+        let may_miscount = !self.has_kept_alive;
         let Some(pending) = self.dialog.take(response, may_miscount) else { return Ok(()) };
         if response.status == 401
             && let Some(bytes) = self.dialog.authorize(&pending, response)
@@ -81,10 +81,14 @@ impl ClientSession {
             self.base = base.to_owned();
         }
         let media = self.description.media.iter().enumerate();
-        let wanted = media.filter(|(_, media)| {
+        let can_be_had = media.filter(|(_, media)| {
             media.is_rtp && matches!(media.format.kind, TrackKind::Audio | TrackKind::Video)
         });
-        self.planned = wanted.map(|(track, _)| track).take(RTSP_TRACKS_MAX).collect();
+        let can_be_had: Vec<_> = can_be_had.collect();
+        // Nothing comes of back channels, unless the server calls all that it sends so.
+        let all_alike = can_be_had.iter().all(|(_, media)| media.is_send_only);
+        let wanted = can_be_had.iter().filter(|(_, media)| all_alike || !media.is_send_only);
+        self.planned = wanted.map(|(track, _)| *track).take(RTSP_TRACKS_MAX).collect();
         self.planned.reverse();
         if self.planned.is_empty() {
             return Err(ClientError::NoTrack);
@@ -141,6 +145,10 @@ impl ClientSession {
         let transport = response.headers.find("transport").unwrap_or_default();
         let transport = Transport::parse_list(transport).into_iter().next();
         let delivery = delivery(asked, transport.as_ref()).ok_or(ClientError::Transport)?;
+        let is_udp = matches!(delivery, Delivery::Udp { .. });
+        if is_udp && transport.as_ref().is_some_and(|transport| transport.multicast) {
+            return Err(ClientError::Multicast);
+        }
         let (ssrc, source) =
             transport.map_or((None, None), |transport| (transport.ssrc, transport.source));
         let setup = ClientTrack { track, delivery, ssrc, source, url };
@@ -242,7 +250,7 @@ impl ClientSession {
         self.enter(ClientStage::AwaitingMedia, now);
         self.keep_alive_at = Some(now + self.dialog.keep_alive_interval());
         if self.has_media {
-            self.note_media();
+            self.note_media(now);
         }
     }
 

@@ -259,6 +259,25 @@ fn track_that_is_refused_is_left_out() {
 }
 
 #[test]
+fn back_channels_are_not_set_up() {
+    let describe = |sdp: &str| {
+        let mut bench = Bench::new("rtsp://h/live/a");
+        bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
+        bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], sdp);
+        bench
+    };
+    let back_channel = "m=audio 0 RTP/AVP 8\r\na=control:trackID=3\r\na=sendonly\r\n";
+    let mut bench = describe(&[back_channel, SDP].concat());
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
+    bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
+    // A server that says of itself what it does.
+    let mut bench = describe(back_channel);
+    bench.answer("SETUP rtsp://h/live/a/trackID=3", "200 OK", &[], "");
+    bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
+}
+
+#[test]
 fn next_transport_is_tried() {
     let transports = vec![LowerTransport::Tcp, LowerTransport::Udp];
     let config = ClientConfig { transports, ..ClientConfig::new("rtsp://h/live/a").unwrap() };
@@ -286,7 +305,7 @@ fn next_transport_is_tried() {
     bench.session.refuse_udp(bench.now);
     bench.drain();
     bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
-    bench.session.note_media();
+    bench.session.note_media(bench.now);
     assert_eq!(bench.timeout(11 * SECOND), None);
     assert!(!bench.session.send_packet(0, PacketKind::Rtcp, b"RR"));
 
@@ -412,6 +431,37 @@ fn media_stands_for_an_answer_to_play() {
     assert_eq!(bench.timeout(5 * SECOND), None);
     assert!(bench.events.contains(&ClientEvent::Playing(vec![])));
     assert_eq!(bench.timeout(11 * SECOND), None);
+}
+
+#[test]
+fn session_is_kept_alive_where_play_is_never_answered() {
+    for over_udp in [false, true] {
+        let mut bench = Bench::playing();
+        bench.session.deadline = Some(bench.now + 3600 * SECOND);
+        bench.sent.clear();
+        if over_udp {
+            bench.session.note_media(bench.now);
+        } else {
+            bench.feed(b"$\0\0\x01a").unwrap();
+        }
+        assert_eq!(bench.session.poll_timeout(), Some(bench.now + 10 * SECOND));
+        assert_eq!(bench.timeout(10 * SECOND), None);
+        assert!(bench.sent.starts_with("OPTIONS "), "{}", bench.sent);
+    }
+}
+
+#[test]
+fn multicast_is_a_fault() {
+    let config = ClientConfig {
+        transports: vec![LowerTransport::Udp],
+        ..ClientConfig::new("rtsp://h/live/a").unwrap()
+    };
+    let mut bench = Bench::described(config);
+    bench.session.open_udp(bench.now, Ports { rtp: 5000, rtcp: 5001 });
+    bench.drain();
+    let transport = "Transport: RTP/AVP;multicast;destination=239.1.1.1;port=5000-5001";
+    let answer = response("200 OK", &["CSeq: 3", transport], "");
+    assert_eq!(bench.feed(answer.as_bytes()), Err(ClientError::Multicast));
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use super::{Asked, Phase, ServerError, ServerEvent, ServerSession, TrackSetup};
 use crate::limits::{RTSP_AUTH_ATTEMPTS_MAX, RTSP_TRACKS_MAX};
 use crate::proto::Output;
+use crate::proto::rtp::format::TrackKind;
 use crate::proto::rtsp::auth::{Target, Verdict};
 use crate::proto::rtsp::message::{Method, Request, Response};
-use crate::proto::rtsp::sdp::{SessionDescription, control_url};
+use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription, control_url};
 use crate::proto::rtsp::stream_url::{StreamRequest, split_track};
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Mode, Ports, Transport};
 
@@ -114,8 +115,6 @@ impl ServerSession {
         }
         let Some(stream) = StreamRequest::parse(&request.uri) else { return self.reply(404) };
         let description = SessionDescription::parse(&request.body).ok();
-        let is_served =
-            |description: &SessionDescription| description.media.len() <= RTSP_TRACKS_MAX;
         let Some(description) = description.filter(is_served) else { return self.reply(400) };
         let (url, media) = (stream.url.clone(), description.media.clone());
         self.asked = Some(Asked::Announce { url, media });
@@ -288,6 +287,17 @@ impl ServerSession {
         self.media.clear();
         self.url.clear();
     }
+}
+
+/// Whether a stream can be made of what is announced. A payload type that is assigned by the description
+/// needs its encoding and clock rate there (RFC 3551, 6): without, no player could take the track.
+fn is_served(description: &SessionDescription) -> bool {
+    let is_named = |media: &MediaDescription| {
+        let format = &media.format;
+        let is_assigned_here = format.kind != TrackKind::Other && format.payload_type >= 96;
+        !is_assigned_here || !format.encoding.is_empty()
+    };
+    description.media.len() <= RTSP_TRACKS_MAX && description.media.iter().all(is_named)
 }
 
 /// The transport of a track.

@@ -375,6 +375,21 @@ fn transports_are_the_operators_choice() {
 }
 
 #[test]
+fn announced_types_that_nobody_could_play_are_refused() {
+    for (sdp, expected) in [
+        ("m=video 0 RTP/AVP 96\r\n", 400),
+        ("m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/0\r\n", 400),
+        ("m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 97\r\n", 400),
+        ("m=video 0 RTP/AVP 96\r\na=rtpmap:96 x/1\r\nm=audio 0 RTP/AVP 0\r\n", 200),
+        ("m=audio 0 RTP/AVP 8\r\nm=application 0 RTP/AVP 98\r\n", 200),
+    ] {
+        let mut bench = Bench::new(ServerConfig::default());
+        let answer = bench.ask_with_body("ANNOUNCE rtsp://h/live/a", &[], sdp);
+        assert!(answer.starts_with(&format!("RTSP/1.0 {expected} ")), "{sdp}: {answer}");
+    }
+}
+
+#[test]
 fn requests_out_of_place_are_refused() {
     let tcp = format!("Transport: {TCP}");
     let tcp = tcp.as_str();
@@ -427,7 +442,7 @@ fn requests_out_of_place_are_refused() {
 
 #[test]
 fn tracks_of_publishers_are_found_by_their_names() {
-    let sdp = "m=video 0 RTP/AVP 96\r\na=control:stream=1\r\nm=audio 0 RTP/AVP 0\r\n\
+    let sdp = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=control:stream=1\r\nm=audio 0 RTP/AVP 0\r\n\
                a=control:rtsp://h/live/a/x\r\nm=audio 0 RTP/AVP 8\r\na=control:stream=11\r\n";
     let mut bench = Bench::new(ServerConfig::default());
     let announced = bench.ask_with_body("ANNOUNCE rtsp://h/live/a?t=1", &[], sdp);
@@ -468,7 +483,8 @@ fn tracks_of_publishers_are_found_by_their_names() {
 #[test]
 fn lone_track_may_be_set_up_without_its_name() {
     let mut bench = Bench::new(ServerConfig::default());
-    bench.ask_with_body("ANNOUNCE rtsp://h/live/a", &[], "m=video 0 RTP/AVP 96\r\n");
+    let sdp = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+    bench.ask_with_body("ANNOUNCE rtsp://h/live/a", &[], sdp);
     let transport = "Transport: RTP/AVP/TCP;unicast;mode=record";
     let setup = bench.ask("SETUP rtsp://h/live/a", &[transport]);
     let expected = "RTP/AVP/TCP;unicast;interleaved=0-1;mode=record";

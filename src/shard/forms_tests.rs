@@ -1,0 +1,232 @@
+//! Pulls whose sources bring tags and packets, with players of both, on a virtual clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Stage;
+use super::pull_tests::{Scene, TIMEOUT, key};
+use crate::bus::event::What;
+use crate::bus::message::{Ask, IdleClose, PullOptions};
+use crate::media::state::{ErrorClass, StreamState};
+use crate::media::{AttemptId, Form, SourceUrl, TagKind};
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
+use crate::proto::rtsp::{LowerTransport, SessionDescription};
+use crate::stream::Packaging;
+
+const HEDGE: Duration = Duration::from_millis(300);
+/// As long as a source must have served for the others to be tried at once.
+const SERVED: Duration = Duration::from_secs(2);
+
+const AVC: &[u8] =
+    b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\
+    \x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
+const KEYFRAME: &[u8] = b"\x17\x01\0\0\0\0\0\0\x02\x65\x88";
+const SOUND: &[u8] = &[0x72, 1, 2, 3];
+
+const H264: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+    a=fmtp:96 packetization-mode=1; sprop-parameter-sets=Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==\r\n";
+
+fn urls(texts: &[&str]) -> Vec<Arc<SourceUrl>> {
+    texts.iter().map(|text| Arc::new(SourceUrl::parse(text, false).unwrap())).collect()
+}
+
+fn added(texts: &[&str], hedge: Duration) -> Scene {
+    let mut scene = Scene::new(1);
+    let options = PullOptions {
+        retries_max: None,
+        force: true,
+        no_wait: false,
+        timeout: TIMEOUT,
+        media_timeout: TIMEOUT,
+        hedge,
+        rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: None,
+    };
+    scene.ask(Ask::AddPull { key: key("a"), urls: urls(texts), options });
+    scene
+}
+
+/// The attempt that was dialed as the nth.
+fn attempt(scene: &Scene, index: usize) -> AttemptId {
+    scene.dialed[index].0
+}
+
+/// A keyframe with its configuration, and sound: all tracks of a source of tags.
+fn picture(scene: &mut Scene, of: AttemptId) {
+    scene.tag_of(of, TagKind::Video, AVC);
+    scene.tag_of(of, TagKind::Video, KEYFRAME);
+    scene.tag_of(of, TagKind::Audio, SOUND);
+    scene.turn();
+}
+
+fn begin(scene: &mut Scene, of: AttemptId) {
+    let description = SessionDescription::parse(H264.as_bytes()).unwrap();
+    assert!(scene.shard.attempt_rtp(scene.now, of, RtpPart::Begin(description.into())));
+    scene.drain();
+}
+
+/// A picture of one packet: NAL unit type 5 is one of a keyframe.
+fn packet(scene: &mut Scene, of: AttemptId, sequence: u16, unit: u8) {
+    let timestamp = u32::from(sequence) * 3600;
+    let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 5 };
+    let bytes = [&header.encode()[..], &[unit, 0x88, 0x84]].concat();
+    let packet = RtpPacket::parse(Bytes::from(bytes)).unwrap();
+    let part = RtpPart::Packet { track: 0, packet, gap: Gap::None };
+    assert!(scene.shard.attempt_rtp(scene.now, of, part));
+    scene.turn();
+}
+
+/// What was told since the last call, with the forms that it says the stream has, or had.
+fn told(scene: &mut Scene) -> Vec<(&'static str, Vec<Form>)> {
+    let forms = |what: &What| match what {
+        What::Registered { view: Some(view), .. } => {
+            Form::ALL.into_iter().filter(|&form| view.form(form).playable).collect()
+        }
+        What::Lost { forms, .. } | What::FormsChanged { forms, .. } => forms.clone(),
+        _ => Vec::new(),
+    };
+    scene.shard.take_events().iter().map(|of| (of.what.name(), forms(&of.what))).collect()
+}
+
+fn update(scene: &mut Scene, texts: &[&str]) -> AttemptId {
+    scene.ask(Ask::UpdatePull { key: key("a"), urls: urls(texts), timeout: TIMEOUT });
+    scene.dialed.last().expect("it is dialed").0
+}
+
+/// The source that is up has served well and is lost.
+fn lose(scene: &mut Scene, of: AttemptId) {
+    scene.now += SERVED;
+    if scene.shard.brings_media(of) {
+        scene.tag_of(of, TagKind::Video, KEYFRAME);
+    }
+    scene.fail_attempt(of, ErrorClass::Lost);
+}
+
+fn end(mut scene: Scene) {
+    scene.delete("a");
+    scene.turn();
+    scene.assert_nothing_is_left();
+}
+
+const MIXED: [&str; 3] = ["rtmp://x/a/b", "rtsp://y/a", "rtmp://z/a/b"];
+
+#[test]
+fn sources_of_the_form_that_players_have_go_first() {
+    for packaging in [Packaging::Flv, Packaging::Rtsp] {
+        let mut scene = added(&MIXED, Duration::ZERO);
+        let x = attempt(&scene, 0);
+        picture(&mut scene, x);
+        scene.play("a", 1, packaging);
+        (0..3).for_each(|_| scene.turn());
+        assert_eq!(scene.admitted.len(), 1);
+        lose(&mut scene, x);
+        assert_eq!(scene.hosts(), ["x", "z"]);
+        scene.fail(ErrorClass::Refused);
+        assert_eq!(scene.hosts(), ["x", "z", "y"], "the others have their turn after them");
+        assert!(scene.ended.is_empty(), "it has brought nothing yet");
+        end(scene);
+    }
+    // Where nobody has the stream they are tried as they were given.
+    let mut scene = added(&MIXED, Duration::ZERO);
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    lose(&mut scene, x);
+    assert_eq!(scene.hosts(), ["x", "y"]);
+    end(scene);
+}
+
+#[test]
+fn hedge_that_would_end_players_of_packets_is_not_tried() {
+    for (packaging, dialed) in [(Packaging::Flv, 3), (Packaging::Rtsp, 2)] {
+        let mut scene = added(&MIXED, HEDGE);
+        let x = attempt(&scene, 0);
+        picture(&mut scene, x);
+        scene.play("a", 1, packaging);
+        (0..3).for_each(|_| scene.turn());
+        lose(&mut scene, x);
+        assert_eq!(scene.hosts(), ["x", "z"]);
+        scene.stage(Stage::Handshaking);
+        scene.now += 2 * HEDGE;
+        scene.shard.handle_timeout(scene.now);
+        scene.turn();
+        assert_eq!(scene.hosts().len(), dialed, "{packaging:?}");
+        // As the lead, when nothing else is left, it is tried.
+        let z = attempt(&scene, 1);
+        scene.fail_attempt(z, ErrorClass::Refused);
+        assert_eq!(scene.hosts(), ["x", "z", "y"]);
+        end(scene);
+    }
+}
+
+#[test]
+fn source_of_packets_takes_over_with_its_keyframe_and_players_of_tags_go_on() {
+    let mut scene = added(&MIXED[..2], Duration::ZERO);
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    scene.play("a", 1, Packaging::Flv);
+    scene.play("a", 2, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.admitted.len(), 2);
+    lose(&mut scene, x);
+    let y = attempt(&scene, 1);
+    begin(&mut scene, y);
+    packet(&mut scene, y, 1, 0x41);
+    assert!(!scene.shard.brings_media(y) && scene.ended.is_empty(), "no keyframe yet");
+    packet(&mut scene, y, 2, 0x65);
+    assert!(scene.shard.brings_media(y));
+    assert_eq!(scene.state_of("a"), StreamState::Registered);
+    assert_eq!(scene.ended, [scene.admitted[1]], "its description is void");
+    end(scene);
+}
+
+#[test]
+fn what_a_stream_can_be_played_in_is_told_when_its_codecs_are_others() {
+    let both = || Form::ALL.to_vec();
+    let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
+    scene.shard.keep_events();
+    let x = attempt(&scene, 0);
+    scene.tag_of(x, TagKind::Video, AVC);
+    scene.tag_of(x, TagKind::Video, KEYFRAME);
+    assert_eq!(told(&mut scene), [("registered", both())]);
+    // No packets are made of VP9.
+    let y = update(&mut scene, &["rtmp://y/a/b"]);
+    scene.tag_of(y, TagKind::Video, b"\x91vp09\0\0");
+    let changed = |forms| ("schemas_changed", forms);
+    let switched = || ("source_switched", vec![]);
+    assert_eq!(told(&mut scene), [switched(), changed(vec![Form::Flv])]);
+    let z = update(&mut scene, &["rtmp://z/a/b"]);
+    scene.tag_of(z, TagKind::Video, AVC);
+    scene.tag_of(z, TagKind::Video, KEYFRAME);
+    assert_eq!(told(&mut scene), [switched(), changed(both())]);
+    // It may change its codec itself, too.
+    scene.tag_of(z, TagKind::Video, b"\x90vp09\x01\0\0\0");
+    assert_eq!(told(&mut scene), [changed(vec![Form::Flv])]);
+    scene.fail_attempt(z, ErrorClass::Lost);
+    assert_eq!(told(&mut scene), [("lost", vec![Form::Flv])]);
+    end(scene);
+}
+
+#[test]
+fn source_of_another_form_is_told_as_a_loss_and_a_return() {
+    let both = || Form::ALL.to_vec();
+    let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
+    scene.shard.keep_events();
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    scene.play("a", 1, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    told(&mut scene);
+    let y = update(&mut scene, &["rtsp://y/a"]);
+    begin(&mut scene, y);
+    packet(&mut scene, y, 1, 0x41);
+    assert!(told(&mut scene).is_empty() && scene.hung_up.is_empty());
+    packet(&mut scene, y, 2, 0x65);
+    assert_eq!(scene.hung_up, [x]);
+    let names = ["lost", "source_switched", "back"];
+    assert_eq!(told(&mut scene), [(names[0], both()), (names[1], vec![]), (names[2], both())]);
+    assert_eq!((&scene.ended, scene.state_of("a")), (&scene.admitted, StreamState::Registered));
+    end(scene);
+}

@@ -1,0 +1,419 @@
+//! RTSP peers that mean harm or are broken: noise in place of requests, packets, reports and
+//! descriptions. Each harms its own connection at most, and is counted for what it was.
+
+mod kit;
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, UdpSocket};
+
+use kit::compare::assert_never_steps_back;
+use kit::flv::Kind;
+use kit::player::is_wait;
+use kit::relay::label;
+use kit::rtp::{Packet, SenderReport, parse_description};
+use kit::rtp_media::{Media, Plan, Timed, assert_same_packets};
+use kit::rtsp::{Client, Lower, Message, interleaved};
+use kit::rtsp_crowd::{four_players, stop_and_compare};
+use kit::rtsp_player::RtspPlayer;
+use kit::rtsp_publisher::RtspPublisher;
+use kit::units::{self, assert_part_of};
+use kit::{LIVENESS, Player, Relay, noise, wait_until};
+
+/// Media of a publisher over UDP goes through while `disturb` does its worst.
+#[track_caller]
+fn goes_on_while(disturb: impl FnOnce(&Relay, &RtspPublisher, &Media)) {
+    let relay = Relay::start(2);
+    let ports = relay.udp_pairs_free();
+    let media = Media::of("av.flv", Plan::default());
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Udp, &media);
+    relay.wait_online("a");
+    let players = four_players(&relay, "a");
+    disturb(&relay, &publisher, &media);
+    stop_and_compare(players, &media);
+    publisher.stop();
+    relay.wait_udp_pairs_free(ports);
+    relay.stop();
+}
+
+/// Sends all of it and waits for the relay to close. What it answered.
+#[track_caller]
+fn is_closed_after(relay: &Relay, pieces: &[&[u8]]) -> Vec<u8> {
+    let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
+    socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+    // The relay may have had enough before the end.
+    let _ = pieces.iter().try_for_each(|piece| socket.write_all(piece));
+    let mut answer = Vec::new();
+    match socket.read_to_end(&mut answer) {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
+        _ => answer,
+    }
+}
+
+#[test]
+fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
+    goes_on_while(|relay, _, _| {
+        let before = relay.metric("rillcast_session_errors_total");
+        let filler = [b'a'; 65_536];
+        let mut count = 0;
+        let mut spoil = |pieces: &[&[u8]]| {
+            is_closed_after(relay, pieces);
+            count += 1;
+        };
+        for seed in 1..20 {
+            let bytes = noise(seed, 20_000);
+            // Binary from the first byte, behind a request, and as the body of one.
+            spoil(&[b"\0", &bytes]);
+            spoil(&[b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n\0", &bytes]);
+            spoil(&[b"OPTIONS * RTSP/1.0\r\nContent-Length: 99999999\r\n\r\n", &bytes]);
+        }
+        for endless in [&b"A"[..], b"DESCRIBE rtsp://h/live/a RTSP/1.0\r\nA: "] {
+            spoil(&[&[endless][..], &[&filler[..]; 256]].concat());
+        }
+        wait_until(LIVENESS, "each is counted once", || {
+            relay.metric("rillcast_session_errors_total") == before + count
+        });
+        // Half a packet is no fault.
+        let mut half = TcpStream::connect(relay.rtsp).expect("the relay listens");
+        half.write_all(b"$\x05\xff\xff")
+            .and_then(|()| half.write_all(&noise(3, 20_000)))
+            .expect("sent");
+        drop(half);
+        assert_eq!(relay.metric("rillcast_session_errors_total"), before + count);
+    });
+}
+
+#[test]
+fn one_connection_takes_no_more_ports_than_its_part() {
+    goes_on_while(|relay, _, _| {
+        let url = relay.rtsp_url("a");
+        let mut greedy = Client::connect(relay.rtsp);
+        let described = greedy.demand("DESCRIBE", &url, &[], "");
+        let control = &parse_description(&described.text()).expect("a description")[0].control;
+        let track = kit::rtsp_player::control_url(&url, control);
+        let transport = "Transport: RTP/AVP;unicast;client_port=45678-45679";
+        let setup = format!("SETUP {track} RTSP/1.0\r\nCSeq: 7\r\n{transport}\r\n\r\n");
+        greedy.send(setup.repeat(60).as_bytes()).expect("the relay reads");
+        let answers: Vec<Option<u16>> =
+            (0..60).map(|_| greedy.answer().expect("an answer").status()).collect();
+        assert!(answers.iter().all(|status| matches!(status, Some(200 | 461))), "{answers:?}");
+        let refused = answers.iter().filter(|status| **status == Some(461)).count();
+        assert!(refused > 0, "60 pairs of ports for one track");
+        // Others are served, and so is it when its old ports are closed.
+        drop(RtspPlayer::start(relay.rtsp, &url, Lower::Udp));
+        let header = [("Transport", "RTP/AVP;unicast;client_port=45678-45679")];
+        greedy.demand("SETUP", &track, &header, "");
+    });
+}
+
+#[test]
+fn noise_at_the_udp_ports_is_ignored() {
+    goes_on_while(|_, publisher, media| {
+        let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a free port");
+        for seed in 1..500 {
+            let port = publisher.relay_port((seed % 2) as usize);
+            let mut packet = media.rtp((seed % 2) as usize)[0].clone();
+            packet.ssrc = seed;
+            packet.payload = noise(seed, 40);
+            let bytes = if seed % 3 == 0 { packet.encode() } else { noise(seed, 200) };
+            let at = (port.ip(), port.port() + u16::from(seed % 5 == 0));
+            // A port may not take it, and say so by ICMP.
+            let _ = socket.send_to(&bytes, at);
+        }
+    });
+}
+
+const SDP: (&str, &str) = ("Content-Type", "application/sdp");
+
+#[test]
+fn absurd_descriptions_are_refused() {
+    goes_on_while(|relay, _, media| {
+        let good = media.description();
+        let no_format = "m=video 0 RTP/AVP 96\r\n";
+        let table = [
+            ("nothing", "v=0\r\n".to_owned(), Some(400)),
+            ("noise", String::from_utf8_lossy(&noise(5, 3000)).into_owned(), Some(400)),
+            ("type", "v=0\r\nm=video 0 RTP/AVP 999999999999\r\n".to_owned(), Some(400)),
+            ("format", format!("v=0\r\n{no_format}"), Some(400)),
+            ("rate", good.replace("H264/90000", "H264/0"), Some(400)),
+            ("sections", format!("{good}{}", no_format.repeat(2000)), Some(400)),
+            ("tracks", format!("{good}{}", "m=audio 0 RTP/AVP 0\r\n".repeat(7)), Some(400)),
+            ("lines", format!("{good}{}", "a=x\r\n".repeat(2000)), Some(400)),
+            // More than is read: closed at once.
+            ("length", format!("{good}a={}\r\n", "x".repeat(200_000)), None),
+        ];
+        for (name, text, status) in table {
+            let mut client = Client::connect(relay.rtsp);
+            let url = relay.rtsp_url(&format!("absurd-{name}"));
+            let answer = client.ask("ANNOUNCE", &url, &[SDP], &text);
+            let found = answer.as_ref().ok().and_then(Message::status);
+            assert_eq!(found, status, "{name}: {answer:?}");
+            assert!(relay.schemas(&format!("absurd-{name}")).is_empty(), "{name}");
+        }
+        // The connection goes on with a better one.
+        let mut client = Client::connect(relay.rtsp);
+        let url = relay.rtsp_url("better");
+        let refused = client.ask("ANNOUNCE", &url, &[SDP], "v=0\r\n").expect("an answer");
+        assert_eq!(refused.status(), Some(400));
+        client.demand("ANNOUNCE", &url, &[SDP], &good);
+    });
+}
+
+/// Who plays over RTP may know better than we do, or need none.
+#[test]
+fn configuration_that_can_not_be_read_is_passed_on() {
+    let relay = Relay::start(1);
+    let mut media = Media::of("av.flv", Plan::default());
+    let url = relay.rtsp_url("a");
+    media.formats[1].fmtp = media.formats[1].fmtp.replace("config=", "config=zz");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let flv = Player::http_flv(relay.http, "/live/a.live.flv");
+    let player = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+    player.wait_units(Kind::Video, 30);
+    player.wait_units(Kind::Audio, 30);
+    flv.wait_frames(Kind::Video, 30);
+    let recording = player.stop();
+    assert!(recording.description.contains("config=zz"), "{}", recording.description);
+    assert_same_packets("rtsp", &media, &recording, 30);
+    let got = units::of_tags(&flv.stop());
+    assert_eq!(assert_part_of("flv", &media.units, &got, Kind::Video), 0);
+    assert!(got.iter().all(|unit| unit.kind == Kind::Video), "sounds that nobody can configure");
+    publisher.stop();
+    relay.stop();
+}
+
+/// How many packets were dropped, by reason.
+#[track_caller]
+fn dropped(relay: &Relay) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for (labels, value) in relay.samples("rillcast_rtp_packets_dropped_total") {
+        *counts.entry(label(&labels, "reason")).or_default() += value;
+    }
+    counts
+}
+
+/// Packets of video in which something can't be read, or that are not of the stream, go among the good
+/// ones in these milliseconds.
+const SPOILED_MS: std::ops::Range<u32> = 2000..4000;
+
+fn is_spoiled(timed: &Timed) -> bool {
+    timed.track == 0 && !timed.is_rtcp && SPOILED_MS.contains(&timed.at_ms)
+}
+
+/// Before a slice of each fifth picture there is a fragment or an aggregate that is cut off, in the
+/// picture and in the sequence: players of RTP get it as it came. How many pictures that are.
+fn with_cut_packets(media: &Media) -> (Media, usize) {
+    let mut cut_media = Media { packets: Vec::new(), ..media.clone() };
+    let mut pictures = Vec::new();
+    let mut cut_count = 0_u16;
+    for timed in &media.packets {
+        let Ok(mut packet) = Packet::parse(&timed.bytes) else { unreachable!("made here") };
+        if timed.track != 0 || timed.is_rtcp {
+            cut_media.packets.push(timed.clone());
+            continue;
+        }
+        let is_slice = packet.payload[0] & 0x1f == 1;
+        if is_spoiled(timed) && is_slice && pictures.last() != Some(&packet.timestamp) {
+            pictures.push(packet.timestamp);
+            if pictures.len() % 5 == 1 {
+                let payload = match pictures.len() % 2 {
+                    0 => vec![0x7c],
+                    _ => vec![0x78, 0x7f, 0xff, 1, 2, 3],
+                };
+                let sequence = packet.sequence.wrapping_add(cut_count);
+                let cut = Packet { sequence, marker: false, payload, ..packet.clone() };
+                cut_media.packets.push(Timed { bytes: cut.encode(), ..timed.clone() });
+                cut_count += 1;
+            }
+        }
+        packet.sequence = packet.sequence.wrapping_add(cut_count);
+        cut_media.packets.push(Timed { bytes: packet.encode(), ..timed.clone() });
+    }
+    (cut_media, usize::from(cut_count))
+}
+
+/// Behind each fourth packet of video there is one that is no use. How many there are, by reason.
+fn with_strays(media: &Media, lower: Lower) -> (Media, BTreeMap<String, u64>) {
+    let mut stray_media = Media { packets: Vec::new(), ..media.clone() };
+    let mut counts = BTreeMap::new();
+    let mut seed = 0;
+    for timed in &media.packets {
+        stray_media.packets.push(timed.clone());
+        if is_spoiled(timed) {
+            seed += 1;
+            if seed % 4 == 0 {
+                let (reason, packet) = stray(seed / 4, timed, lower);
+                *counts.entry(reason.to_owned()).or_default() += 1;
+                stray_media.packets.push(packet);
+            }
+        }
+    }
+    (stray_media, counts)
+}
+
+/// A packet that is no use behind this one, and the reason for which it is dropped.
+fn stray(seed: u32, timed: &Timed, lower: Lower) -> (&'static str, Timed) {
+    let packet = Packet::parse(&timed.bytes).expect("made here");
+    let rtp = |packet: Packet| Timed { bytes: packet.encode(), ..timed.clone() };
+    let report = |bytes| Timed { is_rtcp: true, bytes, ..timed.clone() };
+    // Not of version 2.
+    let garbage = |len| {
+        let mut bytes = noise(seed, len);
+        bytes[0] &= 0x3f;
+        bytes
+    };
+    match seed % 9 {
+        0 => ("malformed", Timed { bytes: garbage(200), ..timed.clone() }),
+        1 => ("malformed", Timed { bytes: timed.bytes[..11].to_vec(), ..timed.clone() }),
+        2 => ("foreign_type", rtp(Packet { payload_type: 50, ..packet })),
+        // Another one each time.
+        3 => ("foreign_source", rtp(Packet { ssrc: seed, ..packet })),
+        4 => {
+            let ntp = u64::from(seed) << 32;
+            let timestamp = packet.timestamp;
+            ("foreign_source", report(SenderReport { ssrc: seed, ntp, timestamp }.encode()))
+        }
+        5 => ("malformed_rtcp", report(garbage(60))),
+        6 => ("duplicate", timed.clone()),
+        7 => {
+            let sequence = packet.sequence.wrapping_add(20_000);
+            ("stray", rtp(Packet { sequence, ..packet }))
+        }
+        _ if lower == Lower::Tcp => ("stray_interleaved", Timed { track: 20, ..timed.clone() }),
+        _ => ("too_long", Timed { bytes: vec![0x80; 20_000], ..timed.clone() }),
+    }
+}
+
+#[track_caller]
+fn noise_among_media_is_counted(lower: Lower) {
+    let relay = Relay::start(2);
+    let ports = relay.udp_pairs_free();
+    let media = Media::of("av.flv", Plan::default());
+    let good = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("b"), Lower::Udp, &media);
+    relay.wait_online("b");
+    let good_players = four_players(&relay, "b");
+    let before = dropped(&relay);
+    let (cut_media, cut_count) = with_cut_packets(&media);
+    let (spoiled, strays) = with_strays(&cut_media, lower);
+    assert!(cut_count >= 5 && strays.len() == 7, "{cut_count} pictures, {strays:?}");
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &spoiled);
+    relay.wait_online("a");
+    let flv = Player::http_flv(relay.http, "/live/a.live.flv");
+    flv.wait_frames(Kind::Video, 1);
+    let players = four_players(&relay, "a");
+    players.iter().for_each(|player| player.wait_units(Kind::Video, 150));
+    flv.wait_frames(Kind::Video, 150);
+    let tags = flv.stop();
+    assert_never_steps_back("flv", &tags);
+    let got = units::of_tags(&tags);
+    let lost =
+        [Kind::Video, Kind::Audio].map(|kind| assert_part_of("flv", &media.units, &got, kind));
+    assert_eq!(lost, [cut_count, 0], "pictures with a packet that is cut off, and sounds");
+    for player in players {
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        assert_same_packets(&what, &cut_media, &recording, 150);
+    }
+    let expected = || {
+        let mut counts = before.clone();
+        strays
+            .iter()
+            .for_each(|(reason, count)| *counts.entry(reason.clone()).or_default() += count);
+        counts
+    };
+    assert_eq!(dropped(&relay), expected());
+    assert_eq!(relay.metric("rillcast_rtp_packets_lost_total"), 0);
+    for loss in losses(&relay, "a") {
+        assert_eq!(loss, 0.0);
+    }
+    assert!(!publisher.is_closed(), "its connection is open");
+    publisher.stop();
+    stop_and_compare(good_players, &media);
+    good.stop();
+    relay.wait_udp_pairs_free(ports);
+    // Sources that are gone have counted, too.
+    assert_eq!(dropped(&relay), expected());
+    relay.stop();
+}
+
+#[test]
+fn noise_among_media_over_tcp_is_counted_and_all_else_plays() {
+    noise_among_media_is_counted(Lower::Tcp);
+}
+
+#[test]
+fn noise_among_media_over_udp_is_counted_and_all_else_plays() {
+    noise_among_media_is_counted(Lower::Udp);
+}
+
+/// Loss in percent of each track.
+#[track_caller]
+fn losses(relay: &Relay, stream: &str) -> Vec<f64> {
+    let params =
+        [("schema", "rtsp"), ("vhost", "__defaultVhost__"), ("app", "live"), ("stream", stream)];
+    let told = relay.api("getMediaInfo", &params);
+    let tracks = told["tracks"].as_array().unwrap_or_else(|| panic!("{told}"));
+    tracks.iter().map(|track| track["loss"].as_f64().expect("a number")).collect()
+}
+
+#[test]
+fn publisher_with_noise_for_media_harms_itself_alone() {
+    goes_on_while(|relay, _, media| {
+        let mut spoiled = media.clone();
+        for (index, packet) in spoiled.packets.iter_mut().enumerate() {
+            let seed = u32::try_from(index).expect("few packets") + 1;
+            let len = packet.bytes.len();
+            match index % 3 {
+                0 => packet.bytes = noise(seed, len),
+                // Another SSRC each time.
+                1 if len > 12 => packet.bytes[8..12].copy_from_slice(&seed.to_be_bytes()),
+                _ if len > 12 => packet.bytes.splice(12.., noise(seed, len - 12)).for_each(drop),
+                _ => {}
+            }
+        }
+        let url = relay.rtsp_url("spoiled");
+        let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &spoiled);
+        let player = Player::http_flv(relay.http, "/live/spoiled.live.flv");
+        for reason in ["malformed", "foreign_type", "foreign_source"] {
+            wait_until(LIVENESS, reason, || dropped(relay)[reason] >= 10);
+        }
+        assert!(!publisher.is_closed(), "its connection is open");
+        assert_eq!(relay.metric("rillcast_session_errors_total"), 0);
+        drop((player, publisher));
+    });
+}
+
+#[test]
+fn publisher_that_loses_the_frame_of_its_packets_ends_alone() {
+    goes_on_while(|relay, _, media| {
+        let url = relay.rtsp_url("broken");
+        let mut client = Client::connect(relay.rtsp);
+        client.demand("ANNOUNCE", &url, &[SDP], &media.description());
+        for (track, format) in media.formats.iter().enumerate() {
+            let transport = format!(
+                "RTP/AVP/TCP;unicast;interleaved={}-{};mode=record",
+                2 * track,
+                2 * track + 1
+            );
+            let url = format!("{url}/{}", format.control);
+            client.demand("SETUP", &url, &[("Transport", &transport)], "");
+        }
+        client.demand("RECORD", &url, &[], "");
+        let early = media.packets.iter().take(100);
+        let channel = |timed: &Timed| (2 * timed.track) as u8 + u8::from(timed.is_rtcp);
+        let frames: Vec<u8> =
+            early.flat_map(|timed| interleaved(channel(timed), &timed.bytes)).collect();
+        client.send(&frames).expect("the relay reads");
+        let player = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+        player.wait_units(Kind::Video, 5);
+        // The relay may have had enough before the end.
+        let _ = client.send(&[&b"\0"[..], &noise(7, 20_000)].concat());
+        let end = client.answer().expect_err("its connection is closed");
+        assert!(!is_wait(&end), "{end}");
+        wait_until(LIVENESS, "it is counted", || {
+            relay.metric("rillcast_session_errors_total") == 1
+        });
+    });
+}

@@ -1,0 +1,117 @@
+//! How the camera's tracks go out: what SETUP agrees on, and packets over TCP and UDP.
+
+use std::io::{Result, Write};
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+
+use super::Link;
+use super::habits::{Control, Ssrc};
+use crate::kit::rtp_media::Timed;
+use crate::kit::rtsp::{Message, first_of_pair, interleaved, transport_parameter};
+use crate::kit::rtsp_player::udp_pair;
+
+/// How a track goes out.
+#[derive(Debug)]
+pub(super) enum Setup {
+    Tcp { track: usize, channel: u8 },
+    Udp { track: usize, sockets: [UdpSocket; 2] },
+}
+
+impl Setup {
+    pub(super) fn track(&self) -> usize {
+        match self {
+            Self::Tcp { track, .. } | Self::Udp { track, .. } => *track,
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn set_up(&mut self, request: &Message) -> Result<()> {
+        let asked = request.header("transport").unwrap_or_default().to_owned();
+        let formats = &self.media.formats;
+        let named = formats.iter().position(|format| request.uri().ends_with(&format.control));
+        let is_aggregate = self.habits.control == Control::AggregateOnly;
+        let Some(track) = named.or_else(|| is_aggregate.then_some(0)) else {
+            return self.reply(request, 404, &[], "");
+        };
+        let is_tcp = asked.contains("RTP/AVP/TCP");
+        if !is_tcp && self.habits.udp_refused {
+            return self.reply(request, 461, &[], "");
+        }
+        let ssrc = match (self.habits.ssrc, self.media.rtp(track).first()) {
+            (Ssrc::True, Some(packet)) => Some(packet.ssrc),
+            (Ssrc::False, _) => Some(0xdead_beef),
+            _ => None,
+        };
+        let mut parts = Vec::new();
+        if is_tcp {
+            let channel = transport_parameter(&asked, "interleaved").and_then(first_of_pair::<u8>);
+            let channel = channel.unwrap_or(0);
+            parts.extend(["RTP/AVP/TCP", "unicast"].map(str::to_owned));
+            parts.push(format!("interleaved={channel}-{}", channel + 1));
+            self.setups.push(Setup::Tcp { track, channel });
+        } else {
+            let client = transport_parameter(&asked, "client_port").and_then(first_of_pair::<u16>);
+            let Some(client) = client else { return self.reply(request, 461, &[], "") };
+            let sockets = self.open_pair()?;
+            let peer: IpAddr = self.socket.peer_addr()?.ip();
+            for (socket, port) in sockets.iter().zip([client, client + 1]) {
+                socket.connect((peer, port))?;
+            }
+            let port = sockets[0].local_addr()?.port();
+            parts.extend(["RTP/AVP", "unicast"].map(str::to_owned));
+            parts.push(format!("client_port={client}-{}", client + 1));
+            parts.push(format!("server_port={port}-{}", port + 1));
+            self.setups.push(Setup::Udp { track, sockets });
+        }
+        parts.extend(self.habits.source.map(|source| format!("source={source}")));
+        parts.extend(ssrc.map(|ssrc| format!("ssrc={ssrc:08X}")));
+        let separator = if self.habits.spaced_transport { " ; " } else { ";" };
+        let transport = parts.join(separator);
+        let session = match self.habits.timeout {
+            Some(timeout) => format!("12345678;timeout={}", timeout.as_secs()),
+            None => "12345678".to_owned(),
+        };
+        self.reply(request, 200, &[("Transport", &transport), ("Session", &session)], "")
+    }
+
+    /// A pair of the camera's own address; where it names another source, that one's same ports are
+    /// kept on record.
+    fn open_pair(&self) -> Result<[UdpSocket; 2]> {
+        loop {
+            let sockets = udp_pair(self.socket.local_addr()?.ip());
+            let Some(source) = self.habits.source else { return Ok(sockets) };
+            let port = sockets[0].local_addr()?.port();
+            let others = [port, port + 1].map(|port| UdpSocket::bind((source, port)));
+            if let [Ok(rtp), Ok(rtcp)] = others {
+                let others = [rtp, rtcp].map(Arc::new);
+                self.record(|connection| connection.other_sources.extend(others));
+                return Ok(sockets);
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, packet: &Timed) -> Result<()> {
+        let setup = self.setups.iter().find(|setup| setup.track() == packet.track);
+        match setup {
+            None => Ok(()),
+            Some(Setup::Udp { sockets, .. }) => {
+                // The relay may have closed its port.
+                let _ = sockets[usize::from(packet.is_rtcp)].send(&packet.bytes);
+                Ok(())
+            }
+            Some(Setup::Tcp { channel, .. }) => {
+                let channel = channel + u8::from(packet.is_rtcp);
+                let bytes = interleaved(channel, &packet.bytes);
+                let stray = self.habits.payload_type_50 && !packet.is_rtcp && self.next % 5 == 1;
+                let stray = stray.then(|| {
+                    let mut twin = packet.bytes.clone();
+                    twin[1] = 50;
+                    twin.truncate(40);
+                    interleaved(channel, &twin)
+                });
+                self.socket.write_all(&[bytes, stray.unwrap_or_default()].concat())
+            }
+        }
+    }
+}
