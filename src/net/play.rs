@@ -40,7 +40,7 @@ impl Driver {
     pub(super) fn play_allowed(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Waiter;
-        link.part = Some(Part { what: "player", key: key.clone(), ended: None });
+        link.part = Some(Part::new("player", key.clone()));
         let (connection, local, peer) = (link.id, link.local, link.peer);
         let params = link.params.clone();
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
@@ -58,6 +58,7 @@ impl Driver {
             return;
         };
         let now = self.now;
+        self.note_life(token);
         let Some(link) = self.links.get_mut(token) else { return };
         let begun = match &mut link.session {
             Session::Rtsp(_) => {

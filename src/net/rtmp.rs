@@ -126,7 +126,8 @@ impl Driver {
                 link.role = Role::Publisher(handle);
                 (link.has_started, link.params) = (true, params);
                 link.protocol = publisher_protocol(&link.session);
-                link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
+                let part = Part::new("publisher", key.clone());
+                link.part = Some(Part { generation: Some(handle.generation), ..part });
                 let Session::Rtmp(session) = &mut link.session else {
                     self.begin_rtp(token);
                     return;

@@ -11,7 +11,7 @@ use crate::media::state::{EndReason, Generation};
 use crate::media::{Form, StreamKey};
 
 impl Shard {
-    /// Which life of a key that this shard owns lives now; for tests.
+    /// Which life of a key that this shard owns lives now.
     pub fn generation_of(&self, key: &StreamKey) -> Option<Generation> {
         self.tables.find(key).map(|handle| handle.generation)
     }
