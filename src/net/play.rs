@@ -135,9 +135,10 @@ impl Driver {
         }
         self.tell_refused(token, Refusal::For(reason));
         let Some(link) = self.links.get_mut(token) else { return };
-        let failed = reason == EndReason::OriginFailed;
+        let failed = matches!(reason, EndReason::OriginFailed | EndReason::KnownFailed);
         let not_carried = reason == EndReason::NotCarried;
-        let overloaded = failed || matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
+        let overloaded = failed
+            || matches!(reason, EndReason::Busy | EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
                 let refusal =
@@ -163,7 +164,7 @@ impl Driver {
                     false => format!("no such stream: {}\n", reason.as_str()),
                 };
                 let mut response = Response::text(status, text);
-                if reason != EndReason::NotFound {
+                if !reason.is_absence() {
                     response = response.closing();
                 }
                 let answered = session.respond(now, response);
