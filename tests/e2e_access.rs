@@ -9,10 +9,13 @@ use std::time::Duration;
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher};
 use kit::flv::Kind;
-use kit::{LIVENESS, Player, Relay, http, pause, wait_until};
+use kit::relay::{SECRET, key};
+use kit::rtp_media::{Media, Plan};
+use kit::{Follower, LIVENESS, Player, Relay, config, http, pause, wait_until};
 use rillcast::access::signature;
 use rillcast::clock;
 use rillcast::media::StreamKey;
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 /// The query of a signed URL of `live/<stream>`.
@@ -184,6 +187,96 @@ fn bound_to(to: SocketAddr, from: &str) -> TcpStream {
     socket.bind(&from.into()).expect("a loopback address");
     socket.connect(&to.into()).expect("it listens");
     socket.into()
+}
+
+/// The status of what is asked over RTSP on a connection of its own from an address of ours.
+fn rtsp_status(relay: &Relay, from: &str, method: &str, name: &str) -> u16 {
+    let mut socket = bound_to(relay.rtsp, &format!("{from}:0"));
+    let body = match method {
+        "ANNOUNCE" => Media::of("av.flv", Plan::default()).description(),
+        _ => String::new(),
+    };
+    let url = relay.rtsp_url(name);
+    let len = body.len();
+    let head = format!("{method} {url} RTSP/1.0\r\nCSeq: 1\r\nContent-Type: application/sdp\r\n");
+    socket
+        .write_all(format!("{head}Content-Length: {len}\r\n\r\n{body}").as_bytes())
+        .expect("a request");
+    socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+    let mut reply = [0; 12];
+    socket.read_exact(&mut reply).expect("an answer");
+    String::from_utf8_lossy(&reply[9..]).parse().expect("a status")
+}
+
+#[test]
+fn over_rtsp_the_same_rules_hold() {
+    let keys = "publish_keys = { live = \"pub\" }\nplay_keys = { \"*\" = \"play\" }\n";
+    let deny = "publish_deny = \"127.0.0.2\"\nplay_deny = \"127.0.0.2\"\n";
+    let wait = config::max_stream_wait_ms(200);
+    let relay = Relay::start_with(1, &format!("{wait}[access]\n{keys}{deny}"));
+    for (method, secret) in [("DESCRIBE", "play"), ("ANNOUNCE", "pub")] {
+        let right = format!("a?{}", signed(secret, "a"));
+        let wrong = format!("a?{}", signed(secret, "b"));
+        assert_eq!(rtsp_status(&relay, "127.0.0.1", method, "a"), 403, "{method}");
+        assert_eq!(rtsp_status(&relay, "127.0.0.1", method, &wrong), 403, "{method}");
+        assert_eq!(rtsp_status(&relay, "127.0.0.2", method, &right), 403, "{method}");
+        let let_in = rtsp_status(&relay, "127.0.0.1", method, &right);
+        assert_eq!(let_in, if method == "ANNOUNCE" { 200 } else { 404 }, "{method}");
+    }
+    relay.stop();
+    let relay = Relay::start_with(1, &format!("{wait}[limits]\njoins_per_second_max = 1\n"));
+    for method in ["DESCRIBE", "ANNOUNCE"] {
+        wait_until(LIVENESS, "a join too many", || {
+            rtsp_status(&relay, "127.0.0.1", method, &format!("{method}-a")) == 503
+        });
+    }
+    relay.stop();
+}
+
+/// The next `player_refused` of a stream, once it has been asked for.
+fn refused(follower: &Follower, stream: &str) -> Value {
+    let mut found = None;
+    wait_until(LIVENESS, &format!("{stream} is refused"), || {
+        let mut events = follower.events().into_iter();
+        found = events.find(|e| e.name == "player_refused" && e.data["key"] == key(stream));
+        found.is_some()
+    });
+    found.expect("just found").data
+}
+
+#[test]
+fn players_that_are_not_let_in_are_told_with_the_rule() {
+    let rules = "play_keys = { live = \"play\" }\nplay_deny = \"127.0.0.2\"\n";
+    let relay = Relay::start_with(2, &format!("[access]\n{rules}"));
+    let follower = Follower::start(relay.http, &format!("secret={SECRET}"), None);
+    let why = |stream: &str| relay.api("why", &[("key", &key(stream))])["data"].clone();
+
+    assert_eq!(status(&relay, "/live/http.live.flv"), 403);
+    let event = refused(&follower, "http");
+    assert_eq!((&event["reason"], &event["protocol"]), (&json!("not_signed"), &json!("http")));
+    assert!(event["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{event}");
+    assert_eq!(why("http")["rules"][0]["rule"], "access.play_keys");
+
+    let name = format!("rtmp?{}", signed("play", "other"));
+    wait_code(&Player::rtmp(relay.rtmp, "live", &name), "NetStream.Play.BadAuth");
+    let event = refused(&follower, "rtmp");
+    assert_eq!((&event["reason"], &event["protocol"]), (&json!("wrong_signature"), &json!("rtmp")));
+
+    assert_eq!(rtsp_status(&relay, "127.0.0.2", "DESCRIBE", "rtsp"), 403);
+    let event = refused(&follower, "rtsp");
+    assert_eq!((&event["reason"], &event["protocol"]), (&json!("address_denied"), &json!("rtsp")));
+    assert_eq!(why("rtsp")["rules"][0]["rule"], "access.play_allow or access.play_deny");
+    relay.stop();
+
+    let relay = Relay::start_with(1, "[limits]\njoins_per_second_max = 1\n");
+    let follower = Follower::start(relay.http, &format!("secret={SECRET}"), None);
+    wait_until(LIVENESS, "a join too many", || {
+        let mut socket = bound_to(relay.http, "127.0.0.1:0");
+        ask_for_absent(&mut socket);
+        status_or_wait(&mut socket) == 503
+    });
+    assert_eq!(refused(&follower, "absent")["reason"], "too_many_joins");
+    relay.stop();
 }
 
 #[test]

@@ -119,6 +119,19 @@ fn ask(relay: &Relay, path: &str) -> u16 {
     status_of(&Player::http_flv(relay.http, path))
 }
 
+/// Waits until `why` says that a rule has refused a stream's players; the cause that it names.
+#[track_caller]
+fn wait_rule(relay: &Relay, stream: &str, rule: &str) -> String {
+    let mut cause = String::new();
+    wait_until(LIVENESS, rule, || {
+        let data = relay.api("why", &[("app", "live"), ("stream", stream)])["data"].clone();
+        cause = data["cause"].as_str().expect("a cause").to_owned();
+        let mut rows = data["rules"].as_array().expect("rules").iter();
+        rows.any(|row| row["event"] == "player_refused" && row["rule"] == rule)
+    });
+    cause
+}
+
 /// What 5,000 players of the debug build ask for.
 const HERD: usize = 5000;
 
@@ -257,7 +270,12 @@ fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may
     assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
     assert_eq!(asked(), (3, 3));
     let stream = [("app", "live"), ("stream", "a")];
+    let cause = wait_rule(&edge, "a", "demand.not_found_ms");
+    assert!(cause.starts_with("it could not be had"), "{cause}");
     assert_eq!(edge.api("delNegativeCache", &stream)["data"]["count"], 1);
+    let cause = wait_rule(&edge, "a", "[[origin]] or demand.origin_url");
+    let failed = "its last try failed (not_found)";
+    assert!(cause.starts_with("nobody brings it now") && cause.contains(failed), "{cause}");
     assert_eq!(ask(&edge, "/live/a.live.flv"), 404);
     assert_eq!(asked(), (4, 4));
     // Somebody brings it.
@@ -289,6 +307,9 @@ fn the_hook_is_asked_before_origins_and_may_bring_the_stream() {
     assert_eq!(edge.api("setServerConfig", &set)["changed"], 2);
     assert_eq!(ask(&edge, "/live/closed.live.flv"), 404);
     assert_eq!(desert.requests().len(), 0, "the hook sent its player away");
+    let cause = wait_rule(&edge, "closed", "on_stream_not_found");
+    let by = "nobody brings it now; it was closed by on_stream_not_found";
+    assert!(cause.starts_with(by), "{cause}");
     let player = Player::http_flv(edge.http, "/live/added.live.flv");
     player.wait_frames(Kind::Video, 5);
     assert_eq!(desert.requests().len(), 0, "the hook brought it");

@@ -6,11 +6,11 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use kit::fault::{Mode, Origin};
-use kit::ffmpeg::{Modern, Publisher};
+use kit::ffmpeg::{Modern, Publisher, Repeat};
 use kit::flv::Kind;
 use kit::relay::{SECRET, key};
-use kit::{Follower, LIVENESS, Player, Relay};
-use serde_json::json;
+use kit::{Follower, LIVENESS, Player, Relay, config};
+use serde_json::{Value, json};
 
 fn follow(relay: &Relay, more: &str, last_id: Option<&str>) -> Follower {
     Follower::start(relay.http, &format!("secret={SECRET}{more}"), last_id)
@@ -72,6 +72,96 @@ fn players_and_publishers_are_told_and_a_filter_leaves_out_the_others() {
         ["player_waits", "pending", "registered", "player_started", "player_left", "closed"];
     assert_in_order(&all, &order);
     assert!(other.names().is_empty(), "{:?}", other.names());
+    relay.stop();
+}
+
+/// All events of a name, once there are so many.
+fn wait_all(follower: &Follower, name: &str, count: usize) -> Vec<Value> {
+    let all = || follower.events().into_iter().filter(|e| e.name == name);
+    kit::wait_until(LIVENESS, &format!("{count} of {name}"), || all().count() >= count);
+    all().map(|event| event.data).collect()
+}
+
+#[test]
+fn what_is_told_of_a_peer_is_of_the_life_that_it_had() {
+    let relay = Relay::start(2);
+    let follower = follow(&relay, "", None);
+    let origin = Origin::start(Mode::Healthy);
+    let mut lives = Vec::new();
+    // The shards take turns in no order; the key's owner stays.
+    for _ in 0..8 {
+        let reply = relay.add("a", &origin.rtmp_url("a"), &[]);
+        lives.push(reply["data"]["generation"].clone());
+        let player = Player::http_flv(relay.http, "/live/a.live.flv");
+        player.wait_frames(Kind::Video, 2);
+        // It is told when the stream is gone from its shard.
+        relay.delete("a");
+    }
+    for name in ["player_started", "player_left"] {
+        let told = wait_all(&follower, name, lives.len());
+        let mut told: Vec<_> = told.iter().map(|data| data["generation"].clone()).collect();
+        told.sort_by_key(Value::as_u64);
+        assert_eq!(told, lives, "{name}");
+    }
+    origin.set(Mode::Refused);
+    let mut lives = Vec::new();
+    for number in 0..8 {
+        let stream = format!("b{number}");
+        let reply = relay.add(&stream, &origin.rtmp_url("b"), &[("async", "1")]);
+        lives.push(reply["data"]["generation"].clone());
+        let waiter = Player::http_flv(relay.http, &format!("/live/{stream}.live.flv"));
+        wait_all(&follower, "player_waits", number + 1);
+        kit::wait_until(LIVENESS, "it waits", || {
+            relay.proxy(&stream).is_some_and(|row| row["waiters"] == 1)
+        });
+        relay.delete(&stream);
+        let told = wait_all(&follower, "player_refused", number + 1);
+        assert_eq!(told[number]["generation"], lives[number], "{told:?}");
+        waiter.wait_end(LIVENESS);
+    }
+    for stream in ["c", "d", "e"] {
+        let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url(stream));
+        relay.wait_online(stream);
+        publisher.stop();
+    }
+    let left = wait_all(&follower, "publisher_left", 3);
+    let registered = wait_all(&follower, "registered", 3);
+    for data in left {
+        let of_key = registered.iter().find(|of| of["key"] == data["key"]).expect("its stream");
+        assert_eq!(data["generation"], of_key["generation"], "{data}");
+        assert!(data["generation"].is_u64(), "{data}");
+    }
+    relay.stop();
+}
+
+/// It reads nothing, has its socket full, jumps, and is evicted at last.
+#[test]
+fn a_player_that_is_too_slow_is_told_and_evicted() {
+    let relay = Relay::start_with(2, &config::lag(1_000_000, 3000));
+    let follower = follow(&relay, "", None);
+    let dir = kit::TempDir::new("heavy");
+    let heavy = dir.file("heavy.flv");
+    kit::ffmpeg::make_heavy_file(&heavy, 10);
+    let url = relay.rtmp_url("a");
+    let mut publisher = Publisher::start_file(Modern::No, &heavy, &url, Repeat::Forever);
+    relay.wait_online("a");
+    let player = Player::http_flv_with(relay.http, "/live/a.live.flv", kit::player::Buffer::Small);
+    player.wait_frames(Kind::Video, 1);
+    player.pause();
+    let evicted = wait_all(&follower, "player_evicted", 1).remove(0);
+    let slow = wait_all(&follower, "player_slow", 1).remove(0);
+    let registered = follower.wait("registered").data;
+    for event in [&slow, &evicted] {
+        assert_eq!(event["generation"], registered["generation"], "{event}");
+        assert_eq!(event["connection"], follower.wait("player_started").data["connection"]);
+    }
+    assert_eq!((&slow["jumps"], &evicted["reason"]), (&json!(1), &json!("too_slow")));
+    let rules = relay.api("why", &[("key", &key("a"))])["data"]["rules"].clone();
+    let rules: Vec<_> =
+        rules.as_array().expect("rules").iter().map(|r| r["rule"].clone()).collect();
+    assert!(rules.contains(&json!("egress.lag_evict_ms")), "{rules:?}");
+    assert!(rules.contains(&json!("egress.lag_bytes_max")), "{rules:?}");
+    publisher.stop();
     relay.stop();
 }
 

@@ -24,7 +24,7 @@ pub struct Ask<'a> {
     pub now_unix: u64,
 }
 
-/// Why a peer may not do what it asks for. Peers are told no more than that; the log is.
+/// Why a peer may not do what it asks for. Peers are told no more than that; the event log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
     /// Its address is denied, or not among the allowed ones.
@@ -39,10 +39,10 @@ pub enum Denied {
 impl Denied {
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Address => "address not allowed",
-            Self::Unsigned => "URL not signed",
-            Self::Expired => "signature expired",
-            Self::Signature => "wrong signature",
+            Self::Address => "address_denied",
+            Self::Unsigned => "not_signed",
+            Self::Expired => "signature_expired",
+            Self::Signature => "wrong_signature",
         }
     }
 }

@@ -28,6 +28,14 @@ struct Line {
     error_class: String,
 }
 
+/// What its last try came to, where it was not up since: its class, and why.
+pub(super) fn last_failure(events: &[String]) -> Option<String> {
+    let lines = events.iter().rev().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let mut since_up = lines.take_while(|line| !matches!(&*line.event, "registered" | "back"));
+    let failed = since_up.find(|line| line.event == "attempt_failed")?;
+    Some(format!("({}): {}", failed.error_class, failed.reason))
+}
+
 /// Those that the events of a stream, the oldest first, tell of; the one that acted last is first.
 pub(super) fn rules(events: &[String]) -> Vec<RuleRow> {
     let mut rows: Vec<RuleRow> = Vec::new();
@@ -47,21 +55,42 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         ("closed", "idle", _) => {
             "idle_close_ms, auto_close, stream.auto_close or on_stream_none_reader"
         }
-        ("closed", "gave_up", _) => "retry_count",
+        ("closed", "gave_up", _) => "retry_count or demand.retry_count",
         ("closed", "source_lost", _) => "stream.continue_push_ms",
-        ("closed", "not_found", _) => "on_stream_not_found",
+        ("closed" | "player_refused", "sent_away", _) => "on_stream_not_found",
+        ("closed" | "player_refused", "not_found" | "origin_failed", _) => {
+            "[[origin]] or demand.origin_url"
+        }
+        ("closed" | "player_refused", "busy", _) => "connects_max of the [[origin]]",
         ("closed", "closed", _) => "close_stream or close_streams",
         ("deleted", ..) => "delStreamProxy",
         ("player_refused", "denied", _) => "on_play",
-        ("player_refused", "not_found", _) => "stream.max_stream_wait_ms",
-        ("player_refused", "overloaded", _) => "stream.waiters_per_key_max or limits.pending_...",
+        ("player_refused", "address_denied", _) => "access.play_allow or access.play_deny",
+        ("player_refused", "not_signed" | "signature_expired" | "wrong_signature", _) => {
+            "access.play_keys"
+        }
+        ("player_refused", "too_many_joins", _) => {
+            "limits.joins_per_second_max or limits.joins_per_second_per_address_max"
+        }
+        ("player_refused", "known_missing", _) => "demand.not_found_ms",
+        ("player_refused", "known_failed", _) => "demand.failed_ms",
+        ("player_refused", "wait_over", _) => {
+            "stream.max_stream_wait_ms; demand.hops_max or edge=1 for who comes through a node"
+        }
+        ("player_refused", "overloaded", _) => {
+            "stream.waiters_per_key_max or limits.pending_per_shard_max"
+        }
         ("player_slow", ..) => "egress.lag_bytes_max",
         ("player_evicted", ..) => "egress.lag_evict_ms",
         ("player_left", "source_lost", _) => "stream.reconnect_grace_ms or stream.continue_push_ms",
         ("player_left" | "publisher_left", "kicked", _) => "kick_session or kick_sessions",
-        ("attempt_failed", _, "busy") => "pull.connects_per_origin_max",
+        ("attempt_failed", _, "busy") => {
+            "pull.connects_per_origin_max or connects_max of the [[origin]]"
+        }
         ("attempt_failed", _, "denied") => "access.pull_deny",
-        ("attempt_failed", _, "timed_out") => "timeout_sec or pull.timeout_ms",
+        ("attempt_failed", _, "timed_out") => {
+            "timeout_sec, pull.timeout_ms or timeout_ms of the [[origin]]"
+        }
         ("lost" | "attempt_failed", _, "silent") => "media_timeout_ms or pull.media_timeout_ms",
         _ => return None,
     })
@@ -70,6 +99,9 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Denied;
+    use crate::bus::event::Refusal;
+    use crate::media::state::EndReason;
 
     fn line(time_ms: u64, event: &str, reason: &str, class: &str) -> String {
         format!(
@@ -97,9 +129,63 @@ mod tests {
     }
 
     #[test]
+    fn each_way_to_be_refused_names_its_own_rule() {
+        let rule = |event: &str, reason: EndReason| {
+            rules(&[line(1, event, reason.as_str(), "")]).pop().map(|row| row.rule)
+        };
+        let reasons = [
+            EndReason::NotFound,
+            EndReason::WaitOver,
+            EndReason::SentAway,
+            EndReason::KnownMissing,
+            EndReason::KnownFailed,
+            EndReason::Busy,
+            EndReason::Overloaded,
+        ];
+        let mut found = reasons.map(|reason| rule("player_refused", reason).expect("a rule"));
+        found.sort_unstable();
+        assert!(found.windows(2).all(|pair| pair[0] != pair[1]), "{found:?}");
+        assert_eq!(
+            rule("player_refused", EndReason::OriginFailed),
+            rule("closed", EndReason::NotFound)
+        );
+        assert_eq!(rule("closed", EndReason::SentAway), Some("on_stream_not_found"));
+    }
+
+    #[test]
+    fn the_last_failure_is_that_of_a_stream_that_was_not_up_since() {
+        let failed = line(1, "attempt_failed", "no", "rejected");
+        let refused = line(2, "player_refused", "not_found", "");
+        let story = [failed.clone(), line(1, "closed", "not_found", ""), refused];
+        assert_eq!(last_failure(&story).as_deref(), Some("(rejected): no"));
+        assert_eq!(last_failure(&[failed, line(2, "registered", "", "")]), None);
+    }
+
+    #[test]
+    fn a_rule_that_did_not_let_a_player_in_is_named() {
+        let rule = |reason: &str| {
+            let row = rules(&[line(1, "player_refused", reason, "")]).pop();
+            row.expect("a rule").rule
+        };
+        for (denied, key) in [
+            (Denied::Address, "access.play_allow or access.play_deny"),
+            (Denied::Unsigned, "access.play_keys"),
+            (Denied::Expired, "access.play_keys"),
+            (Denied::Signature, "access.play_keys"),
+        ] {
+            assert_eq!(rule(Refusal::Access(denied).as_str()), key);
+        }
+        assert!(rule(Refusal::TooManyJoins.as_str()).starts_with("limits.joins_per_second_max"));
+        assert_eq!(rule(Refusal::For(EndReason::Denied).as_str()), "on_play");
+    }
+
+    #[test]
     fn failed_attempts_are_rules_of_ours_only_where_we_decided() {
         let rule = |class: &str| rules(&[line(1, "attempt_failed", "text", class)]).pop();
-        assert_eq!(rule("busy").map(|row| row.rule), Some("pull.connects_per_origin_max"));
+        assert_eq!(
+            rule("busy").map(|row| row.rule),
+            Some("pull.connects_per_origin_max or connects_max of the [[origin]]")
+        );
         assert_eq!(rule("denied").map(|row| row.rule), Some("access.pull_deny"));
         assert_eq!(rule("refused"), None);
     }

@@ -6,10 +6,10 @@ use serde_json::value::RawValue;
 use super::Node;
 use super::gather::concurrently;
 use super::router::Call;
-use super::rules::{RuleRow, rules};
+use super::rules::{RuleRow, last_failure, rules};
 use super::wire::{self, Code, Failure, SourceRow};
 use crate::bus::message::{Answer, Ask, NodeAsk};
-use crate::bus::view::{GapView, GapsView, PlayerView, SourceView, StreamView};
+use crate::bus::view::{AbsenceView, GapView, GapsView, PlayerView, SourceView, StreamView};
 use crate::media::state::StreamState;
 use crate::media::{ConnectionId, StreamKey};
 use crate::proto::http::Response;
@@ -83,9 +83,13 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
     };
     let gaps = gaps(call, &key).await?;
     let rules = rules(&events);
+    let cause = match &view {
+        Some(view) => cause(view, (&gaps, &slowest), call.config.egress.lag_bytes_max),
+        None => absent(absence(call, &key).await?.as_ref(), &rules, last_failure(&events)),
+    };
     let why = Why {
         key: key.as_str(),
-        cause: cause(view.as_ref(), (&gaps, &slowest, &rules), call.config.egress.lag_bytes_max),
+        cause,
         state: view.as_ref().map_or("absent", |view| view.state.as_str()),
         players: view.as_ref().map_or(0, StreamView::players),
         waiters: view.as_ref().map_or(0, |view| view.waiters),
@@ -108,6 +112,17 @@ impl GapRow {
     fn of(gap: &GapView) -> Self {
         let GapView { ago_ms, length_ms } = *gap;
         Self { ago_ms, length_ms }
+    }
+}
+
+/// What is remembered of a stream that could not be had.
+async fn absence<N: Node>(
+    call: &Call<'_, N>,
+    key: &StreamKey,
+) -> Result<Option<AbsenceView>, Failure> {
+    match call.ask_owner(key, Ask::Absences { key: Some(key.clone()) }).await? {
+        Answer::Absences(mut views, _) => Ok(views.pop()),
+        _ => Err(Failure::other_answer()),
     }
 }
 
@@ -147,18 +162,35 @@ async fn tcp_of<N: Node>(call: &Call<'_, N>, connection: ConnectionId) -> Option
     Some(TcpRow { rtt_us, window_segments, unacked_segments, retransmitted_segments, last_ack_ms })
 }
 
-/// The first of these that holds: no stream, no source, a source that fails, falls silent or did so a
+/// Why there is no stream: it is known to be missing, or what its last events tell.
+fn absent(absence: Option<&AbsenceView>, rules: &[RuleRow], failure: Option<String>) -> String {
+    if let Some(AbsenceView { class, text, age_ms, left_ms, .. }) = absence {
+        return format!(
+            "it could not be had {age_ms} ms ago ({}): {text}; players are refused for {left_ms} ms \
+             more (demand.not_found_ms, demand.failed_ms)",
+            class.as_str()
+        );
+    }
+    let of = |events: &[&str]| rules.iter().find(|rule| events.contains(&&*rule.event));
+    let mut whole = "nobody has asked for it or brings it".to_owned();
+    if failure.is_some() || of(&["closed", "deleted", "player_refused"]).is_some() {
+        whole = "nobody brings it now".to_owned();
+    }
+    if let Some(ended) = of(&["closed", "deleted"]) {
+        whole += &format!("; it was closed by {}", ended.rule);
+    }
+    if let Some(refused) = of(&["player_refused"]) {
+        whole += &format!("; a player was refused by {}", refused.rule);
+    }
+    if let Some(failure) = failure {
+        whole += &format!("; its last try failed {failure}");
+    }
+    whole
+}
+
+/// The first of these that holds: no source, a source that fails, falls silent or did so a
 /// moment ago, a player that lags.
-fn cause(
-    view: Option<&StreamView>,
-    (gaps, slowest, rules): (&GapsView, &[Slow], &[RuleRow]),
-    lag_bytes_max: u64,
-) -> String {
-    let Some(view) = view else {
-        let ended = rules.first().filter(|rule| matches!(&*rule.event, "closed" | "deleted"));
-        let why = ended.map_or(String::new(), |rule| format!("; it was closed by {}", rule.rule));
-        return format!("nobody has asked for it or brings it{why}");
-    };
+fn cause(view: &StreamView, (gaps, slowest): (&GapsView, &[Slow]), lag_bytes_max: u64) -> String {
     if let (false, SourceView::Pull(pull)) = (view.registered, &view.source) {
         let fault = pull.last_fault.as_ref();
         let last = fault.map_or(String::new(), |fault| {
@@ -205,6 +237,7 @@ const SOURCE_GAP_MS: u64 = 1500;
 mod tests {
     use serde_json::json;
 
+    use super::{RuleRow, absent};
     use crate::api::testing::FakeNode;
     use crate::media::state::{ErrorClass, Fault};
     use crate::media::{ConnectionId, ShardId, TagKind};
@@ -214,6 +247,31 @@ mod tests {
 
     fn cause(node: &FakeNode) -> String {
         node.call("why", &[CAM])["data"]["cause"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_absent_stream_has_the_cause_that_is_remembered_or_told() {
+        let node = FakeNode::with(|config| {
+            config.demand.origin_url = "rtmp://10.0.0.1/%s/%s".to_owned();
+        });
+        node.play(ConnectionId { serial: 9, shard: ShardId(1) }, "cam1", Packaging::Flv);
+        node.fail(&node.take_dial(), Fault::new(ErrorClass::NotFound, "no such stream"));
+        node.pass(std::time::Duration::from_secs(1));
+        let text = "it could not be had 1000 ms ago (not_found): no such stream; players are \
+                    refused for 9000 ms more (demand.not_found_ms, demand.failed_ms)";
+        assert_eq!(cause(&node), text);
+        let row = |rule, event: &str| RuleRow {
+            rule,
+            event: event.to_owned(),
+            count: 1,
+            last_time_ms: 1,
+        };
+        let rows = [row("b", "player_refused"), row("a", "closed"), row("c", "deleted")];
+        let failed = Some("(busy): full".to_owned());
+        let text = "nobody brings it now; it was closed by a; a player was refused by b; \
+                    its last try failed (busy): full";
+        assert_eq!(absent(None, &rows, failed), text);
+        assert_eq!(absent(None, &[], None), "nobody has asked for it or brings it");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::view::StreamView;
+use crate::access::Denied;
 use crate::media::state::{EndReason, Fault, Generation};
 use crate::media::{ConnectionId, Form, SourceUrl, StreamKey};
 
@@ -87,7 +88,7 @@ pub enum What {
     PlayerStarted(Box<Peer>),
     PlayerRefused {
         peer: Box<Peer>,
-        reason: EndReason,
+        reason: Refusal,
     },
     /// A player was too far behind and has jumped to a keyframe, so often by now; told when the
     /// number doubles.
@@ -144,6 +145,17 @@ pub enum End {
     Abandoned,
 }
 
+/// Why a player is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// What it asked for is not to be had, or a hook did not let it.
+    For(EndReason),
+    /// A rule of `access` is against it.
+    Access(Denied),
+    /// `limits.joins_per_second_max`, or that of its address.
+    TooManyJoins,
+}
+
 /// A connection that plays or publishes, or wants to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -162,6 +174,25 @@ pub struct Traffic {
     pub received_bytes: u64,
     pub sent_bytes: u64,
     pub seconds: u64,
+}
+
+impl Refusal {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::For(reason) => reason.as_str(),
+            Self::Access(denied) => denied.as_str(),
+            Self::TooManyJoins => "too_many_joins",
+        }
+    }
+
+    /// Why the player's part in the stream is over.
+    pub fn end(self) -> EndReason {
+        match self {
+            Self::For(reason) => reason,
+            Self::Access(_) => EndReason::Denied,
+            Self::TooManyJoins => EndReason::Overloaded,
+        }
+    }
 }
 
 impl What {

@@ -194,8 +194,8 @@ pub enum Ask {
     SendAway { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: the hook that was told of a missing stream brings none itself.
     Demand { key: StreamKey },
-    /// Of each shard: the streams that are known to be missing.
-    Absences,
+    /// Of each shard: the streams that are known to be missing; or of the owner of a key, that one.
+    Absences { key: Option<StreamKey> },
     /// Of each shard, or of the owner of a key: forget that it is missing, or all of them.
     ForgetAbsences { key: Option<StreamKey> },
     /// Of each shard: the hosts that it pulls from.

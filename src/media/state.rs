@@ -138,8 +138,16 @@ pub enum EndReason {
     GaveUp,
     /// Nobody had played it for as long as it may be idle.
     Idle,
-    /// No stream came within `max_stream_wait_ms`.
+    /// Every origin said that it lacks it.
     NotFound,
+    /// No stream came within `max_stream_wait_ms`.
+    WaitOver,
+    /// The hook that was told of a missing stream had its waiters sent away.
+    SentAway,
+    /// Origins said a moment ago that they lack it.
+    KnownMissing,
+    /// Origins could not be asked for it a moment ago.
+    KnownFailed,
     /// None of the stream's codecs can be carried in the form that was asked for.
     NotCarried,
     /// No origin could be asked for it.
@@ -152,12 +160,19 @@ pub enum EndReason {
     Denied,
     /// Kicked by the operator.
     Kicked,
+    /// The connect budget of its origins was used up.
+    Busy,
     /// A limit of this node.
     Overloaded,
     Shutdown,
 }
 
 impl EndReason {
+    /// There is just no such stream here; nothing failed and nobody ended it.
+    pub fn is_absence(self) -> bool {
+        matches!(self, Self::NotFound | Self::WaitOver | Self::SentAway | Self::KnownMissing)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unpublished => "unpublished",
@@ -167,12 +182,17 @@ impl EndReason {
             Self::GaveUp => "gave_up",
             Self::Idle => "idle",
             Self::NotFound => "not_found",
+            Self::WaitOver => "wait_over",
+            Self::SentAway => "sent_away",
+            Self::KnownMissing => "known_missing",
+            Self::KnownFailed => "known_failed",
             Self::NotCarried => "not_carried",
             Self::OriginFailed => "origin_failed",
             Self::TooSlow => "too_slow",
             Self::Broken => "broken",
             Self::Denied => "denied",
             Self::Kicked => "kicked",
+            Self::Busy => "busy",
             Self::Overloaded => "overloaded",
             Self::Shutdown => "shutdown",
         }

@@ -9,6 +9,7 @@ use tracing::debug;
 use super::driver::Driver;
 use super::link::Link;
 use crate::access::{self, Denied, Entry, Full, Guests, Limits, PendingPulls};
+use crate::bus::event::Refusal;
 use crate::clock;
 use crate::config::AccessSection;
 use crate::media::StreamKey;
@@ -25,7 +26,7 @@ pub(super) struct Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     /// A rule is against it.
-    Denied,
+    Denied(Denied),
     /// There are too many at once.
     TooMany,
 }
@@ -63,13 +64,16 @@ impl Driver {
         self.may_join(token, key, params, access::may_publish)
     }
 
-    pub(super) fn may_play(
-        &mut self,
-        token: Token,
-        key: &StreamKey,
-        params: &str,
-    ) -> Result<(), Refused> {
-        self.may_join(token, key, params, access::may_play)
+    /// Whether a connection may play, which [`Self::asks_to_play`]; where not, that is told.
+    pub(super) fn may_play(&mut self, token: Token, key: &StreamKey) -> Result<(), Refused> {
+        let params = self.links.get(token).map_or_else(String::new, |link| link.params.clone());
+        self.may_join(token, key, &params, access::may_play).inspect_err(|&refused| {
+            let refusal = match refused {
+                Refused::Denied(denied) => Refusal::Access(denied),
+                Refused::TooMany => Refusal::TooManyJoins,
+            };
+            self.tell_not_let_in(token, key.clone(), refusal);
+        })
     }
 
     fn may_join(
@@ -80,7 +84,9 @@ impl Driver {
         rule: fn(&AccessSection, &access::Ask<'_>) -> Result<(), Denied>,
     ) -> Result<(), Refused> {
         // A connection that is gone asks for nothing.
-        let Some(link) = self.links.get(token) else { return Err(Refused::Denied) };
+        let Some(link) = self.links.get(token) else {
+            return Err(Refused::Denied(Denied::Address));
+        };
         let (connection, peer) = (link.id, link.peer);
         let now_unix = clock::unix_seconds();
         let ask = access::Ask { address: peer.ip(), key, params, now_unix };
@@ -88,7 +94,7 @@ impl Driver {
             self.counters.denied += 1;
             self.repeats.count(self.now, "refused: not allowed to play or publish");
             debug!(%connection, %peer, %key, reason = denied.as_str(), "is not let in");
-            Refused::Denied
+            Refused::Denied(denied)
         })?;
         // Who may not join anyway takes no place of those who may.
         let limits = self.guest_limits();

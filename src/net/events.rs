@@ -8,15 +8,15 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::driver::Driver;
-use super::link::{Link, Phase, Role, Session};
+use super::link::{Link, Part, Phase, Role, Session};
 use super::play::NO_STORE;
 use crate::bus::KeeperPort;
-use crate::bus::event::{Peer, Traffic, What};
+use crate::bus::event::{Peer, Refusal, Traffic, What};
 use crate::bus::keeper::{Figures, Follow, Follower, FromKeeper, ToKeeper};
 use crate::bus::message::{Answer, Message, Ticket};
 use crate::clock;
 use crate::limits::{FOLLOWER_QUEUE_LEN_MAX, FOLLOWERS_MAX};
-use crate::media::state::EndReason;
+use crate::media::state::Generation;
 use crate::media::{ShardId, StreamKey};
 use crate::proto::http::response::Response;
 use crate::proto::http::server::StreamStart;
@@ -136,20 +136,14 @@ impl Driver {
         self.close(Token::new(follower.token));
     }
 
-    /// The query that a connection came with.
-    pub(super) fn set_params(&mut self, token: Token, params: String) {
-        if let Some(link) = self.links.get_mut(token) {
-            link.params = params;
-        }
-    }
-
     /// A connection has asked to play, and there is no stream for it here yet.
     pub(super) fn tell_waits(&mut self, token: Token, key: &StreamKey) {
         if let Some(link) = self.links.get(token)
             && self.shard.is_awaited(link.id)
         {
             let what = What::PlayerWaits(Box::new(peer_of(link, true)));
-            self.shard.tell_of_player(key.clone(), what);
+            let generation = self.shard.life_of(link.id, key);
+            self.shard.tell_of(key.clone(), generation, what);
         }
     }
 
@@ -158,23 +152,32 @@ impl Driver {
         link.has_started = true;
         if let Some(part) = &link.part {
             let (key, peer) = (part.key.clone(), Box::new(peer_of(link, true)));
-            self.shard.tell_of_player(key, What::PlayerStarted(peer));
+            self.shard.tell_of(key, part.generation, What::PlayerStarted(peer));
         }
     }
 
-    pub(super) fn tell_refused(&mut self, token: Token, reason: EndReason) {
+    /// A rule or a hook is against a player before it has any part in the stream.
+    pub(super) fn tell_not_let_in(&mut self, token: Token, key: StreamKey, reason: Refusal) {
+        if let Some(link) = self.links.get_mut(token) {
+            link.part = Some(Part { ended: Some(reason.end()), ..Part::new("player", key) });
+            self.tell_refused(token, reason);
+        }
+    }
+
+    pub(super) fn tell_refused(&mut self, token: Token, reason: Refusal) {
+        self.note_life(token);
         if let Some(link) = self.links.get(token)
             && let Some(part) = &link.part
         {
             let (key, peer) = (part.key.clone(), Box::new(peer_of(link, true)));
-            self.shard.tell_of_player(key, What::PlayerRefused { peer, reason });
+            self.shard.tell_of(key, part.generation, What::PlayerRefused { peer, reason });
         }
     }
 
     /// A connection is closed.
     pub(super) fn tell_left(&mut self, link: &Link) {
-        if let Some((key, what)) = left(link, self.now) {
-            self.shard.tell_of_player(key, what);
+        if let Some((key, generation, what)) = left(link, self.now) {
+            self.shard.tell_of(key, generation, what);
         }
     }
 
@@ -182,16 +185,25 @@ impl Driver {
     pub(super) fn tell_part_left(&mut self, token: Token) {
         let now = self.now;
         let Some(link) = self.links.get_mut(token) else { return };
-        let Some((key, what)) = left(link, now) else { return };
+        let Some((key, generation, what)) = left(link, now) else { return };
         (link.part, link.has_started) = (None, false);
         link.told = (now, link.received_bytes, link.sent_bytes);
-        self.shard.tell_of_player(key, what);
+        self.shard.tell_of(key, generation, what);
+    }
+
+    /// Keeps which life of its stream a connection has a part in, if that is not known yet.
+    pub(super) fn note_life(&mut self, token: Token) {
+        if let Some(link) = self.links.get_mut(token)
+            && let Some(part) = &mut link.part
+        {
+            part.generation = part.generation.or_else(|| self.shard.life_of(link.id, &part.key));
+        }
     }
 }
 
 /// What is told when a connection has no part in its stream any more. What was refused has been
 /// told already.
-fn left(link: &Link, now: Instant) -> Option<(StreamKey, What)> {
+fn left(link: &Link, now: Instant) -> Option<(StreamKey, Option<Generation>, What)> {
     let part = link.part.as_ref()?;
     if !link.has_started && part.ended.is_some() {
         return None;
@@ -203,7 +215,7 @@ fn left(link: &Link, now: Instant) -> Option<(StreamKey, What)> {
         seconds: (now - since).as_secs(),
     };
     let peer = Box::new(peer_of(link, part.what == "player"));
-    Some((part.key.clone(), What::Left { peer, reason: part.ended, traffic }))
+    Some((part.key.clone(), part.generation, What::Left { peer, reason: part.ended, traffic }))
 }
 
 pub(super) fn peer_of(link: &Link, is_player: bool) -> Peer {

@@ -29,13 +29,17 @@ impl Driver {
             self.call_handler(token, request);
             return;
         };
-        let refused = is_get.then(|| self.may_play(token, &key, &request.query).err()).flatten();
+        let packaging = match request.websocket_key {
+            Some(_) => Packaging::WsFlv,
+            None => Packaging::Flv,
+        };
+        self.asks_to_play(token, packaging, request.query);
+        let refused = is_get.then(|| self.may_play(token, &key).err()).flatten();
         let Some(link) = self.links.get_mut(token) else { return };
-        link.params = request.query;
         let Session::Http(session) = &mut link.session else { return };
         let answered = if let Some(refused) = refused {
             let (status, text) = match refused {
-                Refused::Denied => (403, "not allowed\n"),
+                Refused::Denied(_) => (403, "not allowed\n"),
                 Refused::TooMany => (503, "too many at once\n"),
             };
             let answered = session.respond(self.now, Response::text(status, text));
@@ -43,12 +47,12 @@ impl Driver {
             answered
         } else if !is_get {
             session.begin_stream(self.now, FLV_TYPE, &[NO_STORE]).map(|_| ())
-        } else if request.websocket_key.is_some() {
+        } else if packaging == Packaging::WsFlv {
             let accepted = session.accept_websocket(self.now);
-            self.play(token, key, Packaging::WsFlv);
+            self.play(token, key, packaging);
             accepted
         } else {
-            self.play(token, key, Packaging::Flv);
+            self.play(token, key, packaging);
             Ok(())
         };
         if let Err(error) = answered {

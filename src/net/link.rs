@@ -23,7 +23,7 @@ use super::rtsp_peer::RtspPeer;
 use super::udp::PairId;
 use crate::access::Entry;
 use crate::bus::keeper::Follower;
-use crate::media::state::EndReason;
+use crate::media::state::{EndReason, Generation};
 use crate::media::{AttemptId, ConnectionId, StreamKey};
 use crate::proto::{http, rtmp};
 use crate::ring::{Token, socket};
@@ -120,8 +120,16 @@ impl Role {
 pub(super) struct Part {
     pub(super) what: &'static str,
     pub(super) key: StreamKey,
+    /// Which life of the stream, as soon as it is known; it is told of this one, whatever lives later.
+    pub(super) generation: Option<Generation>,
     /// Why we ended it; nothing where the peer did.
     pub(super) ended: Option<EndReason>,
+}
+
+impl Part {
+    pub(super) fn new(what: &'static str, key: StreamKey) -> Self {
+        Self { what, key, generation: None, ended: None }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

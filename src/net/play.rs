@@ -6,6 +6,7 @@ use tracing::{debug, info};
 use super::driver::Driver;
 use super::link::{Link, Part, Role, Session};
 use super::verdicts::Wanted;
+use crate::bus::event::Refusal;
 use crate::egress::{Removed, Socket};
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, StreamKey};
@@ -20,10 +21,15 @@ use crate::shard::{Admitted, PlayRequest};
 use crate::stream::Packaging;
 
 impl Driver {
-    /// A connection asks to play; a hook may have to be asked first.
+    /// Keeps in what protocol and with what query a connection asks to play; nothing is checked yet.
+    pub(super) fn asks_to_play(&mut self, token: Token, packaging: Packaging, params: String) {
+        if let Some(link) = self.links.get_mut(token) {
+            (link.protocol, link.params) = (protocol_of(packaging), params);
+        }
+    }
+
+    /// A connection may play as far as our rules are concerned; a hook may have to be asked first.
     pub(super) fn play(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
-        let Some(link) = self.links.get_mut(token) else { return };
-        link.protocol = protocol_of(packaging);
         if let Some(Wanted::Play { key, packaging }) =
             self.ask_verdict(token, Wanted::Play { key, packaging })
         {
@@ -34,7 +40,7 @@ impl Driver {
     pub(super) fn play_allowed(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
         link.role = Role::Waiter;
-        link.part = Some(Part { what: "player", key: key.clone(), ended: None });
+        link.part = Some(Part::new("player", key.clone()));
         let (connection, local, peer) = (link.id, link.local, link.peer);
         let params = link.params.clone();
         debug!(%connection, %peer, %key, ?packaging, "asks to play");
@@ -52,6 +58,7 @@ impl Driver {
             return;
         };
         let now = self.now;
+        self.note_life(token);
         let Some(link) = self.links.get_mut(token) else { return };
         let begun = match &mut link.session {
             Session::Rtsp(_) => {
@@ -126,11 +133,12 @@ impl Driver {
             self.end_push(token, reason, true);
             return;
         }
-        self.tell_refused(token, reason);
+        self.tell_refused(token, Refusal::For(reason));
         let Some(link) = self.links.get_mut(token) else { return };
-        let failed = reason == EndReason::OriginFailed;
+        let failed = matches!(reason, EndReason::OriginFailed | EndReason::KnownFailed);
         let not_carried = reason == EndReason::NotCarried;
-        let overloaded = failed || matches!(reason, EndReason::Overloaded | EndReason::Shutdown);
+        let overloaded = failed
+            || matches!(reason, EndReason::Busy | EndReason::Overloaded | EndReason::Shutdown);
         match &mut link.session {
             Session::Rtmp(session) => {
                 let refusal =
@@ -156,7 +164,7 @@ impl Driver {
                     false => format!("no such stream: {}\n", reason.as_str()),
                 };
                 let mut response = Response::text(status, text);
-                if reason != EndReason::NotFound {
+                if !reason.is_absence() {
                     response = response.closing();
                 }
                 let answered = session.respond(now, response);

@@ -78,7 +78,7 @@ impl Driver {
         }
         if let Err(refused) = self.may_publish(token, &key, &params) {
             let (refusal, text) = match refused {
-                Refused::Denied => (RtmpRefusal::Denied, ""),
+                Refused::Denied(_) => (RtmpRefusal::Denied, ""),
                 Refused::TooMany => (RtmpRefusal::Unavailable, "Too many at once."),
             };
             self.refuse_publish(token, refusal, text);
@@ -126,7 +126,8 @@ impl Driver {
                 link.role = Role::Publisher(handle);
                 (link.has_started, link.params) = (true, params);
                 link.protocol = publisher_protocol(&link.session);
-                link.part = Some(Part { what: "publisher", key: key.clone(), ended: None });
+                let part = Part::new("publisher", key.clone());
+                link.part = Some(Part { generation: Some(handle.generation), ..part });
                 let Session::Rtmp(session) = &mut link.session else {
                     self.begin_rtp(token);
                     return;
@@ -217,12 +218,10 @@ impl Driver {
             self.refuse_rtmp_play(token, PlayRefusal::StreamNotFound, text);
             return;
         };
-        match self.may_play(token, &key, &request.params) {
-            Ok(()) => {
-                self.set_params(token, request.params);
-                self.play(token, key, Packaging::Rtmp);
-            }
-            Err(Refused::Denied) => self.refuse_rtmp_play(token, PlayRefusal::Denied, ""),
+        self.asks_to_play(token, Packaging::Rtmp, request.params);
+        match self.may_play(token, &key) {
+            Ok(()) => self.play(token, key, Packaging::Rtmp),
+            Err(Refused::Denied(_)) => self.refuse_rtmp_play(token, PlayRefusal::Denied, ""),
             Err(Refused::TooMany) => self.refuse_rtmp_play(token, PlayRefusal::Unavailable, ""),
         }
     }

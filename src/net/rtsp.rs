@@ -87,14 +87,14 @@ impl Driver {
         self.leave_role(token, false);
         self.tell_part_left(token);
         match StreamKey::in_default_vhost(&request.app, &request.stream) {
-            Ok(key) => match self.may_play(token, &key, &request.params) {
-                Ok(()) => {
-                    self.set_params(token, request.params.clone());
-                    self.play(token, key, Packaging::Rtsp);
+            Ok(key) => {
+                self.asks_to_play(token, Packaging::Rtsp, request.params.clone());
+                match self.may_play(token, &key) {
+                    Ok(()) => self.play(token, key, Packaging::Rtsp),
+                    Err(Refused::Denied(_)) => self.refuse_rtsp(token, Refusal::Denied),
+                    Err(Refused::TooMany) => self.refuse_rtsp(token, Refusal::Unavailable),
                 }
-                Err(Refused::Denied) => self.refuse_rtsp(token, Refusal::Denied),
-                Err(Refused::TooMany) => self.refuse_rtsp(token, Refusal::Unavailable),
-            },
+            }
             Err(_) => self.refuse_rtsp(token, Refusal::NotFound),
         }
     }

@@ -141,6 +141,7 @@ impl Driver {
 
     /// Tells the shard that the connection has no part in a stream any more. What a player has got.
     pub(super) fn leave_role(&mut self, token: Token, clean: bool) -> Option<Removed> {
+        self.note_life(token);
         let link = self.links.get_mut(token)?;
         let id = link.id;
         match std::mem::replace(&mut link.role, Role::None) {
@@ -188,7 +189,7 @@ impl Driver {
         self.counters.count_rtp(&link.session);
         let seconds = (self.now - opened).as_secs();
         match part {
-            Some(Part { what, key, ended }) => {
+            Some(Part { what, key, ended, .. }) => {
                 let reason = ended.map_or("peer", EndReason::as_str);
                 info!(connection = %id, %peer, %key, reason, seconds, received_bytes, sent_bytes,
                     "{what} closed");

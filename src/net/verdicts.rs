@@ -3,7 +3,8 @@
 
 use super::driver::Driver;
 use super::events::peer_of;
-use super::link::{Part, Role, Session};
+use super::link::{Role, Session};
+use crate::bus::event::Refusal as Told;
 use crate::bus::keeper::{Question, ToKeeper, Verdict};
 use crate::config::Hook;
 use crate::media::state::EndReason;
@@ -74,10 +75,8 @@ impl Driver {
 
     fn deny_play(&mut self, token: Token, key: StreamKey, text: &str) {
         let now = self.now;
-        let Some(link) = self.links.get_mut(token) else { return };
         let reason = EndReason::Denied;
-        link.part = Some(Part { what: "player", key, ended: Some(reason) });
-        self.tell_refused(token, reason);
+        self.tell_not_let_in(token, key, Told::For(reason));
         let Some(link) = self.links.get_mut(token) else { return };
         match &mut link.session {
             Session::Rtmp(session) => session.refuse_play(PlayRefusal::Denied, text),

@@ -73,19 +73,13 @@ impl Absences {
     pub(super) fn views(&mut self, now: Instant) -> Vec<AbsenceView> {
         self.expire(now);
         let shown = self.due.iter().take(ABSENCES_SHOWN_MAX);
-        shown
-            .map(|(until, key)| {
-                let absence = &self.by_key[key];
-                AbsenceView {
-                    key: key.clone(),
-                    class: absence.class,
-                    text: absence.text.clone(),
-                    age_ms: now.duration_since(absence.since).as_millis() as u64,
-                    left_ms: until.duration_since(now).as_millis() as u64,
-                    refused: absence.refused,
-                }
-            })
-            .collect()
+        shown.map(|(_, key)| self.by_key[key].view(now, key)).collect()
+    }
+
+    /// That of one key.
+    pub(super) fn view(&mut self, now: Instant, key: &StreamKey) -> Option<AbsenceView> {
+        self.expire(now);
+        self.by_key.get(key).map(|absence| absence.view(now, key))
     }
 
     pub(super) fn expire(&mut self, now: Instant) {
@@ -94,6 +88,19 @@ impl Absences {
         {
             let (_, key) = self.due.pop_first().expect("just seen");
             self.by_key.remove(&key);
+        }
+    }
+}
+
+impl Absence {
+    fn view(&self, now: Instant, key: &StreamKey) -> AbsenceView {
+        AbsenceView {
+            key: key.clone(),
+            class: self.class,
+            text: self.text.clone(),
+            age_ms: now.duration_since(self.since).as_millis() as u64,
+            left_ms: self.until.duration_since(now).as_millis() as u64,
+            refused: self.refused,
         }
     }
 }

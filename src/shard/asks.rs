@@ -11,7 +11,7 @@ use crate::media::state::{EndReason, Generation};
 use crate::media::{Form, StreamKey};
 
 impl Shard {
-    /// Which life of a key that this shard owns lives now; for tests.
+    /// Which life of a key that this shard owns lives now.
     pub fn generation_of(&self, key: &StreamKey) -> Option<Generation> {
         self.tables.find(key).map(|handle| handle.generation)
     }
@@ -45,8 +45,8 @@ impl Shard {
                 self.hook_has_answered(now, &key);
                 self.answer(ticket, Answer::Done);
             }
-            Ask::Absences => {
-                let (views, count) = self.absences(now);
+            Ask::Absences { key } => {
+                let (views, count) = self.absences(now, key.as_ref());
                 self.answer(ticket, Answer::Absences(views, count));
             }
             Ask::Origins => {
@@ -113,7 +113,7 @@ impl Shard {
             None => self.answer(ticket, Answer::Close(CloseOutcome::NotFound)),
             Some(handle) => {
                 let asked = Some((ticket, AskedFor::Close));
-                self.end_stream(now, handle, EndReason::NotFound, asked);
+                self.end_stream(now, handle, EndReason::SentAway, asked);
             }
         }
     }

@@ -173,7 +173,7 @@ impl Shard {
         } else {
             let absence = self.demands.absences.ask(now, &key);
             self.demands.totals.refused += u64::from(absence.is_some());
-            absence.map(refusal_of)
+            absence.map(refusal_again)
         };
         let generation = self.next_generation();
         if let Some(reason) = refusal {
@@ -405,8 +405,17 @@ impl Shard {
         }
     }
 
-    pub(super) fn absences(&mut self, now: Instant) -> (Vec<AbsenceView>, usize) {
-        let views = self.demands.absences.views(now);
+    /// Those that are known to be missing, or that one, and how many there are.
+    pub(super) fn absences(
+        &mut self,
+        now: Instant,
+        key: Option<&StreamKey>,
+    ) -> (Vec<AbsenceView>, usize) {
+        let absences = &mut self.demands.absences;
+        let views = match key {
+            Some(key) => absences.view(now, key).into_iter().collect(),
+            None => absences.views(now),
+        };
         (views, self.demands.absences.len())
     }
 
@@ -438,8 +447,16 @@ pub(super) fn gives_way(stream: &Stream) -> bool {
 fn refusal_of(class: ErrorClass) -> EndReason {
     match class {
         ErrorClass::NotFound => EndReason::NotFound,
-        ErrorClass::Busy => EndReason::Overloaded,
+        ErrorClass::Busy => EndReason::Busy,
         _ => EndReason::OriginFailed,
+    }
+}
+
+/// What players are told of one that could not be had a moment ago; a used-up budget is not remembered.
+fn refusal_again(class: ErrorClass) -> EndReason {
+    match class {
+        ErrorClass::NotFound => EndReason::KnownMissing,
+        _ => EndReason::KnownFailed,
     }
 }
 

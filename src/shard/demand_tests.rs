@@ -255,7 +255,11 @@ fn each_origin_is_asked_and_the_worst_failure_counts() {
         assert_eq!(scene.refused, [(1, reason)]);
         scene.pass(Duration::from_secs(seconds) - Duration::from_millis(1));
         scene.play("a", "");
-        assert_eq!((scene.dialed.len(), scene.refused[1].1), (2, reason));
+        let again = match reason {
+            EndReason::NotFound => EndReason::KnownMissing,
+            _ => EndReason::KnownFailed,
+        };
+        assert_eq!((scene.dialed.len(), scene.refused[1].1), (2, again));
         scene.pass(Duration::from_millis(1));
         scene.play("a", "");
         assert_eq!(scene.dialed.len(), 3);
@@ -304,7 +308,7 @@ fn a_budget_holds_until_the_sockets_are_closed() {
     scene.media();
     assert_eq!(scene.dialed.len(), 5, "one that is up needs none");
     scene.pass(Duration::from_secs(16));
-    let busy = scene.refused.iter().filter(|(_, reason)| *reason == EndReason::Overloaded).count();
+    let busy = scene.refused.iter().filter(|(_, reason)| *reason == EndReason::Busy).count();
     assert!(busy > 0, "{:?}", scene.refused);
     assert!(scene.shard.demand_totals().absences < 9, "our budget says nothing about a stream");
 }
@@ -346,7 +350,7 @@ fn who_leaves_a_hook_asked_leaves_nothing() {
     scene.leave(player);
     scene.play("b", "");
     scene.ask(Ask::SendAway { key: key("b"), generation: None });
-    assert_eq!(scene.refused, [(2, EndReason::NotFound)]);
+    assert_eq!(scene.refused, [(2, EndReason::SentAway)]);
     assert_eq!(scene.dialed.len(), 0);
     scene.assert_nothing_is_left();
 }
@@ -406,7 +410,7 @@ fn who_comes_in_a_loop_is_not_pulled_for_and_not_kept_waiting() {
     assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 0));
     assert_eq!(scene.askers(), ["players", "demand", "edge"]);
     scene.pass(Duration::from_millis(200));
-    let reasons = [2, 3, 4, 5].map(|serial| (serial, EndReason::NotFound));
+    let reasons = [2, 3, 4, 5].map(|serial| (serial, EndReason::WaitOver));
     assert_eq!(scene.refused, reasons, "and who waits beside them does so on");
     scene.play("c", "rillcast_hops=x");
     assert_eq!(scene.dialed.len(), 2);

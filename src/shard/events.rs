@@ -20,13 +20,25 @@ impl Shard {
         self.events.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Tells of a player here; its session is `net`'s.
-    pub fn tell_of_player(&mut self, key: StreamKey, what: What) {
+    /// Tells of a connection here, whose session is `net`'s, or of a push; `generation` is its life of
+    /// the key.
+    pub fn tell_of(&mut self, key: StreamKey, generation: Option<Generation>, what: What) {
         if let Some(events) = &mut self.events {
-            let here = |form| self.locals.get(&key, form)?.generation;
-            let generation = Form::ALL.into_iter().find_map(here);
             events.push(Event { key, generation, what });
         }
+    }
+
+    /// Which life of a key a connection plays, waits for, or had a part in until it was ended; for one
+    /// without a part in any, what lives here now. `None` where this shard has heard of none.
+    pub fn life_of(&self, connection: ConnectionId, key: &StreamKey) -> Option<Generation> {
+        let ending = self.ending_of.get(&connection).and_then(|local| self.endings.get(local));
+        ending.map(|ending| ending.generation).or_else(|| self.life_here(key))
+    }
+
+    /// Which life of a key this shard has the stream of, or owns.
+    pub(super) fn life_here(&self, key: &StreamKey) -> Option<Generation> {
+        let here = |form| self.locals.get(key, form)?.generation;
+        Form::ALL.into_iter().find_map(here).or_else(|| self.generation_of(key))
     }
 
     /// Whether this shard waits for the owner of a key to let it have the stream.
@@ -104,13 +116,15 @@ impl Shard {
 
     pub(super) fn tell_slow(&mut self, connection: ConnectionId, jumps: u32) {
         if let Some(member) = self.members.get(&connection) {
-            self.tell_of_player(member.key.clone(), What::PlayerSlow { connection, jumps });
+            let (key, generation) = (member.key.clone(), self.life_here(&member.key));
+            self.tell_of(key, generation, What::PlayerSlow { connection, jumps });
         }
     }
 
     pub(super) fn tell_evicted(&mut self, connection: ConnectionId) {
         if let Some(member) = self.members.get(&connection) {
-            self.tell_of_player(member.key.clone(), What::PlayerEvicted { connection });
+            let (key, generation) = (member.key.clone(), self.life_here(&member.key));
+            self.tell_of(key, generation, What::PlayerEvicted { connection });
         }
     }
 }

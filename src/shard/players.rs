@@ -127,7 +127,7 @@ impl Shard {
     pub(super) fn wait_is_over(&mut self, connection: ConnectionId) {
         self.leave(connection);
         self.totals.waiters_refused += 1;
-        self.actions.push_back(Action::Refuse { connection, reason: EndReason::NotFound });
+        self.actions.push_back(Action::Refuse { connection, reason: EndReason::WaitOver });
     }
 
     /// How many of a key's players and waiters another shard has, or this one.

@@ -284,7 +284,8 @@ impl Shard {
             && let Some(push) = self.pushes.get(id)
         {
             let (key, url) = (push.key.clone(), push.url.clone());
-            self.tell_of_player(key, What::Push { url, step });
+            let generation = self.life_here(&key);
+            self.tell_of(key, generation, What::Push { url, step });
         }
     }
 

@@ -112,7 +112,7 @@ impl World {
         self.note(|_| format!("  refuse {connection}: {reason:?}"));
         let player = self.players.get_mut(&connection).expect("a known player");
         assert_eq!(player.phase, Phase::Asked, "{connection} is answered twice");
-        if reason == EndReason::NotFound && !self.plan.on_demand {
+        if reason == EndReason::WaitOver && !self.plan.on_demand {
             let waited = self.now.duration_since(player.asked_at);
             assert!(waited >= self.plan.policy.stream_wait, "{connection} waited {waited:?} only");
         }
