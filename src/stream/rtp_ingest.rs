@@ -546,14 +546,14 @@ mod tests {
     #[test]
     fn each_track_is_reported_on_in_its_own_time() {
         let mut scene = Scene::new();
-        for second in 0..12 {
-            scene.packet(1, (8, second, 8000 * u32::from(second)), &[1]);
-            scene.packet(0, (9, second, 90_000 * u32::from(second)), SLICE);
-            scene.now += Duration::from_secs(1);
+        for quarter in 0..12 {
+            scene.packet(1, (8, quarter, 2000 * u32::from(quarter)), &[1]);
+            scene.packet(0, (9, quarter, 22_500 * u32::from(quarter)), SLICE);
+            scene.now += Duration::from_millis(250);
         }
         // A B-frame right behind a report.
-        scene.packet(0, (9, 12, 90_000 * 15), SLICE);
-        scene.packet(0, (9, 13, 90_000 * 14), SLICE);
+        scene.packet(0, (9, 12, 22_500 * 15), SLICE);
+        scene.packet(0, (9, 13, 22_500 * 14), SLICE);
         let reports = |channel| scene.entries().iter().filter(|of| of.channel == channel).count();
         assert_eq!((reports(1), reports(3)), (4, 3));
     }
