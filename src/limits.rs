@@ -339,3 +339,9 @@ pub const RTSP_REQUESTS_AT_ONCE_MAX: u32 = 64;
 
 /// Pairs of UDP sockets of one connection: one for each track, and as many that are being closed.
 pub const UDP_PAIRS_PER_CONNECTION_MAX: usize = 2 * RTSP_TRACKS_MAX;
+
+// Events of players that are not let in.
+
+/// Refusals by rules and hooks that a shard tells in a second: [`EVENTS_KEPT`] are pushed out by them
+/// in no less than two minutes.
+pub const REFUSALS_TOLD_MAX: u32 = 100;

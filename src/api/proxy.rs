@@ -19,7 +19,7 @@ use crate::limits::{
     SOURCES_MAX,
 };
 use crate::media::state::{ErrorClass, Fault};
-use crate::media::url::{Login, SourceProtocol, SourceUrlError};
+use crate::media::url::{Login, SourceUrlError};
 use crate::media::{SourceUrl, StreamKey};
 use crate::proto::http::Response;
 use crate::proto::rtsp::LowerTransport;
@@ -184,9 +184,7 @@ fn parse_url<N: Node>(call: &Call<'_, N>, text: &str) -> Result<SourceUrl, Failu
         };
         Failure::new(Code::OtherFailed, msg)
     })?;
-    // Named for RTSP, so other protocols tell them to nobody.
-    let login = login(call)?.filter(|_| url.protocol == SourceProtocol::Rtsp);
-    Ok(url.with_login(login))
+    Ok(url.with_rtsp_login(login(call)?))
 }
 
 /// User and password that are given beside a URL.

@@ -34,7 +34,7 @@ pub use networks::{Networks, NetworksError};
 pub use newest::NewestConfig;
 pub use origin::{DemandSection, OriginEntry, RetryClass};
 pub use port_range::{PortRange, PortRangeError};
-pub use reload::{ConfigSource, ReloadError, Reloaded};
+pub use reload::{ConfigSource, ReloadError, Reloaded, Reread};
 pub use template::{Pattern, PatternError, TemplateError, TemplatePiece, UrlTemplate};
 pub use zlm::ZlmSet;
 

@@ -2,7 +2,7 @@
 //! config, and nothing else, so that what a control plane has set meanwhile stays.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::de::Error as _;
 use toml::{Table, Value};
@@ -47,26 +47,36 @@ impl ConfigSource {
         Self { path, overrides, last: Mutex::new(loaded) }
     }
 
-    /// Reads and validates the file again.
+    /// Reads and validates the file again. Nobody else reads it as long as this is held, so that the
+    /// newest file is merged last.
     ///
     /// # Errors
     /// [`ReloadError`].
-    pub fn read(&self) -> Result<Config, ReloadError> {
+    pub fn read(&self) -> Result<Reread<'_>, ReloadError> {
+        // A panic elsewhere leaves a whole config.
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = Config::load(self.path.as_deref().ok_or(ReloadError::NoFile)?)?;
         file.apply(self.overrides.clone());
         file.validate()?;
-        Ok(file)
+        Ok(Reread { file, last })
     }
+}
 
+/// The file, read again.
+#[derive(Debug)]
+pub struct Reread<'a> {
+    file: Config,
+    last: MutexGuard<'a, Config>,
+}
+
+impl Reread<'_> {
     /// Lays what is new in the file over the running config.
     ///
     /// # Errors
     /// [`ReloadError`]; everything then stays as it is.
-    pub fn merge(&self, file: &Config, running: &Config) -> Result<Reloaded, ReloadError> {
-        // A panic elsewhere leaves a whole config.
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (reloaded, read) = merge(&last, file, running)?;
-        *last = read;
+    pub fn merge(mut self, running: &Config) -> Result<Reloaded, ReloadError> {
+        let (reloaded, read) = merge(&self.last, &self.file, running)?;
+        *self.last = read;
         Ok(reloaded)
     }
 }

@@ -68,7 +68,7 @@ impl UrlTemplate {
 
     /// Its protocol has a place for user and password.
     pub fn takes_login(&self) -> bool {
-        !self.text.starts_with("rtmp:")
+        !self.text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("rtmp:"))
     }
 
     /// ZLMediaKit's `cluster.origin_url`: templates with two `%s`, separated by `;`. Empty is none.

@@ -114,11 +114,30 @@ impl SourceUrl {
         self
     }
 
-    /// With those of a URL that redirected to this one, if the host is the same: another one is not
-    /// told our password.
-    pub fn with_login_of(self, from: &Self) -> Self {
-        let login = from.login.clone().filter(|_| self.host == from.host);
+    /// With those that are named for RTSP: another protocol's host is told nothing of a camera's.
+    pub fn with_rtsp_login(self, login: Option<Login>) -> Self {
+        let login = login.filter(|_| self.protocol == SourceProtocol::Rtsp);
         self.with_login(login)
+    }
+
+    /// With those of a URL that redirected to this one, if it is the same server's: another one is not
+    /// told our password. A camera may send to another port, an HTTP server would send it in clear to
+    /// another service there.
+    pub fn with_login_of(self, from: &Self) -> Self {
+        let is_same = self.protocol == from.protocol && self.host == from.host;
+        let is_same = is_same && (self.port == from.port || self.protocol == SourceProtocol::Rtsp);
+        if is_same && let Some(login) = from.login.clone().or_else(|| from.login_within()) {
+            return self.with_login(Some(login));
+        }
+        self
+    }
+
+    /// User and password that the URL itself has.
+    fn login_within(&self) -> Option<Login> {
+        let url = Url::parse(&self.text).ok()?;
+        let decode = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let password = decode(url.password().unwrap_or_default());
+        (!url.username().is_empty()).then(|| Login { user: decode(url.username()), password })
     }
 
     /// With the login as its user and password, where it has one.
@@ -247,6 +266,32 @@ mod tests {
             assert_eq!(SourceUrl::parse(text, false), Err(error), "{text}");
         }
         assert!(SourceUrl::parse("http://h/live/x", true).is_ok());
+    }
+
+    #[test]
+    fn login_goes_along_to_the_same_server_alone() {
+        let login = Login { user: "u".to_owned(), password: "p@".to_owned() };
+        let table = [
+            ("http://h/a.flv", "http://h/b.flv", true),
+            ("http://h/a.flv", "http://h:8081/b.flv", false),
+            ("http://h/a.flv", "http://other/b.flv", false),
+            ("rtsp://h/a", "rtsp://h:8554/b", true),
+            ("rtsp://h/a", "rtsp://other/b", false),
+            ("rtsp://h/a", "http://h/a.flv", false),
+        ];
+        for (from, to, goes) in table {
+            let to = SourceUrl::parse(to, false).unwrap();
+            let given = SourceUrl::parse(from, false).unwrap().with_login(Some(login.clone()));
+            let within = SourceUrl::parse(&from.replace("://", "://u:p%40@"), false).unwrap();
+            for from in [given, within] {
+                let to = to.clone().with_login_of(&from);
+                assert_eq!(to.login, goes.then(|| login.clone()), "{from} {to}");
+            }
+        }
+        let camera =
+            |text| SourceUrl::parse(text, false).unwrap().with_rtsp_login(Some(login.clone()));
+        assert!(camera("rtsp://h/a").login.is_some());
+        assert!(camera("http://h/a.flv").login.is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -15,7 +15,7 @@ use crate::bus::event::{Peer, Refusal, Traffic, What};
 use crate::bus::keeper::{Figures, Follow, Follower, FromKeeper, ToKeeper};
 use crate::bus::message::{Answer, Message, Ticket};
 use crate::clock;
-use crate::limits::{FOLLOWER_QUEUE_LEN_MAX, FOLLOWERS_MAX};
+use crate::limits::{FOLLOWER_QUEUE_LEN_MAX, FOLLOWERS_MAX, REFUSALS_TOLD_MAX};
 use crate::media::state::Generation;
 use crate::media::{ShardId, StreamKey};
 use crate::proto::http::response::Response;
@@ -31,6 +31,24 @@ pub(super) struct Events {
     pub(super) lost_total: u64,
     pub(super) followers: usize,
     pub(super) followers_dropped: u64,
+    refusals: Allowance,
+}
+
+/// Refusals that may be told, so many a second.
+struct Allowance {
+    since: Instant,
+    taken: u32,
+}
+
+impl Allowance {
+    fn take(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self { since: now, taken: 0 };
+        }
+        let is_left = self.taken < REFUSALS_TOLD_MAX;
+        self.taken += u32::from(is_left);
+        is_left
+    }
 }
 
 impl Events {
@@ -39,7 +57,8 @@ impl Events {
         let (sender, inbox) = channel();
         let waker = Arc::new(waker);
         keeper.tell(ToKeeper::Shard { shard, inbox: sender, waker });
-        Self { keeper, inbox, lost: 0, lost_total: 0, followers: 0, followers_dropped: 0 }
+        let refusals = Allowance { since: clock::now(), taken: 0 };
+        Self { keeper, inbox, lost: 0, lost_total: 0, followers: 0, followers_dropped: 0, refusals }
     }
 }
 
@@ -156,8 +175,12 @@ impl Driver {
         }
     }
 
-    /// A rule or a hook is against a player before it has any part in the stream.
+    /// A rule or a hook is against a player before it has any part in the stream. Told of so many a
+    /// second: whoever likes may be refused, and is not to push out what happens to streams.
     pub(super) fn tell_not_let_in(&mut self, token: Token, key: StreamKey, reason: Refusal) {
+        if !self.events.refusals.take(self.now) {
+            return;
+        }
         if let Some(link) = self.links.get_mut(token) {
             link.part = Some(Part { ended: Some(reason.end()), ..Part::new("player", key) });
             self.tell_refused(token, reason);
@@ -231,3 +254,19 @@ pub(super) fn peer_of(link: &Link, is_player: bool) -> Peer {
 const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 /// The serial of a question whose answer nobody waits for; those of the API begin at 1.
 const NOBODY: u64 = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_refusals_are_told_in_a_second() {
+        let start = clock::now();
+        let mut allowance = Allowance { since: start, taken: 0 };
+        for second in 1..4 {
+            let now = start + Duration::from_secs(second);
+            let told = (0..1000).filter(|_| allowance.take(now)).count();
+            assert_eq!(told, REFUSALS_TOLD_MAX as usize);
+        }
+    }
+}

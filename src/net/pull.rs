@@ -253,7 +253,7 @@ impl Driver {
                 None => return,
             },
             Err(error) => {
-                let text = format!("redirected to {url}: {error}");
+                let text = format!("redirected to what can't be pulled: {error}");
                 self.attempt_failed(id, Fault::new(ErrorClass::Rejected, text));
                 return;
             }

@@ -23,7 +23,7 @@ impl NodeHandle {
         // Nobody waits for the disk to change or renew a config.
         let result: Result<_, ReloadError> = source.read().and_then(|file| {
             self.change_config(|config| {
-                let reloaded = source.merge(&file, config)?;
+                let reloaded = file.merge(config)?;
                 *config = reloaded.config.clone();
                 Ok(reloaded)
             })

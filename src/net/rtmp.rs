@@ -56,6 +56,7 @@ impl Driver {
             }
             RtmpEvent::Unpublish => {
                 self.leave_role(token, true);
+                self.tell_part_left(token);
             }
             RtmpEvent::StopPlay => self.close(token),
         }

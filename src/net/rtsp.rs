@@ -186,14 +186,12 @@ impl Driver {
         }
         let (connection, socket) = (link.id, Socket(link.raw_fd()));
         let tracks = setups.iter().filter_map(|setup| u8::try_from(setup.track).ok()).collect();
-        let is_udp = |setup: &&TrackSetup| matches!(setup.delivery, Delivery::Udp { .. });
         let udp: Vec<_> = setups
             .iter()
             .filter(is_udp)
             .filter_map(|setup| self.udp_track(token, setup.track))
             .collect();
-        if udp.len() < setups.iter().filter(is_udp).count() {
-            // It set a track up again and got no ports for it.
+        if !self.has_ports(token, setups) {
             self.close(token);
             return;
         }
@@ -264,8 +262,17 @@ impl Driver {
         answered.map(|()| after)
     }
 
+    /// `false` where it set a track up again and got no ports for it.
+    fn has_ports(&self, token: Token, setups: &[TrackSetup]) -> bool {
+        let mut over_udp = setups.iter().filter(is_udp);
+        over_udp.all(|setup| self.udp_track(token, setup.track).is_some())
+    }
+
     fn rtsp_record(&mut self, token: Token, setups: Vec<TrackSetup>) {
         let now = self.now;
+        if !self.has_ports(token, &setups) {
+            return self.close(token);
+        }
         let Some(link) = self.links.get_mut(token) else { return };
         let (Session::Rtsp(peer), &Role::Publisher(handle)) = (&mut link.session, &link.role)
         else {
@@ -353,4 +360,8 @@ impl Driver {
             said.into_iter().for_each(|bytes| link.queue(bytes));
         }
     }
+}
+
+fn is_udp(setup: &&TrackSetup) -> bool {
+    matches!(setup.delivery, Delivery::Udp { .. })
 }

@@ -136,7 +136,8 @@ fn written(key: &StreamKey, pull: &Pull) -> PullRecord {
 fn read(record: &PullRecord) -> Result<(StreamKey, Pull), RestoreError> {
     let key = StreamKey::parse(&record.key)?;
     let urls = std::iter::once(&record.url).chain(&record.other_urls).take(SOURCES_MAX);
-    let parse = |url| Ok(Arc::new(SourceUrl::parse(url, true)?.with_login(record.login.clone())));
+    let login = |url: SourceUrl| url.with_rtsp_login(record.login.clone());
+    let parse = |url| SourceUrl::parse(url, true).map(login).map(Arc::new);
     let urls: Result<Vec<_>, SourceUrlError> = urls.map(|url: &String| parse(url)).collect();
     let options = PullOptions {
         retries_max: record.retries_max,

@@ -400,14 +400,18 @@ fn login_is_part_of_a_pull_and_comes_back_with_it() {
     };
     let login = |password: &str| Login { user: "u".to_owned(), password: password.to_owned() };
     let add = |login: Option<Login>| {
-        let url = |host| SourceUrl::parse(&format!("rtsp://{host}/a"), false).unwrap();
-        let urls = ["one", "two"].map(|host| Arc::new(url(host).with_login(login.clone())));
+        let url = |text| SourceUrl::parse(text, false).unwrap();
+        let urls = ["rtsp://one/a", "http://two/a.flv"];
+        let urls = urls.map(|text| Arc::new(url(text).with_rtsp_login(login.clone())));
         Ask::AddPull { key: key("a"), urls: urls.to_vec(), options }
     };
     let mut first = Scene::new(1);
     first.ask(add(Some(login("old"))));
     let [Record::AddPull(kept)] = &first.kept[..] else { panic!("{:?}", first.kept) };
-    assert_eq!((&*kept.url, &kept.other_urls[..]), ("rtsp://one/a", &["rtsp://two/a".into()][..]));
+    assert_eq!(
+        (&*kept.url, &kept.other_urls[..]),
+        ("rtsp://one/a", &["http://two/a.flv".into()][..])
+    );
     assert_eq!(kept.login, Some(login("old")));
     let pulls = [kept.clone()];
     let mut second = Scene::new(1);

@@ -180,7 +180,11 @@ impl ClientSession {
                 ClientEvent::BodyBegins { content_type }
             }
             (301 | 302 | 303 | 307 | 308, Some(location)) => {
-                let target = self.config.url.join(location);
+                // What the target is told of our login is decided by who goes there.
+                let mut base = self.config.url.clone();
+                let _ = base.set_username("");
+                let _ = base.set_password(None);
+                let target = base.join(location);
                 ClientEvent::Redirect(target.map_err(|_| HttpError::BadHead("location"))?.into())
             }
             _ => ClientEvent::Status { code, reason },

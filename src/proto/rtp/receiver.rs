@@ -64,6 +64,11 @@ impl TrackReceiver {
         }
     }
 
+    /// Of the packets that are taken.
+    pub fn payload_type(&self) -> u8 {
+        self.payload_type
+    }
+
     /// Takes what arrived as RTP. What is no use is counted. A packet that must wait is copied, so
     /// that it does not hold a receive buffer.
     pub fn handle_packet(&mut self, now: Instant, bytes: Bytes) {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::limits::{CNAME_LEN_MAX, RTCP_BLOCKS_MAX};
 use crate::proto::reader::{Incomplete, Reader};
 
-/// Media time between our sender reports of a track. RFC 3550, 6.2 lets senders go below its 5 s, to 360 s
-/// by the session's bandwidth in kbit/s; rtspsrc of GStreamer heeds only those behind the first, and
-/// shows a track at a wrong time until then.
+/// Media time between our sender reports of a track, also where RFC 3550, 6.2 wants more: 360 s by the
+/// session's bandwidth in kbit/s, 5.6 s with G.711 alone. rtspsrc of GStreamer heeds only those behind the
+/// first, and shows a track at a wrong time until then.
 pub const SENDER_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The packets of a compound packet, in order. Ends behind the first fault.

@@ -90,7 +90,9 @@ impl SourceReceiver {
             self.stray += 1;
             return;
         };
-        if is_rtcp(&packet) {
+        // A packet of such a type with its marker looks the same.
+        let is_own = packet.get(1).is_some_and(|byte| byte & 0x7f == found.receiver.payload_type());
+        if is_rtcp(&packet) && !is_own {
             return self.handle_rtcp(now, track, [packet, tail].concat().into());
         }
         found.receiver.handle_pieces(now, packet, tail);
@@ -284,6 +286,18 @@ mod tests {
         source.handle_packet(now, 0, packet(96, 10));
         source.handle_packet(now, 0, packet(96, 12));
         assert_eq!(told(&mut source), ["0:10", "0:12 Lost(1)"]);
+    }
+
+    #[test]
+    fn packet_with_a_marker_is_no_report_whatever_its_type() {
+        let sdp = b"v=0\r\nm=video 0 RTP/AVP 72\r\na=rtpmap:72 H264/90000\r\n";
+        let description = SessionDescription::parse(sdp).unwrap();
+        let mut source = SourceReceiver::new(&description, Duration::ZERO, 7);
+        let header =
+            RtpHeader { marker: true, payload_type: 72, sequence: 10, timestamp: 0, ssrc: 1 };
+        let packet = [&header.encode()[..], b"x"].concat();
+        source.handle_packet(crate::clock::now(), 0, packet.into());
+        assert_eq!(told(&mut source), ["0:10"]);
     }
 
     #[test]

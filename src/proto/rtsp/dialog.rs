@@ -86,11 +86,14 @@ impl<P: Copy + PartialEq> Dialog<P> {
         self.auth.as_ref().is_some_and(|auth| !auth.is_stale)
     }
 
-    /// Takes the session's name from the answer to a SETUP.
+    /// Takes the session's name from the answer to a SETUP or PLAY. One that does not tell the timeout
+    /// again leaves it as it was.
     pub(super) fn note_session(&mut self, response: &Response) {
-        if let Some(session) = response.headers.find("session").and_then(SessionId::parse) {
-            self.session = Some(session);
-        }
+        let session = response.headers.find("session").and_then(SessionId::parse);
+        let Some(mut session) = session else { return };
+        let before = self.session.take().filter(|before| before.id == session.id);
+        session.timeout = session.timeout.or_else(|| before.and_then(|before| before.timeout));
+        self.session = Some(session);
     }
 
     pub(super) fn has_session(&self) -> bool {
@@ -99,7 +102,8 @@ impl<P: Copy + PartialEq> Dialog<P> {
 
     /// How often the session wants a sign of life.
     pub(super) fn keep_alive_interval(&self) -> Duration {
-        let timeout = self.session.as_ref().map_or(TIMEOUT_DEFAULT, |session| session.timeout);
+        let timeout = self.session.as_ref().and_then(|session| session.timeout);
+        let timeout = timeout.unwrap_or(TIMEOUT_DEFAULT);
         (timeout / 2).max(Duration::from_secs(1))
     }
 

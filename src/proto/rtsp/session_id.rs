@@ -9,8 +9,8 @@ use crate::limits::SESSION_ID_LEN_MAX;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionId {
     pub id: String,
-    /// 60 s where the header does not tell.
-    pub timeout: Duration,
+    /// `None` where the header does not tell: [`TIMEOUT_DEFAULT`], or what was told before.
+    pub timeout: Option<Duration>,
 }
 
 impl SessionId {
@@ -24,8 +24,8 @@ impl SessionId {
             let seconds = value.trim().trim_matches('"').parse::<u32>().ok()?;
             name.trim().eq_ignore_ascii_case("timeout").then_some(seconds)
         });
-        let timeout = timeout.filter(|seconds| *seconds > 0).map(u64::from);
-        let timeout = timeout.map_or(TIMEOUT_DEFAULT, Duration::from_secs);
+        let timeout = timeout.filter(|seconds| *seconds > 0);
+        let timeout = timeout.map(|seconds| Duration::from_secs(seconds.into()));
         Some(Self { id: id.to_owned(), timeout })
     }
 }
@@ -40,14 +40,14 @@ mod tests {
     #[test]
     fn id_and_timeout_are_read() {
         for (value, id, seconds) in [
-            ("12345678", "12345678", 60),
-            ("abc;timeout=30", "abc", 30),
-            (" a b ; Timeout = \"15\" ; x", "a b", 15),
-            ("abc;timeout=0", "abc", 60),
-            ("abc;timeout=soon", "abc", 60),
+            ("12345678", "12345678", None),
+            ("abc;timeout=30", "abc", Some(30)),
+            (" a b ; Timeout = \"15\" ; x", "a b", Some(15)),
+            ("abc;timeout=0", "abc", None),
+            ("abc;timeout=soon", "abc", None),
         ] {
             let session = SessionId::parse(value).unwrap();
-            let timeout = Duration::from_secs(seconds);
+            let timeout = seconds.map(Duration::from_secs);
             assert_eq!((session.id.as_str(), session.timeout), (id, timeout), "{value}");
         }
         assert_eq!(SessionId::parse(""), None);

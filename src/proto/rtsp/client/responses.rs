@@ -190,6 +190,7 @@ impl ClientSession {
     fn on_play(&mut self, now: Instant, response: &Response, has_range: bool) {
         match response.status {
             200..300 => {
+                self.dialog.note_session(response);
                 self.note_starts(response);
                 self.begin_playing(now);
             }

@@ -361,6 +361,27 @@ fn credentials_are_sent_when_asked_for() {
 }
 
 #[test]
+fn timeout_that_was_told_once_holds() {
+    let told = "Session: abc;timeout=20";
+    for (first, second, play, seconds) in [
+        (told, "Session: abc", "Session: abc", 10),
+        ("Session: abc", "Session: abc", told, 10),
+        ("Session: abc", "Session: abc", "", 30),
+    ] {
+        let mut bench = Bench::new("rtsp://h/live/a");
+        bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
+        bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], SDP);
+        bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[first], "");
+        bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[second], "");
+        let of_play: Vec<&str> = [play].into_iter().filter(|header| !header.is_empty()).collect();
+        bench.answer("PLAY rtsp://h/live/a", "200 OK", &of_play, "");
+        bench.feed(b"$\0\0\x01a").unwrap();
+        let due = bench.now + seconds * SECOND;
+        assert_eq!(bench.session.poll_timeout(), Some(due), "{first} {second} {play}");
+    }
+}
+
+#[test]
 fn session_is_kept_alive() {
     for (public, method) in
         [("Public: OPTIONS, get_parameter", "GET_PARAMETER"), ("Public: OPTIONS", "OPTIONS")]
