@@ -68,11 +68,16 @@ fn players_and_publishers_are_told_and_a_filter_leaves_out_the_others() {
     publisher.stop();
     all.wait("closed");
     all.wait("publisher_left");
+    // ffmpeg unpublishes before it hangs up.
+    kit::wait_until(LIVENESS, "its end is in the log", || relay.log().contains("publisher closed"));
     let order =
         ["player_waits", "pending", "registered", "player_started", "player_left", "closed"];
     assert_in_order(&all, &order);
     assert!(other.names().is_empty(), "{:?}", other.names());
+    let log = relay.log();
     relay.stop();
+    let left = all.names().iter().filter(|name| *name == "publisher_left").count();
+    assert_eq!((left, log.matches("publisher closed").count()), (1, 1), "{log}");
 }
 
 /// All events of a name, once there are so many.

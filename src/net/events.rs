@@ -10,6 +10,7 @@ use tracing::debug;
 use super::driver::Driver;
 use super::link::{Link, Part, Phase, Role, Session};
 use super::play::NO_STORE;
+use super::sockets::log_closed;
 use crate::bus::KeeperPort;
 use crate::bus::event::{Peer, Refusal, Traffic, What};
 use crate::bus::keeper::{Figures, Follow, Follower, FromKeeper, ToKeeper};
@@ -209,6 +210,7 @@ impl Driver {
         let now = self.now;
         let Some(link) = self.links.get_mut(token) else { return };
         let Some((key, generation, what)) = left(link, now) else { return };
+        log_closed(link, now);
         (link.part, link.has_started) = (None, false);
         link.told = (now, link.received_bytes, link.sent_bytes);
         self.shard.tell_of(key, generation, what);

@@ -1,5 +1,7 @@
 //! A link's bytes in and out, and its end.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use tracing::{debug, info, warn};
 
@@ -179,25 +181,14 @@ impl Driver {
     pub(super) fn forget(&mut self, link: Box<Link>) {
         self.tell_left(&link);
         self.uncount_guest(&link);
+        log_closed(&link, self.now);
         let attempt = link.attempt();
-        let Link { id, token, peer, opened, part, deadline, .. } = *link;
-        let (received_bytes, sent_bytes) = (link.received_bytes, link.sent_bytes);
+        let Link { id, token, deadline, .. } = *link;
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, token));
         }
         self.by_connection.remove(&id);
         self.counters.count_rtp(&link.session);
-        let seconds = (self.now - opened).as_secs();
-        match part {
-            Some(Part { what, key, ended, .. }) => {
-                let reason = ended.map_or("peer", EndReason::as_str);
-                info!(connection = %id, %peer, %key, reason, seconds, received_bytes, sent_bytes,
-                    "{what} closed");
-            }
-            None => {
-                debug!(connection = %id, %peer, seconds, received_bytes, sent_bytes, "closed");
-            }
-        }
         self.shard.released(id);
         if let Some(attempt) = attempt {
             self.attempt_link_closed(attempt, token);
@@ -218,6 +209,20 @@ impl Driver {
                 self.close(token);
             }
         }
+    }
+}
+
+/// The line of an operator's log when a connection, or its part in a stream, is over.
+pub(super) fn log_closed(link: &Link, now: Instant) {
+    let Link { id, peer, part, received_bytes, sent_bytes, .. } = link;
+    let seconds = (now - link.opened).as_secs();
+    match part {
+        Some(Part { what, key, ended, .. }) => {
+            let reason = ended.map_or("peer", EndReason::as_str);
+            info!(connection = %id, %peer, %key, reason, seconds, received_bytes, sent_bytes,
+                "{what} closed");
+        }
+        None => debug!(connection = %id, %peer, seconds, received_bytes, sent_bytes, "closed"),
     }
 }
 
