@@ -292,6 +292,26 @@ fn redirect_is_followed() {
     }
 }
 
+/// Its players stay, and the session there is ended.
+#[test]
+fn redirect_while_it_plays_is_followed() {
+    let target = Camera::start(Habits::default());
+    let redirect_later = Some((Duration::from_millis(2500), target.url()));
+    let first = Camera::start(Habits { redirect_later, ..Habits::default() });
+    let pull = Pull::start_at(target, &first.url(), &[]);
+    let flv = Player::http_flv(pull.relay.http, "/live/a.live.flv");
+    flv.wait_frames(Kind::Video, 40);
+    pull.camera.wait_reached(0, Stage::Media);
+    first.wait_all_closed();
+    assert_eq!(first.connections().len(), 1, "it was not asked again");
+    let asked = &first.connections()[0].asked;
+    assert_eq!(asked.last().map(String::as_str), Some("TEARDOWN"), "{asked:?}");
+    flv.wait_more_frames(Kind::Video, 30);
+    flv.assert_open();
+    assert_never_steps_back("flv", &flv.stop());
+    pull.end();
+}
+
 #[test]
 fn redirect_without_end_is_given_up() {
     let camera = Camera::start(Habits::default());
