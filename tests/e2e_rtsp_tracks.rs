@@ -1,20 +1,33 @@
 //! What the API tells of streams of RTSP: schemas, and tracks with codec, size, rate and GOP, of what
-//! ffmpeg publishes and of what is pulled.
+//! ffmpeg and GStreamer publish and of what is pulled.
 
 mod kit;
 
 use kit::ffmpeg::Modern;
+use kit::process::Process;
 use kit::rtsp::Lower;
-use kit::rtsp_peers::{Clip, Sound, ffmpeg_publish};
+use kit::rtsp_peers::{Clip, Sound, ffmpeg_publish, gstreamer_publish};
 use kit::{LIVENESS, Relay, wait_until};
 use serde_json::{Value, json};
 
-/// A stream that ffmpeg publishes, and what is told of its tracks.
+/// A stream that is published, and what is told of its tracks.
 struct Case {
     name: &'static str,
     clip: Clip,
     lower: Lower,
     tracks: [Value; 2],
+}
+
+impl Case {
+    /// GStreamer sends AAC as LATM.
+    #[track_caller]
+    fn publish(&self, origin: &Relay) -> Process {
+        let url = origin.rtsp_url(self.name);
+        match self.name {
+            "latm" => gstreamer_publish(&self.clip, &url, self.lower),
+            _ => ffmpeg_publish(Modern::Yes, &self.clip, &url, self.lower),
+        }
+    }
 }
 
 fn video(codec_id: u32, name: &str) -> Value {
@@ -31,7 +44,7 @@ fn audio(codec_id: u32, name: &str, sample_rate: u32, channels: u32) -> Value {
     })
 }
 
-fn cases() -> [Case; 4] {
+fn cases() -> [Case; 5] {
     let hevc_opus = Clip::with_sound("hevc_aac.flv", Sound::Opus).into_matroska();
     let [h264, h265] = [video(0, "H264"), video(1, "H265")];
     let aac = audio(2, "mpeg4-generic", 44_100, 1);
@@ -41,7 +54,8 @@ fn cases() -> [Case; 4] {
     let g711 = |sound| Clip::with_sound("av.flv", sound);
     let case = |name, clip, lower, tracks| Case { name, clip, lower, tracks };
     [
-        case("aac", Clip::of("av.flv"), Lower::Tcp, [h264.clone(), aac]),
+        case("aac", Clip::of("av.flv"), Lower::Tcp, [h264.clone(), aac.clone()]),
+        case("latm", Clip::of("av.flv"), Lower::Tcp, [h264.clone(), aac]),
         case("opus", hevc_opus, Lower::Udp, [h265, opus]),
         case("pcma", g711(Sound::PcmA), Lower::Udp, [h264.clone(), pcma]),
         case("pcmu", g711(Sound::PcmU), Lower::Tcp, [h264, pcmu]),
@@ -96,9 +110,7 @@ fn assert_told(relay: &Relay, case: &Case, origin: (u32, &str)) {
 fn tracks_of_published_and_pulled_streams_are_told() {
     let (origin, relay) = (Relay::start(2), Relay::start(2));
     let cases = cases();
-    let publishers = cases.each_ref().map(|case| {
-        ffmpeg_publish(Modern::Yes, &case.clip, &origin.rtsp_url(case.name), case.lower)
-    });
+    let publishers = cases.each_ref().map(|case| case.publish(&origin));
     for case in &cases {
         origin.wait_online(case.name);
         let rtp_type = if case.lower == Lower::Tcp { "1" } else { "0" };
