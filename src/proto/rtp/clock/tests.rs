@@ -32,6 +32,14 @@ impl Bench {
             SenderReport { ssrc: 1, ntp, rtp_timestamp: timestamp, packet_count, octet_count };
         self.clock.on_sender_report(track, &report);
     }
+
+    /// Reports on the moment `at_s` after both tracks' timestamp 0; those of audio say that it was
+    /// `off_ms` later.
+    fn report_both(&mut self, at_s: u32, off_ms: i64) {
+        let wall_ms = 10_000 + u64::from(at_s) * 1000;
+        self.report(VIDEO, at_s * 90_000, wall_ms);
+        self.report(AUDIO, at_s * 48_000, wall_ms.saturating_add_signed(off_ms));
+    }
 }
 
 #[test]
@@ -138,9 +146,9 @@ fn later_reports_move_a_track_slowly() {
     let mut bench = Bench::new();
     bench.map(VIDEO, 0, 0);
     bench.map(AUDIO, 0, 0);
-    for (track, wall_ms) in [(VIDEO, 1000), (AUDIO, 1000), (AUDIO, 1300), (VIDEO, 1000)] {
-        bench.report(track, 0, wall_ms);
-    }
+    bench.report_both(0, 0);
+    bench.report_both(0, 300);
+    bench.report_both(0, 300);
     let mut previous = 0;
     for packet in 1..400 {
         let place = bench.map(AUDIO, packet * 960, u64::from(packet) * 20);
@@ -155,16 +163,16 @@ fn wobble_and_nonsense_are_not_followed() {
     let mut bench = Bench::new();
     bench.map(VIDEO, 0, 0);
     bench.map(AUDIO, 0, 0);
-    bench.report(VIDEO, 0, 1000);
-    bench.report(AUDIO, 0, 1000);
-    bench.report(AUDIO, 0, 1019);
+    for off_ms in [0, 5, 4, 5] {
+        bench.report_both(0, off_ms);
+    }
     assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
     // Each track has another wall clock.
-    bench.report(AUDIO, 48_000, 900_000_000);
+    (0..3).for_each(|_| bench.report_both(0, 900_000_000));
     assert_eq!(bench.map(AUDIO, 96_000, 2000), 2000);
     // The timestamp is none of the track's.
     bench.report(AUDIO, 1 << 31, 3000);
-    assert_eq!(bench.clock.ignored_reports(), 2);
+    assert_eq!(bench.clock.ignored_reports(), 4);
     assert_eq!(bench.map(AUDIO, 144_000, 3000), 3000);
 }
 
@@ -250,5 +258,119 @@ fn reference_that_restarts_is_told_by_the_next_reports() {
     bench.clock.restart(VIDEO);
     assert_eq!(bench.map(VIDEO, 7_000_000, 1015), 1015);
     bench.report(VIDEO, 7_000_000, 2000);
-    assert_eq!(bench.map(AUDIO, 96_000, 2000), 2015);
+    assert_eq!(bench.map(AUDIO, 96_000, 2000), 2000, "audio's report may be of another wall clock");
+    bench.report(AUDIO, 96_000, 3000);
+    assert_eq!(bench.map(AUDIO, 144_000, 3000), 3015);
+}
+
+#[test]
+fn restart_with_a_wall_clock_that_is_set_moves_nothing() {
+    for restarted in [VIDEO, AUDIO] {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        bench.map(AUDIO, 0, 0);
+        bench.report(VIDEO, 0, 1000);
+        bench.report(AUDIO, 0, 1000);
+        bench.map(VIDEO, 90_000, 1000);
+        bench.map(AUDIO, 48_000, 1000);
+        // Seven seconds ahead. The timestamps begin elsewhere.
+        bench.clock.restart(restarted);
+        let from = [[7_000_000, 48_960], [91_800, 7_000_000]][restarted];
+        assert_eq!(bench.map(restarted, from[restarted], 1020), 1020);
+        bench.report(restarted, from[restarted], 9020);
+        let other = 1 - restarted;
+        assert_eq!(bench.map(other, from[other], 1020), 1020);
+        bench.report(other, from[other], 9020);
+        assert_eq!(bench.map(VIDEO, from[VIDEO] + 90_000, 2020), 2020);
+        assert_eq!(bench.map(AUDIO, from[AUDIO] + 48_000, 2020), 2020);
+    }
+}
+
+#[test]
+fn clocks_that_drift_stay_within_10_ms() {
+    for (rate, report_each_s) in [(48_009.6, 1), (48_009.6, 5), (47_990.4, 5)] {
+        let mut bench = Bench::new();
+        let (mut previous, mut off_max) = (-1, 0);
+        for at_ms in (0..3_600_000_u32).step_by(20) {
+            // 200 ppm.
+            let timestamp = (f64::from(at_ms) * rate / 1000.0) as u32;
+            if at_ms % 40 == 0 {
+                bench.map(VIDEO, at_ms * 90, u64::from(at_ms));
+            }
+            let place = bench.map(AUDIO, timestamp, u64::from(at_ms));
+            assert!(place > previous, "{at_ms}");
+            previous = place;
+            off_max = off_max.max((place - i64::from(at_ms)).abs());
+            if at_ms % (report_each_s * 1000) == 0 {
+                bench.report(VIDEO, at_ms * 90, u64::from(at_ms) + 10_000);
+                bench.report(AUDIO, timestamp, u64::from(at_ms) + 10_000);
+            }
+        }
+        assert!(off_max < 10, "{off_max} ms with a report each {report_each_s} s");
+    }
+}
+
+#[test]
+fn first_report_that_was_wrong_is_corrected() {
+    for wrong_ms in [-15, 15] {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        bench.map(AUDIO, 0, 0);
+        let mut places = Vec::new();
+        for (second, off_ms) in (1..6).zip([wrong_ms, 0, 0, 0, 0]) {
+            for packet in 0..50 {
+                let at_ms = 1000 * second + 20 * packet;
+                places.push((at_ms, bench.map(AUDIO, at_ms * 48, u64::from(at_ms))));
+            }
+            bench.report_both(second, off_ms);
+        }
+        assert!(places.is_sorted_by(|a, b| a.1 < b.1));
+        let off_at = |second: usize| places[50 * second].1 - i64::from(places[50 * second].0);
+        assert_eq!([0, 2, 4].map(off_at), [0, wrong_ms, 0]);
+    }
+}
+
+#[test]
+fn report_that_wobbles_moves_nothing() {
+    for wobbling in [VIDEO, AUDIO] {
+        let mut bench = Bench::new();
+        bench.map(VIDEO, 0, 0);
+        bench.map(AUDIO, 0, 0);
+        for (second, off_ms) in (1..).zip([0, 15, 0, 0, -15, 1, -1, 15, -15, 0, 3, 15, 0]) {
+            let (timestamps, wall_ms) = ([second * 90_000, second * 48_000], second * 1000);
+            let wall_ms = 10_000 + u64::from(wall_ms);
+            // The other one is reported on more often.
+            bench.report(wobbling, timestamps[wobbling], wall_ms.saturating_add_signed(off_ms));
+            (0..4).for_each(|_| bench.report(1 - wobbling, timestamps[1 - wobbling], wall_ms));
+            let places = [VIDEO, AUDIO].map(|track| bench.map(track, timestamps[track], 0));
+            assert_eq!(places, [i64::from(second) * 1000; 2], "{wobbling}");
+        }
+    }
+}
+
+#[test]
+fn reports_at_any_time_leave_the_order_of_pictures() {
+    for seed in 0..300 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bench = Bench::new();
+        bench.map(AUDIO, 0, 0);
+        let (mut shown, mut now_ms) = (Vec::new(), 0);
+        for group in 0..100_u32 {
+            // P, B, b, b.
+            for frame in [4, 2, 1, 3].map(|frame| 4 * group + frame) {
+                now_ms += 40;
+                let timestamp = frame * 3600;
+                let arrival = bench.start + Duration::from_millis(now_ms);
+                shown.push((timestamp, bench.clock.map(VIDEO, timestamp, arrival).position_ns));
+                if random.u32(..4) == 0 {
+                    let wall_ms = 10_000 + u64::from(frame) * 40;
+                    bench.report(VIDEO, timestamp, wall_ms + random.u64(..2000));
+                    bench.report(AUDIO, frame * 1920, wall_ms);
+                }
+            }
+        }
+        shown.sort_unstable();
+        let is_in_order = shown.is_sorted_by(|a, b| a.1 + 9 * MS <= b.1);
+        assert!(is_in_order, "seed {seed}");
+    }
 }
