@@ -14,8 +14,10 @@ use super::ingest::{IngestBytes, Progress};
 use super::log::{Log, PacketEntry};
 use super::rtp_lane::{Given, Lane, Reported};
 use super::tracks::Tracks;
+use crate::limits::LEAD_PACKETS_MAX;
 use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
+use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
 use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock};
 use crate::proto::rtsp::SessionDescription;
@@ -38,9 +40,20 @@ pub struct RtpIngest {
     starts_at_next: bool,
     /// Nothing passes before a keyframe, or what stands in for it ([`StartPoints`]).
     awaits_keyframe: bool,
+    /// What came then and may belong to that keyframe.
+    held: Vec<Placed>,
     tracks: Tracks,
     bytes: IngestBytes,
     dropped: u64,
+}
+
+/// A packet of a track, and where it lies on the stream's timeline.
+struct Placed {
+    track: usize,
+    packet: RtpPacket,
+    place_ns: i64,
+    /// The track is not being moved.
+    is_settled: bool,
 }
 
 /// What a step led to.
@@ -95,7 +108,7 @@ impl RtpIngest {
                 }
             }
             RtpPart::Packet { track, packet, gap } => {
-                progress = self.packet(log, now, track, &packet, gap);
+                progress = self.packet(log, now, track, packet, gap);
             }
         }
         RtpProgress::Media(progress)
@@ -133,6 +146,7 @@ impl RtpIngest {
         let formats = description.media.iter().map(|media| &media.format);
         let rates: Vec<u32> = formats.clone().map(|format| format.clock_rate).collect();
         self.clock = Some(StreamClock::new(&rates));
+        self.drop_held();
         self.base_ns = START_NS;
         if let Some((place_ns, at)) = self.newest {
             let passed_ns = now.duration_since(at).as_nanos() as i64;
@@ -177,7 +191,7 @@ impl RtpIngest {
         log: &mut Log,
         now: Instant,
         track: usize,
-        packet: &RtpPacket,
+        packet: RtpPacket,
         gap: Gap,
     ) -> Progress {
         let len = packet.len();
@@ -195,21 +209,55 @@ impl RtpIngest {
                 lane.change_source();
             }
         }
-        let header = packet.header();
-        let stamp = clock.map(track, header.timestamp, now);
+        let stamp = clock.map(track, packet.header().timestamp, now);
         let place_ns = self.base_ns + stamp.position_ns;
-        let keyframe = lane.is_start(packet, to_ms(place_ns));
-        if self.awaits_keyframe && !keyframe {
+        let step = lane.step(&packet, to_ms(place_ns));
+        let is_behind = lane.is_behind_join(place_ns);
+        let placed = Placed { track, packet, place_ns, is_settled: stamp.is_settled };
+        if self.awaits_keyframe && !step.is_start {
+            self.hold(placed, step);
+            return Progress::default();
+        }
+        if is_behind {
             self.dropped += 1;
             return Progress::default();
         }
-        if lane.is_behind_join(place_ns) {
-            self.dropped += 1;
-            return Progress::default();
+        if std::mem::take(&mut self.awaits_keyframe) {
+            if step.begins {
+                self.drop_held();
+            }
+            for held in std::mem::take(&mut self.held) {
+                self.give(log, now, &held, false);
+            }
         }
-        self.awaits_keyframe = false;
-        let header = lane.map(header, place_ns);
-        let is_due = lane.is_report_due(header.timestamp, place_ns, stamp.is_settled);
+        self.give(log, now, &placed, step.is_start)
+    }
+
+    /// Keeps a packet before a keyframe that may belong to it, as parameter sets do; drops others.
+    fn hold(&mut self, placed: Placed, step: Step) {
+        let is_video = self.lanes[placed.track].kind == TagKind::Video;
+        if is_video && step.begins {
+            self.drop_held();
+        }
+        if is_video && step.is_lead && self.held.len() < LEAD_PACKETS_MAX {
+            // A copy, because a view would keep a receive buffer from the kernel.
+            self.held.push(Placed { packet: placed.packet.into_copy(), ..placed });
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn drop_held(&mut self) {
+        self.dropped += self.held.len() as u64;
+        self.held.clear();
+    }
+
+    /// Puts a packet into the log, and a report before it where one is due.
+    fn give(&mut self, log: &mut Log, now: Instant, placed: &Placed, keyframe: bool) -> Progress {
+        let &Placed { track, ref packet, place_ns, is_settled } = placed;
+        let lane = &mut self.lanes[track];
+        let header = lane.map(packet.header(), place_ns);
+        let is_due = lane.is_report_due(header.timestamp, place_ns, is_settled);
         if self.newest.is_none_or(|(newest_ns, _)| place_ns > newest_ns) {
             self.newest = Some((place_ns, now));
         }
@@ -220,35 +268,35 @@ impl RtpIngest {
             }
             self.report(log, track, Reported { timestamp: header.timestamp, place_ns });
         }
-        self.write(log, track, packet, header, (place_ns, keyframe))
+        self.write(log, placed, header, keyframe)
     }
 
     fn write(
         &mut self,
         log: &mut Log,
-        track: usize,
-        packet: &RtpPacket,
+        placed: &Placed,
         header: RtpHeader,
-        (place_ns, keyframe): (i64, bool),
+        keyframe: bool,
     ) -> Progress {
+        let &Placed { track, ref packet, place_ns, .. } = placed;
         let [bytes, tail] = packet.pieces();
         let lane = &mut self.lanes[track];
         // The first byte tells of sources, extension and padding, which stay.
         let mut head = header.encode();
         head[0] = bytes[0];
-        let begins = lane.picture_begins(header.timestamp, log.next_seq());
+        let next_seq = log.next_seq();
+        let lead = next_seq - lane.frame_begins(next_seq);
         let entry = PacketEntry {
             channel: 2 * track as u8,
             kind: lane.kind,
             timestamp_ms: to_ms(place_ns),
             keyframe,
-            lead: u16::try_from(log.next_seq() - begins)
-                .map_or(0, |lead| lead * u16::from(keyframe)),
+            lead: u16::try_from(lead).map_or(0, |lead| lead * u16::from(keyframe)),
             is_report: false,
         };
         let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
         self.bytes.copied += (packet.len() + packet.copied_len()) as u64;
-        lane.count(&entry, packet, &mut self.tracks);
+        lane.count(&entry, lead == 0, packet, &mut self.tracks);
         let video = lane.is_urgent;
         Progress { committed: true, frame: true, video, ..Progress::default() }
     }

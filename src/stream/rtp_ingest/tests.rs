@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::limits::LEAD_ENTRIES_KEPT;
 use crate::proto::rtp::rtcp::{Compound, RtcpPacket};
 use crate::stream::Entry;
 
@@ -217,6 +218,84 @@ fn what_comes_before_a_keyframe_is_counted_with_it() {
         let (frames, keyframes, gop_frames, fps) = counted_with(&lead, own_timestamp);
         assert_eq!((frames, keyframes, gop_frames, fps), (15, 3, 5, 25.0), "{lead:?}");
     }
+}
+
+#[test]
+fn parameter_sets_between_keyframes_are_no_start() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 0, 0), IDR);
+    for picture in 1..5_u16 {
+        let at = 3600 * u32::from(picture);
+        for (piece, payload) in (0..).zip([b"\x67\x42", b"\x68\xce", &SLICE[..2]]) {
+            scene.packet(0, (9, 3 * picture + piece, at), payload);
+        }
+    }
+    scene.log.flush();
+    assert_eq!(scene.log.start_seq(), 1, "behind the report");
+    let video = scene.ingest.tracks().video.clone().expect("told");
+    assert_eq!((video.frames, video.keyframes), (5, 1));
+}
+
+/// Starts of pictures in packets of their own: parameter sets, a message, a keyframe.
+const KEYFRAME: [&[u8]; 4] = [b"\x67\x42", b"\x68\xce", b"\x06\x05\0\x80", IDR];
+
+#[test]
+fn source_that_takes_over_begins_with_its_parameter_sets() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 100, 0), IDR);
+    scene.log.flush();
+    scene.ingest.change_source(&mut scene.log);
+    scene.begin(SDP);
+    let others = [b"\x67\x41", b"\x68\xce", &SLICE[..2]];
+    for (sequence, payload) in (0..).zip(others.into_iter().chain(KEYFRAME)) {
+        // The first sets have a timestamp of their own.
+        scene.packet(0, (2, sequence, 3600 * u32::from(sequence / 2)), payload);
+        scene.packet(1, (3, sequence, 0), &[1]);
+    }
+    let payloads: Vec<Bytes> =
+        scene.given(0).into_iter().map(|of| of.slice(HEADER_LEN..)).collect();
+    assert_eq!(payloads[1..], KEYFRAME);
+    assert_eq!(scene.given(1).len(), 1, "behind the keyframe");
+    assert_eq!(scene.ingest.dropped(), 3 + 6);
+    scene.log.flush();
+    let first = scene.log.entry(scene.log.start_seq()).expect("it is held");
+    assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *KEYFRAME[0]);
+}
+
+#[test]
+fn what_comes_before_the_first_keyframe_is_kept() {
+    for flushed_behind in 0..3 {
+        let mut scene = Scene::new();
+        let mut replica = None;
+        for (sequence, payload) in (0..).zip(KEYFRAME) {
+            scene.packet(0, (9, sequence, 0), payload);
+            scene.packet(1, (3, sequence, 0), &[1]);
+            if sequence == flushed_behind {
+                scene.log.flush();
+                scene.log.trim(None, 1 << 20);
+                replica = Some(Log::from_snapshot(scene.log.snapshot()));
+            }
+        }
+        let mut replica = replica.expect("made");
+        scene.log.flush();
+        assert!(replica.follow(scene.log.delta(replica.next_seq())));
+        for log in [&scene.log, &replica] {
+            assert!(!log.awaits_keyframe());
+            let first = log.entry(log.start_seq()).expect("it is held");
+            assert_eq!(log.bytes(first.packet())[HEADER_LEN..], *KEYFRAME[0]);
+        }
+    }
+}
+
+#[test]
+fn log_without_a_keyframe_keeps_little() {
+    let mut scene = Scene::new();
+    for sequence in 0..2000 {
+        scene.packet(0, (9, sequence, 3600 * u32::from(sequence)), b"\x67\x42");
+        scene.log.flush();
+        scene.log.trim(None, 1 << 20);
+    }
+    assert_eq!(scene.entries().len() as u64, LEAD_ENTRIES_KEPT);
 }
 
 #[test]
