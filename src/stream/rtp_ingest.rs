@@ -19,7 +19,7 @@ use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
 use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
-use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock};
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 /// Writes one stream's log of packets.
@@ -161,7 +161,9 @@ impl RtpIngest {
             return RtpProgress::Media(Progress::default());
         }
         let had_tracks = !self.lanes.is_empty();
-        self.lanes = formats.map(Lane::new).collect();
+        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+        let lane = |(track, format)| Lane::new(format, main.contains(&Some(track)));
+        self.lanes = formats.enumerate().map(lane).collect();
         self.let_start();
         self.awaits_keyframe &= self.has_video();
         self.tracks = Tracks::default();

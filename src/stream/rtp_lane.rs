@@ -12,6 +12,8 @@ use crate::proto::rtp::{Format, RandomAccess, RtpHeader, RtpPacket, TrackKind};
 /// One track.
 pub(super) struct Lane {
     pub(super) kind: TagKind,
+    /// The track of the API that it is.
+    shown: Option<TagKind>,
     /// It is shown at once: nothing else carries it along.
     pub(super) is_urgent: bool,
     format: Format,
@@ -69,17 +71,25 @@ pub(super) struct Reported {
 }
 
 impl Lane {
-    pub(super) fn new(format: &Format) -> Self {
+    /// Beside the main track of its kind another one is handed on, and neither starts players nor is told
+    /// of.
+    pub(super) fn new(format: &Format, is_main: bool) -> Self {
         let codec = format.codec();
         let is_known_video = matches!(codec, Codec::H264 | Codec::H265);
         let kind = match format.kind {
-            TrackKind::Video if is_known_video => TagKind::Video,
+            TrackKind::Video if is_known_video && is_main => TagKind::Video,
             TrackKind::Audio => TagKind::Audio,
             // Where its keyframes are is not known, so players can't be made to wait for one.
             TrackKind::Video | TrackKind::Other => TagKind::Script,
         };
+        let shown = match format.kind {
+            TrackKind::Video => Some(TagKind::Video),
+            TrackKind::Audio => Some(TagKind::Audio),
+            TrackKind::Other => None,
+        };
         Self {
             kind,
+            shown: shown.filter(|_| is_main),
             is_urgent: kind != TagKind::Audio,
             format: format.clone(),
             codec,
@@ -129,15 +139,12 @@ impl Lane {
 
     /// Enters what the description tells.
     pub(super) fn describe(&self, tracks: &mut Tracks) {
-        match self.format.kind {
-            TrackKind::Video => tracks.announce(TagKind::Video, self.codec),
-            TrackKind::Audio => tracks.announce(TagKind::Audio, self.codec),
-            TrackKind::Other => return,
-        }
+        let Some(shown) = self.shown else { return };
+        tracks.announce(shown, self.codec);
         if let Some(record) = self.sets.as_ref().and_then(ParameterSets::to_record) {
             tracks.configure(TagKind::Video, &record);
         }
-        if self.format.kind == TrackKind::Audio {
+        if shown == TagKind::Audio {
             let Format { clock_rate: sample_rate, channels, .. } = self.format;
             let stated = AudioParameters { sample_rate, channels, sample_bits: 16 };
             let config = self.format.config().filter(|_| !self.format.is_latm());
@@ -198,9 +205,7 @@ impl Lane {
     ) {
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(packet.payload_len() as u32);
-        if self.format.kind == TrackKind::Other {
-            return;
-        }
+        let Some(kind) = self.shown else { return };
         // Each may come in a packet of its own, of which the first alone is the keyframe.
         let may_hold = may_hold_sets(self.codec, packet.payload_head());
         if let Some(sets) = self.sets.as_mut().filter(|_| may_hold) {
@@ -210,8 +215,6 @@ impl Lane {
                 tracks.configure(TagKind::Video, &record);
             }
         }
-        let kind =
-            if self.format.kind == TrackKind::Video { TagKind::Video } else { TagKind::Audio };
         let entry = Entry { kind, ..*entry };
         if is_first {
             tracks.set_loss(kind, self.loss.percent());

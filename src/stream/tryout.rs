@@ -17,7 +17,7 @@ use crate::media::start_points::StartPoints;
 use crate::media::timeline::distance;
 use crate::media::{Codec, MediaPart, TagKind};
 use crate::proto::flv::classify;
-use crate::proto::rtp::{Format, Gap, RandomAccess, RtpHeader, RtpPacket, RtpPart};
+use crate::proto::rtp::{Format, Gap, RandomAccess, RtpHeader, RtpPacket, RtpPart, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
@@ -216,11 +216,12 @@ impl Tryout {
             return self.follow_packets(track, &packet, gap);
         }
         let description = self.description.clone()?;
-        let formats = description.media.iter().map(|media| &media.format);
+        let video = description.main_track(TrackKind::Video);
+        let format_of = |track: usize| &description.media[track].format;
         // Of other codecs it is not known where their keyframes are.
         let known = |of: &&Format| matches!(of.codec(), Codec::H264 | Codec::H265);
-        let has_known = formats.clone().any(|of| known(&of));
-        let format = formats.clone().nth(track).filter(known);
+        let has_known = video.map(format_of).filter(known).is_some();
+        let format = video.filter(|&video| video == track).map(format_of).filter(known);
         let timestamp = packet.header().timestamp;
         let step = self.accesses.get_mut(track)?.step(&packet);
         let is_overdue =
@@ -670,12 +671,11 @@ mod tests {
     }
 
     #[test]
-    fn packets_begin_with_the_parameter_sets_of_the_keyframe() {
+    fn packets_begin_with_the_parameter_sets_of_the_keyframe_alone() {
         let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
         let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
         let mut tryout = Tryout::new(true);
         tryout.handle_rtp(RtpPart::Begin(description));
-        // Sets of a picture that is no keyframe, and those of one.
         let sent: [(u32, &[u8]); 6] = [
             (1, &[0x67, 1]),
             (1, &[0x41]),

@@ -459,3 +459,29 @@ fn tracks_are_told_by_the_description_and_counted_by_frames() {
     let audio = tracks.audio.as_ref().and_then(|track| track.audio).expect("told");
     assert_eq!((audio.sample_rate, audio.channels), (8000, 1));
 }
+
+#[test]
+fn second_track_of_a_kind_is_handed_on_and_no_more() {
+    const TWO: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+        m=audio 0 RTP/AVP 8\r\n\
+        m=video 0 RTP/AVP 97\r\na=rtpmap:97 H265/90000\r\n\
+        m=audio 0 RTP/AVP 98\r\na=rtpmap:98 L16/44100/2\r\n";
+    const H265_IDR: &[u8] = &[0x26, 1, 0x80];
+    let mut scene = Scene::new();
+    scene.ingest.start_over(&mut scene.log);
+    scene.begin(TWO);
+    for picture in 0..11_u16 {
+        let at = 3600 * u32::from(picture);
+        scene.packet(0, (9, picture, at), if picture % 5 == 0 { IDR } else { SLICE });
+        scene.packet(1, (8, picture, at * 8 / 90), &[1]);
+        scene.packet(2, (7, picture, at), H265_IDR);
+        scene.packet(3, (6, picture, at), &[2]);
+    }
+    assert_eq!([0, 1, 2, 3].map(|track| scene.given(track).len()), [11; 4]);
+    let starts = scene.entries().into_iter().filter(|of| of.keyframe).map(|of| of.track());
+    assert_eq!(starts.collect::<Vec<_>>(), [0; 3]);
+    let tracks = scene.ingest.tracks();
+    let (video, audio) = (tracks.video.as_ref().unwrap(), tracks.audio.as_ref().unwrap());
+    assert_eq!((video.frames, video.gop_frames, video.fps_measured), (11, 5, 25.0));
+    assert_eq!((audio.frames, audio.audio.map(|of| of.sample_rate)), (11, Some(8000)));
+}
