@@ -120,6 +120,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
         ("too_long", datagrams_too_long),
         ("unwanted", datagrams_unwanted),
         ("malformed_rtcp", rtp.malformed_rtcp),
+        ("truncated", rtp.truncated),
     ];
     let dropped = reasons.map(|(reason, value)| Metric {
         name: "rtp_packets_dropped_total",
