@@ -239,6 +239,25 @@ impl Media {
         self
     }
 
+    /// With a second track of video behind the others, whose keyframes come half a second after those of
+    /// the first.
+    #[must_use]
+    pub fn with_second_video(mut self) -> Self {
+        let Self { formats, packets, .. } = Self::of("video.flv", Plan::default());
+        let track = self.formats.len();
+        let (payload_type, control) = (100, format!("track{}", track + 1));
+        self.formats.push(Format { payload_type, control, ..formats[0].clone() });
+        // Reports that tell nothing false would tell the same.
+        for timed in packets.iter().filter(|timed| !timed.is_rtcp) {
+            let packet = Packet::parse(&timed.bytes).expect("made here");
+            let packet = Packet { payload_type, ssrc: !packet.ssrc, ..packet };
+            let at_ms = timed.at_ms + 520;
+            self.packets.push(Timed { track, at_ms, is_rtcp: false, bytes: packet.encode() });
+        }
+        self.packets.sort_by_key(|packet| packet.at_ms);
+        self
+    }
+
     /// The RTP packets of a track.
     pub fn rtp(&self, track: usize) -> Vec<Packet> {
         let own = self.packets.iter().filter(|packet| packet.track == track && !packet.is_rtcp);
