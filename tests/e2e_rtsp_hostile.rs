@@ -377,6 +377,7 @@ fn noise_among_media_is_counted(lower: Lower) {
         strays
             .iter()
             .for_each(|(reason, count)| *counts.entry(reason.clone()).or_default() += count);
+        *counts.entry("truncated".to_owned()).or_default() += cut_count as u64;
         counts
     };
     assert_eq!(dropped(&relay), expected());
@@ -433,6 +434,7 @@ fn packets_of_hevc_that_are_cut_off_cost_their_pictures_alone() {
         assert!(!publisher.is_closed(), "its connection is open");
         publisher.stop();
     }
+    assert_eq!(dropped(&relay)["truncated"], 2 * cut_count as u64);
     assert_eq!(relay.metric("rillcast_session_errors_total"), 0);
     relay.stop();
 }
