@@ -365,7 +365,7 @@ fn reports_at_any_time_leave_the_order_of_pictures() {
                 if random.u32(..4) == 0 {
                     let wall_ms = 10_000 + u64::from(frame) * 40;
                     bench.report(VIDEO, timestamp, wall_ms + random.u64(..2000));
-                    bench.report(AUDIO, frame * 1920, wall_ms);
+                    bench.report(AUDIO, frame * 1920, wall_ms + 1000);
                 }
             }
         }
