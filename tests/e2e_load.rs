@@ -227,6 +227,32 @@ fn a_late_connect_is_part_of_the_join() {
     assert_eq!(report["joins"]["joined"], 1, "{report:#}");
 }
 
+#[test]
+fn players_whose_frames_all_come_in_the_window_are_told() {
+    // The stream's first frame comes 200 ms after the request, the window begins before.
+    let url = format!("http://{}/late.flv", faulty_server());
+    let window = ["--ramp", "0", "--warm-up", "0", "--duration", "2"];
+    let (report, was_content) =
+        load(&[&["play", "--url", &url, "--players", "2"][..], &window].concat());
+    assert!(!was_content);
+    assert_eq!(report["without_baseline"], 2, "{report:#}");
+    assert_eq!(report["lateness_ms"], Value::Null, "{report:#}");
+    assert!(number(&report, "/frame_gap_ms/count") > 0.0);
+}
+
+#[test]
+fn json_goes_to_a_file_beside_the_table() {
+    let (folder, server) = (TempDir::new("load"), faulty_server());
+    let (url, path) = (format!("http://{server}/a.flv"), folder.file("report.json"));
+    let path = path.to_str().expect("a path of ours");
+    let times = ["--players", "1", "--warm-up", "1", "--duration", "1", "--json", path];
+    let (_, table, _) = run(&[&["load", "play", "--url", &url], &times[..]].concat());
+    assert!(table.contains("joined 1 of 1, lost 0\n"), "{table}");
+    let json = std::fs::read_to_string(path).expect("a report");
+    let report: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(report["joins"]["joined"], 1, "{report:#}");
+}
+
 /// A way to a server, by which all that it sends comes later by so much.
 fn long_way(server: SocketAddr, late: Duration) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
@@ -281,7 +307,7 @@ fn a_long_way_is_part_of_the_delay() {
         // The handshake, connect, createStream and play wait for one another.
         (format!("rtmp://{rtmp}/live/s0"), 4.0),
     ] {
-        let times = ["--players", "3", "--warm-up", "1", "--duration", "3"];
+        let times = ["--players", "3", "--warm-up", "3", "--duration", "3"];
         let (report, _) = load(&[&["play", "--url", &url], &times[..]].concat());
         assert_typical(&report, "/joins/connect_ms/p50", 0.0);
         assert_typical(&report, "/joins/first_keyframe_ms/p50", ways * 400.0);
@@ -515,8 +541,13 @@ fn pulls_that_never_come_up_are_added_and_deleted() {
     let api = format!("http://{}", relay.http);
     let pid = relay.process.child.id().to_string();
     let pending = ["pending", "--api", &api, "--secret", SECRET, "--count", "60", "--pid", &pid];
-    let (report, was_content) = load(&[&pending[..], &["--duration", "2"]].concat());
+    let (report, was_content) = std::thread::scope(|scope| {
+        let pending = scope.spawn(|| load(&[&pending[..], &["--duration", "2"]].concat()));
+        wait_until(LIVENESS, "the pulls are held", || relay.ledger()["pulls"] == 60);
+        pending.join().expect("a report")
+    });
     assert!(was_content, "{report:#}");
+    assert_eq!(report["added"], 60);
     assert_eq!(number(&report, "/add_ms/count"), 60.0);
     assert_eq!(number(&report, "/delete_ms/count"), 60.0);
     assert!(number(&report, "/media_list_ms/count") >= 2.0);
@@ -546,6 +577,7 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         &["load", "play", "--url", "srt://127.0.0.1/a"][..],
         &["load", "play", "--url", "http://127.0.0.1/a.flv", "--streams", "2"],
         &["load", "play", "--url", "http://127.0.0.1/a.flv", "--pid", "4294967295"],
+        &["load", "play", "--url", "http://127.0.0.1/a.flv", "--json", "/dev/null/a"],
         &["load", "publish", "--url", "http://127.0.0.1/a.flv"],
         &["load", "slow", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp"],
         &["load", "limit", "--method", "joined"],
@@ -559,5 +591,5 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         log
     })
     .collect();
-    assert_eq!(lines.len(), 7, "{lines:?}");
+    assert_eq!(lines.len(), 8, "{lines:?}");
 }

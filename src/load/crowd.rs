@@ -96,6 +96,8 @@ pub(super) struct Crowd<'a> {
     last_look_ns: u64,
     is_finished: bool,
     unstamped_reads: u64,
+    /// What slow players may read beyond whole bytes: bytes a second, times ns.
+    trickle_rest: u64,
 }
 
 impl<'a> Crowd<'a> {
@@ -115,6 +117,7 @@ impl<'a> Crowd<'a> {
             last_look_ns: 0,
             is_finished: false,
             unstamped_reads: 0,
+            trickle_rest: 0,
             plan,
             progress,
         })
@@ -187,7 +190,10 @@ impl<'a> Crowd<'a> {
         let serial = self.next_serial;
         let player = Player::start(&self.plan.targets[join.target], serial, join.at_ns)?;
         let index = self.free.pop().unwrap_or(self.members.len());
-        let member = Member::new(player, join.role, serial);
+        let mut member = Member::new(player, join.role, serial);
+        if let (Role::Steady, Some(_)) = (join.role, &self.measure) {
+            member.player.watch.begin_window(clock::monotonic_ns());
+        }
         let event = EpollEvent::new(member.interest, socket_number(index, None));
         self.epoll.add(&member.player.connection, event)?;
         if let (Role::Visitor, Some(stay_ns)) = (join.role, self.plan.visit.stay_ns) {
@@ -338,7 +344,10 @@ impl<'a> Crowd<'a> {
 
     /// Lets slow players read what they are to read between two checks.
     fn trickle(&mut self, buffer: &mut [u8]) {
-        let len = u64::from(self.plan.slow_bytes_per_s) * CHECK_NS / 1_000_000_000;
+        // Fewer than a byte at a time add up.
+        self.trickle_rest += u64::from(self.plan.slow_bytes_per_s) * CHECK_NS;
+        let len = self.trickle_rest / 1_000_000_000;
+        self.trickle_rest %= 1_000_000_000;
         let len = usize::try_from(len).map_or(buffer.len(), |len| len.min(buffer.len()));
         if len == 0 {
             return;
@@ -349,8 +358,10 @@ impl<'a> Crowd<'a> {
             else {
                 continue;
             };
-            let figures = &mut self.outcome.figures;
-            if let Err(end) = member.player.read_once(&look, &mut buffer[..len], figures) {
+            let (before, figures) = (member.player.watch.counts, &mut self.outcome.figures);
+            let result = member.player.read_once(&look, &mut buffer[..len], figures);
+            self.untold.add(&member.player.watch.counts.since(&before));
+            if let Err(end) = result {
                 self.end(index, look.now_ns, &end);
             }
         }
@@ -386,18 +397,28 @@ impl<'a> Crowd<'a> {
             let is_stamped = self.unstamped_reads == 0;
             self.outcome.threads.push(measure.finish(now_ns, is_stamped));
         }
+        // Those that are closed end by this, and are not counted again below.
+        self.find_closed(now_ns);
         for member in self.members.iter_mut().flatten() {
             let outcome = &mut self.outcome;
             outcome.broken_tags += member.player.wrong_sizes();
             outcome.players.extend(member.player.watch.finish(now_ns, &mut outcome.figures));
-            // A visitor that came just now is nobody's fault.
-            if !member.has_joined && member.role != Role::Visitor {
-                let step = member.player.times.missing_step();
-                let end = End::Refused(format!("{step} (when the run ended)"));
-                outcome.of(member.role).fail(&end);
+            if member.has_joined {
+                continue;
             }
+            let times = &member.player.times;
+            if member.role == Role::Visitor {
+                let age_ns = now_ns.saturating_sub(times.due_ns);
+                // One that came just now is nobody's fault.
+                if age_ns < VISITOR_AGE_NS_MAX {
+                    continue;
+                }
+                // It waited for that long at least.
+                outcome.visitors.keyframe.record_ns(age_ns);
+            }
+            let end = End::Refused(format!("{} (when the run ended)", times.missing_step()));
+            outcome.of(member.role).fail(&end);
         }
-        self.find_closed(now_ns);
         self.is_finished = true;
     }
 
@@ -450,6 +471,9 @@ const TIMES_NS: u64 = 1_000_000_000;
 /// How long a visitor stays after its first keyframe.
 const VISIT_NS: u64 = 1_000_000_000;
 
+/// Age from which on a visitor that has no keyframe when the run ends did not join.
+const VISITOR_AGE_NS_MAX: u64 = 1_000_000_000;
+
 /// How long the end of a slow player's stream is looked for.
 const DRAIN_NS: u64 = 2_000_000_000;
 
@@ -459,7 +483,7 @@ const BLOCKED_MS_MAX: u8 = 2;
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::{AsFd as _, AsRawFd as _};
 
     use nix::sys::socket::{MsgFlags, recv};
@@ -476,6 +500,29 @@ mod tests {
         tag
     }
 
+    /// A crowd that is to play so: role and age of each player. The server says nothing.
+    fn crowd<'a>(
+        progress: &'a Progress,
+        joins: &[(Role, u64)],
+        slow_bytes_per_s: u32,
+    ) -> (Crowd<'a>, TcpListener) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let url = format!("http://{}/a.flv", listener.local_addr().expect("bound"));
+        let now_ns = clock::monotonic_ns();
+        let join = |&(role, ago_ns)| Join { at_ns: now_ns - ago_ns, target: 0, role };
+        let plan = Plan {
+            thread: 0,
+            targets: Arc::new(expand(&url, 0, 1).expect("a URL")),
+            joins: joins.iter().map(join).collect(),
+            mode: Mode::Sweep,
+            window: Window { start_ns: u64::MAX, end_ns: u64::MAX },
+            join_timeout: Duration::MAX,
+            visit: Visit { stay_ns: None, leave: Leave::Reset },
+            slow_bytes_per_s,
+        };
+        (Crowd::new(plan, progress).expect("an epoll"), listener)
+    }
+
     /// A slow player that has its first keyframe, and its server.
     struct Slow<'a> {
         crowd: Crowd<'a>,
@@ -487,21 +534,8 @@ mod tests {
     impl<'a> Slow<'a> {
         /// One that was to join so long ago.
         fn join(progress: &'a Progress, slow_bytes_per_s: u32, ago_ns: u64) -> Self {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-            let url = format!("http://{}/a.flv", listener.local_addr().expect("bound"));
-            let now_ns = clock::monotonic_ns();
-            let plan = Plan {
-                thread: 0,
-                targets: Arc::new(expand(&url, 0, 1).expect("a URL")),
-                joins: [Join { at_ns: now_ns - ago_ns, target: 0, role: Role::Slow }].into(),
-                mode: Mode::Sweep,
-                window: Window { start_ns: u64::MAX, end_ns: u64::MAX },
-                join_timeout: Duration::MAX,
-                visit: Visit { stay_ns: None, leave: Leave::Reset },
-                slow_bytes_per_s,
-            };
-            let mut crowd = Crowd::new(plan, progress).expect("an epoll");
-            crowd.join_due(now_ns);
+            let (mut crowd, listener) = crowd(progress, &[(Role::Slow, ago_ns)], slow_bytes_per_s);
+            crowd.join_due(clock::monotonic_ns());
             let (server, _) = listener.accept().expect("a player");
             let (events, buffer) = (vec![EpollEvent::empty(); 8], vec![0; LOAD_RECEIVE_LEN]);
             let mut slow = Self { crowd, server, events, buffer };
@@ -562,7 +596,75 @@ mod tests {
             slow.look();
             slow.crowd.trickle(&mut slow.buffer);
             assert_eq!(slow.bytes(), before + 50 * turn);
+            assert_eq!(slow.crowd.untold.bytes, slow.bytes(), "all that it read is told");
         }
+    }
+
+    #[test]
+    fn less_than_a_byte_at_a_time_adds_up() {
+        let progress = Progress::new(1);
+        // A byte in each 100 ms.
+        let mut slow = Slow::join(&progress, 10, 0);
+        let before = slow.bytes();
+        slow.send(&frame(1));
+        slow.await_input(115);
+        for turn in 1..=10 {
+            slow.crowd.trickle(&mut slow.buffer);
+            assert_eq!(slow.bytes(), before + turn / 2);
+        }
+    }
+
+    #[test]
+    fn what_was_broken_counts_once_when_the_server_closes_too() {
+        let progress = Progress::new(1);
+        let mut slow = Slow::join(&progress, 1_000_000, 0);
+        let mut broken = frame(1);
+        broken[114] += 1;
+        slow.send(&broken);
+        slow.await_input(broken.len());
+        slow.crowd.trickle(&mut slow.buffer);
+        slow.server.shutdown(Shutdown::Both).expect("a connection");
+        slow.crowd.finish(clock::monotonic_ns());
+        let outcome = &slow.crowd.outcome;
+        assert_eq!((outcome.slow.lost_count(), outcome.broken_tags), (1, 1));
+    }
+
+    #[test]
+    fn visitor_that_never_joined_is_told_when_it_had_time() {
+        let progress = Progress::new(1);
+        let visitors = [(Role::Visitor, 1_500_000_000), (Role::Visitor, 0)];
+        let (mut crowd, _listener) = crowd(&progress, &visitors, 0);
+        let now_ns = crowd.plan.joins[1].at_ns;
+        crowd.join_due(now_ns);
+        crowd.finish(now_ns);
+        let visitors = &crowd.outcome.visitors;
+        assert_eq!(visitors.failed.values().collect::<Vec<_>>(), [&1]);
+        let waited = visitors.keyframe.summary().expect("its age");
+        assert!(waited.count == 1 && (1498.0..1502.0).contains(&waited.min), "{waited:?}");
+    }
+
+    #[test]
+    fn player_that_joins_within_the_window_is_measured() {
+        let progress = Progress::new(1);
+        let (mut crowd, _listener) = crowd(&progress, &[(Role::Steady, 0)], 0);
+        let now_ns = clock::monotonic_ns();
+        crowd.begin_window(now_ns);
+        crowd.join_due(now_ns);
+        crowd.finish(now_ns);
+        assert_eq!(crowd.outcome.players.len(), 1);
+    }
+
+    #[test]
+    fn sweep_that_begins_late_is_recorded() {
+        let progress = Progress::new(1);
+        let (mut crowd, _listener) = crowd(&progress, &[], 0);
+        let now_ns = clock::monotonic_ns();
+        crowd.begin_window(now_ns);
+        crowd.note_lateness(now_ns + SWEEP_NS);
+        crowd.note_lateness(now_ns + 30 * SWEEP_NS);
+        crowd.finish(clock::monotonic_ns());
+        let late_ms = crowd.outcome.threads[0].sweep_late_p99_ms;
+        assert_eq!(late_ms.round(), 28.0);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod progress;
 mod publish;
 mod publisher;
 mod report;
+mod results;
 mod rtsp;
 mod scan;
 mod server;

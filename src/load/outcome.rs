@@ -68,7 +68,9 @@ impl Joins {
             (&mut self.keyframe, times.keyframe_ns),
         ];
         for (spread, at_ns) in steps {
-            at_ns.into_iter().for_each(|at_ns| spread.record_ns(at_ns - times.due_ns));
+            at_ns
+                .into_iter()
+                .for_each(|at_ns| spread.record_ns(at_ns.saturating_sub(times.due_ns)));
         }
     }
 
@@ -90,12 +92,17 @@ impl Joins {
         self.left += other.left;
         let reasons = [(&mut self.failed, other.failed), (&mut self.lost, other.lost)];
         for (own, more) in reasons {
-            more.into_iter().for_each(|(reason, count)| *own.entry(reason).or_default() += count);
+            add_reasons(own, more);
         }
         self.connect.add(&other.connect);
         self.first_byte.add(&other.first_byte);
         self.keyframe.add(&other.keyframe);
     }
+}
+
+/// Adds up how often each reason was given.
+pub(super) fn add_reasons(own: &mut BTreeMap<String, u64>, more: BTreeMap<String, u64>) {
+    more.into_iter().for_each(|(reason, count)| *own.entry(reason).or_default() += count);
 }
 
 impl Outcome {

@@ -17,9 +17,11 @@ use super::api::Api;
 use super::dead::DeadOrigins;
 use super::figures::{Spread, Summary};
 use super::options::PendingOptions;
+use super::outcome::add_reasons;
 use super::pace::Pace;
 use super::progress::{Shown, filled};
 use super::report::{self, line, or_dash, round, row};
+use super::results::Results;
 use super::server::{Sample, Server};
 use super::{Failure, Wait, seconds_ns, soak};
 use crate::clock;
@@ -28,6 +30,7 @@ use crate::limits::LOAD_CALLS_AT_ONCE_MAX;
 pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
     let api = Api::new(&options.api, &options.secret, CALL_TIMEOUT)?;
     let server = Server::new(&options.pid)?;
+    let results = Results::open(&options.output)?;
     // Threads that are started from now on have the same.
     options.cpus.as_ref().map(|list| soak::pin_to(list.cpus())).transpose()?;
     let origins = DeadOrigins::start()?;
@@ -47,7 +50,7 @@ pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, 
     let left = pulls.count_left()?;
     let course = Course { before, added, held, deleted, left };
     let report = PendingReport::new(options, &server, course);
-    report::publish(&options.output, &report, &report.render())?;
+    results.publish(&report, &report.render())?;
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -72,6 +75,11 @@ impl Calls {
         if let Err(error) = result {
             *self.failed.entry(error.to_string()).or_default() += 1;
         }
+    }
+
+    fn succeeded_count(&self) -> u64 {
+        let all = self.times.summary().map_or(0, |times| times.count);
+        all - self.failed.values().sum::<u64>()
     }
 }
 
@@ -175,47 +183,52 @@ impl Pulls<'_> {
     fn hold(&self, server: &Server, wait: Wait<'_>) -> Held {
         let start_ns = clock::monotonic_ns();
         let start = server.sample();
-        let stopped = AtomicBool::new(false);
+        let stop_ns = AtomicU64::new(u64::MAX);
+        let ask = |name| expect_success(&self.api.call(name, &[])?);
         let (media_list, pull_list, end, seconds) = thread::scope(|scope| {
-            let media_list = scope.spawn(|| self.poll("getMediaList", MEDIA_LIST_NS, &stopped));
-            let pull_list = scope.spawn(|| self.poll("listStreamProxy", PULL_LIST_NS, &stopped));
+            let media_list = scope.spawn(|| poll(MEDIA_LIST_NS, &stop_ns, || ask("getMediaList")));
+            let pull_list = scope.spawn(|| poll(PULL_LIST_NS, &stop_ns, || ask("listStreamProxy")));
             let mut shown = Shown::new(start_ns, start_ns + seconds_ns(self.options.duration));
             while clock::monotonic_ns() < shown.end_ns() && !wait(PACE) {
                 shown.say_phase("holding");
             }
             shown.clear();
-            let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
+            let end_ns = clock::monotonic_ns();
+            stop_ns.store(end_ns, Relaxed);
+            let seconds = (end_ns - start_ns) as f64 / 1e9;
             let end = server.sample();
-            stopped.store(true, Relaxed);
             let join = |thread: ScopedJoinHandle<'_, Calls>| thread.join().expect("no panic");
             (join(media_list), join(pull_list), end, seconds)
         });
         Held { media_list, pull_list, start, end, seconds }
     }
 
-    /// Calls at a steady pace. A call that is late because the one before took long counts from when
-    /// it was due.
-    fn poll(&self, name: &str, interval_ns: u64, stopped: &AtomicBool) -> Calls {
-        let mut calls = Calls::default();
-        let mut pace = Pace::new(clock::monotonic_ns(), interval_ns);
-        while !stopped.load(Relaxed) {
-            match pace.take(clock::monotonic_ns()) {
-                Err(left_ns) => {
-                    pause(Duration::from_nanos(left_ns).min(PACE));
-                }
-                Ok(due_ns) => {
-                    let reply = self.api.call(name, &[]).map_err(Failure::from);
-                    calls.note(due_ns, &reply.and_then(|reply| expect_success(&reply)));
-                }
-            }
-        }
-        calls
-    }
-
     /// Pulls of ours that are still there.
     fn count_left(&self) -> Result<u64, Failure> {
         let reply = self.api.call("listStreamProxy", &[])?;
         Ok(count_ours(&reply))
+    }
+}
+
+/// Calls at a steady pace until `stop_ns`. A call that is late because the one before took long counts
+/// from when it was due; one that was held up until the end counts up to it, and is not made.
+fn poll(interval_ns: u64, stop_ns: &AtomicU64, call: impl Fn() -> Result<(), Failure>) -> Calls {
+    let mut calls = Calls::default();
+    let mut pace = Pace::new(clock::monotonic_ns(), interval_ns);
+    loop {
+        let (now_ns, stop_ns) = (clock::monotonic_ns(), stop_ns.load(Relaxed));
+        if now_ns >= stop_ns {
+            while let Ok(due_ns) = pace.take(stop_ns) {
+                calls.times.record_ns(now_ns - due_ns);
+            }
+            return calls;
+        }
+        match pace.take(now_ns) {
+            Err(left_ns) => {
+                pause(Duration::from_nanos(left_ns).min(PACE));
+            }
+            Ok(due_ns) => calls.note(due_ns, &call()),
+        }
     }
 }
 
@@ -256,6 +269,8 @@ struct PendingReport {
     version: &'static str,
     api: String,
     pulls: u32,
+    /// Of these: the server said yes.
+    added: u64,
     add_ms: Option<Summary>,
     add_s: f64,
     add_failed: BTreeMap<String, u64>,
@@ -280,15 +295,16 @@ struct PendingReport {
 impl PendingReport {
     fn new(options: &PendingOptions, server: &Server, course: Course) -> Self {
         let Course { before, added, held, deleted, left } = course;
-        let given = |number: f64| server.is_given().then_some(number);
+        let pulls_added = added.succeeded_count();
         let grown = held.end.rss_bytes as f64 - before.rss_bytes as f64;
         let mut list_failed = held.media_list.failed;
-        list_failed.extend(held.pull_list.failed);
+        add_reasons(&mut list_failed, held.pull_list.failed);
         let mut report = Self {
             command: "pending",
             version: env!("CARGO_PKG_VERSION"),
             api: options.api.clone(),
             pulls: options.count,
+            added: pulls_added,
             add_ms: added.times.summary(),
             add_s: round(added.took_s, 3),
             add_failed: added.failed,
@@ -302,9 +318,11 @@ impl PendingReport {
             left,
             rss_before_bytes: server.is_given().then_some(before.rss_bytes),
             rss_bytes: server.is_given().then_some(held.end.rss_bytes),
-            rss_per_pull_bytes: given((grown / f64::from(options.count.max(1))).round()),
-            cpu_ratio: given(round(held.end.cpu_seconds_since(&held.start) / held.seconds, 4)),
-            fds: server.is_given().then_some(held.end.fds),
+            rss_per_pull_bytes: (server.is_given() && pulls_added > 0)
+                .then(|| (grown / pulls_added as f64).round()),
+            cpu_ratio: (held.end.cpu_seconds_since(&held.start))
+                .map(|seconds| round(seconds / held.seconds, 4)),
+            fds: held.end.fds.filter(|_| server.is_given()),
             faults: Vec::new(),
         };
         report.faults = report.find_faults();
@@ -332,7 +350,10 @@ impl PendingReport {
     fn render(&self) -> String {
         let mut text = String::new();
         let out = &mut text;
-        line(out, format_args!("{} pulls that never come up, {}", self.pulls, self.api));
+        line(
+            out,
+            format_args!("{} of {} pulls that never come up, {}", self.added, self.pulls, self.api),
+        );
         line(
             out,
             format_args!(
@@ -359,7 +380,7 @@ impl PendingReport {
                     rss as f64 / 1e6,
                     before as f64 / 1e6,
                     or_dash(self.rss_per_pull_bytes.map(|bytes| bytes / 1000.0), 2),
-                    self.fds.unwrap_or(0),
+                    or_dash(self.fds.map(|fds| fds as f64), 0),
                     or_dash(self.cpu_ratio.map(|ratio| ratio * 100.0), 2)
                 ),
             );
@@ -393,6 +414,23 @@ mod tests {
         let error = |reply| expect_success(&reply).expect_err("no success").to_string();
         assert_eq!(error(json!({"code": -1, "msg": "exists"})), "code -1: exists");
         assert_eq!(error(json!({})), "code none: without a message");
+    }
+
+    #[test]
+    fn calls_that_the_last_one_held_up_are_recorded() {
+        const MS: u64 = 1_000_000;
+        let stop_ns = AtomicU64::new(u64::MAX);
+        let calls = poll(MS, &stop_ns, || {
+            let until_ns = clock::monotonic_ns() + 20 * MS;
+            while clock::monotonic_ns() < until_ns {
+                std::hint::spin_loop();
+            }
+            stop_ns.store(until_ns, Relaxed);
+            Ok(())
+        });
+        let times = calls.times.summary().expect("recorded");
+        assert!(times.count >= 21 && times.p50 >= 9.0, "{times:?}");
+        assert_eq!(calls.succeeded_count(), times.count);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use super::crowd::Visit;
 use super::options::{ChurnOptions, CrowdOptions, PlayOptions, SlowOptions, TargetOptions};
 use super::plan::Guests;
-use super::report::{self, Asked, Report};
+use super::report::{Asked, Report};
+use super::results::Results;
 use super::stage::Stage;
 use super::{Failure, Wait, seconds_ns};
 
@@ -33,6 +34,7 @@ fn run(
     guests: Guests,
     wait: Wait<'_>,
 ) -> Result<ExitCode, Failure> {
+    let results = Results::open(&target.output)?;
     let stage = Stage {
         url: &target.url,
         rtsp_transport: target.rtsp_transport,
@@ -50,6 +52,6 @@ fn run(
         guests,
     };
     let report = Report::new(&asked, performance);
-    report::publish(&target.output, &report, &report.render())?;
+    results.publish(&report, &report.render())?;
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

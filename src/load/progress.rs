@@ -14,6 +14,8 @@ use crate::clock;
 pub(super) struct Progress {
     stopping: AtomicBool,
     pub(super) joined: AtomicU64,
+    /// Of publishing: streams that began or failed to.
+    pub(super) settled: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) open: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -50,8 +52,8 @@ impl Progress {
 
     /// Of a thread that publishes: what it has sent, of which `told` was told before.
     pub(super) fn add_publishing(&self, sent: &Sent, told: &mut Told) {
-        let numbers = [sent.started, sent.failed_count(), sent.bytes, sent.frames];
-        let counters = [&self.joined, &self.failed, &self.bytes, &self.frames];
+        let numbers = [sent.started, sent.settled, sent.failed_count(), sent.bytes, sent.frames];
+        let counters = [&self.joined, &self.settled, &self.failed, &self.bytes, &self.frames];
         for ((counter, number), before) in counters.into_iter().zip(numbers).zip(told.0) {
             counter.fetch_add(number - before, Relaxed);
         }
@@ -77,7 +79,7 @@ impl Progress {
 
 /// What a thread has added to a progress.
 #[derive(Debug, Default)]
-pub(super) struct Told([u64; 4]);
+pub(super) struct Told([u64; 5]);
 
 /// The line that tells how it goes: on a terminal one that is drawn over itself, else a new one
 /// every five seconds.

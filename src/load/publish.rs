@@ -15,6 +15,7 @@ use super::options::{PublishOptions, RtspTransport};
 use super::progress::{Progress, Shown};
 use super::publisher::{Publishers, Sent};
 use super::report::{self, line, or_dash, round, row};
+use super::results::Results;
 use super::server::{Sample, Server};
 use super::server_use::{ProcessUse, Samples, Work};
 use super::target::{self, Protocol, Target};
@@ -32,6 +33,7 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
     if !targets.iter().all(is_published) {
         return Err("publishing is over rtmp:// or rtsp://".into());
     }
+    let results = Results::open(&options.output)?;
     let protocol = targets[0].protocol.name();
     let clip = Arc::new(Clip::load(options.file.as_deref())?);
     let start_ns = clock::monotonic_ns();
@@ -78,7 +80,7 @@ pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, 
     let seconds = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
     let mut report = PublishReport::new(options, protocol, &clip, &sent, seconds);
     report.server = used;
-    report::publish(&options.output, &report, &report.render())?;
+    results.publish(&report, &report.render())?;
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -132,14 +134,14 @@ struct Mark {
 #[derive(Debug, Serialize)]
 struct IngestUse {
     seconds: f64,
-    cpu_s: f64,
+    cpu_s: Option<f64>,
     cpu_s_per_gb: Option<f64>,
     cpu_us_per_stream_second: Option<f64>,
     /// Before the first stream, and at the end.
     rss_before_bytes: u64,
     rss_bytes: u64,
     rss_per_stream_bytes: Option<f64>,
-    fds: u64,
+    fds: Option<u64>,
 }
 
 impl<'a> Ingest<'a> {
@@ -148,8 +150,8 @@ impl<'a> Ingest<'a> {
     }
 
     fn look(&mut self, progress: &Progress) {
-        let begun = progress.joined.load(Relaxed) + progress.failed.load(Relaxed);
-        if self.server.is_given() && self.start.is_none() && begun >= self.streams as u64 {
+        let settled = progress.settled.load(Relaxed);
+        if self.server.is_given() && self.start.is_none() && settled >= self.streams as u64 {
             self.start = Some(self.mark(progress));
         }
     }
@@ -190,15 +192,15 @@ impl IngestUse {
         line(
             out,
             format_args!(
-                "server CPU {:.3} s of {:.1} s, {} per GB, {} µs per stream and second; RSS {:.1} MB, \
+                "server CPU {} s of {:.1} s, {} per GB, {} µs per stream and second; RSS {:.1} MB, \
                  {} KB per stream; {} descriptors",
-                self.cpu_s,
+                or_dash(self.cpu_s, 3),
                 self.seconds,
                 or_dash(self.cpu_s_per_gb, 3),
                 or_dash(self.cpu_us_per_stream_second, 1),
                 self.rss_bytes as f64 / 1e6,
                 or_dash(self.rss_per_stream_bytes.map(|bytes| bytes / 1000.0), 1),
-                self.fds
+                or_dash(self.fds.map(|fds| fds as f64), 0)
             ),
         );
     }
@@ -334,7 +336,7 @@ mod tests {
         let end = mark(13, 2_000_000_007, sample(3_500_000_000, 50));
         let used = IngestUse::new(&sample(0, 10), &start, &end, 100);
         // 3 s for 2 GB of 100 streams in ten seconds, which hold 40 MB.
-        assert_eq!((used.seconds, used.cpu_s, used.cpu_s_per_gb), (10.0, 3.0, Some(1.5)));
+        assert_eq!((used.seconds, used.cpu_s, used.cpu_s_per_gb), (10.0, Some(3.0), Some(1.5)));
         assert_eq!(used.cpu_us_per_stream_second, Some(3000.0));
         assert_eq!(used.rss_per_stream_bytes, Some(400_000.0));
     }

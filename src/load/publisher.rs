@@ -13,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::clip::Clip;
 use super::figures::Spread;
+use super::outcome::add_reasons;
 use super::progress::{Progress, Told};
 use super::stream::Stream;
 use super::target::Target;
@@ -41,6 +42,8 @@ pub(super) struct Publishers {
 pub(super) struct Sent {
     pub(super) streams: u64,
     pub(super) started: u64,
+    /// Streams that began or failed to.
+    pub(super) settled: u64,
     /// Streams that did not begin or did not last, by reason.
     pub(super) failed: BTreeMap<String, u64>,
     pub(super) frames: u64,
@@ -86,6 +89,7 @@ impl Publishers {
             self.sleep();
         }
         for stream in self.streams.iter_mut().filter(|stream| !stream.is_over) {
+            stream.note_untaken(&mut self.sent.lateness);
             stream.end();
         }
         Ok(())
@@ -95,6 +99,7 @@ impl Publishers {
         while self.starts.front().is_some_and(|(at_ns, _)| *at_ns <= now_ns) {
             let Some((_, target)) = self.starts.pop_front() else { return };
             if let Err(error) = self.start(&target) {
+                self.sent.settled += 1;
                 self.sent.fail(&*error);
             }
         }
@@ -130,10 +135,7 @@ impl Publishers {
                     stream.note_taken(&mut self.sent.lateness);
                     self.due.push(Reverse((stream.due_ns(&self.clip), index)));
                 }
-                Err(error) => {
-                    stream.is_over = true;
-                    self.sent.fail(&error);
-                }
+                Err(error) => self.fail(index, &error),
             }
         }
     }
@@ -150,8 +152,7 @@ impl Publishers {
                 continue;
             }
             if let Err(error) = self.advance(index, buffer) {
-                self.streams[index].is_over = true;
-                self.sent.fail(&*error);
+                self.fail(index, &*error);
             }
         }
         let now_ns = clock::monotonic_ns();
@@ -181,11 +182,21 @@ impl Publishers {
         if stream.drain(now)? {
             let now_ns = clock::monotonic_ns();
             self.sent.started += 1;
+            self.sent.settled += 1;
             self.sent.accept.record_ns(now_ns - stream.started_ns);
             stream.begin(&self.clip, now_ns)?;
             self.due.push(Reverse((stream.due_ns(&self.clip), index)));
         }
         Ok(())
+    }
+
+    /// A stream is over before its time.
+    fn fail(&mut self, index: usize, reason: &dyn std::fmt::Display) {
+        let stream = &mut self.streams[index];
+        stream.is_over = true;
+        stream.note_untaken(&mut self.sent.lateness);
+        self.sent.settled += u64::from(!stream.has_begun());
+        self.sent.fail(reason);
     }
 
     /// Gives up what takes too long, and keeps sessions alive.
@@ -198,8 +209,7 @@ impl Publishers {
             }
             let handled = stream.handle_timeout(now);
             if let Err(error) = handled.and_then(|()| self.drain(index, now)) {
-                self.streams[index].is_over = true;
-                self.sent.fail(&*error);
+                self.fail(index, &*error);
             }
         }
     }
@@ -229,12 +239,11 @@ impl Sent {
     pub(super) fn add(&mut self, other: Self) {
         self.streams += other.streams;
         self.started += other.started;
+        self.settled += other.settled;
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.unsent_packets += other.unsent_packets;
-        for (reason, count) in other.failed {
-            *self.failed.entry(reason).or_default() += count;
-        }
+        add_reasons(&mut self.failed, other.failed);
         self.accept.add(&other.accept);
         self.lateness.add(&other.lateness);
     }

@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
 
 use serde::Serialize;
 
-use super::Failure;
 use super::crowd::Mode;
 use super::figures::Summary;
 use super::guests::{SlowReport, VisitorReport};
-use super::options::OutputOptions;
 use super::outcome::{Joins, ThreadUse};
 use super::plan::Guests;
 use super::server_use::ServerUse;
@@ -44,6 +39,8 @@ pub(super) struct Report {
     pub(super) joins: JoinReport,
     /// Players that did not stay, by reason.
     pub(super) lost: BTreeMap<String, u64>,
+    /// Players that got their first frame while it was measured: they are not in lateness.
+    pub(super) without_baseline: u64,
     pub(super) frame_gap_ms: Option<Summary>,
     pub(super) lateness_ms: Option<Summary>,
     pub(super) delay_ms: Option<Summary>,
@@ -146,11 +143,14 @@ impl Report {
             window_s: round(window_s, 3),
             joins: JoinReport::new(&outcome.steady),
             lost: outcome.steady.lost.clone(),
+            without_baseline: sum(|seen| {
+                u64::from(seen.lateness_p99_us.is_none() && seen.counts.frames > 0)
+            }),
             frame_gap_ms: figures.gap.summary(),
             lateness_ms: figures.lateness.summary(),
             delay_ms: figures.delay.summary(),
             player_p99_lateness_ms: Extent::of(
-                players.iter().map(|seen| seen.lateness_p99_us as f64 / 1000.0),
+                players.iter().filter_map(|seen| Some(seen.lateness_p99_us? as f64 / 1000.0)),
             ),
             bytes_per_player: Extent::of(players.iter().map(|seen| seen.counts.bytes as f64)),
             bytes,
@@ -182,7 +182,7 @@ impl Report {
         let mut faults = Vec::new();
         if self.window_s == 0.0 {
             faults.push("nothing was measured: the run ended before its warm-up did".to_owned());
-        } else if self.frames == 0 {
+        } else if self.frames == 0 && self.joins.asked > 0 {
             faults.push("no video frame came while it was measured".to_owned());
         }
         for (reason, count) in &self.joins.failed {
@@ -190,6 +190,13 @@ impl Report {
         }
         for (reason, count) in &self.lost {
             faults.push(format!("{count} players were lost: {reason}"));
+        }
+        if self.without_baseline > 0 {
+            faults.push(format!(
+                "{} players had no frame before the measurement, and are not in lateness: raise \
+                 --warm-up",
+                self.without_baseline
+            ));
         }
         if self.broken_tags > 0 {
             faults.push(format!("{} broken tags", self.broken_tags));
@@ -393,26 +400,6 @@ impl ClientReport {
     }
 }
 
-/// Writes the JSON where it was asked for, and the table to standard output if that is free.
-pub(super) fn publish(
-    options: &OutputOptions,
-    report: &impl Serialize,
-    table: &str,
-) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(report)?;
-    match &options.json {
-        Some(path) if path == Path::new("-") => println!("{json}"),
-        Some(path) => {
-            let mut file =
-                fs::File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            writeln!(file, "{json}")?;
-            print!("{table}");
-        }
-        None => print!("{table}"),
-    }
-    Ok(())
-}
-
 /// The first line of a table of times.
 pub(super) fn head() -> String {
     format!(
@@ -475,12 +462,12 @@ mod tests {
 
     /// Three players that saw 100 frames each, and what went wrong.
     fn performance(change: impl FnOnce(&mut Outcome)) -> Performance {
-        let seen = |bytes, lateness_p99_us| Seen {
+        let seen = |bytes, lateness_p99_us: u64| Seen {
             counts: Counts { frames: 100, stamped: 100, bytes, ..Counts::default() },
             missing_before: 0,
             stalls: Stalls::default(),
             watched_ns: 4000 * MS,
-            lateness_p99_us,
+            lateness_p99_us: Some(lateness_p99_us),
         };
         let mut outcome = Outcome {
             players: vec![seen(1000, 700), seen(3000, 900), seen(2000, 50_000)],
@@ -553,6 +540,20 @@ mod tests {
     }
 
     #[test]
+    fn players_without_a_baseline_are_a_fault_and_in_no_lateness() {
+        let report = report(|outcome| {
+            outcome.players[2].lateness_p99_us = None;
+            // Nothing came to this one: that is told by other words.
+            outcome.players[1].lateness_p99_us = None;
+            outcome.players[1].counts.frames = 0;
+        });
+        let fault = "1 players had no frame before the measurement, and are not in lateness: raise \
+                     --warm-up";
+        assert_eq!(report.faults, [fault]);
+        assert_eq!(report.player_p99_lateness_ms.expect("of one").max, 0.7);
+    }
+
+    #[test]
     fn late_sweeps_count_by_what_they_falsify() {
         let is_bottleneck = |has_kernel_stamps, sweep_late_p99_ms| {
             let change = |outcome: &mut Outcome| {
@@ -572,6 +573,12 @@ mod tests {
         nothing = performance(|_| {});
         nothing.window_s = 0.0;
         assert!(Report::new(&asked(Guests::None), nothing).faults[0].contains("warm-up"));
+        let nobody = performance(|outcome| {
+            outcome.players.clear();
+            (outcome.steady.asked, outcome.steady.joined) = (0, 0);
+        });
+        let faults = Report::new(&asked(Guests::None), nobody).faults;
+        assert!(faults.is_empty(), "nobody was to see anything: {faults:?}");
     }
 
     #[test]

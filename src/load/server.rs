@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
+
+use nix::unistd::{SysconfVar, sysconf};
 
 use super::Failure;
 
@@ -15,12 +18,13 @@ pub(super) struct Server {
 /// What it has used up to a moment, and holds at it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
-    /// Run time of each thread, as the scheduler counts it (`schedstat`).
+    /// Run time of each thread, as the scheduler counts it (`schedstat`); none where it does not.
     pub(super) threads_ns: BTreeMap<u32, u64>,
     /// User and system time, threads that have ended included; in ticks.
     pub(super) ticks: u64,
     pub(super) rss_bytes: u64,
-    pub(super) fds: u64,
+    /// None where we may not see them.
+    pub(super) fds: Option<u64>,
     pub(super) processes: usize,
 }
 
@@ -39,14 +43,13 @@ impl Server {
     }
 
     pub(super) fn sample(&self) -> Sample {
-        let mut sample = Sample::default();
+        let mut sample = Sample { fds: Some(0), ..Sample::default() };
         for pid in self.processes() {
             let Some(stat) = stat_of(pid) else { continue };
             sample.processes += 1;
             sample.ticks += stat.ticks;
             sample.rss_bytes += rss_of(pid).unwrap_or(0);
-            sample.fds +=
-                fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |fds| fds.count()) as u64;
+            sample.fds = sample.fds.zip(fds_of(pid)).map(|(sum, more)| sum + more);
             sample.threads_ns.extend(threads_of(pid));
         }
         sample
@@ -74,13 +77,16 @@ impl Server {
 }
 
 impl Sample {
-    /// CPU seconds since `start` by the scheduler's clock. A thread that ended meanwhile is not
-    /// in it: see [`Self::ticked_seconds_since`].
-    pub(super) fn cpu_seconds_since(&self, start: &Self) -> f64 {
+    /// CPU seconds since `start` by the scheduler's clock, if there is one. A thread that ended
+    /// meanwhile is not in it: see [`Self::ticked_seconds_since`].
+    pub(super) fn cpu_seconds_since(&self, start: &Self) -> Option<f64> {
+        if self.threads_ns.is_empty() {
+            return None;
+        }
         let used = self.threads_ns.iter().map(|(thread, ns)| {
             ns.saturating_sub(start.threads_ns.get(thread).copied().unwrap_or(0))
         });
-        used.sum::<u64>() as f64 / 1e9
+        Some(used.sum::<u64>() as f64 / 1e9)
     }
 
     /// CPU seconds since `start` as user and system time, in steps of 10 ms.
@@ -110,7 +116,17 @@ fn parse_stat(text: &str) -> Option<Stat> {
 fn rss_of(pid: u32) -> Option<u64> {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * PAGE_LEN)
+    let page_len = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page_len).ok()?)
+}
+
+/// None where we may not see them; a process that has ended meanwhile has none.
+fn fds_of(pid: u32) -> Option<u64> {
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(fds) => Some(fds.count() as u64),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+        Err(_) => Some(0),
+    }
 }
 
 fn threads_of(pid: u32) -> impl Iterator<Item = (u32, u64)> {
@@ -125,12 +141,13 @@ fn numbers_in(folder: &str) -> impl Iterator<Item = u32> + use<> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// `USER_HZ` and the page size, as on every architecture that we run on.
+/// `USER_HZ`, as on every architecture that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
-const PAGE_LEN: u64 = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -145,11 +162,23 @@ mod tests {
     fn own_process_is_sampled() {
         let server = Server::new(&[std::process::id()]).expect("we are there");
         let start = server.sample();
-        assert!(start.rss_bytes > 0 && start.fds > 0 && start.processes >= 1);
+        assert!(start.rss_bytes > 0 && start.fds > Some(0) && start.processes >= 1);
         let mut number = 0u64;
-        while server.sample().cpu_seconds_since(&start) < 0.001 {
+        while server.sample().cpu_seconds_since(&start) < Some(0.001) {
             number = std::hint::black_box(number + 1);
         }
+    }
+
+    #[test]
+    fn children_are_part_of_it() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let server = Server::new(&[std::process::id()]).expect("we are there");
+        let (found, sample) = (server.processes(), server.sample());
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+        assert!(found.contains(&child.id()), "{found:?}");
+        assert!(sample.processes >= 2 && sample.threads_ns.contains_key(&child.id()));
+        assert!(!server.processes().contains(&child.id()));
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub(super) struct ServerUse {
 #[derive(Debug, Serialize)]
 pub(super) struct ProcessUse {
     pub(super) processes: usize,
-    /// By the scheduler's clock, and as user and system time.
-    pub(super) cpu_s: f64,
+    /// By the scheduler's clock where it counts, and as user and system time.
+    pub(super) cpu_s: Option<f64>,
     pub(super) cpu_ticked_s: f64,
     pub(super) cpu_s_per_gb: Option<f64>,
     pub(super) cpu_us_per_player_second: Option<f64>,
@@ -29,7 +29,8 @@ pub(super) struct ProcessUse {
     pub(super) rss_bytes: u64,
     pub(super) rss_max_bytes: u64,
     pub(super) rss_per_player_bytes: Option<f64>,
-    pub(super) fds: u64,
+    /// None where we may not see them.
+    pub(super) fds: Option<u64>,
     /// By least squares over the window.
     pub(super) rss_slope_kb_per_s: Option<f64>,
     pub(super) fd_slope_per_s: Option<f64>,
@@ -48,7 +49,7 @@ pub(super) struct SoakUse {
 pub(super) struct Moment {
     at_ns: u64,
     rss_bytes: u64,
-    fds: u64,
+    fds: Option<u64>,
 }
 
 /// The server's samples of a run.
@@ -90,11 +91,11 @@ impl ProcessUse {
         let rss_max_bytes = moments.iter().map(|moment| moment.rss_bytes).max().unwrap_or(0);
         Self {
             processes: end.processes,
-            cpu_s: round(cpu_s, 4),
+            cpu_s: cpu_s.map(|seconds| round(seconds, 4)),
             cpu_ticked_s: round(end.ticked_seconds_since(start), 2),
-            cpu_s_per_gb: work.per_gb(cpu_s),
-            cpu_us_per_player_second: work
-                .per_player(cpu_s * 1e6 / work.wall_s)
+            cpu_s_per_gb: cpu_s.and_then(|seconds| work.per_gb(seconds)),
+            cpu_us_per_player_second: cpu_s
+                .and_then(|seconds| work.per_player(seconds * 1e6 / work.wall_s))
                 .map(|micros| round(micros, 1)),
             rss_before_bytes: before.rss_bytes,
             rss_settled_bytes: settled.rss_bytes,
@@ -102,8 +103,8 @@ impl ProcessUse {
             rss_max_bytes: rss_max_bytes.max(end.rss_bytes),
             rss_per_player_bytes: work.per_player(grown).map(f64::round),
             fds: end.fds,
-            rss_slope_kb_per_s: slope(moments, |moment| moment.rss_bytes as f64 / 1000.0),
-            fd_slope_per_s: slope(moments, |moment| moment.fds as f64),
+            rss_slope_kb_per_s: slope(moments, |moment| Some(moment.rss_bytes as f64 / 1000.0)),
+            fd_slope_per_s: slope(moments, |moment| moment.fds.map(|fds| fds as f64)),
         }
     }
 
@@ -111,8 +112,8 @@ impl ProcessUse {
         line(
             out,
             format_args!(
-                "server CPU {:.3} s ({:.2} s by ticks), {} per GB, {} µs per player and second",
-                self.cpu_s,
+                "server CPU {} s ({:.2} s by ticks), {} per GB, {} µs per player and second",
+                or_dash(self.cpu_s, 3),
                 self.cpu_ticked_s,
                 or_dash(self.cpu_s_per_gb, 3),
                 or_dash(self.cpu_us_per_player_second, 1)
@@ -127,7 +128,7 @@ impl ProcessUse {
                 self.rss_before_bytes as f64 / 1e6,
                 or_dash(self.rss_per_player_bytes.map(|bytes| bytes / 1000.0), 1),
                 self.processes,
-                self.fds
+                or_dash(self.fds.map(|fds| fds as f64), 0)
             ),
         );
     }
@@ -180,8 +181,10 @@ impl Moment {
     }
 }
 
-/// By how much a number grows in a second, by least squares; `None` of fewer than three moments.
-fn slope(moments: &[Moment], number: impl Fn(&Moment) -> f64) -> Option<f64> {
+/// By how much a number grows in a second, by least squares; `None` of fewer than three moments, and
+/// when one lacks it.
+fn slope(moments: &[Moment], number: impl Fn(&Moment) -> Option<f64>) -> Option<f64> {
+    let numbers: Vec<f64> = moments.iter().map(number).collect::<Option<_>>()?;
     let count = moments.len() as f64;
     if moments.len() < 3 {
         return None;
@@ -189,11 +192,11 @@ fn slope(moments: &[Moment], number: impl Fn(&Moment) -> f64) -> Option<f64> {
     let start_ns = moments[0].at_ns;
     let seconds = |moment: &Moment| (moment.at_ns - start_ns) as f64 / 1e9;
     let mean_s = moments.iter().map(seconds).sum::<f64>() / count;
-    let mean = moments.iter().map(&number).sum::<f64>() / count;
+    let mean = numbers.iter().sum::<f64>() / count;
     let (mut product, mut square) = (0.0, 0.0);
-    for moment in moments {
+    for (moment, number) in moments.iter().zip(numbers) {
         let from_mean_s = seconds(moment) - mean_s;
-        product += from_mean_s * (number(moment) - mean);
+        product += from_mean_s * (number - mean);
         square += from_mean_s * from_mean_s;
     }
     (square > 0.0).then(|| round(product / square, 3))
@@ -206,16 +209,19 @@ mod tests {
     #[test]
     fn slope_is_that_of_the_line() {
         let moment = |second: u64, fds| Moment { at_ns: second * 1_000_000_000, rss_bytes: 0, fds };
-        let of = |moments: &[Moment]| slope(moments, |moment| moment.fds as f64);
-        assert_eq!(of(&[moment(7, 3), moment(8, 5), moment(9, 7)]), Some(2.0));
-        assert_eq!(of(&[moment(7, 3), moment(8, 9), moment(9, 3)]), Some(0.0));
-        assert_eq!(of(&[moment(7, 3), moment(8, 9)]), None);
-        assert_eq!(of(&[moment(7, 3); 3]), None);
+        let of = |seen: &[(u64, u64)]| {
+            let moments: Vec<_> = seen.iter().map(|&(at, fds)| moment(at, Some(fds))).collect();
+            slope(&moments, |moment| moment.fds.map(|fds| fds as f64))
+        };
+        assert_eq!(of(&[(7, 3), (8, 5), (9, 7)]), Some(2.0));
+        assert_eq!(of(&[(7, 3), (8, 9), (9, 3)]), Some(0.0));
+        assert_eq!(of(&[(7, 3), (8, 9)]), None);
+        assert_eq!(of(&[(7, 3); 3]), None);
     }
 
     fn sample(threads_ns: &[(u32, u64)], ticks: u64, megabytes: u64) -> Sample {
         let threads_ns = threads_ns.iter().copied().collect();
-        Sample { threads_ns, ticks, rss_bytes: megabytes * 1_000_000, fds: 9, processes: 2 }
+        Sample { threads_ns, ticks, rss_bytes: megabytes * 1_000_000, fds: Some(9), processes: 2 }
     }
 
     fn use_of(work: Work) -> ProcessUse {
@@ -240,19 +246,40 @@ mod tests {
         let work = Work { wall_s: 10.0, gigabytes: 0.9, players: 20, has_guests: false };
         let of_all = use_of(work);
         // 1.5 s and 0.3 s for 0.9 GB, and for 20 players over 10 s; 30 MB more for 20 players.
-        assert_eq!((of_all.cpu_s, of_all.cpu_ticked_s), (1.8, 2.5));
+        assert_eq!((of_all.cpu_s, of_all.cpu_ticked_s), (Some(1.8), 2.5));
         assert_eq!(of_all.cpu_s_per_gb, Some(2.0));
         assert_eq!(of_all.cpu_us_per_player_second, Some(9000.0));
         assert_eq!(of_all.rss_per_player_bytes, Some(1_500_000.0));
         assert_eq!((of_all.rss_before_bytes, of_all.rss_settled_bytes), (10_000_000, 30_000_000));
         assert_eq!((of_all.rss_bytes, of_all.rss_max_bytes), (40_000_000, 45_000_000));
-        assert_eq!((of_all.fds, of_all.processes), (9, 2));
+        assert_eq!((of_all.fds, of_all.processes), (Some(9), 2));
         // What grows once the steady ones are there is the guests'.
         let with_guests = use_of(Work { has_guests: true, ..work });
         assert_eq!(with_guests.rss_per_player_bytes, Some(1_000_000.0));
         let of_none = use_of(Work { gigabytes: 0.0, players: 0, ..work });
         assert_eq!((of_none.cpu_s_per_gb, of_none.rss_per_player_bytes), (None, None));
         assert_eq!(of_none.cpu_us_per_player_second, None);
+    }
+
+    #[test]
+    fn what_may_not_be_seen_is_no_zero() {
+        let unseen = Sample { fds: None, ..sample(&[], 0, 10) };
+        let moments = [1, 2, 3].map(|at_ns| Moment::of(at_ns, &unseen));
+        let samples = Samples {
+            before: &unseen,
+            settled: &unseen,
+            start: &unseen,
+            end: &unseen,
+            moments: &moments,
+        };
+        let work = Work { wall_s: 10.0, gigabytes: 0.9, players: 20, has_guests: false };
+        let used = ProcessUse::new(&samples, work);
+        assert_eq!((used.cpu_s, used.cpu_s_per_gb), (None, None));
+        assert_eq!((used.fds, used.fd_slope_per_s), (None, None));
+        let mut text = String::new();
+        used.render(&mut text);
+        assert!(text.starts_with("server CPU - s (0.00 s by ticks), - per GB"), "{text}");
+        assert!(text.ends_with(" - descriptors\n"), "{text}");
     }
 
     #[test]

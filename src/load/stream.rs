@@ -209,6 +209,18 @@ impl Stream {
         }
     }
 
+    /// Records the lateness up to now of the tags that the kernel will not take any more.
+    pub(super) fn note_untaken(&mut self, lateness: &mut Spread) {
+        let now_ns = clock::monotonic_ns();
+        let held = self.held.drain(..);
+        held.for_each(|(_, due_ns)| lateness.record_ns(now_ns.saturating_sub(due_ns)));
+    }
+
+    /// Whether the server has taken it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.base_ns.is_some()
+    }
+
     /// Ends it in order. The server learns it from the close where that can't be sent.
     pub(super) fn end(&mut self) {
         match &mut self.outlet {
@@ -261,3 +273,35 @@ fn append_rtmp(
 
 /// Bytes of a stream from which on what is late waits for its next turn.
 const LATE_LEN_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::target::expand;
+    use super::*;
+
+    #[test]
+    fn tags_that_the_kernel_never_took_are_late_too() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let url = format!("rtmp://{}/live/s0", listener.local_addr().expect("bound"));
+        let (targets, clip) = (expand(&url, 0, 1).expect("a URL"), Clip::load(None).expect("ours"));
+        let mut stream = Stream::start(&targets[0], &clip, 4096).expect("a listener");
+        let (_server, _) = listener.accept().expect("a publisher");
+        let begun_ns = clock::monotonic_ns();
+        stream.begin(&clip, begun_ns).expect("a connection");
+        let (mut lateness, mut scratch) = (Spread::default(), Vec::new());
+        // Nobody reads: the kernel's buffers fill.
+        while stream.connection.backlog_len() == 0 {
+            stream.send_due(&clip, begun_ns + HOUR_NS, &mut scratch).expect("a connection");
+            stream.note_taken(&mut lateness);
+        }
+        let taken = lateness.summary().map_or(0, |of| of.count);
+        assert!(taken < stream.next, "{taken} of {}", stream.next);
+        stream.note_untaken(&mut lateness);
+        let all = lateness.summary().expect("recorded");
+        assert_eq!(all.count, stream.next);
+    }
+
+    const HOUR_NS: u64 = 3_600_000_000_000;
+}

@@ -4,8 +4,9 @@
 //! of this player before the window (the frame that came soonest is the one on time). Frames of the
 //! GOP that a player starts with are old when they come: they are late, never early, and do not
 //! move the baseline. A frame of the window that came sooner than the baseline counts as on time.
-//! Frames that have not come when the player or the window ends, more than a second after the last
-//! one, are recorded as late by then.
+//! Without a frame before the window there is no baseline, and no lateness: the first frame of a
+//! burst is none to measure others by. Frames that have not come when the player or the window ends,
+//! more than 2.5 intervals after the last one, are recorded as late by then.
 //!
 //! **Gap**: between two video frames, corrected for what it hid ([`Spread::record_corrected_ns`]).
 //!
@@ -117,7 +118,8 @@ pub(super) struct Seen {
     pub(super) missing_before: u64,
     pub(super) stalls: Stalls,
     pub(super) watched_ns: u64,
-    pub(super) lateness_p99_us: u64,
+    /// None of a player that had no frame before the window.
+    pub(super) lateness_p99_us: Option<u64>,
 }
 
 impl Watch {
@@ -194,12 +196,12 @@ impl Watch {
     }
 
     fn measure(&mut self, frame: &Frame, stamp: Option<Stamp>, figures: &mut Figures) {
-        let offset_ns = frame.offset_ns();
-        let baseline_ns = *self.baseline_ns.get_or_insert(offset_ns);
-        let late_ns = u64::try_from(offset_ns - baseline_ns).unwrap_or(0);
         let Some(window) = &mut self.window else { return };
-        figures.lateness.record_ns(late_ns);
-        window.lateness.saturating_record((late_ns / 1000).max(1));
+        if let Some(baseline_ns) = self.baseline_ns {
+            let late_ns = u64::try_from(frame.offset_ns() - baseline_ns).unwrap_or(0);
+            figures.lateness.record_ns(late_ns);
+            window.lateness.saturating_record((late_ns / 1000).max(1));
+        }
         if let Some(stamp) = stamp {
             figures.delay.record_ns(frame.arrived_ns.saturating_sub(stamp.due_ns));
         }
@@ -219,11 +221,11 @@ impl Watch {
         let last_ns = self.last.map_or(window.start_ns, |last| last.arrived_ns);
         let age_ns = end_ns.saturating_sub(last_ns.max(window.start_ns));
         window.stalls.add(age_ns, interval_ns);
-        if age_ns > OVERDUE_NS {
+        if age_ns > interval_ns * 5 / 2 {
             figures.gap.record_corrected_ns(end_ns.saturating_sub(last_ns), interval_ns);
             self.record_overdue(end_ns, &mut window, figures);
         }
-        let lateness_p99_us = window.lateness.value_at_percentile(99.0);
+        let lateness_p99_us = self.baseline_ns.map(|_| window.lateness.value_at_percentile(99.0));
         Some(Seen {
             counts: self.counts.since(&window.at_start),
             missing_before: window.at_start.missing,
@@ -333,9 +335,6 @@ impl Interval {
 const STALL_NS: u64 = 200_000_000;
 const LONG_STALL_NS: u64 = 1_000_000_000;
 
-/// Age of the last frame from which on the ones behind it count as overdue when all ends.
-const OVERDUE_NS: u64 = 1_000_000_000;
-
 /// Steps whose median is taken, and how many of them say something.
 const STEPS: usize = 25;
 const STEPS_MIN: usize = 5;
@@ -440,6 +439,19 @@ mod tests {
     }
 
     #[test]
+    fn short_silence_at_the_end_is_overdue_from_two_and_a_half_intervals_on() {
+        for (silence_ms, overdue) in [(100, 0), (101, 2), (900, 22)] {
+            let mut player = Player::new();
+            player.on_time(0, 100);
+            player.watch.begin_window(4000 * MS);
+            player.on_time(100, 150);
+            player.finish(5965 + silence_ms);
+            let count = player.figures.lateness.summary().expect("recorded").count;
+            assert_eq!(count, 50 + overdue, "{silence_ms}");
+        }
+    }
+
+    #[test]
     fn missing_frames_are_told_by_their_numbers() {
         let mut player = Player::new();
         (0..10).for_each(|number| player.stamped(number, 0));
@@ -480,12 +492,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_warm_up_the_first_frame_is_the_baseline() {
+    fn player_without_a_frame_before_the_window_has_no_lateness() {
         let mut player = Player::new();
         player.watch.begin_window(0);
         player.frame(0, 500);
         player.frame(40, 550);
-        player.finish(560);
-        assert!(about(&player.figures.lateness, 100.0, 10.0));
+        let seen = player.finish(2000);
+        assert_eq!((seen.counts.frames, seen.lateness_p99_us), (2, None));
+        assert!(player.figures.lateness.is_empty());
+        assert!(!player.figures.gap.is_empty());
     }
 }
