@@ -78,7 +78,7 @@ fn measure(pulls: usize, quick: bool) -> Run {
         let adding = clock::now();
         dead::add(&origins, &relay.api, pulls);
         let mut lifting = Lifting { add: adding.elapsed(), ..Lifting::default() };
-        lifting.add_gaps = players.take().0;
+        lifting.add_gaps = players.take_soon().0;
         run.dead.push(watch(dead_time));
         run.grown_bytes.push(process::rss_bytes(relay.process.child.id()) - rss_before);
         callers.pause(true);
