@@ -153,6 +153,45 @@ fn affinity_spreads_an_only_queue_by_rps() {
 }
 
 #[test]
+fn affinity_tells_lists_of_cpus_apart() {
+    let root = Root::new("lists", 2);
+    root.file("proc/irq/40/smp_affinity_list", "0,2\n");
+    root.file("proc/irq/42/smp_affinity_list", "0,3\n");
+    let before = root.settings();
+    assert_done(&root.affinity(&["--cpus", "2,3", "--apply"]));
+    let cpus = [40, 42].map(|number| root.read(&format!("proc/irq/{number}/smp_affinity_list")));
+    assert_eq!(cpus, ["2", "3"]);
+    assert_done(&root.affinity(&["--undo"]));
+    assert_eq!(root.settings(), before);
+}
+
+#[test]
+fn affinity_takes_back_what_it_could_write() {
+    let root = Root::new("refused", 2);
+    let before = root.settings();
+    // A file of the kernel that nobody may write.
+    let refused = root.0.join("proc/irq/40/smp_affinity_list");
+    fs::remove_file(&refused).expect("it was there");
+    symlink("/proc/sys/kernel/ostype", &refused).expect("a link");
+
+    let applied = root.affinity(&["--cpus", "2,3", "--apply"]);
+    assert_eq!(applied.status.code(), Some(1), "{}", text_of(&applied));
+    assert!(text_of(&applied).contains("irq/40/smp_affinity_list does not take 2"));
+    assert_eq!(root.read("proc/irq/42/smp_affinity_list"), "3", "the others are written");
+    // A queue that is gone meanwhile needs nothing put back.
+    let gone = "sys/class/net/eth0/queues/tx-1/xps_cpus";
+    fs::remove_file(root.0.join(gone)).expect("it was there");
+
+    assert_done(&root.affinity(&["--undo"]));
+    assert!(!root.0.join(gone).exists(), "nothing is made");
+    root.file(gone, "00000000\n");
+    fs::remove_file(&refused).expect("the link");
+    root.file("proc/irq/40/smp_affinity_list", "0-3\n");
+    assert_eq!(root.settings(), before);
+    assert!(text_of(&root.affinity(&["--undo"])).contains("nothing to undo"));
+}
+
+#[test]
 fn affinity_says_what_is_wrong() {
     let root = Root::new("wrong", 2);
     let table: &[(&[&str], &str)] = &[
