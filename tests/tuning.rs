@@ -234,6 +234,17 @@ fn unit_starts_commands_that_there_are() {
         }
     }
     assert!(unit.contains("SystemCallFilter=@system-service"), "the group that has io_uring");
+    assert!(unit.contains("-HUP $MAINPID"), "the signal that reads the config again");
+}
+
+#[test]
+fn unit_lets_the_relay_write_where_the_documents_put_its_data() {
+    let unit = fs::read_to_string(tuning("rillcast.service")).expect("the unit");
+    let folder = unit.lines().find_map(|line| line.strip_prefix("StateDirectory="));
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let documents = fs::read_to_string(documents).expect("the document");
+    let folder = folder.expect("a folder that it may write");
+    assert!(documents.contains(&format!("--data-dir /var/lib/{folder}\n")), "{folder}");
 }
 
 #[test]
