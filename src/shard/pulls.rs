@@ -448,9 +448,14 @@ impl Shard {
             self.push_attempt_is_over(now, push, attempt);
             return;
         }
-        let Some((_, pull, side)) = self.current_pull(attempt) else { return };
+        let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
         let timeout = pull.timeout(side);
-        let fault = pull.try_of(side).expect("it is one of the two").timeout_fault(timeout);
+        let way = pull.try_of(side).expect("it is one of the two");
+        let held = way.held.as_ref().map(|held| held.is_within_frame());
+        let stream = self.tables.get(handle).expect("it has the attempt");
+        let is_within_frame = held.unwrap_or_else(|| stream.media.is_within_frame());
+        let way = stream.pull().and_then(|pull| pull.try_of(side)).expect("just seen");
+        let fault = way.timeout_fault(timeout, is_within_frame);
         self.actions.push_back(Action::HangUp { attempt });
         self.attempt_failed(now, attempt, fault);
     }
