@@ -23,6 +23,7 @@ fn cross(criterion: &mut Criterion) {
     let mut mesh = Mesh::new(2);
     let (mut here, mut there) = (mesh.take_port(HERE), mesh.take_port(THERE));
     let mut group = criterion.benchmark_group("bus");
+    group.throughput(Throughput::Elements(1));
     group.bench_function("one answer", |bencher| {
         bencher.iter(|| carry(&mut here, &mut there, [answer(1)]));
     });

@@ -345,3 +345,13 @@ pub const UDP_PAIRS_PER_CONNECTION_MAX: usize = 2 * RTSP_TRACKS_MAX;
 /// Refusals by rules and hooks that a shard tells in a second: [`EVENTS_KEPT`] are pushed out by them
 /// in no less than two minutes.
 pub const REFUSALS_TOLD_MAX: u32 = 100;
+
+// What comes before a keyframe, over RTP.
+
+/// Packets that are held of a picture of which nothing but a lead has come, while a keyframe is waited for:
+/// a delimiter, messages, and a few parameter sets. Of 64 KiB each at most that is 1 MiB.
+pub const LEAD_PACKETS_MAX: usize = 16;
+
+/// Entries that a log without a GOP keeps because the next keyframe may begin there: the lead, and packets and
+/// reports of other tracks that came between.
+pub const LEAD_ENTRIES_KEPT: u64 = 2 * LEAD_PACKETS_MAX as u64;

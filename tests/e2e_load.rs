@@ -7,8 +7,9 @@ mod kit;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread::spawn;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use nix::sys::signal::Signal;
 use rillcast::clock;
 use serde_json::Value;
 
+use kit::fault::{Mode, Origin};
 use kit::process::Process;
 use kit::relay::{SECRET, run};
-use kit::{LIVENESS, Nginx, Relay, TempDir};
+use kit::{LIVENESS, Nginx, Relay, TempDir, wait_until};
 
 /// Upper bound of a worst time that is known: what a busy machine may add to it once.
 const SLACK_MS: f64 = 10_000.0;
@@ -200,9 +202,95 @@ fn players_that_are_refused_or_closed_are_told() {
     assert_eq!(report["lost"]["closed by the server"], 1, "{report:#}");
     let url = format!("http://{}/close.flv", faulty_server());
     let slow = ["--steady", "0", "--slow", "3", "--warm-up", "2", "--duration", "4"];
-    let (report, _) = load(&[&["slow", "--url", &url][..], &slow].concat());
-    assert_eq!(report["slow"]["joins"]["joined"], 3, "{report:#}");
-    assert_eq!(report["slow"]["closed_by_server"], 3, "{report:#}");
+    for (more, bytes_per_s) in [(&[][..], 0), (&["--trickle", "500"], 500)] {
+        let (report, _) = load(&[&["slow", "--url", &url][..], &slow, more].concat());
+        assert_eq!(report["slow"]["joins"]["joined"], 3, "{report:#}");
+        assert_eq!(report["slow"]["closed_by_server"], 3, "{report:#}");
+        assert_eq!(report["slow"]["bytes_per_s"], bytes_per_s, "{report:#}");
+    }
+}
+
+#[test]
+fn a_late_connect_is_part_of_the_join() {
+    let origin = Origin::start(Mode::SynDropped);
+    let url = origin.rtmp_url("s0");
+    let player = spawn(move || {
+        load(&["play", "--url", &url, "--players", "1", "--warm-up", "3", "--duration", "1"])
+    });
+    wait_until(LIVENESS, "a SYN is out", || origin.half_open_count() == 1);
+    origin.set(Mode::Healthy);
+    let (report, _) = player.join().expect("a report");
+    // The kernel asks again after a second (RFC 6298 2).
+    assert_worst(&report, "/joins/connect_ms/max", 1000.0);
+    assert_worst(&report, "/joins/first_byte_ms/max", 1000.0);
+    assert_worst(&report, "/joins/first_keyframe_ms/max", 1000.0);
+    assert_eq!(report["joins"]["joined"], 1, "{report:#}");
+}
+
+/// A way to a server, by which all that it sends comes later by so much.
+fn long_way(server: SocketAddr, late: Duration) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    spawn(move || {
+        for player in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(server).expect("a server");
+            let mut there =
+                (player.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+            // A player that goes is gone for the server too.
+            spawn(move || {
+                std::io::copy(&mut there.0, &mut there.1)
+                    .and_then(|_| there.1.shutdown(Shutdown::Write))
+                    .err()
+            });
+            spawn(move || come_back(server, player, late).err());
+        }
+    });
+    address
+}
+
+/// Gives what the server sends to the player, each piece later by so much than it came.
+fn come_back(mut server: TcpStream, mut player: TcpStream, late: Duration) -> std::io::Result<()> {
+    let (sender, pieces) = mpsc::channel();
+    spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok(len @ 1..) = server.read(&mut buffer) {
+            let piece = (clock::now() + late, buffer[..len].to_vec());
+            if sender.send(piece).is_err() {
+                break;
+            }
+        }
+    });
+    for (due, piece) in pieces {
+        kit::pause(due.saturating_duration_since(clock::now()));
+        player.write_all(&piece)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_long_way_is_part_of_the_delay() {
+    let relay = Relay::start(1);
+    let streams = Streams::start(&relay.rtmp_url("s{i}"), 1);
+    relay.wait_online("s0");
+    let late = Duration::from_millis(400);
+    let http = long_way(relay.http, late);
+    let rtmp = long_way(relay.rtmp, late);
+    for (url, ways) in [
+        (format!("http://{http}/live/s0.live.flv"), 1.0),
+        (format!("ws://{http}/live/s0.live.flv"), 1.0),
+        // The handshake, connect, createStream and play wait for one another.
+        (format!("rtmp://{rtmp}/live/s0"), 4.0),
+    ] {
+        let times = ["--players", "3", "--warm-up", "1", "--duration", "3"];
+        let (report, _) = load(&[&["play", "--url", &url], &times[..]].concat());
+        assert_typical(&report, "/joins/connect_ms/p50", 0.0);
+        assert_typical(&report, "/joins/first_keyframe_ms/p50", ways * 400.0);
+        assert_typical(&report, "/delay_ms/p50", 400.0);
+        assert_typical(&report, "/lateness_ms/p50", 0.0);
+        assert_eq!(report["frames"], report["stamped_frames"], "{report:#}");
+    }
+    streams.stop();
+    relay.stop();
 }
 
 #[test]
@@ -217,6 +305,7 @@ fn waiting_for_a_flush_is_part_of_the_delay() {
         ("rtsp-udp", "send"),
         ("rtsp-udp", "joined"),
         ("rtsp-udp", "uring"),
+        ("rtsp-udp-gro", "joined"),
     ] {
         let limit = ["limit", "--players", "5", "--wire", wire, "--method", method];
         let times = ["--warm-up", "1", "--duration", "3", "--flush-ms", "400"];
@@ -356,7 +445,7 @@ fn relay_carries_rtsp_over_both_transports() {
         let streams = Streams::start_with(&url, 2, &over);
         relay.wait_online(&name.replace("{i}", "0"));
         relay.wait_online(&name.replace("{i}", "1"));
-        for played_over in ["tcp", "udp"] {
+        for played_over in ["tcp", "udp", "udp-gro"] {
             let report = assert_plays(&url, &["--rtsp-transport", played_over]);
             assert_packets(&report);
         }
@@ -460,6 +549,7 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         &["load", "publish", "--url", "http://127.0.0.1/a.flv"],
         &["load", "slow", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp"],
         &["load", "limit", "--method", "joined"],
+        &["load", "publish", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp-gro"],
     ]
     .into_iter()
     .map(|args| {
@@ -469,5 +559,5 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         log
     })
     .collect();
-    assert_eq!(lines.len(), 6, "{lines:?}");
+    assert_eq!(lines.len(), 7, "{lines:?}");
 }

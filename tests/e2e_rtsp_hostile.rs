@@ -11,7 +11,7 @@ use kit::compare::assert_never_steps_back;
 use kit::flv::Kind;
 use kit::player::is_wait;
 use kit::relay::label;
-use kit::rtp::{Packet, SenderReport, parse_description};
+use kit::rtp::{Codec, Packet, SenderReport, parse_description};
 use kit::rtp_media::{Media, Plan, Timed, assert_same_packets};
 use kit::rtsp::{Client, Lower, Message, interleaved};
 use kit::rtsp_crowd::{four_players, stop_and_compare};
@@ -36,21 +36,22 @@ fn goes_on_while(disturb: impl FnOnce(&Relay, &RtspPublisher, &Media)) {
     relay.stop();
 }
 
-/// Sends all of it and waits for the relay to close.
+/// Sends all of it and waits for the relay to close; what it said.
 #[track_caller]
-fn assert_closed_after(relay: &Relay, pieces: &[&[u8]]) {
+fn assert_closed_after(relay: &Relay, pieces: &[&[u8]]) -> Vec<u8> {
     let mut socket = TcpStream::connect(relay.rtsp).expect("the relay listens");
     socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
     // The relay may have had enough before the end.
     let _ = pieces.iter().try_for_each(|piece| socket.write_all(piece));
-    assert_closed(&mut socket);
+    assert_closed(&mut socket)
 }
 
 #[track_caller]
-fn assert_closed(socket: &mut TcpStream) {
-    match socket.read_to_end(&mut Vec::new()) {
+fn assert_closed(socket: &mut TcpStream) -> Vec<u8> {
+    let mut said = Vec::new();
+    match socket.read_to_end(&mut said) {
         Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("not closed: {error}"),
-        _ => {}
+        _ => said,
     }
 }
 
@@ -145,8 +146,8 @@ fn absurd_descriptions_are_refused() {
             ("sections", format!("{good}{}", no_format.repeat(2000)), Some(400)),
             ("tracks", format!("{good}{}", "m=audio 0 RTP/AVP 0\r\n".repeat(7)), Some(400)),
             ("lines", format!("{good}{}", "a=x\r\n".repeat(2000)), Some(400)),
-            // More than is read: closed at once.
-            ("length", format!("{good}a={}\r\n", "x".repeat(200_000)), None),
+            // More than is read.
+            ("length", format!("{good}a={}\r\n", "x".repeat(200_000)), Some(413)),
         ];
         for (name, text, status) in table {
             let mut client = Client::connect(relay.rtsp);
@@ -162,6 +163,41 @@ fn absurd_descriptions_are_refused() {
         let refused = client.ask("ANNOUNCE", &url, &[SDP], "v=0\r\n").expect("an answer");
         assert_eq!(refused.status(), Some(400));
         client.demand("ANNOUNCE", &url, &[SDP], &good);
+    });
+}
+
+/// Bytes of a body that are read.
+const BODY_LEN_MAX: usize = 65_536;
+
+#[test]
+fn request_with_a_body_that_is_too_long_ends_its_own_connection_alone() {
+    goes_on_while(|relay, _, _| {
+        let before = relay.metric("rillcast_session_errors_total");
+        let url = relay.rtsp_url("long");
+        // The longest that is read, and what is said to it.
+        for (method, status) in [("ANNOUNCE", 400), ("SET_PARAMETER", 451), ("GET_PARAMETER", 200)]
+        {
+            let mut client = Client::connect(relay.rtsp);
+            let longest = "x".repeat(BODY_LEN_MAX);
+            let answer = client.ask(method, &url, &[SDP], &longest).expect("an answer");
+            assert_eq!(answer.status(), Some(status), "{method}");
+            client.demand("OPTIONS", &url, &[], "");
+        }
+        assert_eq!(relay.metric("rillcast_session_errors_total"), before);
+        let methods = ["ANNOUNCE", "SET_PARAMETER", "GET_PARAMETER"];
+        for method in methods {
+            let head = format!(
+                "{method} {url} RTSP/1.0\r\nCSeq: 1\r\nContent-Length: {}\r\n\r\n",
+                BODY_LEN_MAX + 1
+            );
+            let said = assert_closed_after(relay, &[head.as_bytes(), &[b'x'; BODY_LEN_MAX + 1]]);
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.is_empty() || said.starts_with("RTSP/1.0 413 "), "{method}: {said}");
+        }
+        wait_until(LIVENESS, "each is counted once", || {
+            let count = relay.metric("rillcast_session_errors_total") - before;
+            count == methods.len() as u64
+        });
     });
 }
 
@@ -203,6 +239,22 @@ fn dropped(relay: &Relay) -> BTreeMap<String, u64> {
 /// ones in these milliseconds.
 const SPOILED_MS: std::ops::Range<u32> = 2000..4000;
 
+/// A fragment and an aggregate that are cut off.
+fn cut_payloads(codec: Codec) -> [Vec<u8>; 2] {
+    match codec {
+        Codec::H264 => [vec![0x7c], vec![0x78, 0x7f, 0xff, 1, 2, 3]],
+        _ => [vec![0x62, 1], vec![0x60, 1, 0x7f, 0xff, 1, 2, 3]],
+    }
+}
+
+/// A whole slice of a picture that is no keyframe.
+fn is_slice(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => payload[0] & 0x1f == 1,
+        _ => payload[0] >> 1 & 0x3f < 10,
+    }
+}
+
 fn is_spoiled(timed: &Timed) -> bool {
     timed.track == 0 && !timed.is_rtcp && SPOILED_MS.contains(&timed.at_ms)
 }
@@ -213,20 +265,18 @@ fn with_cut_packets(media: &Media) -> (Media, usize) {
     let mut cut_media = Media { packets: Vec::new(), ..media.clone() };
     let mut pictures = Vec::new();
     let mut cut_count = 0_u16;
+    let codec = media.formats[0].codec;
     for timed in &media.packets {
         let Ok(mut packet) = Packet::parse(&timed.bytes) else { unreachable!("made here") };
         if timed.track != 0 || timed.is_rtcp {
             cut_media.packets.push(timed.clone());
             continue;
         }
-        let is_slice = packet.payload[0] & 0x1f == 1;
+        let is_slice = is_slice(codec, &packet.payload);
         if is_spoiled(timed) && is_slice && pictures.last() != Some(&packet.timestamp) {
             pictures.push(packet.timestamp);
             if pictures.len() % 5 == 1 {
-                let payload = match pictures.len() % 2 {
-                    0 => vec![0x7c],
-                    _ => vec![0x78, 0x7f, 0xff, 1, 2, 3],
-                };
+                let payload = cut_payloads(codec)[pictures.len() % 2].clone();
                 let sequence = packet.sequence.wrapping_add(cut_count);
                 let cut = Packet { sequence, marker: false, payload, ..packet.clone() };
                 cut_media.packets.push(Timed { bytes: cut.encode(), ..timed.clone() });
@@ -327,6 +377,7 @@ fn noise_among_media_is_counted(lower: Lower) {
         strays
             .iter()
             .for_each(|(reason, count)| *counts.entry(reason.clone()).or_default() += count);
+        *counts.entry("truncated".to_owned()).or_default() += cut_count as u64;
         counts
     };
     assert_eq!(dropped(&relay), expected());
@@ -352,6 +403,40 @@ fn noise_among_media_over_tcp_is_counted_and_all_else_plays() {
 #[test]
 fn noise_among_media_over_udp_is_counted_and_all_else_plays() {
     noise_among_media_is_counted(Lower::Udp);
+}
+
+/// Players of RTSP get them as they came; of FLV the pictures that they are in are missing, and all else
+/// is there.
+#[test]
+fn packets_of_hevc_that_are_cut_off_cost_their_pictures_alone() {
+    let relay = Relay::start(2);
+    let media = Media::of("hevc_aac.flv", Plan::default());
+    let (cut_media, cut_count) = with_cut_packets(&media);
+    assert!(cut_count >= 5, "{cut_count} pictures");
+    let streams = [Lower::Tcp, Lower::Udp].map(|lower| {
+        let stream = lower.name();
+        let url = relay.rtsp_url(stream);
+        let publisher = RtspPublisher::start(relay.rtsp, &url, lower, &cut_media);
+        relay.wait_online(stream);
+        let flv = Player::http_flv(relay.http, &format!("/live/{stream}.live.flv"));
+        (publisher, flv, RtspPlayer::start(relay.rtsp, &url, lower))
+    });
+    for (publisher, flv, rtsp) in streams {
+        flv.wait_frames(Kind::Video, 130);
+        let tags = flv.stop();
+        assert_never_steps_back("flv", &tags);
+        let got = units::of_tags(&tags);
+        let lost =
+            [Kind::Video, Kind::Audio].map(|kind| assert_part_of("flv", &media.units, &got, kind));
+        assert_eq!(lost, [cut_count, 0]);
+        rtsp.wait_units(Kind::Video, 130);
+        assert_same_packets(rtsp.what(), &cut_media, &rtsp.look(Clone::clone), 130);
+        assert!(!publisher.is_closed(), "its connection is open");
+        publisher.stop();
+    }
+    assert_eq!(dropped(&relay)["truncated"], 2 * cut_count as u64);
+    assert_eq!(relay.metric("rillcast_session_errors_total"), 0);
+    relay.stop();
 }
 
 /// Loss in percent of each track.

@@ -87,7 +87,7 @@ pub(super) fn json((run, sequence): (u64, u64), time_ms: u64, told: &Told<'_>) -
 pub(super) fn recent(log: &Log, key: &StreamKey) -> Vec<String> {
     let of_key = log.backwards().filter(|entry| entry.key.as_ref() == Some(key));
     let mut lines: Vec<String> =
-        of_key.take(RECENT_EVENTS_MAX).map(|entry| entry.json.clone()).collect();
+        of_key.take(RECENT_EVENTS_MAX).map(|entry| entry.json.to_string()).collect();
     lines.reverse();
     lines
 }

@@ -22,8 +22,8 @@ pub(super) struct Entry {
     /// `None` for what is not of one stream.
     pub(super) key: Option<StreamKey>,
     pub(super) name: &'static str,
-    /// One line of text.
-    pub(super) json: String,
+    /// One line of text, with no room to grow: thousands are kept.
+    pub(super) json: Box<str>,
 }
 
 pub(super) enum Told<'a> {
@@ -69,7 +69,7 @@ impl Log {
             Told::Event(event) => Some(event.key.clone()),
             Told::Gap(_) => None,
         };
-        let json = line::json((self.run, seq), time_ms, told);
+        let json = line::json((self.run, seq), time_ms, told).into_boxed_str();
         let entry = Entry { seq, key, name: line::name(told), json };
         self.kept_len += entry.len();
         self.kept.push_back(entry);

@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -41,6 +42,17 @@ pub(super) struct Arrival {
     pub(super) stamp_ns: Option<u64>,
     /// Datagrams that the socket had no room for so far, if there are any and the kernel said.
     pub(super) dropped: Option<u32>,
+    /// Bytes of each datagram but the last, where several came together (udp(7), `UDP_GRO`).
+    pub(super) segment_len: Option<NonZero<usize>>,
+}
+
+impl Arrival {
+    /// The datagrams of it, in the buffer that it was received into.
+    pub(super) fn datagrams(self, buffer: &[u8]) -> impl Iterator<Item = &[u8]> {
+        let len = self.segment_len.map_or_else(|| self.len.max(1), NonZero::get);
+        let empty: Option<&[u8]> = (self.len == 0).then_some(&[]);
+        buffer[..self.len].chunks(len).chain(empty)
+    }
 }
 
 impl Connection {
@@ -144,7 +156,7 @@ impl AsFd for Connection {
 
 /// Receives into `buffer` what is there: of a stream, or one datagram.
 pub(super) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
-    let mut control = ControlBuffer([0; 64]);
+    let mut control = ControlBuffer([0; 88]);
     let mut slices = [IoSliceMut::new(buffer)];
     let fd = fd.as_fd().as_raw_fd();
     let message = match recvmsg::<()>(fd, &mut slices, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)
@@ -152,7 +164,8 @@ pub(super) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Ar
         Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
         result => result?,
     };
-    let mut arrival = Arrival { len: message.bytes, stamp_ns: None, dropped: None };
+    let mut arrival =
+        Arrival { len: message.bytes, stamp_ns: None, dropped: None, segment_len: None };
     for control in message.cmsgs()? {
         match control {
             ControlMessageOwned::ScmTimestampns(time) => {
@@ -160,16 +173,19 @@ pub(super) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<Option<Ar
                 arrival.stamp_ns = Some(seconds * 1_000_000_000 + ns);
             }
             ControlMessageOwned::RxqOvfl(dropped) => arrival.dropped = Some(dropped),
+            ControlMessageOwned::UdpGroSegments(len) => {
+                arrival.segment_len = usize::try_from(len).ok().and_then(NonZero::new);
+            }
             _ => {}
         }
     }
     Ok(Some(arrival))
 }
 
-/// Room for a timestamp (32 bytes) and a count of drops (24), aligned as the kernel's control
-/// messages are.
+/// Room for a timestamp (32 bytes), a count of drops and the length of joined datagrams (24 each),
+/// aligned as the kernel's control messages are.
 #[repr(align(8))]
-struct ControlBuffer([u8; 64]);
+struct ControlBuffer([u8; 88]);
 
 #[cfg(test)]
 mod tests {

@@ -101,6 +101,9 @@ fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, F
         Wire::Flv => ("", format!("http://{address}/limit.flv"), "tcp"),
         Wire::RtspTcp => (" of RTP packets over TCP", format!("rtsp://{address}/limit/a"), "tcp"),
         Wire::RtspUdp => (" of RTP packets over UDP", format!("rtsp://{address}/limit/a"), "udp"),
+        Wire::RtspUdpGro => {
+            (" of RTP packets over UDP, joined", format!("rtsp://{address}/limit/a"), "udp-gro")
+        }
     };
     let label = format!("limit: bare {method}{what}, {}", options.flush().name());
     let mut command = Command::new(std::env::current_exe()?);
@@ -155,7 +158,7 @@ impl Floor {
                 return Ok(Self::Flv(head));
             }
             Wire::RtspTcp => LowerTransport::Tcp,
-            Wire::RtspUdp => LowerTransport::Udp,
+            Wire::RtspUdp | Wire::RtspUdpGro => LowerTransport::Udp,
         };
         Ok(Self::Rtsp(Packets::new(clip, transport)?))
     }

@@ -277,6 +277,8 @@ pub enum Wire {
     RtspTcp,
     /// RTP packets over UDP.
     RtspUdp,
+    /// The same to players that take packets joined, as `--rtsp-transport udp-gro`.
+    RtspUdpGro,
 }
 
 /// What carries the packets of RTSP.
@@ -286,6 +288,9 @@ pub enum RtspTransport {
     Tcp,
     /// Ports of their own.
     Udp,
+    /// The same, and players take packets joined (UDP_GRO): over loopback nothing cuts a server's
+    /// UDP_SEGMENT apart then, as where a NIC does it.
+    UdpGro,
 }
 
 /// How a connection is closed.
@@ -303,7 +308,7 @@ impl From<RtspTransport> for LowerTransport {
     fn from(transport: RtspTransport) -> Self {
         match transport {
             RtspTransport::Tcp => Self::Tcp,
-            RtspTransport::Udp => Self::Udp,
+            RtspTransport::Udp | RtspTransport::UdpGro => Self::Udp,
         }
     }
 }

@@ -35,7 +35,7 @@ fn run(
 ) -> Result<ExitCode, Failure> {
     let stage = Stage {
         url: &target.url,
-        rtsp_transport: target.rtsp_transport.into(),
+        rtsp_transport: target.rtsp_transport,
         crowd,
         server: &target.server,
         guests,

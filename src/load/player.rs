@@ -204,8 +204,9 @@ impl Player {
             let arrived_ns = look.arrival_ns(arrival.stamp_ns);
             let (watch, times) = (&mut self.watch, &mut self.times);
             let mut sink = Sink { watch, times, figures, arrived_ns };
-            let datagram = Bytes::copy_from_slice(&buffer[..arrival.len]);
-            rtsp.handle_datagram(place, datagram, &mut sink);
+            for datagram in arrival.datagrams(buffer) {
+                rtsp.handle_datagram(place, Bytes::copy_from_slice(datagram), &mut sink);
+            }
         }
         Ok(())
     }

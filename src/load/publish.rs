@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::clip::Clip;
 use super::figures::Summary;
-use super::options::PublishOptions;
+use super::options::{PublishOptions, RtspTransport};
 use super::progress::{Progress, Shown};
 use super::publisher::{Publishers, Sent};
 use super::report::{self, line, or_dash, round, row};
@@ -22,7 +22,10 @@ use super::{Failure, Wait, seconds_ns, soak};
 use crate::clock;
 
 pub(super) fn run(options: &PublishOptions, wait: Wait<'_>) -> Result<ExitCode, Failure> {
-    let (over, streams) = (options.rtsp_transport.into(), options.streams.max(1));
+    let (over, streams) = (options.rtsp_transport, options.streams.max(1));
+    if over == RtspTransport::UdpGro {
+        return Err("udp-gro is for players: a publisher receives no packets".into());
+    }
     let targets = target::expand_over(over, &options.url, options.first, streams)?;
     let is_published =
         |target: &Target| matches!(target.protocol, Protocol::Rtmp | Protocol::Rtsp(_));

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::crowd::{Crowd, Mode};
-use super::options::{CrowdOptions, ServerOptions};
+use super::options::{CrowdOptions, RtspTransport, ServerOptions};
 use super::outcome::Outcome;
 use super::plan::{self, Guests, Times};
 use super::progress::{Progress, Shown};
@@ -16,12 +16,11 @@ use super::soak::{self, Soak};
 use super::target::{self, Protocol};
 use super::{Failure, Wait};
 use crate::clock;
-use crate::proto::rtsp::LowerTransport;
 
 /// What is to be run.
 pub(super) struct Stage<'a> {
     pub(super) url: &'a str,
-    pub(super) rtsp_transport: LowerTransport,
+    pub(super) rtsp_transport: RtspTransport,
     pub(super) crowd: &'a CrowdOptions,
     pub(super) server: &'a ServerOptions,
     pub(super) guests: Guests,
@@ -42,7 +41,10 @@ impl Stage<'_> {
         let crowd = self.crowd;
         let (over, streams) = (self.rtsp_transport, crowd.streams.max(1));
         let targets = target::expand_over(over, self.url, crowd.first, streams)?;
-        let is_datagrams = targets[0].protocol == Protocol::Rtsp(LowerTransport::Udp);
+        let is_datagrams = matches!(
+            targets[0].protocol,
+            Protocol::Rtsp(RtspTransport::Udp | RtspTransport::UdpGro)
+        );
         if is_datagrams && matches!(self.guests, Guests::Slow { .. }) {
             return Err("over UDP nobody learns that a player is slow".into());
         }

@@ -52,7 +52,7 @@ impl Stream {
         let connection = Connection::start(target.address)?;
         let outlet = match target.protocol {
             Protocol::Rtsp(transport) => {
-                Outlet::Rtsp(Box::new(RtspOutlet::new(target, transport, clip, started_ns)?))
+                Outlet::Rtsp(Box::new(RtspOutlet::new(target, transport.into(), clip, started_ns)?))
             }
             _ => {
                 let (app, stream) = (target.app.clone(), target.stream.clone());

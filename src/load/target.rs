@@ -5,8 +5,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use url::Url;
 
 use super::Failure;
+use super::options::RtspTransport;
 use crate::media::SourceUrl;
-use crate::proto::rtsp::LowerTransport;
 
 /// One stream at the server.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(super) enum Protocol {
     HttpFlv,
     WsFlv,
     Rtmp,
-    Rtsp(LowerTransport),
+    Rtsp(RtspTransport),
 }
 
 impl Protocol {
@@ -35,15 +35,16 @@ impl Protocol {
             Self::HttpFlv => "HTTP-FLV",
             Self::WsFlv => "WS-FLV",
             Self::Rtmp => "RTMP",
-            Self::Rtsp(LowerTransport::Tcp) => "RTSP over TCP",
-            Self::Rtsp(LowerTransport::Udp) => "RTSP over UDP",
+            Self::Rtsp(RtspTransport::Tcp) => "RTSP over TCP",
+            Self::Rtsp(RtspTransport::Udp) => "RTSP over UDP",
+            Self::Rtsp(RtspTransport::UdpGro) => "RTSP over UDP, joined",
         }
     }
 }
 
 /// As [`expand`], with this transport for the media of RTSP.
 pub(super) fn expand_over(
-    transport: LowerTransport,
+    transport: RtspTransport,
     pattern: &str,
     first: u32,
     count: u32,
@@ -79,7 +80,7 @@ impl Target {
             Some(("http", _)) => (Protocol::HttpFlv, text.to_owned()),
             Some(("ws", rest)) => (Protocol::WsFlv, format!("http://{rest}")),
             Some(("rtmp", _)) => (Protocol::Rtmp, text.to_owned()),
-            Some(("rtsp", _)) => (Protocol::Rtsp(LowerTransport::Tcp), text.to_owned()),
+            Some(("rtsp", _)) => (Protocol::Rtsp(RtspTransport::Tcp), text.to_owned()),
             _ => return Err("the URL must begin with http://, ws://, rtmp:// or rtsp://".into()),
         };
         let url = Url::parse(&plain)?;
@@ -135,8 +136,8 @@ mod tests {
             ("http://127.0.0.1:8080/live/a.flv", Protocol::HttpFlv, 8080),
             ("ws://127.0.0.1/live/a.live.flv", Protocol::WsFlv, 80),
             ("rtmp://127.0.0.1/live/a", Protocol::Rtmp, 1935),
-            ("rtsp://127.0.0.1/live/a", Protocol::Rtsp(LowerTransport::Tcp), 554),
-            ("rtsp://u:p@[::1]:8554/a?b=c", Protocol::Rtsp(LowerTransport::Tcp), 8554),
+            ("rtsp://127.0.0.1/live/a", Protocol::Rtsp(RtspTransport::Tcp), 554),
+            ("rtsp://u:p@[::1]:8554/a?b=c", Protocol::Rtsp(RtspTransport::Tcp), 8554),
         ] {
             let targets = expand(text, 0, 1).unwrap();
             assert_eq!((targets[0].protocol, targets[0].address.port()), (protocol, port));

@@ -29,6 +29,7 @@ use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
 use crate::metrics::Residence;
 use crate::proto::rtp::SourceCounts;
+use crate::proto::rtsp::ServerError;
 use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
@@ -109,8 +110,8 @@ pub(super) struct Counters {
     pub(super) datagrams_unwanted: u64,
     /// Tracks that got no UDP ports.
     pub(super) udp_refused: u64,
-    /// RTSP players over UDP, or paused, that gave no sign of life.
-    pub(super) rtsp_timeouts: u64,
+    /// Sessions of RTSP that their peers ended by a fault, by its reason.
+    pub(super) rtsp_errors: [u64; ServerError::REASONS.len()],
 }
 
 /// What a listening port speaks.

@@ -9,6 +9,7 @@ use crate::bus::message::{Answer, NodeAsk};
 use crate::bus::view::{Metric, MetricKind, SessionProtocol, SessionView};
 use crate::clock;
 use crate::metrics;
+use crate::proto::rtsp::ServerError;
 use crate::ring::tcp_facts;
 
 impl Driver {
@@ -120,6 +121,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
         ("too_long", datagrams_too_long),
         ("unwanted", datagrams_unwanted),
         ("malformed_rtcp", rtp.malformed_rtcp),
+        ("truncated", rtp.truncated),
     ];
     let dropped = reasons.map(|(reason, value)| Metric {
         name: "rtp_packets_dropped_total",
@@ -127,12 +129,20 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
         kind: MetricKind::Counter,
         value,
     });
+    let errors = ServerError::REASONS.into_iter().zip(counters.rtsp_errors);
+    let errors = errors.map(|(reason, value)| Metric {
+        name: "rtsp_errors_total",
+        label: Some(("reason", reason.into())),
+        kind: MetricKind::Counter,
+        value,
+    });
+    let timeouts = counters.rtsp_errors[ServerError::SessionTimeout.reason()];
     let plain = [
         ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
         ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
-        ("rtsp_session_timeouts_total", MetricKind::Counter, counters.rtsp_timeouts),
+        ("rtsp_session_timeouts_total", MetricKind::Counter, timeouts),
         ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),
     ];
     let plain = plain.map(|(name, kind, value)| Metric { name, label: None, kind, value });
-    dropped.into_iter().chain(plain).collect()
+    dropped.into_iter().chain(errors).chain(plain).collect()
 }

@@ -200,6 +200,7 @@ impl Driver {
         let after = match self.begin_play(token, &first) {
             Ok(after) => after,
             Err(error) => {
+                self.counters.count_error(&Err(error));
                 self.session_failed(token, &error);
                 return;
             }
@@ -336,6 +337,7 @@ impl Driver {
 
     /// After an answer to a session: the input that was kept may have ended it.
     fn rtsp_answered(&mut self, token: Token, answered: Result<(), ServerError>) {
+        self.counters.count_error(&answered);
         match answered {
             Ok(()) => self.drain(token),
             Err(error) => {

@@ -172,6 +172,13 @@ fn server_config(config: &RtspSection) -> ServerConfig {
 }
 
 impl Counters {
+    /// Counts a session that its peer ended by a fault.
+    pub(super) fn count_error(&mut self, result: &Result<(), ServerError>) {
+        if let Err(error) = result {
+            self.rtsp_errors[error.reason()] += 1;
+        }
+    }
+
     /// Takes over what a session that is over has counted.
     pub(super) fn count_rtp(&mut self, session: &Session) {
         match session {

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::driver::Driver;
 use super::link::{Phase, Role, Session};
 use crate::proto::Output;
-use crate::proto::rtsp::ServerError;
 use crate::ring::Token;
 
 impl Driver {
@@ -23,7 +22,11 @@ impl Driver {
             }
             Session::Http(session) => boxed(session.handle_input(now, bytes)),
             // It keeps copies of what it has not parsed.
-            Session::Rtsp(peer) => boxed(peer.handle_input(now, bytes)),
+            Session::Rtsp(peer) => {
+                let result = peer.handle_input(now, bytes);
+                self.counters.count_error(&result);
+                boxed(result)
+            }
             Session::Origin(session) => {
                 let fault = session.handle_input(now, bytes);
                 self.drain(token);
@@ -88,8 +91,7 @@ impl Driver {
             Session::Http(session) => boxed(session.handle_timeout(now)),
             Session::Rtsp(peer) => {
                 let result = peer.handle_timeout(now);
-                let is_timeout = result == Err(ServerError::SessionTimeout);
-                self.counters.rtsp_timeouts += u64::from(is_timeout);
+                self.counters.count_error(&result);
                 boxed(result)
             }
             Session::Origin(session) => {

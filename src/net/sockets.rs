@@ -204,6 +204,9 @@ impl Driver {
         match &link.session {
             // The reply that says what was wrong is on its way.
             Session::Http(_) if !matches!(link.role, Role::Player) => self.finish(token),
+            Session::Rtsp(_) if !matches!(link.role, Role::Player) && link.unsent_bytes() > 0 => {
+                self.finish(token);
+            }
             _ => {
                 self.send_out(token);
                 self.close(token);

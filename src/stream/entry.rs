@@ -26,8 +26,8 @@ pub struct Entry {
     pub config: bool,
     /// Of a packet; 0 of a tag.
     pub channel: u8,
-    /// Entries right before a keyframe's at which it begins: delimiters and messages in packets of
-    /// their own.
+    /// Entries right before a keyframe's at which it begins: delimiters, messages and parameter sets in
+    /// packets of their own.
     pub lead: u16,
 }
 

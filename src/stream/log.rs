@@ -26,6 +26,7 @@ use bytes::Bytes;
 use super::arena::Tape;
 pub(super) use super::entry::PacketEntry;
 pub use super::entry::{Delta, Entry, MediaKinds, Prelude, Snapshot};
+use crate::limits::LEAD_ENTRIES_KEPT;
 use crate::media::TagKind;
 use crate::proto::rtsp::SessionDescription;
 use crate::proto::rtsp::message::{INTERLEAVED_HEADER_LEN, interleaved_header};
@@ -82,9 +83,10 @@ impl Log {
         log
     }
 
-    /// What a new replica starts from: the newest GOP as far as it is flushed.
+    /// What a new replica starts from: the newest GOP as far as it is flushed, or what may come before
+    /// the next one.
     pub fn snapshot(&self) -> Snapshot {
-        let first_seq = self.start_seq();
+        let first_seq = self.needed_seq();
         let start = self.position_of(first_seq);
         let committed = self.position_of(self.flushed_seq);
         let (chunk_first, chunks) = self.tape.share(start);
@@ -294,7 +296,7 @@ impl Log {
             self.gop_seq = None;
             self.gops_dropped += 1;
         }
-        let mut keep = self.gop_seq.unwrap_or(self.flushed_seq).min(self.flushed_seq);
+        let mut keep = self.needed_seq();
         if let Some(slowest) = slowest {
             keep = keep.min(slowest);
         }
@@ -303,6 +305,14 @@ impl Log {
         }
         let position = self.position_of(self.first_seq);
         self.tape.trim(position);
+    }
+
+    /// From where on players to come may need it: the newest keyframe, or where one begins whose own
+    /// packets have not come. Of tags none comes before a keyframe's.
+    fn needed_seq(&self) -> u64 {
+        let lead = if self.description.is_some() { LEAD_ENTRIES_KEPT } else { 0 };
+        let lead_seq = self.flushed_seq.saturating_sub(lead).max(self.first_seq);
+        self.gop_seq.unwrap_or(lead_seq).min(self.flushed_seq)
     }
 
     /// Where a new player starts: the newest keyframe, or behind the last flushed tag.

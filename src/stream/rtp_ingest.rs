@@ -14,10 +14,12 @@ use super::ingest::{IngestBytes, Progress};
 use super::log::{Log, PacketEntry};
 use super::rtp_lane::{Given, Lane, Reported};
 use super::tracks::Tracks;
+use crate::limits::LEAD_PACKETS_MAX;
 use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
+use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
-use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock};
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 /// Writes one stream's log of packets.
@@ -38,9 +40,20 @@ pub struct RtpIngest {
     starts_at_next: bool,
     /// Nothing passes before a keyframe, or what stands in for it ([`StartPoints`]).
     awaits_keyframe: bool,
+    /// What came then and may belong to that keyframe.
+    held: Vec<Placed>,
     tracks: Tracks,
     bytes: IngestBytes,
     dropped: u64,
+}
+
+/// A packet of a track, and where it lies on the stream's timeline.
+struct Placed {
+    track: usize,
+    packet: RtpPacket,
+    place_ns: i64,
+    /// The track is not being moved.
+    is_settled: bool,
 }
 
 /// What a step led to.
@@ -95,7 +108,7 @@ impl RtpIngest {
                 }
             }
             RtpPart::Packet { track, packet, gap } => {
-                progress = self.packet(log, now, track, &packet, gap);
+                progress = self.packet(log, now, track, packet, gap);
             }
         }
         RtpProgress::Media(progress)
@@ -133,6 +146,7 @@ impl RtpIngest {
         let formats = description.media.iter().map(|media| &media.format);
         let rates: Vec<u32> = formats.clone().map(|format| format.clock_rate).collect();
         self.clock = Some(StreamClock::new(&rates));
+        self.drop_held();
         self.base_ns = START_NS;
         if let Some((place_ns, at)) = self.newest {
             let passed_ns = now.duration_since(at).as_nanos() as i64;
@@ -147,7 +161,9 @@ impl RtpIngest {
             return RtpProgress::Media(Progress::default());
         }
         let had_tracks = !self.lanes.is_empty();
-        self.lanes = formats.map(Lane::new).collect();
+        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+        let lane = |(track, format)| Lane::new(format, main.contains(&Some(track)));
+        self.lanes = formats.enumerate().map(lane).collect();
         self.let_start();
         self.awaits_keyframe &= self.has_video();
         self.tracks = Tracks::default();
@@ -177,7 +193,7 @@ impl RtpIngest {
         log: &mut Log,
         now: Instant,
         track: usize,
-        packet: &RtpPacket,
+        packet: RtpPacket,
         gap: Gap,
     ) -> Progress {
         let len = packet.len();
@@ -195,21 +211,55 @@ impl RtpIngest {
                 lane.change_source();
             }
         }
-        let header = packet.header();
-        let stamp = clock.map(track, header.timestamp, now);
+        let stamp = clock.map(track, packet.header().timestamp, now);
         let place_ns = self.base_ns + stamp.position_ns;
-        let keyframe = lane.is_start(packet, to_ms(place_ns));
-        if self.awaits_keyframe && !keyframe {
+        let step = lane.step(&packet, to_ms(place_ns));
+        let is_behind = lane.is_behind_join(place_ns);
+        let placed = Placed { track, packet, place_ns, is_settled: stamp.is_settled };
+        if self.awaits_keyframe && !step.is_start {
+            self.hold(placed, step);
+            return Progress::default();
+        }
+        if is_behind {
             self.dropped += 1;
             return Progress::default();
         }
-        if lane.is_behind_join(place_ns) {
-            self.dropped += 1;
-            return Progress::default();
+        if std::mem::take(&mut self.awaits_keyframe) {
+            if step.begins {
+                self.drop_held();
+            }
+            for held in std::mem::take(&mut self.held) {
+                self.give(log, now, &held, false);
+            }
         }
-        self.awaits_keyframe = false;
-        let header = lane.map(header, place_ns);
-        let is_due = lane.is_report_due(header.timestamp, place_ns, stamp.is_settled);
+        self.give(log, now, &placed, step.is_start)
+    }
+
+    /// Keeps a packet before a keyframe that may belong to it, as parameter sets do; drops others.
+    fn hold(&mut self, placed: Placed, step: Step) {
+        let is_video = self.lanes[placed.track].kind == TagKind::Video;
+        if is_video && step.begins {
+            self.drop_held();
+        }
+        if is_video && step.is_lead && self.held.len() < LEAD_PACKETS_MAX {
+            // A copy, because a view would keep a receive buffer from the kernel.
+            self.held.push(Placed { packet: placed.packet.into_copy(), ..placed });
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn drop_held(&mut self) {
+        self.dropped += self.held.len() as u64;
+        self.held.clear();
+    }
+
+    /// Puts a packet into the log, and a report before it where one is due.
+    fn give(&mut self, log: &mut Log, now: Instant, placed: &Placed, keyframe: bool) -> Progress {
+        let &Placed { track, ref packet, place_ns, is_settled } = placed;
+        let lane = &mut self.lanes[track];
+        let header = lane.map(packet.header(), place_ns);
+        let is_due = lane.is_report_due(header.timestamp, place_ns, is_settled);
         if self.newest.is_none_or(|(newest_ns, _)| place_ns > newest_ns) {
             self.newest = Some((place_ns, now));
         }
@@ -220,35 +270,35 @@ impl RtpIngest {
             }
             self.report(log, track, Reported { timestamp: header.timestamp, place_ns });
         }
-        self.write(log, track, packet, header, (place_ns, keyframe))
+        self.write(log, placed, header, keyframe)
     }
 
     fn write(
         &mut self,
         log: &mut Log,
-        track: usize,
-        packet: &RtpPacket,
+        placed: &Placed,
         header: RtpHeader,
-        (place_ns, keyframe): (i64, bool),
+        keyframe: bool,
     ) -> Progress {
+        let &Placed { track, ref packet, place_ns, .. } = placed;
         let [bytes, tail] = packet.pieces();
         let lane = &mut self.lanes[track];
         // The first byte tells of sources, extension and padding, which stay.
         let mut head = header.encode();
         head[0] = bytes[0];
-        let begins = lane.picture_begins(header.timestamp, log.next_seq());
+        let next_seq = log.next_seq();
+        let lead = next_seq - lane.frame_begins(next_seq);
         let entry = PacketEntry {
             channel: 2 * track as u8,
             kind: lane.kind,
             timestamp_ms: to_ms(place_ns),
             keyframe,
-            lead: u16::try_from(log.next_seq() - begins)
-                .map_or(0, |lead| lead * u16::from(keyframe)),
+            lead: u16::try_from(lead).map_or(0, |lead| lead * u16::from(keyframe)),
             is_report: false,
         };
         let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
         self.bytes.copied += (packet.len() + packet.copied_len()) as u64;
-        lane.count(&entry, packet, &mut self.tracks);
+        lane.count(&entry, lead == 0, packet, &mut self.tracks);
         let video = lane.is_urgent;
         Progress { committed: true, frame: true, video, ..Progress::default() }
     }
@@ -310,386 +360,4 @@ const NS_PER_SECOND: i64 = 1_000_000_000;
 const CNAME: &str = "rillcast";
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::proto::rtp::rtcp::{Compound, RtcpPacket};
-    use crate::stream::Entry;
-
-    const SDP: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
-        m=audio 0 RTP/AVP 8\r\n";
-
-    struct Scene {
-        ingest: RtpIngest,
-        log: Log,
-        now: Instant,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            let (ingest, log) = (RtpIngest::default(), Log::default());
-            let mut scene = Self { ingest, log, now: crate::clock::now() };
-            assert_eq!(scene.begin(SDP), RtpProgress::Media(Progress::default()));
-            scene
-        }
-
-        fn begin(&mut self, sdp: &[u8]) -> RtpProgress {
-            let description = SessionDescription::parse(sdp).expect("a description");
-            self.part(RtpPart::Begin(Arc::new(description)))
-        }
-
-        fn part(&mut self, part: RtpPart) -> RtpProgress {
-            self.ingest.handle(&mut self.log, (self.now, 1_700_000_000), part)
-        }
-
-        fn packet(&mut self, track: usize, header: (u32, u16, u32), payload: &[u8]) -> Bytes {
-            let bytes = packet(track, header, payload);
-            let packet = RtpPacket::parse(bytes.clone()).expect("a packet");
-            self.part(RtpPart::Packet { track, packet, gap: Gap::None });
-            bytes
-        }
-
-        fn entries(&self) -> Vec<Entry> {
-            self.log.range(self.log.first_seq()..self.log.next_seq()).copied().collect()
-        }
-
-        /// The packets of a track as players get them, reports left out.
-        fn given(&self, track: usize) -> Vec<Bytes> {
-            let of_track = |of: &&Entry| of.track() == track && !of.is_rtcp();
-            let entries = self.entries();
-            entries.iter().filter(of_track).map(|of| self.log.bytes(of.packet())).collect()
-        }
-    }
-
-    fn packet(track: usize, (ssrc, sequence, timestamp): (u32, u16, u32), payload: &[u8]) -> Bytes {
-        let payload_type = if track == 0 { 96 } else { 8 };
-        let header = RtpHeader { marker: false, payload_type, sequence, timestamp, ssrc };
-        [&header.encode()[..], payload].concat().into()
-    }
-
-    const IDR: &[u8] = &[0x65, 1, 2, 3];
-    const SLICE: &[u8] = &[0x41, 1, 2, 3];
-
-    #[test]
-    fn packets_lie_as_they_came_behind_their_interleaved_headers() {
-        let mut scene = Scene::new();
-        let mut sent = Vec::new();
-        for index in 0..100_u16 {
-            let payload = [SLICE, &vec![7; 1400]].concat();
-            sent.push(scene.packet(
-                0,
-                (9, 65_500_u16.wrapping_add(index), 90 * u32::from(index)),
-                &payload,
-            ));
-        }
-        assert_eq!(scene.given(0), sent);
-        let IngestBytes { received, copied, .. } = scene.ingest.bytes();
-        assert_eq!((copied, received), (received, 100 * 1416));
-        for entry in scene.entries() {
-            let header = scene.log.bytes(entry.position..entry.position + 4);
-            let len = (entry.len as u16 - 4).to_be_bytes();
-            assert_eq!(header, [b'$', entry.channel, len[0], len[1]].as_slice());
-        }
-    }
-
-    #[test]
-    fn each_track_begins_with_a_report_and_all_agree() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 1, 90_000), IDR);
-        scene.now += Duration::from_millis(500);
-        scene.packet(1, (8, 1, 4000), &[1]);
-        let channels: Vec<u8> = scene.entries().iter().map(|of| of.channel).collect();
-        assert_eq!(channels, [1, 0, 3, 2]);
-        let reports: Vec<SenderReport> = scene
-            .entries()
-            .iter()
-            .filter(|of| of.is_rtcp())
-            .map(|of| {
-                let bytes = scene.log.bytes(of.packet());
-                let first = Compound::new(&bytes).next().expect("a packet").expect("a sound one");
-                let RtcpPacket::SenderReport(report, _) = first else { panic!("{first:?}") };
-                report
-            })
-            .collect();
-        let between = reports[1].ntp.as_nanoseconds() - reports[0].ntp.as_nanoseconds();
-        assert!((between - 500_000_000).abs() < 1_000, "{between}");
-        assert_eq!((reports[0].rtp_timestamp, reports[1].rtp_timestamp), (90_000, 4000));
-    }
-
-    #[test]
-    fn another_source_goes_on_at_its_keyframe() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 100, 90_000), IDR);
-        scene.packet(0, (9, 101, 93_600), SLICE);
-        scene.packet(1, (8, 50, 0), &[1]);
-        scene.log.flush();
-        scene.ingest.change_source(&mut scene.log);
-        assert!(scene.log.awaits_keyframe());
-        scene.now += Duration::from_secs(2);
-        scene.begin(SDP);
-        scene.packet(1, (3, 7, 777), &[2]);
-        scene.packet(0, (2, 5000, 5), SLICE);
-        assert_eq!((scene.given(0).len(), scene.given(1).len()), (2, 1), "no keyframe yet");
-        scene.packet(0, (2, 5001, 3605), IDR);
-        scene.packet(0, (2, 5002, 7205), SLICE);
-        scene.packet(1, (3, 8, 1097), &[3]);
-        let headers = |track| -> Vec<(u32, u16, u32)> {
-            let packets =
-                scene.given(track).into_iter().map(|of| RtpPacket::parse(of).expect("sound"));
-            packets.map(|of| of.header()).map(|of| (of.ssrc, of.sequence, of.timestamp)).collect()
-        };
-        let video = headers(0);
-        // 2 s after the newest packet, and a frame behind the source's first.
-        let start = 93_600 + 180_000 + 3600;
-        assert_eq!(video[2..], [(9, 102, start), (9, 103, start + 3600)]);
-        assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
-        let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
-        assert_eq!(keyframes, 2);
-    }
-
-    #[test]
-    fn another_source_without_keyframes_goes_on_after_a_while() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 100, 0), IDR);
-        scene.log.flush();
-        scene.ingest.change_source(&mut scene.log);
-        scene.begin(SDP);
-        // Two packets a picture, 25 pictures a second.
-        for picture in 0..250_u16 {
-            for half in 0..2 {
-                let sequence = 2 * picture + half;
-                scene.packet(0, (2, sequence, 3600 * u32::from(picture)), SLICE);
-            }
-        }
-        assert_eq!(scene.given(0).len(), 1, "no keyframe, and it may still come");
-        for sequence in 500..502 {
-            scene.packet(0, (2, sequence, 3600 * 250), SLICE);
-        }
-        scene.log.flush();
-        assert_eq!(scene.given(0).len(), 3);
-        assert!(!scene.log.awaits_keyframe());
-        let starts: Vec<bool> = scene.entries().iter().map(|of| of.keyframe).collect();
-        assert_eq!(starts[starts.len() - 2..], [true, false], "one start a picture");
-    }
-
-    #[test]
-    fn parameter_sets_in_packets_of_their_own_tell_the_size() {
-        let mut scene = Scene::new();
-        let size = |scene: &Scene| {
-            let video = scene.ingest.tracks().video.as_ref().expect("announced");
-            (video.ready, video.video.map(|video| (video.width, video.height)))
-        };
-        scene.packet(
-            0,
-            (9, 1, 0),
-            b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a",
-        );
-        assert_eq!(size(&scene), (false, None));
-        scene.packet(0, (9, 2, 0), b"\x68\xce\x0f\xc8");
-        assert_eq!(size(&scene), (true, Some((1920, 1080))));
-        scene.packet(0, (9, 3, 0), IDR);
-        assert_eq!(scene.entries().iter().filter(|of| of.keyframe).count(), 1);
-    }
-
-    /// Groups of five pictures, whose keyframes come behind these with timestamps of their own or not.
-    fn counted_with(lead: &[&[u8]], own_timestamp: bool) -> (u64, u64, u32, f64) {
-        let mut scene = Scene::new();
-        let mut sequence = 0;
-        let mut starts = Vec::new();
-        for picture in 0..15_u32 {
-            let at = 3600 * picture;
-            if picture % 5 == 0 {
-                starts.push(scene.log.next_seq() + u64::from(picture == 0));
-                for payload in lead {
-                    let of_lead = if own_timestamp { at.wrapping_sub(90) } else { at };
-                    scene.packet(0, (9, sequence, of_lead), payload);
-                    sequence += 1;
-                }
-            }
-            let payload = if picture % 5 == 0 { IDR } else { SLICE };
-            for _ in 0..2 {
-                scene.packet(0, (9, sequence, at), payload);
-                sequence += 1;
-            }
-        }
-        scene.log.flush();
-        assert_eq!(scene.log.start_seq(), starts[2]);
-        let video = scene.ingest.tracks().video.clone().expect("told");
-        (video.frames, video.keyframes, video.gop_frames, video.fps_measured)
-    }
-
-    #[test]
-    fn what_comes_before_a_keyframe_is_counted_with_it() {
-        const SETS: [&[u8]; 2] = [b"\x67\x42", b"\x68\xce"];
-        const DELIMITER: [&[u8]; 2] = [b"\x09\xf0", b"\x06\x05\0\x80"];
-        for (lead, own_timestamp) in [(SETS, true), (SETS, false), (DELIMITER, false)] {
-            let (frames, keyframes, gop_frames, fps) = counted_with(&lead, own_timestamp);
-            assert_eq!((frames, keyframes, gop_frames, fps), (15, 3, 5, 25.0), "{lead:?}");
-        }
-    }
-
-    #[test]
-    fn a_recovery_point_is_a_start() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 100, 0), SLICE);
-        scene.log.flush();
-        assert!(scene.log.awaits_keyframe());
-        scene.packet(0, (9, 101, 3600), &[6, 6, 1, 0xc4, 0x80]);
-        scene.packet(0, (9, 102, 3600), SLICE);
-        scene.log.flush();
-        assert!(!scene.log.awaits_keyframe());
-    }
-
-    #[test]
-    fn each_track_is_reported_on_in_its_own_time() {
-        let mut scene = Scene::new();
-        for quarter in 0..12 {
-            scene.packet(1, (8, quarter, 2000 * u32::from(quarter)), &[1]);
-            scene.packet(0, (9, quarter, 22_500 * u32::from(quarter)), SLICE);
-            scene.now += Duration::from_millis(250);
-        }
-        // A B-frame right behind a report.
-        scene.packet(0, (9, 12, 22_500 * 15), SLICE);
-        scene.packet(0, (9, 13, 22_500 * 14), SLICE);
-        let reports = |channel| scene.entries().iter().filter(|of| of.channel == channel).count();
-        assert_eq!((reports(1), reports(3)), (4, 3));
-    }
-
-    #[test]
-    fn track_that_moves_is_reported_on_when_it_has() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 0, 0), IDR);
-        // 160 ms late.
-        scene.now += Duration::from_millis(160);
-        scene.packet(1, (8, 0, 0), &[1]);
-        for (track, ssrc) in [(0, 9), (1, 8)] {
-            let (ntp, rtp_timestamp) = (NtpTime::from_unix(1_700_000_000, 0), 0);
-            let (packet_count, octet_count) = (0, 0);
-            let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
-            scene.part(RtpPart::Report { track, report: Some(report), bytes: Bytes::new() });
-        }
-        for packet in 1..20_u16 {
-            scene.packet(1, (8, packet, 160 * u32::from(packet)), &[1]);
-        }
-        let entries = scene.entries();
-        let reported: Vec<u32> =
-            entries.iter().filter(|of| of.channel == 3).map(|of| of.timestamp_ms).collect();
-        // As soon as it is where it belongs, which takes 213 ms of media.
-        assert_eq!(reported, [1160, 1220]);
-    }
-
-    #[test]
-    fn players_start_where_the_keyframe_begins() {
-        const DELIMITER: &[u8] = &[0x09, 0xf0];
-        const MESSAGE: &[u8] = &[0x06, 5, 1, 0, 0x80];
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 1, 0), SLICE);
-        scene.packet(0, (9, 2, 3600), DELIMITER);
-        scene.packet(0, (9, 3, 3600), MESSAGE);
-        scene.packet(1, (8, 1, 0), &[1]);
-        let lead = scene.log.next_seq();
-        scene.log.flush();
-        let begins = lead - 4;
-        assert!(scene.log.awaits_keyframe(), "nobody can tell yet that it is a keyframe");
-        scene.packet(0, (9, 4, 3600), IDR);
-        assert!(scene.log.awaits_keyframe());
-        scene.log.flush();
-        assert_eq!((scene.log.start_seq(), scene.log.resume_from(lead)), (begins, Some(begins)));
-        assert_eq!(scene.log.resume_from(lead + 1), None);
-        let replica = Log::from_snapshot(scene.log.snapshot());
-        assert_eq!((replica.start_seq(), replica.resume_from(lead)), (begins, Some(begins)));
-        let first = scene.log.entry(begins).expect("it is held");
-        assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *DELIMITER);
-    }
-
-    #[test]
-    fn loss_is_that_of_the_last_interval() {
-        let mut scene = Scene::new();
-        let loss = |scene: &Scene| {
-            let tracks = scene.ingest.tracks();
-            [&tracks.video, &tracks.audio].map(|of| of.as_ref().and_then(|of| of.loss_percent))
-        };
-        assert_eq!(loss(&scene), [None; 2]);
-        for second in 0..12_u16 {
-            let bytes = packet(0, (9, second, u32::from(second) * 90_000), IDR);
-            let packet = RtpPacket::parse(bytes).expect("a packet");
-            let gap = if second == 1 { Gap::Lost(2) } else { Gap::None };
-            scene.part(RtpPart::Packet { track: 0, packet, gap });
-            match second {
-                0 => assert_eq!(loss(&scene), [Some(0.0), None]),
-                1 => assert_eq!(loss(&scene), [Some(50.0), None]),
-                _ => {}
-            }
-        }
-        assert_eq!(loss(&scene), [Some(0.0), None], "the interval without any");
-    }
-
-    #[test]
-    fn other_tracks_are_told() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 1, 0), IDR);
-        scene.ingest.change_source(&mut scene.log);
-        let sets_only = [SDP, b"a=fmtp:8 x=1\r\n"].concat();
-        assert_eq!(scene.begin(&sets_only), RtpProgress::Media(Progress::default()));
-        assert_eq!(scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n"), RtpProgress::NewTracks);
-    }
-
-    #[test]
-    fn without_video_nobody_waits_for_a_keyframe_any_more() {
-        let mut scene = Scene::new();
-        scene.packet(0, (9, 1, 0), IDR);
-        scene.packet(1, (8, 1, 0), &[1]);
-        scene.log.flush();
-        assert_eq!(scene.log.prelude().reports.len(), 2);
-        scene.ingest.change_source(&mut scene.log);
-        scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n");
-        scene.packet(0, (7, 1, 0), &[1]);
-        scene.log.flush();
-        assert!(!scene.log.awaits_keyframe());
-        let channels: Vec<u8> = scene.log.prelude().reports.iter().map(|(of, _)| *of).collect();
-        assert_eq!(channels, [1]);
-    }
-
-    #[test]
-    fn other_parameter_sets_are_other_tracks() {
-        let with = |sets: &str| -> Vec<u8> {
-            let fmtp = format!("a=fmtp:96 sprop-parameter-sets={sets}\r\n");
-            let video = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
-            [video, &fmtp].concat().into_bytes()
-        };
-        let one = with("Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA");
-        let mut scene = Scene::new();
-        scene.begin(&one);
-        scene.packet(0, (9, 1, 0), IDR);
-        scene.ingest.change_source(&mut scene.log);
-        assert_eq!(scene.begin(&one), RtpProgress::Media(Progress::default()));
-        scene.ingest.change_source(&mut scene.log);
-        assert_eq!(scene.begin(&with("aOvjyyLA")), RtpProgress::NewTracks);
-    }
-
-    #[test]
-    fn what_is_of_no_track_is_dropped() {
-        let mut scene = Scene::new();
-        scene.packet(2, (9, 1, 0), IDR);
-        assert_eq!((scene.ingest.dropped(), scene.entries().len()), (1, 0));
-    }
-
-    #[test]
-    fn tracks_are_told_by_the_description_and_counted_by_frames() {
-        let mut scene = Scene::new();
-        for frame in 0..10 {
-            for piece in 0..3 {
-                let payload: &[u8] = if frame % 5 == 0 { IDR } else { SLICE };
-                scene.packet(0, (9, frame * 3 + piece, u32::from(frame) * 3600), payload);
-            }
-        }
-        let tracks = scene.ingest.tracks();
-        let video = tracks.video.as_ref().expect("told");
-        assert_eq!((video.frames, video.keyframes, video.fps_measured), (10, 2, 25.0));
-        let audio = tracks.audio.as_ref().and_then(|track| track.audio).expect("told");
-        assert_eq!((audio.sample_rate, audio.channels), (8000, 1));
-    }
-}
+mod tests;

@@ -5,35 +5,32 @@ use super::log::Entry;
 use super::tracks::Tracks;
 use crate::media::codec::{AudioParameters, ParameterSets};
 use crate::media::{Codec, StartPoints, TagKind};
-use crate::proto::rtp::random_access::{for_each_nal, may_hold_sets};
+use crate::proto::rtp::random_access::{Step, for_each_nal, may_hold_sets};
 use crate::proto::rtp::rtcp::SENDER_REPORT_INTERVAL;
 use crate::proto::rtp::{Format, RandomAccess, RtpHeader, RtpPacket, TrackKind};
 
 /// One track.
 pub(super) struct Lane {
     pub(super) kind: TagKind,
+    /// The track of the API that it is.
+    shown: Option<TagKind>,
     /// It is shown at once: nothing else carries it along.
     pub(super) is_urgent: bool,
     format: Format,
     codec: Codec,
     access: RandomAccess,
-    /// The packet belongs to the start before it, whose timestamp may be another one.
-    is_led: bool,
     starts: StartPoints,
-    /// Timestamp of the last packet that came.
-    newest: Option<u32>,
     /// Of H.264 and H.265, as far as they are known.
     sets: Option<ParameterSets>,
     /// What is done to the headers of this source, known from its first packet on.
     mapping: Option<Mapping>,
     /// The last packet that was given out.
     pub(super) last: Option<Given>,
-    /// Timestamp of the frame that was counted last.
-    counted: Option<u32>,
     /// What its last sender report told.
     pub(super) reported: Option<Reported>,
-    /// Timestamp of the newest picture, and where in the log it begins.
-    picture: Option<(u32, u64)>,
+    /// Where in the log the newest frame begins, with what comes before it; `None` until a packet of
+    /// it was given out.
+    frame_seq: Option<u64>,
     /// Where players are of the source before; what lies before that is not for them.
     floor_ns: Option<i64>,
     pub(super) loss: Loss,
@@ -74,30 +71,35 @@ pub(super) struct Reported {
 }
 
 impl Lane {
-    pub(super) fn new(format: &Format) -> Self {
+    /// Beside the main track of its kind another one is handed on, and neither starts players nor is told
+    /// of.
+    pub(super) fn new(format: &Format, is_main: bool) -> Self {
         let codec = format.codec();
         let is_known_video = matches!(codec, Codec::H264 | Codec::H265);
         let kind = match format.kind {
-            TrackKind::Video if is_known_video => TagKind::Video,
+            TrackKind::Video if is_known_video && is_main => TagKind::Video,
             TrackKind::Audio => TagKind::Audio,
             // Where its keyframes are is not known, so players can't be made to wait for one.
             TrackKind::Video | TrackKind::Other => TagKind::Script,
         };
+        let shown = match format.kind {
+            TrackKind::Video => Some(TagKind::Video),
+            TrackKind::Audio => Some(TagKind::Audio),
+            TrackKind::Other => None,
+        };
         Self {
             kind,
+            shown: shown.filter(|_| is_main),
             is_urgent: kind != TagKind::Audio,
             format: format.clone(),
             codec,
             access: RandomAccess::new(codec),
-            is_led: false,
             starts: StartPoints::default(),
-            newest: None,
             sets: is_known_video.then(|| format.parameter_sets()),
             mapping: None,
             last: None,
-            counted: None,
             reported: None,
-            picture: None,
+            frame_seq: None,
             floor_ns: None,
             loss: Loss::default(),
             packets: 0,
@@ -110,8 +112,7 @@ impl Lane {
         self.mapping = None;
         self.access = RandomAccess::new(self.codec);
         self.starts = StartPoints::default();
-        self.newest = None;
-        self.picture = None;
+        self.frame_seq = None;
     }
 
     /// The next picture stands in for a keyframe.
@@ -131,28 +132,19 @@ impl Lane {
         self.floor_ns = self.last.map(|last| last.place_ns);
     }
 
-    /// Where the picture of this timestamp begins in the log, whose next entry is a packet of it.
-    pub(super) fn picture_begins(&mut self, timestamp: u32, next_seq: u64) -> u64 {
-        match self.picture {
-            Some((of, begins)) if of == timestamp => begins,
-            _ => {
-                self.picture = Some((timestamp, next_seq));
-                next_seq
-            }
-        }
+    /// Where the frame begins in the log whose next entry is a packet of it.
+    pub(super) fn frame_begins(&mut self, next_seq: u64) -> u64 {
+        *self.frame_seq.get_or_insert(next_seq)
     }
 
     /// Enters what the description tells.
     pub(super) fn describe(&self, tracks: &mut Tracks) {
-        match self.format.kind {
-            TrackKind::Video => tracks.announce(TagKind::Video, self.codec),
-            TrackKind::Audio => tracks.announce(TagKind::Audio, self.codec),
-            TrackKind::Other => return,
-        }
+        let Some(shown) = self.shown else { return };
+        tracks.announce(shown, self.codec);
         if let Some(record) = self.sets.as_ref().and_then(ParameterSets::to_record) {
             tracks.configure(TagKind::Video, &record);
         }
-        if self.format.kind == TrackKind::Audio {
+        if shown == TagKind::Audio {
             let Format { clock_rate: sample_rate, channels, .. } = self.format;
             let stated = AudioParameters { sample_rate, channels, sample_bits: 16 };
             let config = self.format.config().filter(|_| !self.format.is_latm());
@@ -161,16 +153,16 @@ impl Lane {
         }
     }
 
-    /// Whether players may start at a packet, which lies there on the stream's timeline.
-    pub(super) fn is_start(&mut self, packet: &RtpPacket, time_ms: u32) -> bool {
-        if self.kind != TagKind::Video {
-            return false;
+    /// What a packet is, which lies there on the stream's timeline: a start where players may start.
+    pub(super) fn step(&mut self, packet: &RtpPacket, time_ms: u32) -> Step {
+        let step = self.access.step(packet);
+        if step.begins {
+            self.frame_seq = None;
         }
-        let timestamp = packet.header().timestamp;
-        let begins_picture = self.newest.replace(timestamp) != Some(timestamp);
-        self.is_led = self.access.leads();
-        let is_keyframe = self.access.is_start(packet);
-        (begins_picture || is_keyframe) && self.starts.is_start(is_keyframe, time_ms)
+        let is_start = self.kind == TagKind::Video
+            && (step.begins || step.is_start)
+            && self.starts.is_start(step.is_start, time_ms);
+        Step { is_start, ..step }
     }
 
     /// The header that players get.
@@ -202,13 +194,18 @@ impl Lane {
         is_old || is_settled && (passed_ns - told_ns).abs() >= REPORT_OFF_NS
     }
 
-    /// Counts a packet that was given out, and reads what it tells of the track.
-    pub(super) fn count(&mut self, entry: &Entry, packet: &RtpPacket, tracks: &mut Tracks) {
+    /// Counts a packet that was given out, the first of its frame or not, and reads what it tells of the
+    /// track.
+    pub(super) fn count(
+        &mut self,
+        entry: &Entry,
+        is_first: bool,
+        packet: &RtpPacket,
+        tracks: &mut Tracks,
+    ) {
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(packet.payload_len() as u32);
-        if self.format.kind == TrackKind::Other {
-            return;
-        }
+        let Some(kind) = self.shown else { return };
         // Each may come in a packet of its own, of which the first alone is the keyframe.
         let may_hold = may_hold_sets(self.codec, packet.payload_head());
         if let Some(sets) = self.sets.as_mut().filter(|_| may_hold) {
@@ -218,12 +215,8 @@ impl Lane {
                 tracks.configure(TagKind::Video, &record);
             }
         }
-        let is_new =
-            self.counted.replace(packet.header().timestamp) != Some(packet.header().timestamp);
-        let kind =
-            if self.format.kind == TrackKind::Video { TagKind::Video } else { TagKind::Audio };
         let entry = Entry { kind, ..*entry };
-        if is_new && !self.is_led {
+        if is_first {
             tracks.set_loss(kind, self.loss.percent());
             tracks.count(&entry);
         } else if entry.keyframe {

@@ -11,13 +11,13 @@ use bytes::{Bytes, BytesMut};
 
 use crate::limits::{
     DRAFTS_MAX, HELD_CONFIG_LEN_MAX, HELD_CONFIGS_MAX, HELD_PART_COST, HELD_START_LEN_MAX,
-    KEYFRAME_WAIT_MS,
+    KEYFRAME_WAIT_MS, LEAD_PACKETS_MAX,
 };
 use crate::media::start_points::StartPoints;
 use crate::media::timeline::distance;
 use crate::media::{Codec, MediaPart, TagKind};
 use crate::proto::flv::classify;
-use crate::proto::rtp::{Format, Gap, RandomAccess, RtpHeader, RtpPacket, RtpPart};
+use crate::proto::rtp::{Format, Gap, RandomAccess, RtpHeader, RtpPacket, RtpPart, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
@@ -34,6 +34,8 @@ pub struct Tryout {
     accesses: Vec<RandomAccess>,
     /// What the source said of its tracks' clocks.
     told: Vec<RtpPart>,
+    /// Packets that may belong to a keyframe that comes next.
+    lead: Vec<RtpPart>,
     starts: StartPoints,
     pictures: Pictures,
     /// It is to begin with a picture that is no keyframe.
@@ -126,6 +128,7 @@ impl Tryout {
             description: None,
             accesses: Vec::new(),
             told: Vec::new(),
+            lead: Vec::new(),
             starts: StartPoints::default(),
             pictures: Pictures::default(),
             stands_in: false,
@@ -191,6 +194,7 @@ impl Tryout {
                 let codecs = description.media.iter().map(|media| media.format.codec());
                 self.accesses = codecs.map(RandomAccess::new).collect();
                 self.told.clear();
+                self.lead.clear();
                 self.description = Some(description);
                 None
             }
@@ -217,17 +221,24 @@ impl Tryout {
             return self.follow_packets(track, &packet, gap);
         }
         let description = self.description.clone()?;
-        let formats = description.media.iter().map(|media| &media.format);
+        let video = description.main_track(TrackKind::Video);
+        let format_of = |track: usize| &description.media[track].format;
         // Of other codecs it is not known where their keyframes are.
         let known = |of: &&Format| matches!(of.codec(), Codec::H264 | Codec::H265);
-        let has_known = formats.clone().any(|of| known(&of));
-        let format = formats.clone().nth(track).filter(known);
+        let has_known = video.map(format_of).filter(known).is_some();
+        let format = video.filter(|&video| video == track).map(format_of).filter(known);
         let timestamp = packet.header().timestamp;
-        let is_keyframe = self.accesses.get_mut(track)?.is_start(&packet);
+        let step = self.accesses.get_mut(track)?.step(&packet);
         let is_overdue =
             format.is_some_and(|of| self.pictures.is_overdue(timestamp, of.clock_rate));
-        if has_known && !(format.is_some() && (is_keyframe || is_overdue)) {
+        if format.is_some() && step.begins {
+            self.lead.clear();
+        }
+        if has_known && !(format.is_some() && (step.is_start || is_overdue)) {
             self.passed_over = true;
+            if format.is_some() && step.is_lead && self.lead.len() < LEAD_PACKETS_MAX {
+                self.lead.push(RtpPart::Packet { track, packet: packet.into_copy(), gap });
+            }
             return None;
         }
         let mut parts = vec![RtpPart::Begin(description)];
@@ -236,7 +247,8 @@ impl Tryout {
             parts.push(RtpPart::Packet { track, packet, gap });
             return Some(parts);
         }
-        self.stands_in = !is_keyframe;
+        parts.append(&mut self.lead);
+        self.stands_in = !step.is_start;
         self.packets = Some(Start { parts, cost: 0, of: track as u32, left: timestamp });
         self.follow_packets(track, &packet, gap)
     }
@@ -661,5 +673,33 @@ mod tests {
         }
         assert!(tryout.handle_rtp(packet_at(900_000, true, 0, &[0x41, 1])).is_some());
         assert!(tryout.stands_in());
+    }
+
+    #[test]
+    fn packets_begin_with_the_parameter_sets_of_the_keyframe_alone() {
+        let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+        let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+        let mut tryout = Tryout::new(true);
+        tryout.handle_rtp(RtpPart::Begin(description));
+        let sent: [(u32, &[u8]); 6] = [
+            (1, &[0x67, 1]),
+            (1, &[0x41]),
+            (2, &[0x67, 2]),
+            (2, &[0x68]),
+            (3, &[0x65]),
+            (4, &[0x41]),
+        ];
+        let given = (0..).zip(sent).find_map(|(sequence, (timestamp, payload))| {
+            let (marker, payload_type, ssrc) = (false, 96, 9);
+            let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
+            let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into());
+            let (packet, gap) = (packet.expect("sound"), Gap::None);
+            tryout.handle_rtp(RtpPart::Packet { track: 0, packet, gap })
+        });
+        let sequences = given.into_iter().flatten().filter_map(|part| match part {
+            RtpPart::Packet { packet, .. } => Some(packet.header().sequence),
+            _ => None,
+        });
+        assert_eq!(sequences.collect::<Vec<_>>(), [2, 3, 4, 5]);
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::connection::{Arrival, Connection};
+use super::super::options::RtspTransport;
 use super::super::player::{End, NEVER, Sink, USER_AGENT};
 use super::super::target::Target;
 use super::scan::TrackScan;
@@ -14,8 +15,8 @@ use super::udp::UdpPair;
 use crate::clock;
 use crate::proto::Output;
 use crate::proto::rtsp::{
-    ClientConfig, ClientError, ClientEvent, ClientSession, ClientTrack, Delivery, LowerTransport,
-    PacketKind, Ports, SessionDescription,
+    ClientConfig, ClientError, ClientEvent, ClientSession, ClientTrack, Delivery, PacketKind,
+    Ports, SessionDescription,
 };
 
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(in crate::load) struct RtspPlayer {
     tracks: Vec<Track>,
     /// Ports for the track that is being set up.
     opened: Option<UdpPair>,
+    /// Packets over UDP may come joined.
+    is_joined: bool,
     server: IpAddr,
     ssrc: u32,
     reports_at: Option<Instant>,
@@ -66,11 +69,11 @@ impl UdpPlace {
 }
 
 impl RtspPlayer {
-    pub(in crate::load) fn new(target: &Target, transport: LowerTransport, seed: u64) -> Self {
+    pub(in crate::load) fn new(target: &Target, transport: RtspTransport, seed: u64) -> Self {
         let config = ClientConfig::new(target.url.as_str()).expect("targets were checked");
         let config = ClientConfig {
             user_agent: USER_AGENT.to_owned(),
-            transports: vec![transport],
+            transports: vec![transport.into()],
             command_timeout: NEVER,
             media_timeout: NEVER,
             ..config
@@ -80,6 +83,7 @@ impl RtspPlayer {
             description: SessionDescription::default(),
             tracks: Vec::new(),
             opened: None,
+            is_joined: transport == RtspTransport::UdpGro,
             server: target.address.ip(),
             ssrc: fastrand::Rng::with_seed(seed).u32(..),
             reports_at: None,
@@ -189,6 +193,9 @@ impl RtspPlayer {
                 Output::Send(bytes) => connection.send(&bytes)?,
                 Output::Event(ClientEvent::UdpWanted { .. }) => {
                     let pair = UdpPair::bind(connection.local_ip()?)?;
+                    if self.is_joined {
+                        pair.join_packets()?;
+                    }
                     self.session.open_udp(now, pair.ports());
                     self.opened = Some(pair);
                 }

@@ -105,7 +105,7 @@ impl VideoScan {
                 is_done: !is_whole && self.is_continuation(&payload),
             },
         };
-        current.keyframe |= self.access.is_start(packet);
+        current.keyframe |= self.access.step(packet).is_start;
         current.stamp = current.stamp.or_else(|| self.stamp(&payload));
         if header.marker && !current.is_done {
             current.is_done = true;

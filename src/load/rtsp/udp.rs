@@ -46,6 +46,11 @@ impl UdpPair {
         }
     }
 
+    /// RTP packets that came together may be received together: [`Arrival::segment_len`].
+    pub(super) fn join_packets(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.rtp, sockopt::UdpGroSegment, &true)?)
+    }
+
     /// Only this peer's packets come, and what is sent goes there.
     pub(super) fn connect(&self, peer: IpAddr, ports: Ports) -> io::Result<()> {
         self.rtp.connect(SocketAddr::new(peer, ports.rtp))?;
@@ -85,9 +90,38 @@ const TRIES: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
     use super::*;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn joined_packets_are_cut_where_they_were() {
+        let (near, far) =
+            (UdpPair::bind(HERE).expect("ports"), UdpPair::bind(HERE).expect("ports"));
+        far.connect(HERE, near.ports()).expect("an address");
+        near.join_packets().expect("an option");
+        let sent: Vec<u8> = (0..=250).collect();
+        let (slices, control) = ([IoSlice::new(&sent)], [ControlMessage::UdpGsoSegments(&100)]);
+        let fd = far.rtp.as_raw_fd();
+        sendmsg::<()>(fd, &slices, &control, MsgFlags::empty(), None).expect("sent");
+        far.rtp.send(&[7; 3]).expect("sent");
+        far.rtp.send(&[]).expect("sent");
+        let mut buffer = [0; 2000];
+        let mut calls = 0;
+        let mut packets = Vec::new();
+        while let Some(arrival) = near.receive(PacketKind::Rtp, &mut buffer).expect("good") {
+            calls += 1;
+            packets.extend(arrival.datagrams(&buffer).map(<[u8]>::to_vec));
+        }
+        let mut expected: Vec<Vec<u8>> = sent.chunks(100).map(<[u8]>::to_vec).collect();
+        expected.extend([vec![7; 3], vec![]]);
+        assert_eq!((calls, packets), (3, expected), "three are received by one call");
+    }
 
     #[test]
     fn ports_are_neighbors_and_the_first_is_even() {

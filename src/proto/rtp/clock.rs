@@ -8,15 +8,17 @@
 //!    never corrected.
 //! 3. Another track joins by the first of these that is known and plausible: the NTP times in both
 //!    tracks' sender reports; the starts in `RTP-Info`; the time of arrival.
-//! 4. Later sender reports show by how much a track is off. The first that does, where none had told
-//!    the track's place, is followed exactly, and in haste: ahead at once, back as fast as places
-//!    can rise. After that, nothing is done within [`DEAD_BAND_NS`], because senders' reports wobble
-//!    by that; beyond, the track is moved so slowly that nobody hears it, once the next report of the
-//!    other track says so too: until then it may be a wall clock that was set. More than
-//!    [`CORRECTION_NS_MAX`] is such a clock, or one that each track has its own of: ignored.
+//! 4. Later sender reports show by how much a track is off: each pair of a report of its own and one
+//!    of the reference, once. The first pair, where none had told the track's place, is followed
+//!    exactly, and in haste: ahead at once, back as fast as places can rise. After that the median of
+//!    the last three counts, so that one report that wobbles, or a wall clock that is set between two
+//!    of them, moves nothing. Where that is off by more than [`DEAD_BAND_NS`] the track is moved so
+//!    slowly that nobody hears it. More than [`CORRECTION_NS_MAX`] is a wall clock that was set, or
+//!    one that each track has its own of: ignored.
 //! 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
 //!    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
-//!    of the last pictures: the track goes on where arrival says, and its old report is forgotten.
+//!    of the last pictures: the track goes on where arrival says, and reports from before it tell
+//!    nothing of what comes after.
 //!
 //! Positions before the reference's first packet are negative.
 
@@ -35,6 +37,8 @@ pub struct StreamClock {
     /// Arrival of the reference's first packet, which is position 0.
     start: Option<Instant>,
     reference: usize,
+    /// Reports that were taken so far.
+    report_count: u64,
     ignored_reports: u64,
 }
 
@@ -61,8 +65,10 @@ struct TrackClock {
     /// What is added to positions.
     correction: Correction,
     report: Option<Report>,
-    /// The correction that a report asked for and the other track has not confirmed, and whose report.
-    suspected: Option<(usize, i64)>,
+    /// Reports up to that number, of this track and of the reference, are not compared any more.
+    compared: u64,
+    /// The corrections that the last pairs of reports asked for, [`PAIRS_LEN`] at most.
+    asked: VecDeque<i64>,
     /// The timestamp that the server announced for the start (`RTP-Info`).
     announced: Option<u32>,
     /// The source began anew.
@@ -81,12 +87,15 @@ struct Anchor {
 /// The wall clock at a timestamp.
 #[derive(Debug, Clone, Copy)]
 struct Report {
+    /// Counted over all tracks.
+    number: u64,
     ntp_ns: i64,
     timestamp: u32,
 }
 
-/// Wobble of sender reports that is not acted on, where they have told the track's place before.
-pub const DEAD_BAND_NS: i64 = 20_000_000;
+/// How far the median of sender reports may be off before a track is moved. With what a clock drifts
+/// by until the median knows (2 ms at 200 ppm and a report each 5 s) it stays within 10 ms.
+pub const DEAD_BAND_NS: i64 = 5_000_000;
 
 /// Distance that sender reports may put between where a track is and where it should be.
 pub const CORRECTION_NS_MAX: i64 = 30_000_000_000;
@@ -102,7 +111,7 @@ impl StreamClock {
     /// One clock rate in Hz for each track; 0 is taken for 90,000.
     pub fn new(clock_rates: &[u32]) -> Self {
         let tracks = clock_rates.iter().map(|&rate| TrackClock::new(rate)).collect();
-        Self { tracks, start: None, reference: 0, ignored_reports: 0 }
+        Self { tracks, start: None, reference: 0, report_count: 0, ignored_reports: 0 }
     }
 
     /// The server says that the track begins with this timestamp (`rtptime` of `RTP-Info`, RFC 2326,
@@ -114,9 +123,7 @@ impl StreamClock {
     /// The source of the track began anew, with another SSRC or sequence: its next timestamp has
     /// nothing to do with the last.
     pub fn restart(&mut self, track: usize) {
-        let clock = &mut self.tracks[track];
-        clock.is_restarting = true;
-        clock.report = None;
+        self.tracks[track].is_restarting = true;
     }
 
     /// Takes a sender report of the track's source.
@@ -127,8 +134,14 @@ impl StreamClock {
             self.ignored_reports += 1;
             return;
         }
-        self.tracks[track].report = Some(Report { ntp_ns, timestamp: report.rtp_timestamp });
-        self.aim_all(track);
+        self.report_count += 1;
+        let (number, timestamp) = (self.report_count, report.rtp_timestamp);
+        self.tracks[track].report = Some(Report { number, ntp_ns, timestamp });
+        for other in 0..self.tracks.len() {
+            if other != self.reference && (other == track || track == self.reference) {
+                self.compare(other);
+            }
+        }
     }
 
     /// The place of a packet of the track that arrived now. Packets come in the order of sending,
@@ -169,56 +182,49 @@ impl StreamClock {
         let by_report = clock.place_by_reports(reference, timestamp).filter(is_plausible);
         let by_announcement = || clock.place_by_announcements(reference, timestamp);
         let place = by_report.or_else(|| by_announcement().filter(is_plausible));
-        self.tracks[track].anchor(timestamp, place.unwrap_or(by_arrival));
-        self.tracks[track].is_guessed = by_report.is_none();
+        let clock = &mut self.tracks[track];
+        clock.anchor(timestamp, place.unwrap_or(by_arrival));
+        match by_report {
+            Some(_) => clock.note_asked(0, self.report_count),
+            None => clock.is_guessed = true,
+        }
     }
 
     /// Goes on by arrival. Where that was the reference, all others lie there by guess as well.
     fn rejoin(&mut self, track: usize, timestamp: u32, arrival: Instant) {
         self.tracks[track].rejoin(timestamp, arrival);
-        if track == self.reference {
-            self.tracks.iter_mut().for_each(|clock| clock.is_guessed = true);
-        }
-        self.aim_all(track);
-    }
-
-    /// Compares by the last reports what a change of this track concerns.
-    fn aim_all(&mut self, track: usize) {
-        for other in 0..self.tracks.len() {
-            if other != self.reference && (other == track || track == self.reference) {
-                self.aim(other, track);
+        for (other, clock) in self.tracks.iter_mut().enumerate() {
+            if other == track || track == self.reference {
+                // The wall clock may have been set as well.
+                clock.compared = self.report_count;
+                clock.asked.clear();
+                clock.is_guessed = true;
             }
         }
     }
 
-    /// Compares the track with the reference by their last reports and sets what to correct. The newer
-    /// report is that of `reporter`.
-    fn aim(&mut self, track: usize, reporter: usize) {
+    /// Compares the track with the reference, where both have been reported on since they were the
+    /// last time, and sets what to correct.
+    fn compare(&mut self, track: usize) {
         let (clock, reference) = (&self.tracks[track], &self.tracks[self.reference]);
-        let (Some(anchor), Some(report)) = (clock.anchor, clock.report) else { return };
-        let Some(wanted_ns) = clock.place_by_reports(reference, report.timestamp) else { return };
-        let ticks = clock.unwrap(report.timestamp);
-        let target_ns = wanted_ns - anchor.position_ns - clock.since_anchor(ticks);
-        let off_ns = target_ns - clock.correction.target_ns();
+        let (Some(anchor), Some(own), Some(other)) = (clock.anchor, clock.report, reference.report)
+        else {
+            return;
+        };
+        if own.number.min(other.number) <= clock.compared {
+            return;
+        }
+        let Some(wanted_ns) = clock.place_by_reports(reference, own.timestamp) else { return };
+        let ticks = clock.unwrap(own.timestamp);
+        let asked_ns = wanted_ns - anchor.position_ns - clock.since_anchor(ticks);
         let clock = &mut self.tracks[track];
-        if off_ns.abs() > CORRECTION_NS_MAX {
+        if (asked_ns - clock.correction.target_ns()).abs() > CORRECTION_NS_MAX {
+            clock.compared = self.report_count;
             self.ignored_reports += 1;
             return;
         }
-        let newest_ns = clock.since_anchor(clock.newest_ticks);
-        let suspected = clock.suspected.take();
-        if std::mem::take(&mut clock.is_guessed) {
-            clock.correction.aim(newest_ns, target_ns, Pace::Hasty);
-        } else if off_ns.abs() > DEAD_BAND_NS {
-            let is_confirmed = suspected.is_some_and(|(by, suspected_ns)| {
-                by != reporter && (suspected_ns - target_ns).abs() <= DEAD_BAND_NS
-            });
-            if is_confirmed {
-                clock.correction.aim(newest_ns, target_ns, Pace::Gentle);
-            } else {
-                clock.suspected = Some((reporter, target_ns));
-            }
-        }
+        clock.note_asked(asked_ns, self.report_count);
+        clock.aim();
     }
 }
 
@@ -232,7 +238,8 @@ impl TrackClock {
             recent: VecDeque::new(),
             correction: Correction::default(),
             report: None,
-            suspected: None,
+            compared: 0,
+            asked: VecDeque::new(),
             announced: None,
             is_restarting: false,
             is_guessed: false,
@@ -245,7 +252,7 @@ impl TrackClock {
         self.newest_ticks = ticks;
         self.recent.clear();
         self.correction = Correction::default();
-        self.suspected = None;
+        self.asked.clear();
         self.report = self.report.filter(|report| self.is_near(report.timestamp));
     }
 
@@ -253,12 +260,43 @@ impl TrackClock {
     fn rejoin(&mut self, timestamp: u32, arrival: Instant) {
         let last_ns = self.position(self.newest_ticks);
         let passed_ns = self.newest_arrival.map_or(0, |newest| signed_ns(arrival, newest));
-        // One that came since a restart is of the new source.
-        if !std::mem::take(&mut self.is_restarting) {
-            self.report = None;
-        }
+        self.is_restarting = false;
+        self.report = None;
         self.anchor(timestamp, last_ns + passed_ns.max(0));
-        self.is_guessed = true;
+    }
+
+    /// Notes the correction that a pair of reports asks for, the newer of which has this number.
+    fn note_asked(&mut self, asked_ns: i64, number: u64) {
+        self.compared = number;
+        if self.asked.len() == PAIRS_LEN {
+            self.asked.pop_front();
+        }
+        self.asked.push_back(asked_ns);
+    }
+
+    /// Corrects what the last pairs of reports ask for.
+    fn aim(&mut self) {
+        if !self.has_arrived() {
+            return;
+        }
+        let newest_ns = self.since_anchor(self.newest_ticks);
+        let mut sorted: Vec<i64> = self.asked.iter().copied().collect();
+        if std::mem::take(&mut self.is_guessed) {
+            let last_ns = sorted.last().copied().unwrap_or(0);
+            return self.correction.aim(newest_ns, last_ns, Pace::Hasty);
+        }
+        sorted.sort_unstable();
+        let Some(&[_, median_ns, _]) = sorted.first_chunk() else { return };
+        if (median_ns - self.correction.target_ns()).abs() > DEAD_BAND_NS {
+            self.correction.aim(newest_ns, median_ns, Pace::Gentle);
+        }
+    }
+
+    /// Whether the last correction is complete for all that may still come. Until then there is no
+    /// other one: pictures that are sent out of order would lie out of order as well.
+    fn has_arrived(&self) -> bool {
+        let oldest = self.recent.iter().min().map_or(0, |&ticks| self.since_anchor(ticks));
+        self.correction.at(oldest) == self.correction.target_ns()
     }
 
     fn advance(&mut self, ticks: i64, arrival: Instant) {
@@ -286,7 +324,7 @@ impl TrackClock {
     /// Whether a report's timestamp can be one of this track's present.
     fn is_near(&self, timestamp: u32) -> bool {
         let step_ns = to_ns(self.unwrap(timestamp) - self.newest_ticks, self.rate);
-        self.anchor.is_none() || self.is_restarting || step_ns.abs() <= CORRECTION_NS_MAX
+        self.anchor.is_none() || step_ns.abs() <= CORRECTION_NS_MAX
     }
 
     fn unwrap(&self, timestamp: u32) -> i64 {
@@ -348,263 +386,9 @@ fn signed_ns(to: Instant, from: Instant) -> i64 {
 const NS_PER_SECOND: i128 = 1_000_000_000;
 /// As many pictures as H.264 and H.265 may put out of order.
 const RECENT_LEN: usize = 16;
+/// Three have a median that one alone does not move.
+const PAIRS_LEN: usize = 3;
 const RATE_DEFAULT: u32 = 90_000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::rtp::rtcp::NtpTime;
-
-    const VIDEO: usize = 0;
-    const AUDIO: usize = 1;
-    const MS: i64 = 1_000_000;
-
-    struct Bench {
-        clock: StreamClock,
-        start: Instant,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            Self { clock: StreamClock::new(&[90_000, 48_000]), start: crate::clock::now() }
-        }
-
-        /// The place in ms of a packet that arrives `at_ms` after the start.
-        fn map(&mut self, track: usize, timestamp: u32, at_ms: u64) -> i64 {
-            let arrival = self.start + Duration::from_millis(at_ms);
-            let position_ns = self.clock.map(track, timestamp, arrival).position_ns;
-            (position_ns + MS / 2).div_euclid(MS)
-        }
-
-        fn report(&mut self, track: usize, timestamp: u32, wall_ms: u64) {
-            let (seconds, rest) = (1_700_000_000 + wall_ms / 1000, wall_ms % 1000);
-            let ntp = NtpTime::from_unix(seconds, rest as u32 * 1_000_000);
-            let (packet_count, octet_count) = (0, 0);
-            let report =
-                SenderReport { ssrc: 1, ntp, rtp_timestamp: timestamp, packet_count, octet_count };
-            self.clock.on_sender_report(track, &report);
-        }
-    }
-
-    #[test]
-    fn reference_is_exact_over_the_wrap() {
-        let mut bench = Bench::new();
-        let first = u32::MAX - 3599;
-        assert_eq!(bench.map(VIDEO, first, 0), 0);
-        assert_eq!(bench.map(VIDEO, 0, 40), 40);
-        assert_eq!(bench.map(VIDEO, 7200, 77), 120);
-        // A B-frame steps back.
-        assert_eq!(bench.map(VIDEO, 3600, 120), 80);
-        let stamp = bench.clock.map(VIDEO, 10_800, bench.start);
-        assert_eq!(stamp.ticks, (1 << 32) + 10_800);
-        assert_eq!(bench.clock.position(VIDEO, stamp.ticks - 3600), 120 * MS);
-    }
-
-    #[test]
-    fn days_go_by() {
-        let mut bench = Bench::new();
-        let mut at_ms = 0;
-        let mut place = bench.map(VIDEO, 5, 0);
-        // 25 hours in steps of 5 s are twice around.
-        for step in 1..=18_000_u64 {
-            at_ms += 5000;
-            place = bench.map(VIDEO, (5 + step * 450_000) as u32, at_ms);
-        }
-        assert_eq!(place, 90_000_000);
-    }
-
-    #[test]
-    fn track_without_reports_joins_by_arrival() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 1000, 0);
-        assert_eq!(bench.map(AUDIO, 77, 130), 130);
-        assert_eq!(bench.map(AUDIO, 77 + 960, 500), 150);
-    }
-
-    #[test]
-    fn track_with_reports_joins_by_the_wall_clock() {
-        let mut bench = Bench::new();
-        bench.report(VIDEO, 90_000, 5000);
-        bench.report(AUDIO, 48_000, 5500);
-        bench.map(VIDEO, 90_000, 0);
-        // Recorded 200 ms before the first picture, whenever it comes.
-        assert_eq!(bench.map(AUDIO, 48_000 - 33_600, 1900), -200);
-        assert_eq!(bench.map(AUDIO, 48_000, 1900), 500);
-    }
-
-    #[test]
-    fn track_with_announced_start_joins_by_it() {
-        let mut bench = Bench::new();
-        bench.clock.announce(VIDEO, 90_000);
-        bench.clock.announce(AUDIO, 10);
-        bench.map(VIDEO, 99_000, 0);
-        // 100 ms after the start is position 0.
-        assert_eq!(bench.map(AUDIO, 10 + 2400, 700), -50);
-        // An announcement that has nothing to do with the media is not believed.
-        let mut bench = Bench::new();
-        bench.clock.announce(VIDEO, 0);
-        bench.clock.announce(AUDIO, 0);
-        bench.map(VIDEO, 99_000_000, 0);
-        assert_eq!(bench.map(AUDIO, 10, 700), 700);
-    }
-
-    #[test]
-    fn late_report_moves_a_track_ahead_at_once() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
-        bench.report(VIDEO, 0, 1000);
-        bench.report(AUDIO, 0, 1300);
-        assert_eq!(bench.map(AUDIO, 48_960, 1020), 1320);
-        assert!(bench.clock.map(AUDIO, 48_960, bench.start).is_settled);
-        // What belongs before it keeps its place.
-        assert_eq!(bench.map(AUDIO, 47_040, 1030), 980);
-        // The reference has not moved.
-        assert_eq!(bench.map(VIDEO, 90_000, 1000), 1000);
-    }
-
-    #[test]
-    fn late_report_moves_a_track_back_within_a_second_and_never_steps_back() {
-        let mut bench = Bench::new();
-        bench.map(AUDIO, 0, 0);
-        bench.map(VIDEO, 0, 600);
-        bench.report(VIDEO, 0, 1000);
-        bench.report(AUDIO, 0, 1000);
-        // Audio is the reference here; video, which came later, is moved. P, B, b, b.
-        let (mut shown, mut previous) = (vec![(0, 600)], 0);
-        for group in 0..6 {
-            for frame in [4, 2, 1, 3].map(|frame| 4 * group + frame) {
-                let place = bench.map(VIDEO, frame * 3600, 600 + u64::from(frame) * 40);
-                shown.push((frame, place));
-                previous = place;
-            }
-        }
-        shown.sort_unstable();
-        assert!(shown.is_sorted_by(|a, b| a.1 + 9 <= b.1), "{shown:?}");
-        assert_eq!(
-            shown[20..].iter().map(|of| of.1).collect::<Vec<_>>(),
-            [800, 840, 880, 920, 960]
-        );
-        assert_eq!(previous, 920);
-    }
-
-    #[test]
-    fn later_reports_move_a_track_slowly() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        bench.map(AUDIO, 0, 0);
-        for (track, wall_ms) in [(VIDEO, 1000), (AUDIO, 1000), (AUDIO, 1300), (VIDEO, 1000)] {
-            bench.report(track, 0, wall_ms);
-        }
-        let mut previous = 0;
-        for packet in 1..400 {
-            let place = bench.map(AUDIO, packet * 960, u64::from(packet) * 20);
-            assert!((19..=22).contains(&(place - previous)), "{packet}");
-            previous = place;
-        }
-        assert_eq!(previous, 399 * 20 + 300);
-    }
-
-    #[test]
-    fn wobble_and_nonsense_are_not_followed() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        bench.map(AUDIO, 0, 0);
-        bench.report(VIDEO, 0, 1000);
-        bench.report(AUDIO, 0, 1000);
-        bench.report(AUDIO, 0, 1019);
-        assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
-        // Each track has another wall clock.
-        bench.report(AUDIO, 48_000, 900_000_000);
-        assert_eq!(bench.map(AUDIO, 96_000, 2000), 2000);
-        // The timestamp is none of the track's.
-        bench.report(AUDIO, 1 << 31, 3000);
-        assert_eq!(bench.clock.ignored_reports(), 2);
-        assert_eq!(bench.map(AUDIO, 144_000, 3000), 3000);
-    }
-
-    #[test]
-    fn wall_clock_that_is_set_moves_nothing() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        bench.map(AUDIO, 0, 0);
-        bench.report(VIDEO, 0, 1000);
-        bench.report(AUDIO, 0, 1000);
-        // Two seconds back; video is reported on more often.
-        bench.report(VIDEO, 90_000, 0);
-        bench.report(VIDEO, 180_000, 1000);
-        assert_eq!(bench.map(AUDIO, 48_000 * 3, 3000), 3000);
-        bench.report(AUDIO, 48_000 * 3, 2000);
-        assert_eq!(bench.map(AUDIO, 48_000 * 5, 5000), 5000);
-        bench.report(VIDEO, 90_000 * 5, 4000);
-        assert_eq!(bench.map(AUDIO, 48_000 * 9, 9000), 9000);
-    }
-
-    #[test]
-    fn first_report_of_a_track_that_was_put_by_arrival_is_exact() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        // Sent at the same moment as the picture, and 15 ms late.
-        assert_eq!(bench.map(AUDIO, 0, 15), 15);
-        bench.report(VIDEO, 0, 1000);
-        bench.report(AUDIO, 0, 1000);
-        bench.map(AUDIO, 24_000, 500);
-        assert_eq!(bench.map(AUDIO, 48_000, 1000), 1000);
-        // From now on it is wobble.
-        bench.report(AUDIO, 48_000, 2012);
-        bench.map(AUDIO, 96_000, 2000);
-        assert_eq!(bench.map(AUDIO, 144_000, 3000), 3000);
-    }
-
-    #[test]
-    fn restarted_clock_goes_on_by_arrival() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        bench.map(VIDEO, 3600, 40);
-        assert_eq!(bench.map(VIDEO, 3_000_000_000, 90), 90);
-        assert_eq!(bench.map(VIDEO, 3_000_003_600, 120), 130);
-        // A new source may begin near where the old one was.
-        bench.clock.restart(VIDEO);
-        assert_eq!(bench.map(VIDEO, 3_000_000_000, 1130), 1140);
-        // Silence alone is no restart, nor is a stall.
-        assert_eq!(bench.map(VIDEO, 3_000_000_000 + 90_000 * 60, 61_130), 61_140);
-        assert_eq!(bench.map(VIDEO, 3_000_003_600 + 90_000 * 60, 99_000), 61_180);
-    }
-
-    #[test]
-    fn clock_that_is_set_back_goes_on_by_arrival() {
-        let mut bench = Bench::new();
-        for frame in 0..50 {
-            bench.map(VIDEO, 900_000 + frame * 3600, u64::from(frame) * 40);
-        }
-        // By a little: that may be all tracks' common clock.
-        assert_eq!(bench.map(VIDEO, 900_000 + 30 * 3600, 2000), 1200);
-        assert_eq!(bench.map(VIDEO, 900_000 + 51 * 3600, 2040), 2040);
-        // By 2 s and more.
-        assert_eq!(bench.map(VIDEO, 900_000, 2080), 2080);
-        assert_eq!(bench.map(VIDEO, 903_600, 2120), 2120);
-    }
-
-    #[test]
-    fn pictures_far_apart_may_be_sent_out_of_order() {
-        let mut bench = Bench::new();
-        // One a second.
-        let sent = [0, 4, 2, 1, 3, 8, 6, 5, 7];
-        let places = sent.map(|at: u32| bench.map(VIDEO, at * 90_000, u64::from(at) * 1000));
-        assert_eq!(places, sent.map(|at| i64::from(at) * 1000));
-    }
-
-    #[test]
-    fn reference_that_restarts_is_told_by_the_next_reports() {
-        let mut bench = Bench::new();
-        bench.map(VIDEO, 0, 0);
-        bench.map(AUDIO, 0, 0);
-        bench.report(VIDEO, 0, 1000);
-        bench.report(AUDIO, 0, 1000);
-        // 15 ms late by the network.
-        bench.clock.restart(VIDEO);
-        assert_eq!(bench.map(VIDEO, 7_000_000, 1015), 1015);
-        bench.report(VIDEO, 7_000_000, 2000);
-        assert_eq!(bench.map(AUDIO, 96_000, 2000), 2015);
-    }
-}
+mod tests;

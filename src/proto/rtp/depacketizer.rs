@@ -166,6 +166,11 @@ impl Depacketizer {
     }
 }
 
+/// Whether payloads of AAC begin with the headers of their units, as most do.
+pub(super) fn has_unit_headers(format: &Format) -> bool {
+    mpeg4_generic::has_headers(format)
+}
+
 impl Sink {
     fn config(&mut self, codec: Codec, record: Bytes) {
         self.items.push_back(Depacketized::Config { codec, record });

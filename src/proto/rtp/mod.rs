@@ -17,6 +17,7 @@ pub mod reception;
 pub mod reorder;
 pub mod rtcp;
 pub mod source;
+mod structure;
 
 pub use clock::StreamClock;
 pub use depacketizer::{DepacketizeError, Depacketized, Depacketizer, LossPolicy};

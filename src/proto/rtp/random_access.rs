@@ -1,9 +1,11 @@
 //! Where in a run of packets a player can start, told from each packet alone.
 //!
-//! For those who keep packets and not frames: an index of keyframes needs no depacketizer. A start is
-//! the first packet of a picture's that carries a parameter set, a recovery point or the beginning of a
-//! keyframe, so that parameter sets in band go before their picture, also where they have a timestamp of
-//! their own (Reolink's cameras).
+//! For those who keep packets and not frames: an index of keyframes needs no depacketizer. A player can
+//! start at a picture that is a keyframe or has the message of a recovery point, which is known with the
+//! packet where that begins. The first packet that it needs is an earlier one: delimiters, messages and
+//! parameter sets in packets of their own come before, also under a timestamp of their own (Reolink's
+//! cameras) or that of the picture before. Parameter sets alone are no start: encoders repeat them between
+//! keyframes.
 
 use bytes::Bytes;
 
@@ -11,66 +13,121 @@ use crate::media::Codec;
 use crate::media::codec::ParameterSets;
 use crate::proto::rtp::packet::RtpPacket;
 
-/// Finds the starts in one track's packets, in order.
+/// Finds the pictures and the starts in one track's packets, in order.
 #[derive(Debug)]
 pub struct RandomAccess {
     codec: Codec,
-    /// Of the picture whose start was told last.
+    /// Of the last packet.
+    timestamp: Option<u32>,
+    /// Of the picture that the last packet is of: something of itself has come,
+    has_slice: bool,
+    /// something that may come under another timestamp than itself has come,
+    has_lead: bool,
+    /// it was told to be a start.
+    is_told: bool,
+    /// Timestamp of the last start.
     told: Option<u32>,
-    /// Nothing that is shown has come since: what comes next belongs to it.
-    leads: bool,
+}
+
+/// What a packet is in its track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The first of a picture, or of what comes before one.
+    pub begins: bool,
+    /// Of the picture itself nothing has come yet.
+    pub is_lead: bool,
+    /// A player can start where the picture began: true once for each keyframe. Any packet of audio
+    /// is a start; of video codecs other than H.264 and H.265 it is not known.
+    pub is_start: bool,
+}
+
+/// What of a picture a payload has.
+#[derive(Default)]
+struct Contents {
+    /// Parameter sets, or the message of a recovery point.
+    lead: bool,
+    slice: bool,
+    /// Where a keyframe begins, or the message of a recovery point.
+    key: bool,
 }
 
 impl RandomAccess {
     pub fn new(codec: Codec) -> Self {
-        Self { codec, told: None, leads: false }
+        Self {
+            codec,
+            timestamp: None,
+            has_slice: false,
+            has_lead: false,
+            is_told: false,
+            told: None,
+        }
     }
 
-    /// Whether a player can start at this packet: true once for each keyframe. Any packet of audio
-    /// is a start; of video codecs other than H.264 and H.265 it is not known.
-    pub fn is_start(&mut self, packet: &RtpPacket) -> bool {
-        if !self.codec.is_video() {
-            return true;
-        }
+    /// Takes the next packet.
+    pub fn step(&mut self, packet: &RtpPacket) -> Step {
         let timestamp = packet.header().timestamp;
+        let is_same = self.timestamp.replace(timestamp) == Some(timestamp);
+        if !matches!(self.codec, Codec::H264 | Codec::H265) {
+            let is_start = !self.codec.is_video();
+            return Step { begins: !is_same, is_lead: false, is_start };
+        }
         let head = packet.payload_head();
         let is_whole = head.len() == packet.payload_len() || !is_aggregate(self.codec, head);
         let payload = if is_whole { Bytes::new() } else { packet.payload() };
-        let payload = if is_whole { head } else { &payload };
-        let is_start =
-            !self.leads && self.told != Some(timestamp) && begins_keyframe(self.codec, payload);
-        if is_start || self.leads {
-            self.told = Some(timestamp);
-            self.leads = !holds_slice(self.codec, payload);
+        let contents = Contents::of(self.codec, if is_whole { head } else { &payload });
+        // Parameter sets behind a slice are of the next picture (H.264, 7.4.1.2.3; H.265, 7.4.2.4.4).
+        let begins = match is_same {
+            true => self.has_slice && contents.lead,
+            false => self.has_slice || !self.has_lead,
+        };
+        if begins {
+            (self.has_slice, self.has_lead, self.is_told) = (false, false, false);
         }
-        is_start
-    }
-
-    /// Whether the next packet belongs to the start that was told last, whatever its timestamp.
-    pub fn leads(&self) -> bool {
-        self.leads
+        self.has_slice |= contents.slice;
+        self.has_lead |= contents.lead;
+        let is_start = contents.key && !self.is_told && self.told != Some(timestamp);
+        if is_start {
+            (self.is_told, self.told) = (true, Some(timestamp));
+        }
+        Step { begins, is_lead: !self.has_slice, is_start }
     }
 }
 
-/// Whether a payload has something of a picture (RFC 6184, 5.2; RFC 7798, 1.1.4).
-fn holds_slice(codec: Codec, payload: &[u8]) -> bool {
-    let is_slice = |header: u8| match codec {
-        Codec::H264 => matches!(header & 0x1f, 1..=5),
-        _ => header >> 1 & 0x3f < 32,
-    };
-    match (codec, payload) {
-        (Codec::H264, [header, fragment, ..]) if header & 0x1f == 28 => is_slice(*fragment),
-        (Codec::H264, [header, rest @ ..]) if header & 0x1f == 24 => {
-            aggregated(rest).any(|nal| is_slice(nal[0]))
+impl Contents {
+    /// Of a NAL unit, one fragment of it, or several in a STAP-A (RFC 6184, 5.2) or an AP (RFC 7798,
+    /// 4.4.2).
+    fn of(codec: Codec, payload: &[u8]) -> Self {
+        let mut contents = Self::default();
+        match (codec, payload) {
+            (Codec::H264, [header, fragment, ..]) if header & 0x1f == 28 => {
+                contents.note(codec, fragment & 0x1f, fragment & START_BIT != 0, &[]);
+            }
+            (Codec::H265, [header, _, fragment, ..]) if header >> 1 & 0x3f == 49 => {
+                contents.note(codec, fragment & 0x3f, fragment & START_BIT != 0, &[]);
+            }
+            _ => for_each_nal(codec, payload, |nal| match (codec, nal) {
+                (Codec::H264, [header, body @ ..]) => {
+                    contents.note(codec, header & 0x1f, true, body);
+                }
+                (_, [header, _, body @ ..]) => {
+                    contents.note(codec, header >> 1 & 0x3f, true, body);
+                }
+                _ => {}
+            }),
         }
-        (Codec::H265, [header, _, fragment, ..]) if header >> 1 & 0x3f == 49 => {
-            fragment & 0x3f < 32
-        }
-        (Codec::H265, [header, _, rest @ ..]) if header >> 1 & 0x3f == 48 => {
-            aggregated(rest).any(|nal| is_slice(nal[0]))
-        }
-        (_, [header, ..]) => is_slice(*header),
-        _ => false,
+        contents
+    }
+
+    /// Notes a NAL unit of this type, or a part of it. Of a part no message is read.
+    fn note(&mut self, codec: Codec, kind: u8, begins: bool, body: &[u8]) {
+        let (is_slice, is_key, is_set, is_message) = match codec {
+            Codec::H264 => (matches!(kind, 1..=5), kind == 5, matches!(kind, 7 | 8), kind == 6),
+            _ => (kind < 32, matches!(kind, 16..=23), matches!(kind, 32..=34), kind == 39),
+        };
+        let is_recovery_point = is_message && tells_recovery_point(body);
+        self.lead |= is_set || is_recovery_point;
+        self.slice |= is_slice;
+        self.key |= is_key && begins || is_recovery_point;
     }
 }
 
@@ -80,50 +137,6 @@ fn is_aggregate(codec: Codec, payload: &[u8]) -> bool {
         Codec::H264 => first & 0x1f == 24,
         _ => first >> 1 & 0x3f == 48,
     })
-}
-
-fn begins_keyframe(codec: Codec, payload: &[u8]) -> bool {
-    match codec {
-        Codec::H264 => h264_begins_keyframe(payload),
-        Codec::H265 => h265_begins_keyframe(payload),
-        _ => false,
-    }
-}
-
-/// RFC 6184, 5.4: an IDR slice, its first fragment, a parameter set, the message of a recovery point, or
-/// one of those in a STAP-A.
-fn h264_begins_keyframe(payload: &[u8]) -> bool {
-    let is_key = |header: u8| matches!(header & 0x1f, 5 | 7 | 8);
-    let begins = |nal: &[u8]| match *nal {
-        [header, ref body @ ..] => {
-            is_key(header) || header & 0x1f == 6 && tells_recovery_point(body)
-        }
-        [] => false,
-    };
-    match *payload {
-        [header, fragment, ..] if header & 0x1f == 28 => fragment & 0x80 != 0 && is_key(fragment),
-        [header, ref rest @ ..] if header & 0x1f == 24 => aggregated(rest).any(begins),
-        _ => begins(payload),
-    }
-}
-
-/// RFC 7798, 4.4: the same with random access pictures and three kinds of sets.
-fn h265_begins_keyframe(payload: &[u8]) -> bool {
-    let is_key = |kind: u8| matches!(kind, 16..=23 | 32..=34);
-    let begins = |nal: &[u8]| match *nal {
-        [header, _, ref body @ ..] => {
-            let kind = header >> 1 & 0x3f;
-            is_key(kind) || kind == 39 && tells_recovery_point(body)
-        }
-        _ => false,
-    };
-    match *payload {
-        [header, _, fragment, ..] if header >> 1 & 0x3f == 49 => {
-            fragment & 0x80 != 0 && is_key(fragment & 0x3f)
-        }
-        [header, _, ref rest @ ..] if header >> 1 & 0x3f == 48 => aggregated(rest).any(begins),
-        _ => begins(payload),
-    }
 }
 
 /// Whether supplemental information tells a recovery point: where a decoder may begin without a keyframe
@@ -150,6 +163,8 @@ fn extended(bytes: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 const RECOVERY_POINT: usize = 6;
+/// Of the header of a fragment.
+const START_BIT: u8 = 0x80;
 
 /// The whole NAL units in a payload of H.264 or H.265: itself, or those that it aggregates; none of a
 /// fragment.
@@ -189,42 +204,46 @@ fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
-    fn starts(codec: Codec, packets: &[(u8, &[u8])]) -> Vec<bool> {
+    /// Of each packet `b` where a picture begins, `l` where nothing of the picture itself has come, `s`
+    /// where it is known to be a start.
+    fn steps(codec: Codec, packets: &[(u8, &[u8])]) -> Vec<String> {
         let mut access = RandomAccess::new(codec);
-        let starts = packets.iter().map(|&(timestamp, payload)| {
+        let steps = packets.iter().map(|&(timestamp, payload)| {
             let head = [0x80, 96, 0, 0, 0, 0, 0, timestamp, 0, 0, 0, 0];
             let packet = RtpPacket::parse([&head, payload].concat().into()).unwrap();
-            access.is_start(&packet)
+            let Step { begins, is_lead, is_start } = access.step(&packet);
+            let told = [(begins, 'b'), (is_lead, 'l'), (is_start, 's')];
+            told.iter().filter(|(is_so, _)| *is_so).map(|(_, letter)| *letter).collect()
         });
-        starts.collect()
+        steps.collect()
     }
 
     #[test]
-    fn first_packet_of_a_keyframe_is_told_once() {
-        let h264: [(u8, &[u8]); 9] = [
+    fn keyframe_is_told_once_and_where_it_began() {
+        let h264: [(u8, &[u8]); 10] = [
             (0, b"\x41\x9a"),
             (1, b"\x09\xf0"),
             (1, b"\x67\x42"),
             (1, b"\x68\xce"),
             (1, b"\x7c\x85a"),
+            (1, b"\x7c\x85a"),
             (2, b"\x7c\x05a"),
             (3, b"\x7c\x85a"),
-            (4, b"\x78\0\x02\x09\xf0\0\x02\x67\x42"),
+            (4, b"\x78\0\x02\x67\x42\0\x02\x65\x88"),
             (5, b"\x78\0\0\0\x09"),
         ];
-        let expected = [false, false, true, false, false, false, true, true, false];
-        assert_eq!(starts(Codec::H264, &h264), expected);
+        let expected = ["b", "bl", "l", "l", "s", "", "b", "bs", "bs", "bl"];
+        assert_eq!(steps(Codec::H264, &h264), expected);
         let h265: [(u8, &[u8]); 7] = [
             (0, b"\x02\x01\x80"),
             (1, b"\x40\x01"),
             (1, b"\x26\x01\x80"),
             (2, b"\x62\x01\x93"),
             (3, b"\x62\x01\x13"),
-            (4, b"\x60\x01\0\x02\x42\x01"),
+            (4, b"\x60\x01\0\x02\x42\x01\0\x02\x26\x01"),
             (5, b"\x60"),
         ];
-        let expected = [false, true, false, true, false, true, false];
-        assert_eq!(starts(Codec::H265, &h265), expected);
+        assert_eq!(steps(Codec::H265, &h265), ["b", "bl", "s", "bs", "b", "bs", "bl"]);
     }
 
     #[test]
@@ -240,8 +259,8 @@ mod tests {
             (7, b"\x78\0\x02\x67\x42\0\x02\x65\x88"),
             (8, b"\x65\x88"),
         ];
-        let expected = [true, false, false, false, false, true, false, true, true];
-        assert_eq!(starts(Codec::H264, &h264), expected);
+        let expected = ["bl", "l", "s", "", "b", "bl", "s", "bs", "bs"];
+        assert_eq!(steps(Codec::H264, &h264), expected);
         let h265: [(u8, &[u8]); 6] = [
             (1, b"\x40\x01"),
             (1, b"\x42\x01"),
@@ -250,30 +269,59 @@ mod tests {
             (4, b"\x60\x01\0\x02\x42\x01"),
             (5, b"\x60\x01\0\x02\x26\x01"),
         ];
-        let expected = [true, false, false, true, true, false];
-        assert_eq!(starts(Codec::H265, &h265), expected);
+        assert_eq!(steps(Codec::H265, &h265), ["bl", "l", "s", "bs", "bl", "s"]);
+    }
+
+    #[test]
+    fn sets_with_the_timestamp_of_the_picture_before_are_of_the_next_one() {
+        let packets: [(u8, &[u8]); 5] = [
+            (1, b"\x65\x88"),
+            (1, b"\x67\x42"),
+            (1, b"\x68\xce"),
+            (2, b"\x65\x88"),
+            (2, b"\x65\x40"),
+        ];
+        assert_eq!(steps(Codec::H264, &packets), ["bs", "bl", "l", "s", ""]);
+    }
+
+    #[test]
+    fn sets_before_a_picture_that_is_no_keyframe_are_no_start() {
+        let h264: [(u8, &[u8]); 7] = [
+            (0, b"\x65\x88"),
+            (1, b"\x67\x42"),
+            (1, b"\x68\xce"),
+            (1, b"\x41\x9a"),
+            (2, b"\x68\xce"),
+            (3, b"\x41\x9a"),
+            (4, b"\x78\0\x02\x67\x42\0\x02\x41\x9a"),
+        ];
+        assert_eq!(steps(Codec::H264, &h264), ["bs", "bl", "l", "", "bl", "", "b"]);
+        let h265: [(u8, &[u8]); 3] = [(1, b"\x40\x01"), (1, b"\x42\x01"), (1, b"\x62\x01\x81")];
+        assert_eq!(steps(Codec::H265, &h265), ["bl", "l", ""]);
     }
 
     #[test]
     fn recovery_point_is_a_start() {
-        let h264: [(u8, &[u8]); 5] = [
+        let h264: [(u8, &[u8]); 6] = [
             (0, b"\x41\x9a"),
             // Another message before it.
             (1, b"\x06\x05\x02ab\x06\x01\xc4\x80"),
             (1, b"\x41\x9a"),
             (2, b"\x06\x05\x02ab\x80"),
             (3, b"\x78\0\x02\x09\xf0\0\x05\x06\x06\x01\xc4\x80"),
+            // Under another timestamp than its message.
+            (4, b"\x65\x88"),
         ];
-        assert_eq!(starts(Codec::H264, &h264), [false, true, false, false, true]);
+        assert_eq!(steps(Codec::H264, &h264), ["b", "bls", "", "bl", "bls", ""]);
         let h265: [(u8, &[u8]); 3] =
             [(0, b"\x02\x01\x80"), (1, b"\x4e\x01\x06\x01\xc4\x80"), (2, b"\x4e\x01\x05\0\x80")];
-        assert_eq!(starts(Codec::H265, &h265), [false, true, false]);
+        assert_eq!(steps(Codec::H265, &h265), ["b", "bls", "l"]);
     }
 
     #[test]
     fn audio_starts_anywhere_and_the_unknown_nowhere() {
-        assert_eq!(starts(Codec::Opus, &[(0, b"a"), (0, b"b")]), [true, true]);
-        assert_eq!(starts(Codec::OtherVideo, &[(0, b"\x67"), (1, b"")]), [false, false]);
-        assert_eq!(starts(Codec::H264, &[(0, b"")]), [false]);
+        assert_eq!(steps(Codec::Opus, &[(0, b"a"), (0, b"b"), (1, b"c")]), ["bs", "s", "bs"]);
+        assert_eq!(steps(Codec::OtherVideo, &[(0, b"\x67"), (1, b"")]), ["b", "b"]);
+        assert_eq!(steps(Codec::H264, &[(0, b"")]), ["bl"]);
     }
 }

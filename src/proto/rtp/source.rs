@@ -13,6 +13,7 @@ use crate::proto::rtp::format::Format;
 use crate::proto::rtp::packet::is_rtcp;
 use crate::proto::rtp::part::RtpPart;
 use crate::proto::rtp::receiver::{ReceiverCounts, TrackReceiver};
+use crate::proto::rtp::structure::Structure;
 use crate::proto::rtsp::sdp::SessionDescription;
 
 /// Receives a source.
@@ -31,6 +32,9 @@ pub struct SourceReceiver {
 #[derive(Debug)]
 struct Track {
     receiver: TrackReceiver,
+    structure: Structure,
+    /// Packets whose payload ends within that.
+    truncated: u64,
     /// When its next report is due; from its first packet on.
     report_at: Option<Instant>,
     said_bye: bool,
@@ -54,6 +58,8 @@ pub struct SourceCounts {
     pub foreign_type: u64,
     pub foreign_source: u64,
     pub malformed_rtcp: u64,
+    /// Passed on, though the payload ends within its own structure.
+    pub truncated: u64,
     pub duplicate: u64,
     pub late: u64,
     /// Jumped out of the sequence, or are of a track that the source does not have.
@@ -67,6 +73,8 @@ impl SourceReceiver {
     pub fn new(description: &SessionDescription, hold: Duration, ssrc: u32) -> Self {
         let track = |format: &Format| Track {
             receiver: TrackReceiver::new(format.payload_type, format.clock_rate, hold),
+            structure: Structure::of(format),
+            truncated: 0,
             report_at: None,
             said_bye: false,
         };
@@ -151,6 +159,7 @@ impl SourceReceiver {
         let mut counts = SourceCounts { stray: self.stray, ..SourceCounts::default() };
         for track in &self.tracks {
             counts.add_track(track.receiver.counts());
+            counts.truncated += track.truncated;
         }
         counts
     }
@@ -160,6 +169,7 @@ impl SourceReceiver {
         while let Some(ordered) = found.receiver.poll_packet() {
             found.report_at.get_or_insert(now + FIRST_REPORT);
             found.said_bye = false;
+            found.truncated += u64::from(found.structure.is_cut_off(&ordered.item));
             self.over_at = None;
             let part = RtpPart::Packet { track, packet: ordered.item, gap: ordered.gap };
             self.outputs.push_back(SourceOutput::Part(part));
@@ -176,6 +186,7 @@ impl SourceCounts {
             foreign_type,
             foreign_source,
             malformed_rtcp,
+            truncated: 0,
             duplicate: reorder.duplicate,
             late: reorder.late,
             stray: reorder.stray,
@@ -190,6 +201,7 @@ impl std::ops::AddAssign for SourceCounts {
         self.foreign_type += other.foreign_type;
         self.foreign_source += other.foreign_source;
         self.malformed_rtcp += other.malformed_rtcp;
+        self.truncated += other.truncated;
         self.duplicate += other.duplicate;
         self.late += other.late;
         self.stray += other.stray;
@@ -352,6 +364,17 @@ mod tests {
         source.handle_packet(now, 1, packet(0, 11));
         source.handle_timeout(now + BYE_GRACE);
         assert!(!told(&mut source).contains(&"ended".to_owned()));
+    }
+
+    #[test]
+    fn truncated_payload_is_counted_and_passed_on() {
+        let (mut source, now) = source(Duration::ZERO);
+        for (sequence, payload) in (10..).zip([&b"\x7c"[..], b"\x78\0\x09ab", b"\x65\x88"]) {
+            let packet = [&packet(96, sequence)[..12], payload].concat();
+            source.handle_packet(now, 0, packet.into());
+        }
+        assert_eq!(told(&mut source), ["0:10", "0:11", "0:12"]);
+        assert_eq!(source.counts(), SourceCounts { truncated: 2, ..SourceCounts::default() });
     }
 
     #[test]

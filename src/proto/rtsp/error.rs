@@ -1,6 +1,9 @@
 //! What a peer can do wrong.
 
-use crate::limits::{HEADERS_MAX, RTSP_BODY_LEN_MAX, RTSP_HEAD_LEN_MAX};
+use crate::limits::{
+    HEADERS_MAX, HELD_INPUT_LEN_MAX, RTSP_AUTH_ATTEMPTS_MAX, RTSP_BODY_LEN_MAX, RTSP_HEAD_LEN_MAX,
+    RTSP_REQUESTS_AT_ONCE_MAX,
+};
 
 /// Faults in the stream of messages. The place of the next message is not known after one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -15,4 +18,39 @@ pub enum MessageError {
     HeadTooLong,
     #[error("body is longer than {RTSP_BODY_LEN_MAX} bytes")]
     BodyTooLong,
+}
+
+/// Why a server session died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error("no request came in time")]
+    CommandTimeout,
+    #[error("player over UDP, or one that paused, gave no sign of life in time")]
+    SessionTimeout,
+    #[error("more than {HELD_INPUT_LEN_MAX} bytes before the answer to a request")]
+    TooMuchBeforeAnswer,
+    #[error("more than {RTSP_REQUESTS_AT_ONCE_MAX} requests at once")]
+    TooManyAtOnce,
+    #[error("more than {RTSP_AUTH_ATTEMPTS_MAX} wrong credentials")]
+    TooManyAttempts,
+}
+
+impl ServerError {
+    /// What peers did wrong, in few words, for those who count it.
+    pub const REASONS: [&str; 6] =
+        ["malformed", "too_large", "no_request", "silent", "too_many", "credentials"];
+
+    /// Its place in [`Self::REASONS`].
+    pub fn reason(self) -> usize {
+        match self {
+            Self::Message(MessageError::HeadTooLong | MessageError::BodyTooLong) => 1,
+            Self::Message(_) => 0,
+            Self::CommandTimeout => 2,
+            Self::SessionTimeout => 3,
+            Self::TooMuchBeforeAnswer | Self::TooManyAtOnce => 4,
+            Self::TooManyAttempts => 5,
+        }
+    }
 }

@@ -222,8 +222,9 @@ impl MessageReader {
                         return Ok(None);
                     };
                     let head = parse_head(&self.held.split_to(head_len))?;
-                    let len = head.body_len()?;
-                    self.part = Part::Body { head, len };
+                    let len = head.body_len();
+                    self.part = Part::Body { head, len: len.unwrap_or_default() };
+                    len?;
                 }
                 Part::Body { len, .. } => {
                     let missing = len.saturating_sub(self.held.len()).min(input.len());
@@ -234,6 +235,14 @@ impl MessageReader {
                     return Ok(Some(self.finish()));
                 }
             }
+        }
+    }
+
+    /// The headers of a request whose body is not read, after [`MessageError::BodyTooLong`].
+    pub fn refused_request(&self) -> Option<&Headers> {
+        match &self.part {
+            Part::Body { head: Head::Request { headers, .. }, .. } => Some(headers),
+            _ => None,
         }
     }
 
@@ -385,13 +394,14 @@ fn printable(text: &str) -> String {
 }
 
 /// RFC 2326, 7.1.1, as far as we send them.
-const REASONS: [(u16, &str); 20] = [
+const REASONS: [(u16, &str); 21] = [
     (200, "OK"),
     (400, "Bad Request"),
     (401, "Unauthorized"),
     (403, "Forbidden"),
     (404, "Not Found"),
     (405, "Method Not Allowed"),
+    (413, "Request Entity Too Large"),
     (415, "Unsupported Media Type"),
     (451, "Parameter Not Understood"),
     (453, "Not Enough Bandwidth"),

@@ -17,14 +17,14 @@ pub mod transport;
 
 pub use auth::{AuthScheme, Credentials};
 pub use client::{ClientConfig, ClientError, ClientEvent, ClientSession, ClientStage, ClientTrack};
-pub use error::MessageError;
+pub use error::{MessageError, ServerError};
 pub use message::{Interleaved, Item, MessageReader, Method, Request, Response};
 pub use publisher::{
     PublisherConfig, PublisherError, PublisherEvent, PublisherSession, PublisherStage,
 };
 pub use rtp_info::TrackStart;
 pub use sdp::{MediaDescription, SessionDescription};
-pub use server::{ServerConfig, ServerError, ServerEvent, ServerSession};
+pub use server::{ServerConfig, ServerEvent, ServerSession};
 pub use stream_url::StreamRequest;
 pub use transport::{Channels, Delivery, LowerTransport, PacketKind, Ports, Transport};
 

@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use crate::limits::{RTSP_BODY_LEN_MAX, SDP_LINES_MAX, SDP_MEDIA_MAX};
+use crate::media::Codec;
 use crate::proto::rtp::format::{Format, TrackKind};
 
 /// A session description.
@@ -78,6 +79,17 @@ impl SessionDescription {
             }
         }
         if description.media.is_empty() { Err(SdpError::NoMedia) } else { Ok(description) }
+    }
+
+    /// The track that stands for all of its kind where one alone can: the first whose frames are known
+    /// to us, or else the first.
+    pub fn main_track(&self, kind: TrackKind) -> Option<usize> {
+        use Codec::{Aac, H264, H265, Opus, PcmA, PcmU};
+        let formats = self.media.iter().map(|media| &media.format).enumerate();
+        let mut of_kind = formats.filter(|(_, format)| format.kind == kind).peekable();
+        let first = of_kind.peek().map(|(track, _)| *track);
+        let is_known = |of: &Format| matches!(of.codec(), H264 | H265 | Aac | Opus | PcmA | PcmU);
+        of_kind.find(|(_, format)| is_known(format)).map(|(track, _)| track).or(first)
     }
 
     /// The description's text, for a stream that is live: tracks are addressed relative to it.

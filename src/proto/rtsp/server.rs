@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use self::event::{FirstPacket, Refusal, ServerEvent, TrackSetup};
-use crate::limits::{HELD_INPUT_LEN_MAX, RTSP_AUTH_ATTEMPTS_MAX, RTSP_REQUESTS_AT_ONCE_MAX};
+use crate::limits::{HELD_INPUT_LEN_MAX, RTSP_REQUESTS_AT_ONCE_MAX};
 use crate::proto::Output;
 use crate::proto::rtsp::auth::{AuthScheme, Credentials, ServerAuth};
-use crate::proto::rtsp::error::MessageError;
+use crate::proto::rtsp::error::{MessageError, ServerError};
 use crate::proto::rtsp::message::{Interleaved, Item, MessageReader, Request, Response};
 use crate::proto::rtsp::rtp_info::TrackStart;
 use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription};
@@ -67,23 +67,6 @@ impl Default for ServerConfig {
             command_timeout: Duration::from_secs(15),
         }
     }
-}
-
-/// Why a server session died.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ServerError {
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    #[error("no request came in time")]
-    CommandTimeout,
-    #[error("player over UDP, or one that paused, gave no sign of life in time")]
-    SessionTimeout,
-    #[error("more than {HELD_INPUT_LEN_MAX} bytes before the answer to a request")]
-    TooMuchBeforeAnswer,
-    #[error("more than {RTSP_REQUESTS_AT_ONCE_MAX} requests at once")]
-    TooManyAtOnce,
-    #[error("more than {RTSP_AUTH_ATTEMPTS_MAX} wrong credentials")]
-    TooManyAttempts,
 }
 
 /// The session of one accepted connection.
@@ -189,7 +172,14 @@ impl ServerSession {
 
     fn read(&mut self, now: Instant, mut input: Bytes) -> Result<(), ServerError> {
         while self.asked.is_none() {
-            let Some(item) = self.reader.next_item(&mut input)? else { return Ok(()) };
+            let item = match self.reader.next_item(&mut input) {
+                Ok(Some(item)) => item,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.answer_fault(error);
+                    return Err(error.into());
+                }
+            };
             match item {
                 Item::Request(request) => {
                     self.requests_at_once += 1;
@@ -211,6 +201,16 @@ impl ServerSession {
         // takes.
         self.held.extend_from_slice(&input);
         Ok(())
+    }
+
+    /// Says why nothing more is read, where what was wrong is known to be a request.
+    fn answer_fault(&mut self, error: MessageError) {
+        if error == MessageError::BodyTooLong
+            && let Some(headers) = self.reader.refused_request()
+        {
+            self.cseq = headers.find("cseq").map(str::to_owned);
+            self.reply(413);
+        }
     }
 
     /// Tells the session the time.

@@ -27,8 +27,9 @@ pub(super) struct Latm {
     /// An element that is longer than a packet.
     fragments: BytesMut,
     fragments_timestamp: u32,
-    /// There are elements in several packets. Nothing marks the first one of these.
-    is_fragmented: bool,
+    /// Elements in one packet each since the last one in several, of which nothing marks the first
+    /// packet; [`MEMORY_ELEMENTS`] at most.
+    whole_count: u32,
     /// Packets are of an element whose beginning is missing, up to one with a marker.
     awaits_marker: bool,
 }
@@ -63,7 +64,7 @@ impl Latm {
             mux,
             fragments,
             fragments_timestamp: 0,
-            is_fragmented: false,
+            whole_count: MEMORY_ELEMENTS,
             awaits_marker: false,
         })
     }
@@ -77,8 +78,11 @@ impl Latm {
         let header = packet.header();
         let is_other = gap != Gap::None || header.timestamp != self.fragments_timestamp;
         let is_cut_off = is_other && !self.fragments.is_empty();
-        self.is_fragmented |= !header.marker;
-        let may_be_rest = gap != Gap::None && self.is_fragmented && !self.awaits_marker;
+        if !header.marker {
+            self.whole_count = 0;
+        }
+        let is_fragmented = self.whole_count < MEMORY_ELEMENTS;
+        let may_be_rest = gap != Gap::None && is_fragmented && !self.awaits_marker;
         if is_cut_off || may_be_rest {
             self.fragments.clear();
             sink.counts.damaged += 1;
@@ -90,6 +94,7 @@ impl Latm {
         }
         let payload = packet.payload();
         if header.marker && self.fragments.is_empty() {
+            self.whole_count = MEMORY_ELEMENTS.min(self.whole_count + 1);
             return self.read_elements(header.timestamp, payload, sink);
         }
         if self.fragments.len() + payload.len() > AUDIO_FRAME_LEN_MAX {
@@ -285,6 +290,9 @@ fn take(payload: &Bytes, reader: &mut BitReader<'_>, len: usize) -> Option<Bytes
     Some(payload.slice(start / 8..start / 8 + len))
 }
 
+/// Two seconds of 48 kHz: a source that sends elements in several packets has done so again by then.
+const MEMORY_ELEMENTS: u32 = 94;
+
 /// An AudioSpecificConfig with everything in it is under 100 bytes.
 const CONFIG_BITS_MAX: usize = 8 * 256;
 
@@ -403,6 +411,22 @@ mod tests {
         assert_eq!(bench.feed_after_loss(4, true, b"\x01b"), []);
         assert_eq!(bench.counts().damaged, 2);
         assert_eq!(bench.feed(5, true, b"\x01x"), [frame(5, b"x")]);
+    }
+
+    #[test]
+    fn elements_in_several_packets_are_forgotten() {
+        let mut bench = bench(&format!("cpresent=0;config={CONFIG}"));
+        bench.items();
+        let mut feed = |timestamp, marker, payload: &[u8]| bench.feed(timestamp, marker, payload);
+        feed(0, false, b"\x05ab");
+        assert_eq!(feed(0, true, b"cde").len(), 1);
+        for timestamp in 1..=MEMORY_ELEMENTS {
+            assert_eq!(feed(timestamp, true, b"\x01x").len(), 1);
+        }
+        for timestamp in 1000..1003 {
+            assert_eq!(bench.feed_after_loss(timestamp, true, b"\x01x").len(), 1);
+        }
+        assert_eq!(bench.counts().damaged, 0);
     }
 
     #[test]

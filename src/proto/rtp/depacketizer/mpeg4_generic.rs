@@ -132,6 +132,11 @@ impl Mpeg4Generic {
     }
 }
 
+/// Whether payloads of the format begin with headers.
+pub(super) fn has_headers(format: &Format) -> bool {
+    Layout::of_format(format).is_some_and(|layout| layout.has_headers())
+}
+
 impl Layout {
     /// `None` for lengths that no header can have.
     fn of_format(format: &Format) -> Option<Self> {

@@ -1,6 +1,7 @@
 //! The server session on its own: transcripts of players and publishers, refusals, timeouts.
 
 use super::*;
+use crate::limits::{RTSP_AUTH_ATTEMPTS_MAX, RTSP_BODY_LEN_MAX};
 use crate::media::Codec;
 use crate::proto::rtp::Format;
 use crate::proto::rtsp::stream_url::StreamRequest;
@@ -559,6 +560,24 @@ fn credentials_are_asked_for_once() {
         bench.feed(wrong.as_bytes()).unwrap();
     }
     assert_eq!(bench.feed(wrong.as_bytes()), Err(ServerError::TooManyAttempts));
+}
+
+#[test]
+fn body_that_is_too_long_is_answered_before_the_end() {
+    let mut bench = Bench::new(ServerConfig::default());
+    let len = format!("Content-Length: {}", RTSP_BODY_LEN_MAX + 1);
+    let announce = request("ANNOUNCE rtsp://h/live/a", &["CSeq: 7", &len], "");
+    assert_eq!(bench.status("OPTIONS *", &["CSeq: 6"]), 200);
+    let error = ServerError::Message(MessageError::BodyTooLong);
+    assert_eq!(bench.feed(announce.as_bytes()), Err(error));
+    assert!(bench.sent.starts_with("RTSP/1.0 413 Request Entity Too Large\r\nCSeq: 7\r\n"));
+    assert_eq!(ServerError::REASONS[error.reason()], "too_large");
+
+    // A response is none of ours to answer.
+    let mut bench = Bench::new(ServerConfig::default());
+    let response = format!("RTSP/1.0 200 OK\r\n{len}\r\n\r\n");
+    assert_eq!(bench.feed(response.as_bytes()), Err(error));
+    assert_eq!(bench.sent, "");
 }
 
 #[test]

@@ -1,0 +1,487 @@
+//! Packets, sources and tracks into a log.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::limits::LEAD_ENTRIES_KEPT;
+use crate::proto::rtp::rtcp::{Compound, RtcpPacket};
+use crate::stream::Entry;
+
+const SDP: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+    m=audio 0 RTP/AVP 8\r\n";
+
+struct Scene {
+    ingest: RtpIngest,
+    log: Log,
+    now: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (ingest, log) = (RtpIngest::default(), Log::default());
+        let mut scene = Self { ingest, log, now: crate::clock::now() };
+        assert_eq!(scene.begin(SDP), RtpProgress::Media(Progress::default()));
+        scene
+    }
+
+    fn begin(&mut self, sdp: &[u8]) -> RtpProgress {
+        let description = SessionDescription::parse(sdp).expect("a description");
+        self.part(RtpPart::Begin(Arc::new(description)))
+    }
+
+    fn part(&mut self, part: RtpPart) -> RtpProgress {
+        self.ingest.handle(&mut self.log, (self.now, 1_700_000_000), part)
+    }
+
+    fn packet(&mut self, track: usize, header: (u32, u16, u32), payload: &[u8]) -> Bytes {
+        let bytes = packet(track, header, payload);
+        let packet = RtpPacket::parse(bytes.clone()).expect("a packet");
+        self.part(RtpPart::Packet { track, packet, gap: Gap::None });
+        bytes
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        self.log.range(self.log.first_seq()..self.log.next_seq()).copied().collect()
+    }
+
+    /// The packets of a track as players get them, reports left out.
+    fn given(&self, track: usize) -> Vec<Bytes> {
+        let of_track = |of: &&Entry| of.track() == track && !of.is_rtcp();
+        let entries = self.entries();
+        entries.iter().filter(of_track).map(|of| self.log.bytes(of.packet())).collect()
+    }
+}
+
+fn packet(track: usize, (ssrc, sequence, timestamp): (u32, u16, u32), payload: &[u8]) -> Bytes {
+    let payload_type = if track == 0 { 96 } else { 8 };
+    let header = RtpHeader { marker: false, payload_type, sequence, timestamp, ssrc };
+    [&header.encode()[..], payload].concat().into()
+}
+
+const IDR: &[u8] = &[0x65, 1, 2, 3];
+const SLICE: &[u8] = &[0x41, 1, 2, 3];
+
+#[test]
+fn packets_lie_as_they_came_behind_their_interleaved_headers() {
+    let mut scene = Scene::new();
+    let mut sent = Vec::new();
+    for index in 0..100_u16 {
+        let payload = [SLICE, &vec![7; 1400]].concat();
+        sent.push(scene.packet(
+            0,
+            (9, 65_500_u16.wrapping_add(index), 90 * u32::from(index)),
+            &payload,
+        ));
+    }
+    assert_eq!(scene.given(0), sent);
+    let IngestBytes { received, copied, .. } = scene.ingest.bytes();
+    assert_eq!((copied, received), (received, 100 * 1416));
+    for entry in scene.entries() {
+        let header = scene.log.bytes(entry.position..entry.position + 4);
+        let len = (entry.len as u16 - 4).to_be_bytes();
+        assert_eq!(header, [b'$', entry.channel, len[0], len[1]].as_slice());
+    }
+}
+
+#[test]
+fn each_track_begins_with_a_report_and_all_agree() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 1, 90_000), IDR);
+    scene.now += Duration::from_millis(500);
+    scene.packet(1, (8, 1, 4000), &[1]);
+    let channels: Vec<u8> = scene.entries().iter().map(|of| of.channel).collect();
+    assert_eq!(channels, [1, 0, 3, 2]);
+    let reports: Vec<SenderReport> = scene
+        .entries()
+        .iter()
+        .filter(|of| of.is_rtcp())
+        .map(|of| {
+            let bytes = scene.log.bytes(of.packet());
+            let first = Compound::new(&bytes).next().expect("a packet").expect("a sound one");
+            let RtcpPacket::SenderReport(report, _) = first else { panic!("{first:?}") };
+            report
+        })
+        .collect();
+    let between = reports[1].ntp.as_nanoseconds() - reports[0].ntp.as_nanoseconds();
+    assert!((between - 500_000_000).abs() < 1_000, "{between}");
+    assert_eq!((reports[0].rtp_timestamp, reports[1].rtp_timestamp), (90_000, 4000));
+}
+
+#[test]
+fn another_source_goes_on_at_its_keyframe() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 100, 90_000), IDR);
+    scene.packet(0, (9, 101, 93_600), SLICE);
+    scene.packet(1, (8, 50, 0), &[1]);
+    scene.log.flush();
+    scene.ingest.change_source(&mut scene.log);
+    assert!(scene.log.awaits_keyframe());
+    scene.now += Duration::from_secs(2);
+    scene.begin(SDP);
+    scene.packet(1, (3, 7, 777), &[2]);
+    scene.packet(0, (2, 5000, 5), SLICE);
+    assert_eq!((scene.given(0).len(), scene.given(1).len()), (2, 1), "no keyframe yet");
+    scene.packet(0, (2, 5001, 3605), IDR);
+    scene.packet(0, (2, 5002, 7205), SLICE);
+    scene.packet(1, (3, 8, 1097), &[3]);
+    let headers = |track| -> Vec<(u32, u16, u32)> {
+        let packets = scene.given(track).into_iter().map(|of| RtpPacket::parse(of).expect("sound"));
+        packets.map(|of| of.header()).map(|of| (of.ssrc, of.sequence, of.timestamp)).collect()
+    };
+    let video = headers(0);
+    // 2 s after the newest packet, and a frame behind the source's first.
+    let start = 93_600 + 180_000 + 3600;
+    assert_eq!(video[2..], [(9, 102, start), (9, 103, start + 3600)]);
+    assert_eq!((headers(1)[1].0, headers(1)[1].1), (8, 51));
+    let keyframes = scene.entries().iter().filter(|of| of.keyframe).count();
+    assert_eq!(keyframes, 2);
+}
+
+#[test]
+fn another_source_without_keyframes_goes_on_after_a_while() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 100, 0), IDR);
+    scene.log.flush();
+    scene.ingest.change_source(&mut scene.log);
+    scene.begin(SDP);
+    // Two packets a picture, 25 pictures a second.
+    for picture in 0..250_u16 {
+        for half in 0..2 {
+            let sequence = 2 * picture + half;
+            scene.packet(0, (2, sequence, 3600 * u32::from(picture)), SLICE);
+        }
+    }
+    assert_eq!(scene.given(0).len(), 1, "no keyframe, and it may still come");
+    for sequence in 500..502 {
+        scene.packet(0, (2, sequence, 3600 * 250), SLICE);
+    }
+    scene.log.flush();
+    assert_eq!(scene.given(0).len(), 3);
+    assert!(!scene.log.awaits_keyframe());
+    let starts: Vec<bool> = scene.entries().iter().map(|of| of.keyframe).collect();
+    assert_eq!(starts[starts.len() - 2..], [true, false], "one start a picture");
+}
+
+#[test]
+fn parameter_sets_in_packets_of_their_own_tell_the_size() {
+    let mut scene = Scene::new();
+    let size = |scene: &Scene| {
+        let video = scene.ingest.tracks().video.as_ref().expect("announced");
+        (video.ready, video.video.map(|video| (video.width, video.height)))
+    };
+    scene.packet(
+        0,
+        (9, 1, 0),
+        b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a",
+    );
+    assert_eq!(size(&scene), (false, None));
+    scene.packet(0, (9, 2, 0), b"\x68\xce\x0f\xc8");
+    assert_eq!(size(&scene), (true, Some((1920, 1080))));
+    scene.packet(0, (9, 3, 0), IDR);
+    assert_eq!(scene.entries().iter().filter(|of| of.keyframe).count(), 1);
+}
+
+/// Groups of five pictures, whose keyframes come behind these with timestamps of their own or not.
+fn counted_with(lead: &[&[u8]], own_timestamp: bool) -> (u64, u64, u32, f64) {
+    let mut scene = Scene::new();
+    let mut sequence = 0;
+    let mut starts = Vec::new();
+    for picture in 0..15_u32 {
+        let at = 3600 * picture;
+        if picture % 5 == 0 {
+            starts.push(scene.log.next_seq() + u64::from(picture == 0));
+            for payload in lead {
+                let of_lead = if own_timestamp { at.wrapping_sub(90) } else { at };
+                scene.packet(0, (9, sequence, of_lead), payload);
+                sequence += 1;
+            }
+        }
+        let payload = if picture % 5 == 0 { IDR } else { SLICE };
+        for _ in 0..2 {
+            scene.packet(0, (9, sequence, at), payload);
+            sequence += 1;
+        }
+    }
+    scene.log.flush();
+    assert_eq!(scene.log.start_seq(), starts[2]);
+    let video = scene.ingest.tracks().video.clone().expect("told");
+    (video.frames, video.keyframes, video.gop_frames, video.fps_measured)
+}
+
+#[test]
+fn what_comes_before_a_keyframe_is_counted_with_it() {
+    const SETS: [&[u8]; 2] = [b"\x67\x42", b"\x68\xce"];
+    const DELIMITER: [&[u8]; 2] = [b"\x09\xf0", b"\x06\x05\0\x80"];
+    for (lead, own_timestamp) in [(SETS, true), (SETS, false), (DELIMITER, false)] {
+        let (frames, keyframes, gop_frames, fps) = counted_with(&lead, own_timestamp);
+        assert_eq!((frames, keyframes, gop_frames, fps), (15, 3, 5, 25.0), "{lead:?}");
+    }
+}
+
+#[test]
+fn parameter_sets_between_keyframes_are_no_start() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 0, 0), IDR);
+    for picture in 1..5_u16 {
+        let at = 3600 * u32::from(picture);
+        for (piece, payload) in (0..).zip([b"\x67\x42", b"\x68\xce", &SLICE[..2]]) {
+            scene.packet(0, (9, 3 * picture + piece, at), payload);
+        }
+    }
+    scene.log.flush();
+    assert_eq!(scene.log.start_seq(), 1, "behind the report");
+    let video = scene.ingest.tracks().video.clone().expect("told");
+    assert_eq!((video.frames, video.keyframes), (5, 1));
+}
+
+/// Starts of pictures in packets of their own: parameter sets, a message, a keyframe.
+const KEYFRAME: [&[u8]; 4] = [b"\x67\x42", b"\x68\xce", b"\x06\x05\0\x80", IDR];
+
+#[test]
+fn source_that_takes_over_begins_with_its_parameter_sets() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 100, 0), IDR);
+    scene.log.flush();
+    scene.ingest.change_source(&mut scene.log);
+    scene.begin(SDP);
+    let others = [b"\x67\x41", b"\x68\xce", &SLICE[..2]];
+    for (sequence, payload) in (0..).zip(others.into_iter().chain(KEYFRAME)) {
+        // The first sets have a timestamp of their own.
+        scene.packet(0, (2, sequence, 3600 * u32::from(sequence / 2)), payload);
+        scene.packet(1, (3, sequence, 0), &[1]);
+    }
+    let payloads: Vec<Bytes> =
+        scene.given(0).into_iter().map(|of| of.slice(HEADER_LEN..)).collect();
+    assert_eq!(payloads[1..], KEYFRAME);
+    assert_eq!(scene.given(1).len(), 1, "behind the keyframe");
+    assert_eq!(scene.ingest.dropped(), 3 + 6);
+    scene.log.flush();
+    let first = scene.log.entry(scene.log.start_seq()).expect("it is held");
+    assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *KEYFRAME[0]);
+}
+
+#[test]
+fn what_comes_before_the_first_keyframe_is_kept() {
+    for flushed_behind in 0..3 {
+        let mut scene = Scene::new();
+        let mut replica = None;
+        for (sequence, payload) in (0..).zip(KEYFRAME) {
+            scene.packet(0, (9, sequence, 0), payload);
+            scene.packet(1, (3, sequence, 0), &[1]);
+            if sequence == flushed_behind {
+                scene.log.flush();
+                scene.log.trim(None, 1 << 20);
+                replica = Some(Log::from_snapshot(scene.log.snapshot()));
+            }
+        }
+        let mut replica = replica.expect("made");
+        scene.log.flush();
+        assert!(replica.follow(scene.log.delta(replica.next_seq())));
+        for log in [&scene.log, &replica] {
+            assert!(!log.awaits_keyframe());
+            let first = log.entry(log.start_seq()).expect("it is held");
+            assert_eq!(log.bytes(first.packet())[HEADER_LEN..], *KEYFRAME[0]);
+        }
+    }
+}
+
+#[test]
+fn log_without_a_keyframe_keeps_little() {
+    let mut scene = Scene::new();
+    for sequence in 0..2000 {
+        scene.packet(0, (9, sequence, 3600 * u32::from(sequence)), b"\x67\x42");
+        scene.log.flush();
+        scene.log.trim(None, 1 << 20);
+    }
+    assert_eq!(scene.entries().len() as u64, LEAD_ENTRIES_KEPT);
+}
+
+#[test]
+fn a_recovery_point_is_a_start() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 100, 0), SLICE);
+    scene.log.flush();
+    assert!(scene.log.awaits_keyframe());
+    scene.packet(0, (9, 101, 3600), &[6, 6, 1, 0xc4, 0x80]);
+    scene.packet(0, (9, 102, 3600), SLICE);
+    scene.log.flush();
+    assert!(!scene.log.awaits_keyframe());
+}
+
+#[test]
+fn each_track_is_reported_on_in_its_own_time() {
+    let mut scene = Scene::new();
+    for quarter in 0..12 {
+        scene.packet(1, (8, quarter, 2000 * u32::from(quarter)), &[1]);
+        scene.packet(0, (9, quarter, 22_500 * u32::from(quarter)), SLICE);
+        scene.now += Duration::from_millis(250);
+    }
+    // A B-frame right behind a report.
+    scene.packet(0, (9, 12, 22_500 * 15), SLICE);
+    scene.packet(0, (9, 13, 22_500 * 14), SLICE);
+    let reports = |channel| scene.entries().iter().filter(|of| of.channel == channel).count();
+    assert_eq!((reports(1), reports(3)), (4, 3));
+}
+
+#[test]
+fn track_that_moves_is_reported_on_when_it_has() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 0, 0), IDR);
+    // 160 ms late.
+    scene.now += Duration::from_millis(160);
+    scene.packet(1, (8, 0, 0), &[1]);
+    for (track, ssrc) in [(0, 9), (1, 8)] {
+        let (ntp, rtp_timestamp) = (NtpTime::from_unix(1_700_000_000, 0), 0);
+        let (packet_count, octet_count) = (0, 0);
+        let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
+        scene.part(RtpPart::Report { track, report: Some(report), bytes: Bytes::new() });
+    }
+    for packet in 1..20_u16 {
+        scene.packet(1, (8, packet, 160 * u32::from(packet)), &[1]);
+    }
+    let entries = scene.entries();
+    let reported: Vec<u32> =
+        entries.iter().filter(|of| of.channel == 3).map(|of| of.timestamp_ms).collect();
+    // As soon as it is where it belongs, which takes 213 ms of media.
+    assert_eq!(reported, [1160, 1220]);
+}
+
+#[test]
+fn players_start_where_the_keyframe_begins() {
+    const DELIMITER: &[u8] = &[0x09, 0xf0];
+    const MESSAGE: &[u8] = &[0x06, 5, 1, 0, 0x80];
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 1, 0), SLICE);
+    scene.packet(0, (9, 2, 3600), DELIMITER);
+    scene.packet(0, (9, 3, 3600), MESSAGE);
+    scene.packet(1, (8, 1, 0), &[1]);
+    let lead = scene.log.next_seq();
+    scene.log.flush();
+    let begins = lead - 4;
+    assert!(scene.log.awaits_keyframe(), "nobody can tell yet that it is a keyframe");
+    scene.packet(0, (9, 4, 3600), IDR);
+    assert!(scene.log.awaits_keyframe());
+    scene.log.flush();
+    assert_eq!((scene.log.start_seq(), scene.log.resume_from(lead)), (begins, Some(begins)));
+    assert_eq!(scene.log.resume_from(lead + 1), None);
+    let replica = Log::from_snapshot(scene.log.snapshot());
+    assert_eq!((replica.start_seq(), replica.resume_from(lead)), (begins, Some(begins)));
+    let first = scene.log.entry(begins).expect("it is held");
+    assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *DELIMITER);
+}
+
+#[test]
+fn loss_is_that_of_the_last_interval() {
+    let mut scene = Scene::new();
+    let loss = |scene: &Scene| {
+        let tracks = scene.ingest.tracks();
+        [&tracks.video, &tracks.audio].map(|of| of.as_ref().and_then(|of| of.loss_percent))
+    };
+    assert_eq!(loss(&scene), [None; 2]);
+    for second in 0..12_u16 {
+        let bytes = packet(0, (9, second, u32::from(second) * 90_000), IDR);
+        let packet = RtpPacket::parse(bytes).expect("a packet");
+        let gap = if second == 1 { Gap::Lost(2) } else { Gap::None };
+        scene.part(RtpPart::Packet { track: 0, packet, gap });
+        match second {
+            0 => assert_eq!(loss(&scene), [Some(0.0), None]),
+            1 => assert_eq!(loss(&scene), [Some(50.0), None]),
+            _ => {}
+        }
+    }
+    assert_eq!(loss(&scene), [Some(0.0), None], "the interval without any");
+}
+
+#[test]
+fn other_tracks_are_told() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 1, 0), IDR);
+    scene.ingest.change_source(&mut scene.log);
+    let sets_only = [SDP, b"a=fmtp:8 x=1\r\n"].concat();
+    assert_eq!(scene.begin(&sets_only), RtpProgress::Media(Progress::default()));
+    assert_eq!(scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n"), RtpProgress::NewTracks);
+}
+
+#[test]
+fn without_video_nobody_waits_for_a_keyframe_any_more() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 1, 0), IDR);
+    scene.packet(1, (8, 1, 0), &[1]);
+    scene.log.flush();
+    assert_eq!(scene.log.prelude().reports.len(), 2);
+    scene.ingest.change_source(&mut scene.log);
+    scene.begin(b"v=0\r\nm=audio 0 RTP/AVP 8\r\n");
+    scene.packet(0, (7, 1, 0), &[1]);
+    scene.log.flush();
+    assert!(!scene.log.awaits_keyframe());
+    let channels: Vec<u8> = scene.log.prelude().reports.iter().map(|(of, _)| *of).collect();
+    assert_eq!(channels, [1]);
+}
+
+#[test]
+fn other_parameter_sets_are_other_tracks() {
+    let with = |sets: &str| -> Vec<u8> {
+        let fmtp = format!("a=fmtp:96 sprop-parameter-sets={sets}\r\n");
+        let video = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+        [video, &fmtp].concat().into_bytes()
+    };
+    let one = with("Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA");
+    let mut scene = Scene::new();
+    scene.begin(&one);
+    scene.packet(0, (9, 1, 0), IDR);
+    scene.ingest.change_source(&mut scene.log);
+    assert_eq!(scene.begin(&one), RtpProgress::Media(Progress::default()));
+    scene.ingest.change_source(&mut scene.log);
+    assert_eq!(scene.begin(&with("aOvjyyLA")), RtpProgress::NewTracks);
+}
+
+#[test]
+fn what_is_of_no_track_is_dropped() {
+    let mut scene = Scene::new();
+    scene.packet(2, (9, 1, 0), IDR);
+    assert_eq!((scene.ingest.dropped(), scene.entries().len()), (1, 0));
+}
+
+#[test]
+fn tracks_are_told_by_the_description_and_counted_by_frames() {
+    let mut scene = Scene::new();
+    for frame in 0..10 {
+        for piece in 0..3 {
+            let payload: &[u8] = if frame % 5 == 0 { IDR } else { SLICE };
+            scene.packet(0, (9, frame * 3 + piece, u32::from(frame) * 3600), payload);
+        }
+    }
+    let tracks = scene.ingest.tracks();
+    let video = tracks.video.as_ref().expect("told");
+    assert_eq!((video.frames, video.keyframes, video.fps_measured), (10, 2, 25.0));
+    let audio = tracks.audio.as_ref().and_then(|track| track.audio).expect("told");
+    assert_eq!((audio.sample_rate, audio.channels), (8000, 1));
+}
+
+#[test]
+fn second_track_of_a_kind_is_handed_on_and_no_more() {
+    const TWO: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+        m=audio 0 RTP/AVP 8\r\n\
+        m=video 0 RTP/AVP 97\r\na=rtpmap:97 H265/90000\r\n\
+        m=audio 0 RTP/AVP 98\r\na=rtpmap:98 L16/44100/2\r\n";
+    const H265_IDR: &[u8] = &[0x26, 1, 0x80];
+    let mut scene = Scene::new();
+    scene.ingest.start_over(&mut scene.log);
+    scene.begin(TWO);
+    for picture in 0..11_u16 {
+        let at = 3600 * u32::from(picture);
+        scene.packet(0, (9, picture, at), if picture % 5 == 0 { IDR } else { SLICE });
+        scene.packet(1, (8, picture, at * 8 / 90), &[1]);
+        scene.packet(2, (7, picture, at), H265_IDR);
+        scene.packet(3, (6, picture, at), &[2]);
+    }
+    assert_eq!([0, 1, 2, 3].map(|track| scene.given(track).len()), [11; 4]);
+    let starts = scene.entries().into_iter().filter(|of| of.keyframe).map(|of| of.track());
+    assert_eq!(starts.collect::<Vec<_>>(), [0; 3]);
+    let tracks = scene.ingest.tracks();
+    let (video, audio) = (tracks.video.as_ref().unwrap(), tracks.audio.as_ref().unwrap());
+    assert_eq!((video.frames, video.gop_frames, video.fps_measured), (11, 5, 25.0));
+    assert_eq!((audio.frames, audio.audio.map(|of| of.sample_rate)), (11, Some(8000)));
+}
