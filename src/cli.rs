@@ -33,7 +33,8 @@ use crate::media::codec::VideoParameters;
 use crate::media::state::Fault;
 use crate::net::resolver::Resolver;
 use crate::net::{
-    self, Call, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Reply, Setup,
+    self, Call, ConfigReader, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Reply,
+    Setup,
 };
 use crate::shard::ledger::Ledger;
 use crate::stream::tracks::Track;
@@ -250,7 +251,9 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     let generated = ensure_secret(&mut config)?;
     let signals = Signals::block_with_hangup()?;
     let (_journal, kept) = open_journal(&config.server.data_dir)?.unzip();
-    let (node, keeper) = start(config.clone(), kept, Some(Arc::new(source)))?;
+    let reader = ConfigReader::start(source)
+        .map_err(|error| format!("no thread to read the config file: {error}"))?;
+    let (node, keeper) = start(config.clone(), kept, Some(reader))?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
     }
@@ -293,7 +296,7 @@ fn open_journal(dir: &Path) -> Result<Option<(Journal, Kept)>, Failure> {
 pub(crate) fn start(
     config: Config,
     kept: Option<Kept>,
-    config_source: Option<Arc<ConfigSource>>,
+    config_reader: Option<ConfigReader>,
 ) -> Result<(Node, Keeper), Failure> {
     raise_file_limit();
     let cpus = cpus_of(&config)?;
@@ -302,7 +305,7 @@ pub(crate) fn start(
         .map_err(|error| format!("no thread for the event log: {error}"))?;
     let make_handler = make_handler();
     let newest_config = Arc::new(NewestConfig::new(config.clone()));
-    let setup = Setup { make_handler, kept, config_source, newest_config, keeper: keeper.port() };
+    let setup = Setup { make_handler, kept, config_reader, newest_config, keeper: keeper.port() };
     Ok((Node::start(&config, &cpus, &setup)?, keeper))
 }
 

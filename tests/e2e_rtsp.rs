@@ -24,7 +24,12 @@ const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
 
 #[track_caller]
 fn passes_bit_equal(file: &str, lower: Lower, shards: usize) {
-    let relay = Relay::start(shards);
+    passes_bit_equal_with(file, lower, shards, "");
+}
+
+#[track_caller]
+fn passes_bit_equal_with(file: &str, lower: Lower, shards: usize, config: &str) {
+    let relay = Relay::start_with(shards, config);
     let media = Media::of(file, Plan::default());
     let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &media);
     relay.wait_online("a");
@@ -49,6 +54,11 @@ fn packets_published_over_tcp_pass_bit_equal() {
 fn packets_published_over_udp_pass_bit_equal() {
     passes_bit_equal("av.flv", Lower::Udp, 1);
     passes_bit_equal("av.flv", Lower::Udp, 2);
+}
+
+#[test]
+fn packets_pass_bit_equal_without_gso() {
+    passes_bit_equal_with("av.flv", Lower::Udp, 2, kit::config::WITHOUT_GSO);
 }
 
 #[test]

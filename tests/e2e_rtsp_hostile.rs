@@ -11,7 +11,7 @@ use kit::compare::assert_never_steps_back;
 use kit::flv::Kind;
 use kit::player::is_wait;
 use kit::relay::label;
-use kit::rtp::{Packet, SenderReport, parse_description};
+use kit::rtp::{Codec, Packet, SenderReport, parse_description};
 use kit::rtp_media::{Media, Plan, Timed, assert_same_packets};
 use kit::rtsp::{Client, Lower, Message, interleaved};
 use kit::rtsp_crowd::{four_players, stop_and_compare};
@@ -165,6 +165,38 @@ fn absurd_descriptions_are_refused() {
     });
 }
 
+/// Bytes of a body that are read.
+const BODY_LEN_MAX: usize = 65_536;
+
+#[test]
+fn body_that_is_too_long_is_told_and_ends_its_own_connection_alone() {
+    goes_on_while(|relay, _, _| {
+        let url = relay.rtsp_url("long");
+        // The longest that is read, and what is said to it.
+        for (method, status) in [("ANNOUNCE", 400), ("SET_PARAMETER", 451), ("GET_PARAMETER", 200)]
+        {
+            let mut client = Client::connect(relay.rtsp);
+            let longest = "x".repeat(BODY_LEN_MAX);
+            let answer = client.ask(method, &url, &[SDP], &longest).expect("an answer");
+            assert_eq!(answer.status(), Some(status), "{method}");
+            client.demand("OPTIONS", &url, &[], "");
+        }
+        let methods = ["ANNOUNCE", "SET_PARAMETER", "GET_PARAMETER"];
+        for method in methods {
+            let mut client = Client::connect(relay.rtsp);
+            let long = "x".repeat(BODY_LEN_MAX + 1);
+            let answer = client.ask(method, &url, &[SDP], &long).expect("an answer");
+            assert_eq!(answer.status(), Some(413), "{method}");
+            let end = client.answer().expect_err("nothing more is read");
+            assert!(!is_wait(&end), "{method}: {end}");
+        }
+        wait_until(LIVENESS, "each is counted once", || {
+            let ended = by_reason(relay, "rillcast_rtsp_errors_total");
+            ended["too_large"] == methods.len() as u64
+        });
+    });
+}
+
 /// Who plays over RTP may know better than we do, or need none.
 #[test]
 fn configuration_that_can_not_be_read_is_passed_on() {
@@ -192,8 +224,13 @@ fn configuration_that_can_not_be_read_is_passed_on() {
 /// How many packets were dropped, by reason.
 #[track_caller]
 fn dropped(relay: &Relay) -> BTreeMap<String, u64> {
+    by_reason(relay, "rillcast_rtp_packets_dropped_total")
+}
+
+#[track_caller]
+fn by_reason(relay: &Relay, metric: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
-    for (labels, value) in relay.samples("rillcast_rtp_packets_dropped_total") {
+    for (labels, value) in relay.samples(metric) {
         *counts.entry(label(&labels, "reason")).or_default() += value;
     }
     counts
@@ -202,6 +239,22 @@ fn dropped(relay: &Relay) -> BTreeMap<String, u64> {
 /// Packets of video in which something can't be read, or that are not of the stream, go among the good
 /// ones in these milliseconds.
 const SPOILED_MS: std::ops::Range<u32> = 2000..4000;
+
+/// A fragment and an aggregate that are cut off.
+fn cut_payloads(codec: Codec) -> [Vec<u8>; 2] {
+    match codec {
+        Codec::H264 => [vec![0x7c], vec![0x78, 0x7f, 0xff, 1, 2, 3]],
+        _ => [vec![0x62, 1], vec![0x60, 1, 0x7f, 0xff, 1, 2, 3]],
+    }
+}
+
+/// A whole slice of a picture that is no keyframe.
+fn is_slice(codec: Codec, payload: &[u8]) -> bool {
+    match codec {
+        Codec::H264 => payload[0] & 0x1f == 1,
+        _ => payload[0] >> 1 & 0x3f < 10,
+    }
+}
 
 fn is_spoiled(timed: &Timed) -> bool {
     timed.track == 0 && !timed.is_rtcp && SPOILED_MS.contains(&timed.at_ms)
@@ -213,20 +266,18 @@ fn with_cut_packets(media: &Media) -> (Media, usize) {
     let mut cut_media = Media { packets: Vec::new(), ..media.clone() };
     let mut pictures = Vec::new();
     let mut cut_count = 0_u16;
+    let codec = media.formats[0].codec;
     for timed in &media.packets {
         let Ok(mut packet) = Packet::parse(&timed.bytes) else { unreachable!("made here") };
         if timed.track != 0 || timed.is_rtcp {
             cut_media.packets.push(timed.clone());
             continue;
         }
-        let is_slice = packet.payload[0] & 0x1f == 1;
+        let is_slice = is_slice(codec, &packet.payload);
         if is_spoiled(timed) && is_slice && pictures.last() != Some(&packet.timestamp) {
             pictures.push(packet.timestamp);
             if pictures.len() % 5 == 1 {
-                let payload = match pictures.len() % 2 {
-                    0 => vec![0x7c],
-                    _ => vec![0x78, 0x7f, 0xff, 1, 2, 3],
-                };
+                let payload = cut_payloads(codec)[pictures.len() % 2].clone();
                 let sequence = packet.sequence.wrapping_add(cut_count);
                 let cut = Packet { sequence, marker: false, payload, ..packet.clone() };
                 cut_media.packets.push(Timed { bytes: cut.encode(), ..timed.clone() });
@@ -353,6 +404,40 @@ fn noise_among_media_over_tcp_is_counted_and_all_else_plays() {
 #[test]
 fn noise_among_media_over_udp_is_counted_and_all_else_plays() {
     noise_among_media_is_counted(Lower::Udp);
+}
+
+/// Players of RTSP get them as they came; of FLV the pictures that they are in are missing, and all else
+/// is there.
+#[test]
+fn packets_of_hevc_that_are_cut_off_cost_their_pictures_alone() {
+    let relay = Relay::start(2);
+    let media = Media::of("hevc_aac.flv", Plan::default());
+    let (cut_media, cut_count) = with_cut_packets(&media);
+    assert!(cut_count >= 5, "{cut_count} pictures");
+    let streams = [Lower::Tcp, Lower::Udp].map(|lower| {
+        let stream = lower.name();
+        let url = relay.rtsp_url(stream);
+        let publisher = RtspPublisher::start(relay.rtsp, &url, lower, &cut_media);
+        relay.wait_online(stream);
+        let flv = Player::http_flv(relay.http, &format!("/live/{stream}.live.flv"));
+        (publisher, flv, RtspPlayer::start(relay.rtsp, &url, lower))
+    });
+    for (publisher, flv, rtsp) in streams {
+        flv.wait_frames(Kind::Video, 130);
+        let tags = flv.stop();
+        assert_never_steps_back("flv", &tags);
+        let got = units::of_tags(&tags);
+        let lost =
+            [Kind::Video, Kind::Audio].map(|kind| assert_part_of("flv", &media.units, &got, kind));
+        assert_eq!(lost, [cut_count, 0]);
+        rtsp.wait_units(Kind::Video, 130);
+        assert_same_packets(rtsp.what(), &cut_media, &rtsp.look(Clone::clone), 130);
+        assert!(!publisher.is_closed(), "its connection is open");
+        publisher.stop();
+    }
+    assert_eq!(dropped(&relay)["truncated"], 2 * cut_count as u64);
+    assert_eq!(relay.metric("rillcast_session_errors_total"), 0);
+    relay.stop();
 }
 
 /// Loss in percent of each track.

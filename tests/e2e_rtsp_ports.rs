@@ -241,6 +241,38 @@ fn player_that_gets_no_ports_goes_on_over_tcp() {
     relay.stop();
 }
 
+/// A track that is set up again gives up the ports that it had, and may get no others: with the only pair
+/// of them, `method` then closes the connection without an answer.
+#[track_caller]
+fn assert_closed_without_ports(client: &mut Client, track: &str, mode: &str, method: &str) {
+    // The kernel has yet to let go of the first pair when the second one is asked for.
+    for status in [200, 461] {
+        let answer = Track::ask(client, track, "", mode).answer;
+        assert_eq!(answer.status(), Some(status), "{method}: {answer:?}");
+    }
+    let (url, _) = track.rsplit_once('/').expect("a track of a stream");
+    let end = client.ask(method, url, &[], "").expect_err("it is closed");
+    assert!(!is_wait(&end), "{method}: {end}");
+}
+
+#[test]
+fn record_and_play_of_a_track_that_lost_its_ports_close_the_connection() {
+    let relay = relay_with(free_range(1), 1);
+    let (publisher, media) = published(&relay);
+    let mut client = Client::connect(relay.rtsp);
+    let url = relay.rtsp_url("b");
+    client.demand("ANNOUNCE", &url, &[SDP], &media.description());
+    let track = control_url(&url, &media.formats[0].control);
+    assert_closed_without_ports(&mut client, &track, ";mode=record", "RECORD");
+    relay.wait_udp_pairs_free(1);
+    assert!(relay.schemas("b").is_empty(), "nothing is published");
+    let (mut client, tracks) = described(&relay, "a");
+    assert_closed_without_ports(&mut client, &tracks[0], "", "PLAY");
+    relay.wait_udp_pairs_free(1);
+    publisher.stop();
+    relay.stop();
+}
+
 #[test]
 fn port_that_another_has_is_skipped() {
     let first = free_range(6);

@@ -102,6 +102,34 @@ fn players_begin_where_the_picture_of_a_keyframe_does() {
     }
 }
 
+#[test]
+fn players_begin_at_a_keyframe_of_the_first_of_two_tracks_of_video() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default()).with_second_video();
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let first = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+    // In all parts of a GOP of 25.
+    for turn in 0..8 {
+        first.wait_units(Kind::Video, 30 + 3 * turn);
+        let player = RtspPlayer::start(relay.rtsp, &url, LOWERS[turn % 2]);
+        player.wait_units(Kind::Video, 3);
+        let what = player.what().to_owned();
+        let recording = player.stop();
+        recording.assert_announced(&what);
+        let begins = recording.tracks[0].packets[0].payload[0] & 0x1f;
+        assert_eq!(begins, 7, "{what}: parameter sets, and their keyframe behind them");
+    }
+    let list = relay.api("getMediaList", &[("stream", "a"), ("schema", "rtsp")]);
+    let tracks = list["data"][0]["tracks"].as_array().unwrap_or_else(|| panic!("{list}"));
+    assert_eq!(tracks.len(), 2, "the first one alone is told of: {list}");
+    assert_eq!(tracks[0]["gop_size"], 25, "{list}");
+    drop(first);
+    publisher.stop();
+    relay.stop();
+}
+
 /// Loss in percent of video and audio.
 #[track_caller]
 fn losses(relay: &Relay, schema: &str) -> [f64; 2] {

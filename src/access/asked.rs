@@ -1,7 +1,8 @@
 //! How many pulls are pending, of the node and of each address that asked for them.
 //!
-//! A pull counts while it is pending: from its add to its first media, and again while its source is
-//! lost. One that comes from the journal has no address. The shards share the counts.
+//! A pull counts while it is pending: from its add, or the player that it is for, to its first media, and
+//! again while its source is lost. One that comes from the journal has no address. The shards share the
+//! counts.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

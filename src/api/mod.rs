@@ -3,7 +3,8 @@
 //! ZLMediaKit.
 //!
 //! - `router.rs`: one table of endpoints; `params.rs` and `auth.rs` come before each.
-//! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource.
+//! - `proxy.rs`, `push.rs`, `media.rs`, `session.rs`, `server.rs`: one file per resource; `update.rs`: other
+//!   sources for a pull.
 //! - `absences.rs`: streams that are known to be missing.
 //! - `origins.rs`: how the hosts do that are pulled from.
 //! - `why.rs`: what one stream is doing, and why; `rules.rs`: which rules have acted on it.
@@ -29,6 +30,7 @@ mod server;
 mod session;
 #[cfg(test)]
 mod testing;
+mod update;
 mod why;
 mod wire;
 

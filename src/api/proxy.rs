@@ -1,4 +1,4 @@
-//! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, updateStreamProxy, delStreamProxy,
+//! Pulls, which ZLMediaKit calls stream proxies: addStreamProxy, delStreamProxy,
 //! listStreamProxy, getProxyInfo, probeStream.
 //!
 //! Of the keys that ZLMediaKit passes to its puller or muxer, `rtp_type`, `rtsp_user`, `rtsp_pwd` and
@@ -57,35 +57,9 @@ pub(super) async fn add<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure
     }
 }
 
-/// `updateStreamProxy`, ours: gives a pull other sources. Answers when one of them brings the stream, or
-/// when none does.
-pub(super) async fn update<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    let no_such = || Failure::new(Code::NotFound, "can not find the proxy");
-    let key = wire::parse_key(call.params.text("key")).ok_or_else(no_such)?;
-    let urls = source_urls(call)?;
-    let timeout = options(call).timeout;
-    if call.node.journal_is_behind() {
-        return Err(Failure::new(Code::OtherFailed, "the journal can't keep up"));
-    }
-    // Each may be tried again, where one that took over fails at once.
-    let bound = call.bound() + round(timeout, urls.len()) * 2;
-    let ask = Ask::UpdatePull { key: key.clone(), urls, timeout };
-    match call.ask_within(call.node.owner_of(&key), ask, bound).await? {
-        Answer::Added { state, generation } => {
-            let (key, state) = (key.as_str(), state.as_str());
-            let updated = AddedRow { key, state, generation: generation.0 };
-            Ok(wire::success(Data { data: updated }))
-        }
-        Answer::AddFailed(fault) => Err(Failure::new(Code::OtherFailed, add_failed_text(fault))),
-        Answer::AddCancelled => Err(Failure::new(Code::OtherFailed, "player proxy close")),
-        Answer::NoSuchPull => Err(no_such()),
-        _ => Err(Failure::other_answer()),
-    }
-}
-
 /// What trying each source may take: its turn in the origin's connect budget one timeout, its attempt
 /// another, and its keyframe some time, where what it brings is held back for that.
-fn round(timeout: Duration, sources: usize) -> Duration {
+pub(super) fn round(timeout: Duration, sources: usize) -> Duration {
     (timeout * 2 + KEYFRAME_PATIENCE) * sources as u32
 }
 
@@ -150,7 +124,7 @@ fn is_pull(stream: &StreamView) -> bool {
 }
 
 /// `url`, and behind it those of `urls` that are others: a JSON array, or URLs with `;` between.
-fn source_urls<N: Node>(call: &Call<'_, N>) -> Result<Vec<Arc<SourceUrl>>, Failure> {
+pub(super) fn source_urls<N: Node>(call: &Call<'_, N>) -> Result<Vec<Arc<SourceUrl>>, Failure> {
     let given = call.params.text("urls").trim();
     let more: Vec<String> = match given.starts_with('[') {
         true => serde_json::from_str(given).map_err(|_| {
@@ -204,11 +178,7 @@ pub(super) fn login<N: Node>(call: &Call<'_, N>) -> Result<Option<Login>, Failur
 
 pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
     let (params, pull) = (&call.params, &call.config.pull);
-    let timeout_ms = match params.float("timeout_sec") {
-        // A cast saturates.
-        Some(seconds) if seconds > TIMEOUT_SEC_MIN => (seconds * 1000.0) as u64,
-        _ => pull.timeout_ms,
-    };
+    let default_timeout = Duration::from_millis(pull.timeout_ms.min(PULL_TIMEOUT_MS_MAX));
     let media_timeout_ms = match params.integer("media_timeout_ms") {
         Some(ms) if ms > 0 => ms.unsigned_abs(),
         _ => pull.media_timeout_ms,
@@ -222,7 +192,7 @@ pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
         retries_max: u32::try_from(params.integer("retry_count").unwrap_or(-1)).ok(),
         force: params.flag("force"),
         no_wait: params.flag("async"),
-        timeout: Duration::from_millis(timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
+        timeout: named_timeout(call).unwrap_or(default_timeout),
         hedge: Duration::from_millis(hedge_ms.min(PULL_TIMEOUT_MS_MAX)),
         media_timeout: Duration::from_millis(media_timeout_ms.min(PULL_TIMEOUT_MS_MAX)),
         // 2, multicast, is not served: TCP works wherever that does.
@@ -239,6 +209,13 @@ pub(super) fn options<N: Node>(call: &Call<'_, N>) -> PullOptions {
         },
         asked_by: Some(call.caller.peer.ip()),
     }
+}
+
+/// The caller's `timeout_sec`, where it gives one that is honored.
+pub(super) fn named_timeout<N: Node>(call: &Call<'_, N>) -> Option<Duration> {
+    let seconds = call.params.float("timeout_sec").filter(|seconds| *seconds > TIMEOUT_SEC_MIN)?;
+    // A cast saturates.
+    Some(Duration::from_millis(((seconds * 1000.0) as u64).min(PULL_TIMEOUT_MS_MAX)))
 }
 
 /// ZLMediaKit's words for the most common failure; ours for the others, which nobody switches on.
@@ -651,31 +628,5 @@ mod tests {
             let reply = node.call("addStreamProxy", &params("c", &[("urls", urls)]));
             assert_eq!(reply["code"], code, "{urls}: {reply}");
         }
-    }
-
-    #[test]
-    fn update_is_answered_when_a_new_source_takes_over_or_all_fail() {
-        let node = FakeNode::new();
-        node.call("addStreamProxy", &params("a", &[("async", "1")]));
-        let old = node.take_dial();
-        node.deliver(&old);
-        let key = key_of("a");
-        let url = "rtmp://10.0.0.9/live/new";
-        let update = [("key", &*key), ("url", url)];
-        let mut failing = node.start("updateStreamProxy", &update);
-        node.fail(&node.take_dial(), refused());
-        let reply = failing.poll().expect("there is no other one").json();
-        assert_eq!(reply, json!({"code": -1, "msg": "connection refused"}));
-        assert_eq!(shown(&node, "a")["url"], URL);
-        let mut working = node.start("updateStreamProxy", &update);
-        assert_eq!(shown(&node, "a")["rival"], url);
-        node.deliver(&node.take_dial());
-        let reply = working.poll().expect("it has a keyframe").json();
-        assert_eq!((&reply["code"], &reply["data"]["state"]), (&json!(0), &json!("registered")));
-        let row = shown(&node, "a");
-        assert_eq!((&row["url"], &row["rival"]), (&json!(url), &Value::Null));
-        let nobody = node.call("updateStreamProxy", &[("key", "v/live/x"), ("url", url)]);
-        assert_eq!(nobody["code"], -500);
-        assert_eq!(node.call("updateStreamProxy", &[("key", &key)])["code"], -300);
     }
 }

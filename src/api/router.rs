@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::params::Params;
 use super::wire::{Code, Failure};
-use super::{Caller, Node, absences, auth, media, origins, proxy, push, server, session, why};
+use super::{
+    Caller, Node, absences, auth, media, origins, proxy, push, server, session, update, why,
+};
 use crate::config::Config;
 use crate::media::StreamKey;
 use crate::media::key::KeyError;
@@ -162,7 +164,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::GetStatistic => server::show_statistic(call).await,
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
         Endpoint::GetWorkThreadsLoad => Ok(server::list_work_load().await),
-        Endpoint::UpdateStreamProxy => proxy::update(call).await,
+        Endpoint::UpdateStreamProxy => update::sources(call).await,
         Endpoint::Version => Ok(server::show_version()),
         Endpoint::Why => why::explain(call).await,
     }

@@ -77,6 +77,9 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         ("player_refused", "wait_over", _) => {
             "stream.max_stream_wait_ms; demand.hops_max or edge=1 for who comes through a node"
         }
+        ("closed" | "player_refused", "too_many_pulls", _) => {
+            "limits.pending_pulls_max or limits.pending_pulls_per_address_max"
+        }
         ("player_refused", "overloaded", _) => {
             "stream.waiters_per_key_max or limits.pending_per_shard_max"
         }
@@ -140,6 +143,7 @@ mod tests {
             EndReason::KnownMissing,
             EndReason::KnownFailed,
             EndReason::Busy,
+            EndReason::TooManyPulls,
             EndReason::Overloaded,
         ];
         let mut found = reasons.map(|reason| rule("player_refused", reason).expect("a rule"));

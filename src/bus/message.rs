@@ -23,6 +23,7 @@ use super::view::{
     AbsenceView, GapsView, LoadView, Metric, OriginView, PlayerView, ProbeView, PushView,
     SessionView, StreamView,
 };
+use crate::config::{ReloadError, Reread};
 use crate::media::state::{EndReason, Fault, Generation, Released, StreamState};
 use crate::media::{ConnectionId, Form, PushState, ShardId, SourceUrl, StreamKey, UrlDigest};
 use crate::origin::Asking;
@@ -296,6 +297,8 @@ pub enum Answer {
     Persisted(bool),
     /// What a look at an origin found; it never crosses a core.
     Probed(Box<ProbeView>),
+    /// What the config file says now; it never crosses a core.
+    Reread(Box<Result<Reread, ReloadError>>),
     Done,
 }
 

@@ -144,6 +144,8 @@ pub struct PullView {
     pub sources: Vec<PullSourceView>,
     /// What is tried beside the source in use.
     pub rival: Option<Arc<SourceUrl>>,
+    /// From the dial of a try to its first media.
+    pub timeout: Duration,
     /// Tries since the add.
     pub attempts: u32,
     pub last_fault: Option<Fault>,

@@ -2,7 +2,8 @@
 //! config, and nothing else, so that what a control plane has set meanwhile stays.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde::de::Error as _;
 use toml::{Table, Value};
@@ -14,7 +15,9 @@ use super::{Config, ConfigError, Overrides, ValueError, ZLM_SHIPPED_SECRET};
 pub struct ConfigSource {
     path: Option<PathBuf>,
     overrides: Overrides,
-    last: Mutex<Config>,
+    /// Of the readings the last that was merged, and what it said.
+    last: Mutex<(u64, Config)>,
+    readings: AtomicU64,
 }
 
 /// A running config as it is to be from now on.
@@ -32,6 +35,10 @@ pub struct Reloaded {
 pub enum ReloadError {
     #[error("there is no config file: this node was started without --config")]
     NoFile,
+    #[error("the config file was not read within {0} s")]
+    Slow(u64),
+    #[error("the config file was read again meanwhile")]
+    Outdated,
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -44,41 +51,45 @@ impl ConfigSource {
     /// `loaded` is the file with the overrides laid over it, before anything was made up for what it
     /// lacks.
     pub fn new(path: Option<PathBuf>, overrides: Overrides, loaded: Config) -> Self {
-        Self { path, overrides, last: Mutex::new(loaded) }
+        let last = Mutex::new((0, loaded));
+        Self { path, overrides, last, readings: AtomicU64::new(0) }
     }
 
-    /// Reads and validates the file again. Nobody else reads it as long as this is held, so that the
-    /// newest file is merged last.
+    /// Reads and validates the file again. Blocks as long as the disk does.
     ///
     /// # Errors
     /// [`ReloadError`].
-    pub fn read(&self) -> Result<Reread<'_>, ReloadError> {
-        // A panic elsewhere leaves a whole config.
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn read(&self) -> Result<Reread, ReloadError> {
+        let reading = self.readings.fetch_add(1, Ordering::Relaxed) + 1;
         let mut file = Config::load(self.path.as_deref().ok_or(ReloadError::NoFile)?)?;
         file.apply(self.overrides.clone());
         file.validate()?;
-        Ok(Reread { file, last })
+        Ok(Reread { reading, file: Box::new(file) })
+    }
+
+    /// Lays what is new in the file over the running config.
+    ///
+    /// # Errors
+    /// [`ReloadError`], also where a later reading was merged before: the newest file counts. Everything
+    /// then stays as it is.
+    pub fn merge(&self, read: &Reread, running: &Config) -> Result<Reloaded, ReloadError> {
+        // A panic elsewhere leaves a whole config.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.reading < last.0 {
+            return Err(ReloadError::Outdated);
+        }
+        let (reloaded, config) = merge(&last.1, &read.file, running)?;
+        *last = (read.reading, config);
+        Ok(reloaded)
     }
 }
 
 /// The file, read again.
 #[derive(Debug)]
-pub struct Reread<'a> {
-    file: Config,
-    last: MutexGuard<'a, Config>,
-}
-
-impl Reread<'_> {
-    /// Lays what is new in the file over the running config.
-    ///
-    /// # Errors
-    /// [`ReloadError`]; everything then stays as it is.
-    pub fn merge(mut self, running: &Config) -> Result<Reloaded, ReloadError> {
-        let (reloaded, read) = merge(&self.last, &self.file, running)?;
-        *self.last = read;
-        Ok(reloaded)
-    }
+pub struct Reread {
+    /// The later, the higher.
+    reading: u64,
+    file: Box<Config>,
 }
 
 /// Also what counts as read now: the file without what waits for a restart, so that it is told again.
@@ -222,5 +233,21 @@ mod tests {
         let config = Config::default();
         let source = ConfigSource::new(None, Overrides::default(), config);
         assert!(matches!(source.read(), Err(ReloadError::NoFile)));
+    }
+
+    #[test]
+    fn newest_reading_counts_whichever_is_merged_first() {
+        let running = Config::default();
+        let source = ConfigSource::new(None, Overrides::default(), running.clone());
+        let reading = |reading, timeout_ms: u64| {
+            let file = config(&format!("[pull]\ntimeout_ms = {timeout_ms}\n"));
+            Reread { reading, file: Box::new(file) }
+        };
+        let newer = source.merge(&reading(2, 8000), &running).unwrap();
+        assert_eq!(newer.config.pull.timeout_ms, 8000);
+        let older = source.merge(&reading(1, 7000), &newer.config);
+        assert!(matches!(older, Err(ReloadError::Outdated)));
+        let again = source.merge(&reading(3, 7000), &newer.config).unwrap();
+        assert_eq!((again.config.pull.timeout_ms, again.changed.len()), (7000, 1));
     }
 }

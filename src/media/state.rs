@@ -162,6 +162,8 @@ pub enum EndReason {
     Kicked,
     /// The connect budget of its origins was used up.
     Busy,
+    /// It would have to be pulled, and too many pulls are pending.
+    TooManyPulls,
     /// A limit of this node.
     Overloaded,
     Shutdown,
@@ -193,6 +195,7 @@ impl EndReason {
             Self::Denied => "denied",
             Self::Kicked => "kicked",
             Self::Busy => "busy",
+            Self::TooManyPulls => "too_many_pulls",
             Self::Overloaded => "overloaded",
             Self::Shutdown => "shutdown",
         }

@@ -22,7 +22,6 @@ use super::wire::RingWire;
 use super::{Handler, NodeHandle, Setup};
 use crate::access::Guests;
 use crate::bus::message::{Answer, Ask, Message};
-use crate::bus::view::ProbeView;
 use crate::bus::{MeshPort, mesh};
 use crate::clock;
 use crate::config::Config;
@@ -50,8 +49,9 @@ pub(super) struct Driver {
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
     pub(super) keeper: Option<Keeper>,
     pub(super) prober: Prober,
-    pub(super) probed_in: mpsc::Sender<(u64, ProbeView)>,
-    pub(super) probed_out: mpsc::Receiver<(u64, ProbeView)>,
+    /// What threads that may block have to say, to questions by their number.
+    pub(super) answers_in: mpsc::Sender<(u64, Answer)>,
+    pub(super) answers_out: mpsc::Receiver<(u64, Answer)>,
     pub(super) setup: Setup,
     pub(super) handler: Handler,
     /// Itself, for the tasks that it starts.
@@ -159,7 +159,7 @@ impl Driver {
         let (shard, shards) = (parts.shard.id().index(), parts.shard.shards());
         let udp = UdpPairs::new(PortPool::new(&parts.config.rtsp.udp_ports, shard, shards));
         let (resolved_in, resolved_out) = mpsc::channel();
-        let (probed_in, probed_out) = mpsc::channel();
+        let (answers_in, answers_out) = mpsc::channel();
         let driver = Rc::new(RefCell::new(Self {
             shard: parts.shard,
             ring: parts.ring,
@@ -171,8 +171,8 @@ impl Driver {
             resolved_in,
             resolved_out,
             prober: parts.prober,
-            probed_in,
-            probed_out,
+            answers_in,
+            answers_out,
             keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),
             handler: (parts.setup.make_handler)(),
             setup: parts.setup,
@@ -224,7 +224,7 @@ impl Driver {
         self.take_messages();
         self.take_resolved();
         self.take_synced();
-        self.take_probed();
+        self.take_answers();
         self.take_from_keeper();
         self.run_due();
         // Before owners hear of new waiters, so that the keeper knows who waits.
@@ -459,22 +459,6 @@ impl Driver {
                     self.shard.flush_was_dropped(to, &key, form);
                 }
             }
-        }
-    }
-
-    /// Enters who waits for an answer, and until when.
-    pub(super) fn await_answer(&mut self, sender: OneshotSender<Answer>, deadline: Instant) -> u64 {
-        self.next_ask += 1;
-        self.asks.insert(self.next_ask, (sender, deadline));
-        self.ask_deadlines.insert((deadline, self.next_ask));
-        self.next_ask
-    }
-
-    pub(super) fn give_answer(&mut self, serial: u64, answer: Answer) {
-        if let Some((sender, deadline)) = self.asks.remove(&serial) {
-            self.ask_deadlines.remove(&(deadline, serial));
-            // Who asked may have gone meanwhile.
-            let _ = sender.send(answer);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod accept;
 mod admission;
+mod answers;
 mod destination;
 mod driver;
 mod events;
@@ -51,6 +52,7 @@ pub use keeping::Kept;
 use listeners::Listeners;
 use probe::Prober;
 pub use probe::{ProbeRequest, probe};
+pub use reload::ConfigReader;
 use resolver::Resolver;
 use wire::RingWire;
 
@@ -59,7 +61,7 @@ use crate::bus::mesh::Wake;
 use crate::bus::message::{Answer, Ask, Message, Ticket};
 use crate::bus::{KeeperPort, Mesh, MeshPort};
 use crate::clock;
-use crate::config::{Config, ConfigSource, NewestConfig};
+use crate::config::{Config, NewestConfig};
 use crate::media::{ConnectionId, ShardId, StreamKey};
 use crate::proto::http::request::Request;
 use crate::proto::http::response::Response;
@@ -101,7 +103,7 @@ pub struct Setup {
     pub make_handler: MakeHandler,
     pub kept: Option<Kept>,
     /// What is read again.
-    pub config_source: Option<Arc<ConfigSource>>,
+    pub config_reader: Option<ConfigReader>,
     pub newest_config: Arc<NewestConfig>,
     /// The way to who keeps the event log.
     pub keeper: KeeperPort,

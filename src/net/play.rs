@@ -138,7 +138,13 @@ impl Driver {
         let failed = matches!(reason, EndReason::OriginFailed | EndReason::KnownFailed);
         let not_carried = reason == EndReason::NotCarried;
         let overloaded = failed
-            || matches!(reason, EndReason::Busy | EndReason::Overloaded | EndReason::Shutdown);
+            || matches!(
+                reason,
+                EndReason::Busy
+                    | EndReason::TooManyPulls
+                    | EndReason::Overloaded
+                    | EndReason::Shutdown
+            );
         match &mut link.session {
             Session::Rtmp(session) => {
                 let refusal =

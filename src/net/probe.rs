@@ -11,7 +11,6 @@ use std::{io, thread};
 use bytes::Bytes;
 
 use super::NodeHandle;
-use super::driver::Driver;
 use super::origin::{OriginSession, Wanted};
 use super::resolver::{self, Resolver};
 use super::rtsp_origin::RtspWanted;
@@ -324,13 +323,9 @@ impl NodeHandle {
             let mut driver = self.driver.borrow_mut();
             let (sender, receiver) = oneshot();
             let serial = driver.await_answer(sender, clock::now() + timeout + SLACK);
-            let (found, waker) = (driver.probed_in.clone(), driver.waker.clone());
+            let tell = driver.answer_from_thread(serial);
             let request = ProbeRequest { url, timeout, access: driver.config.access.clone() };
-            let done = Box::new(move |view| {
-                // A shard that is gone wants no answer.
-                let _ = found.send((serial, view));
-                waker.wake();
-            });
+            let done = Box::new(move |view| tell(Answer::Probed(Box::new(view))));
             if !driver.prober.begin(request, done) {
                 driver.give_answer(serial, Answer::Done);
             }
@@ -339,15 +334,6 @@ impl NodeHandle {
         match receiver.await {
             Ok(Answer::Probed(view)) => Some(*view),
             _ => None,
-        }
-    }
-}
-
-impl Driver {
-    /// Takes what looks have found since the last turn.
-    pub(super) fn take_probed(&mut self) {
-        while let Ok((serial, view)) = self.probed_out.try_recv() {
-            self.give_answer(serial, Answer::Probed(Box::new(view)));
         }
     }
 }

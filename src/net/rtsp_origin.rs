@@ -36,6 +36,8 @@ pub(super) struct RtspOrigin {
     source: Option<SourceReceiver>,
     /// For packets over UDP.
     reorder: Duration,
+    /// Our own, in reports.
+    ssrc: u32,
     /// The origin said that packets come from an address that is not its own.
     is_elsewhere: bool,
     wanted: VecDeque<Wanted>,
@@ -96,6 +98,7 @@ impl RtspOrigin {
             tracks: Vec::new(),
             source: None,
             reorder,
+            ssrc: fastrand::u32(..),
             is_elsewhere: false,
             wanted: VecDeque::new(),
         }
@@ -251,7 +254,7 @@ impl RtspOrigin {
         let description = SessionDescription { media: media.collect(), ..self.description.clone() };
         let is_udp = |track: &ClientTrack| matches!(track.delivery, Delivery::Udp { .. });
         let hold = if self.tracks.iter().any(is_udp) { self.reorder } else { Duration::ZERO };
-        self.source = Some(SourceReceiver::new(&description, hold, fastrand::u32(..)));
+        self.source = Some(SourceReceiver::new(&description, hold, self.ssrc));
         self.wanted
             .push_back(Wanted::Rtsp(RtspWanted::Part(RtpPart::Begin(Arc::new(description)))));
     }
@@ -309,11 +312,11 @@ impl Driver {
                     let peer = self.links.get(token).map(|link| link.peer.ip());
                     if let (Some(origin), Some(peer)) = (self.rtsp_origin(token), peer) {
                         origin.udp_connected(track, peer);
+                        let report = encode_receiver_report(origin.ssrc, None, CNAME);
+                        // Opens the firewalls between the origin and us, as players do.
+                        self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
+                        self.send_udp(token, track, PacketKind::Rtcp, &report);
                     }
-                    // Opens the firewalls between the origin and us, as players do.
-                    self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
-                    let report = encode_receiver_report(fastrand::u32(..), None, CNAME);
-                    self.send_udp(token, track, PacketKind::Rtcp, &report);
                 } else {
                     let text = "the origin's UDP ports can't be used";
                     self.attempt_failed(id, Fault::new(ErrorClass::Unreachable, text));

@@ -1,6 +1,7 @@
 //! The nodes that a request has come through, so that nodes which pull from each other don't do so for
 //! ever: `rillcast_hops=a~1,b~2` in the query of a URL, in every protocol alike.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
@@ -17,12 +18,19 @@ pub struct Asking {
     /// It is not pulled for: it comes in a loop, through too many nodes, or from an edge of ZLMediaKit,
     /// which asks for what is here alone.
     pub is_passive: bool,
+    /// Who asks, for whose share of the pending pulls it counts.
+    pub asked_by: Option<IpAddr>,
     /// Without the hops, and nothing in it that can't be in a URL.
     params: Arc<str>,
     hops: Arc<str>,
 }
 
 impl Asking {
+    /// That of somebody.
+    pub fn by(self, address: IpAddr) -> Self {
+        Self { asked_by: Some(address), ..self }
+    }
+
     pub(super) fn params(&self) -> &str {
         &self.params
     }
@@ -71,6 +79,7 @@ pub(super) fn asking(params: &str, node: &str, hops_max: usize) -> Asking {
     let again: Vec<String> = hops.iter().map(|hop| url::encode(&name_of(hop))).collect();
     Asking {
         is_passive,
+        asked_by: None,
         params: url::query(&others.join("&")).into(),
         hops: again.join(",").into(),
     }

@@ -159,6 +159,7 @@ impl Shard {
                 url: pull.lead.url.clone(),
                 sources: pull.sources.views(now),
                 rival: pull.rival.as_ref().map(|rival| rival.way.url.clone()),
+                timeout: pull.options.timeout,
                 attempts: pull.attempts,
                 last_fault: pull.last_fault.clone(),
                 next_retry_ms: pull.next_retry_ms(now),

@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,13 +96,17 @@ impl Demands {
     }
 
     /// Where a player's query lets us pull for it: what it is asked with; and how long it may wait.
-    pub(super) fn ask(&mut self, params: &str, wait: Duration) -> (Option<Arc<Asking>>, Duration) {
+    pub(super) fn ask(
+        &mut self,
+        (params, by): (&str, IpAddr),
+        wait: Duration,
+    ) -> (Option<Arc<Asking>>, Duration) {
         let asking = self.origins.asking(params);
         if asking.is_passive {
             self.totals.passive += 1;
             return (None, wait.min(PASSIVE_WAIT));
         }
-        (Some(Arc::new(asking)), wait)
+        (Some(Arc::new(asking.by(by))), wait)
     }
 }
 
@@ -241,6 +246,11 @@ impl Shard {
         let candidates = origins.candidates(&stream.key, asking, is_avoided, &mut self.rng);
         let urls: Vec<_> = candidates.iter().map(|candidate| candidate.url.clone()).collect();
         let Some(url) = urls.first().cloned() else { return };
+        let place = self.pending_pulls.enter(asking.asked_by, &self.policy.pending_pulls);
+        let Ok(place) = place else {
+            self.end_stream(now, handle, EndReason::TooManyPulls, None);
+            return;
+        };
         let options = PullOptions {
             retries_max: Some(self.demands.origins.retry_count()),
             force: true,
@@ -252,9 +262,9 @@ impl Shard {
             hedge: Duration::ZERO,
             rtp_transport: LowerTransport::Tcp,
             idle_close: IdleClose { after: None, always: Some(true) },
-            asked_by: None,
+            asked_by: asking.asked_by,
         };
-        let pull = Pull { on_demand: true, ..Pull::new(urls, options) };
+        let pull = Pull { on_demand: true, place: Some(place), ..Pull::new(urls, options) };
         stream.source = Source::Pull(Box::new(pull));
         // Those who wait hear what came of it before their own time is over.
         let deadline = now + self.policy.stream_wait * 15 / 16;

@@ -9,7 +9,7 @@ use crate::bus::event::{Asker, Event, What};
 use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::journal::Record;
 use crate::media::state::{ErrorClass, StreamState};
-use crate::media::{SourceUrl, TagKind};
+use crate::media::{MediaPart, SourceUrl, TagKind};
 use crate::proto::rtsp::LowerTransport;
 
 const HEDGE: Duration = Duration::from_millis(300);
@@ -311,4 +311,48 @@ fn sources_are_shown_with_their_health() {
     let wanted = [(false, 1, Some(ErrorClass::Refused), None), (true, 0, None, Some(2000))];
     assert_eq!(shown.collect::<Vec<_>>(), wanted);
     end(scene);
+}
+
+/// The class of what a try failed with whose origin sent this much and no more.
+fn class_after(mut scene: Scene, part: Option<(TagKind, u32, &'static [u8])>) -> ErrorClass {
+    scene.stage(Stage::AwaitingMedia);
+    let of = scene.dialed.last().expect("it is dialed").0;
+    if let Some((kind, len, bytes)) = part {
+        let begin = MediaPart::Begin { lane: 0, kind, timestamp_ms: 0, len };
+        let data = MediaPart::Data { lane: 0, bytes: bytes.into() };
+        for part in [begin, data] {
+            assert!(scene.shard.attempt_media(scene.now, of, part));
+        }
+    }
+    while !scene.hung_up.contains(&of) {
+        // The one that is up goes on meanwhile.
+        let up = scene.dialed.iter().map(|(up, _)| *up).find(|up| *up != of);
+        if let Some(up) = up {
+            scene.now += TIMEOUT / 2;
+            scene.tag_of(up, TagKind::Audio, &[0xaf, 1, 2]);
+        }
+        scene.wait();
+    }
+    let Some(Answer::AddFailed(fault)) = scene.answers.pop() else {
+        panic!("it has failed, and was the only one");
+    };
+    fault.class
+}
+
+#[test]
+fn half_a_frame_is_no_silence() {
+    let half: Option<(TagKind, u32, &[u8])> =
+        Some((TagKind::Video, 99, b"\x17\x01\0\0\0\0\0\0\x50\x65\x88 and half of the picture"));
+    let config: Option<(TagKind, u32, &[u8])> = Some((TagKind::Audio, 4, b"\xaf\0\x12\x10"));
+    for (part, expected) in
+        [(None, ErrorClass::Silent), (config, ErrorClass::Silent), (half, ErrorClass::TimedOut)]
+    {
+        let lead = added(&["x"], Duration::ZERO, Some(0));
+        let mut rival = added(&["x"], Duration::ZERO, None);
+        rival.media();
+        update(&mut rival, &["y"]);
+        for scene in [lead, rival] {
+            assert_eq!(class_after(scene, part), expected, "{part:?}");
+        }
+    }
 }

@@ -284,8 +284,8 @@ impl Try {
         matches!(self.state, PullState::Queued { .. })
     }
 
-    /// The fault when its time is over.
-    pub(super) fn timeout_fault(&self, timeout: Duration) -> Fault {
+    /// The fault when its time is over; `is_within_frame` where some of its first frame has come.
+    pub(super) fn timeout_fault(&self, timeout: Duration, is_within_frame: bool) -> Fault {
         let seconds = timeout.as_secs_f64();
         let PullState::Trying { stage, awaiting, .. } = self.state else {
             return Fault::new(ErrorClass::TimedOut, format!("no media within {seconds} s"));
@@ -298,6 +298,10 @@ impl Try {
             Stage::Connecting => Fault::new(
                 ErrorClass::TimedOut,
                 format!("connection timed out: no answer within {seconds} s"),
+            ),
+            Stage::AwaitingMedia if is_within_frame => Fault::new(
+                ErrorClass::TimedOut,
+                "the origin is too slow: its first frame has begun and is not whole in time",
             ),
             Stage::AwaitingMedia if awaiting == KEYFRAME => Fault::new(
                 ErrorClass::TimedOut,
@@ -601,12 +605,15 @@ mod tests {
     #[test]
     fn a_timeout_says_what_was_awaited() {
         let mut pull = pull(None, true);
-        assert_eq!(pull.lead.timeout_fault(pull.options.timeout).class, ErrorClass::TimedOut);
+        assert_eq!(
+            pull.lead.timeout_fault(pull.options.timeout, false).class,
+            ErrorClass::TimedOut
+        );
         let PullState::Trying { stage, awaiting, .. } = &mut pull.lead.state else {
             panic!("started")
         };
         (*stage, *awaiting) = (Stage::Handshaking, "answer to play");
-        let fault = pull.lead.timeout_fault(pull.options.timeout);
+        let fault = pull.lead.timeout_fault(pull.options.timeout, false);
         assert_eq!(fault.class, ErrorClass::Silent);
         assert!(fault.text.contains("answer to play"), "{}", fault.text);
     }

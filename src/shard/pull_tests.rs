@@ -344,6 +344,44 @@ fn a_pull_that_is_sent_on_and_on_fails() {
     scene.assert_nothing_is_left();
 }
 
+/// What an origin says that is up; `served` is how long it was.
+fn moved_after(served: Duration) -> Scene {
+    let mut scene = Scene::new(1);
+    scene.add("a", "http://center/a.flv", None);
+    scene.stage(Stage::Connecting);
+    scene.media();
+    scene.now += served;
+    scene.media();
+    scene.redirect("http://edge/a.flv");
+    scene
+}
+
+#[test]
+fn a_pull_that_is_sent_on_while_it_is_up_goes_there_at_once() {
+    let mut scene = moved_after(Duration::from_secs(60));
+    assert_eq!(scene.told.iter().map(told).collect::<Vec<_>>(), [("failed", "lost", 1)]);
+    assert_eq!(scene.dialed.len(), 2);
+    assert_eq!(scene.dialed[1].1, "edge:80");
+    scene.stage(Stage::Connecting);
+    scene.media();
+    // The next try asks the origin itself.
+    scene.fail(ErrorClass::Lost);
+    while scene.dialed.len() < 3 {
+        scene.wait();
+    }
+    assert_eq!(scene.dialed[2].1, "center:80");
+    scene.delete("a");
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_pull_that_is_sent_on_as_soon_as_it_is_up_waits_as_for_a_retry() {
+    let mut scene = moved_after(Duration::from_millis(1));
+    assert_eq!(scene.dialed.len(), 1);
+    scene.delete("a");
+    scene.assert_nothing_is_left();
+}
+
 /// A pull of the journal.
 fn record(stream: &str, url: &str) -> PullRecord {
     PullRecord {

@@ -251,11 +251,12 @@ impl Shard {
         let after = self.go_on_after(now, handle, fault);
         if after != AfterFailure::GiveUp {
             let stream = self.tables.get_mut(handle).expect("it goes on");
-            stream.media.change_source();
             if was_registered {
                 self.totals.losses += 1;
                 let grace = self.policy.reconnect_grace;
                 self.suspend(now, handle, grace);
+            } else {
+                stream.media.change_source();
             }
             self.forget_media(handle);
         }
@@ -273,13 +274,14 @@ impl Shard {
         let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
         let way = pull.try_mut(side).expect("it is one of the two");
         let PullState::Trying { timer, .. } = way.state else { return };
+        // Without a timer it is up.
+        let Some(timer) = timer else { return self.moved(now, attempt, url) };
         let count = way.redirect.as_ref().map_or(0, |redirect| redirect.count) + 1;
-        // Without a timer it is up, where one redirect is too many.
-        let Some(timer) = timer.filter(|_| count <= REDIRECTS_MAX) else {
+        if count > REDIRECTS_MAX {
             let fault = Fault::new(ErrorClass::Rejected, "redirected too often");
             self.attempt_failed(now, attempt, fault);
             return;
-        };
+        }
         let (origin, place) = (way.origin(), way.place());
         way.redirect = Some(Redirect { url, count, deadline: timer.due() });
         way.ends = None;
@@ -290,6 +292,25 @@ impl Shard {
         if let Some(place) = place {
             self.leave_place(now, place);
         }
+        self.start_attempt(now, handle, side);
+    }
+
+    /// An origin that is up sends us elsewhere (RFC 2326, 10.10): the stream is lost, and asked for there at
+    /// once where no other source follows. Not after less than a retry's wait: two that send us to each
+    /// other would have us dial without a pause.
+    fn moved(&mut self, now: Instant, attempt: AttemptId, url: Arc<SourceUrl>) {
+        let pause = self.policy.retry.base;
+        let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
+        let has_served = pull.up_since.is_some_and(|since| now.duration_since(since) >= pause);
+        let text = format!("the origin sent us on to {}", url.authority());
+        self.attempt_failed(now, attempt, Fault::new(ErrorClass::Lost, text));
+        let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
+        let Some(pull) = pull.filter(|_| has_served && side == Side::Lead) else { return };
+        let PullState::BackingOff { timer, .. } = pull.lead.state else { return };
+        let deadline = now + pull.timeout(side);
+        pull.lead.redirect = Some(Redirect { url, count: 1, deadline });
+        pull.lead.state = PullState::New;
+        self.timers.cancel(Some(timer));
         self.start_attempt(now, handle, side);
     }
 
@@ -428,9 +449,14 @@ impl Shard {
             self.push_attempt_is_over(now, push, attempt);
             return;
         }
-        let Some((_, pull, side)) = self.current_pull(attempt) else { return };
+        let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
         let timeout = pull.timeout(side);
-        let fault = pull.try_of(side).expect("it is one of the two").timeout_fault(timeout);
+        let way = pull.try_of(side).expect("it is one of the two");
+        let held = way.held.as_ref().map(|held| held.is_within_frame());
+        let stream = self.tables.get(handle).expect("it has the attempt");
+        let is_within_frame = held.unwrap_or_else(|| stream.media.is_within_frame());
+        let way = stream.pull().and_then(|pull| pull.try_of(side)).expect("just seen");
+        let fault = way.timeout_fault(timeout, is_within_frame);
         self.actions.push_back(Action::HangUp { attempt });
         self.attempt_failed(now, attempt, fault);
     }

@@ -128,6 +128,11 @@ impl Ingest {
         log.tape_mut().give_back_all();
     }
 
+    /// Some of a tag of audio or video has come, and not all.
+    pub fn is_within_frame(&self) -> bool {
+        self.drafts.iter().any(|draft| draft.received > 0)
+    }
+
     /// Takes the next part. The parts of a lane follow the contract of [`MediaPart`]; a part that
     /// does not is dropped and counted.
     pub fn handle(&mut self, log: &mut Log, part: MediaPart) -> Progress {

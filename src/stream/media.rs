@@ -149,6 +149,11 @@ impl Media {
         }
     }
 
+    /// Some of a tag of audio or video has come, and not all.
+    pub fn is_within_frame(&self) -> bool {
+        matches!(&self.ingest, Intake::Flv(ingest) if ingest.is_within_frame())
+    }
+
     /// The source is gone: what it has not finished will not come.
     pub fn drop_unfinished(&mut self) {
         if let Intake::Flv(ingest) = &mut self.ingest {
@@ -318,24 +323,15 @@ mod tests {
     #[test]
     fn tags_are_made_packets_from_where_players_start_and_on() {
         let mut media = Media::default();
+        let sound = |index: u32| [&[PCMA][..], &[index as u8; 160]].concat();
         for index in 0..60 {
-            tag(
-                &mut media,
-                TagKind::Audio,
-                index * 20,
-                &[&[PCMA][..], &[index as u8; 160]].concat(),
-            );
+            tag(&mut media, TagKind::Audio, index * 20, &sound(index));
         }
         media.flush();
         assert!(media.log(Form::Rtp).is_none());
         want(&mut media, 1_700_000_000);
         for index in 60..120 {
-            tag(
-                &mut media,
-                TagKind::Audio,
-                index * 20,
-                &[&[PCMA][..], &[index as u8; 160]].concat(),
-            );
+            tag(&mut media, TagKind::Audio, index * 20, &sound(index));
         }
         media.flush();
         let log = media.log(Form::Rtp).expect("it is made");

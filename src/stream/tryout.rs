@@ -149,6 +149,11 @@ impl Tryout {
         self.passed_over && !std::mem::replace(&mut self.was_patient, true)
     }
 
+    /// Some of what it is to take over with has come, and not all.
+    pub fn is_within_frame(&self) -> bool {
+        self.start.is_some() || self.packets.is_some()
+    }
+
     /// Takes the next part of a source of tags. When the source can take over, returns the parts that
     /// the stream is to get, this one included; what follows goes there directly.
     pub fn handle(&mut self, part: MediaPart) -> Option<Vec<MediaPart>> {

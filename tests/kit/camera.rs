@@ -20,7 +20,7 @@ mod auth;
 mod delivery;
 mod habits;
 
-pub use habits::{Access, Control, Cseq, Habits, KeepAlive, Loss, Ssrc, Stage};
+pub use habits::{Access, Control, Cseq, Habits, KeepAlive, Loss, PlayAnswer, Ssrc, Stage};
 
 use auth::is_allowed;
 use delivery::Setup;
@@ -30,6 +30,12 @@ use delivery::Setup;
 pub struct Connection {
     /// The methods of the requests, in their order.
     pub asked: Vec<String>,
+    /// The addresses that were set up.
+    pub set_up: Vec<String>,
+    /// What came as RTCP, each with its track.
+    pub rtcp: Vec<(usize, Vec<u8>)>,
+    /// Track and sequence number of the packets that were not sent.
+    pub lost: Vec<(usize, u16)>,
     /// The stages that it came to, in their order.
     pub reached: Vec<Stage>,
     pub is_closed: bool,
@@ -156,6 +162,8 @@ fn accept(shared: &Arc<Shared>, media: &Arc<Media>, socket: TcpStream) {
         next: 0,
         alive: Instant::now(),
         is_stalled: false,
+        unanswered: None,
+        has_redirected: false,
     };
     let run = move || link.run();
     Builder::new().name("camera connection".into()).spawn(run).expect("a thread");
@@ -175,6 +183,9 @@ struct Link {
     next: usize,
     alive: Instant,
     is_stalled: bool,
+    /// A PLAY that is answered later.
+    unanswered: Option<Message>,
+    has_redirected: bool,
 }
 
 impl Link {
@@ -196,13 +207,20 @@ impl Link {
                 Err(error) => return Err(error),
             }
             while let Some(item) = reader.next_item().map_err(std::io::Error::other)? {
-                if let Item::Message(request) = item
-                    && !self.answer(&request)?
-                {
-                    return Ok(());
+                match item {
+                    Item::Packet { channel, bytes } => self.note_packet(channel, bytes),
+                    // Ours is REDIRECT.
+                    Item::Message(answer) if answer.status().is_some() => {}
+                    Item::Message(request) => {
+                        if !self.answer(&request)? {
+                            return Ok(());
+                        }
+                    }
                 }
             }
+            self.note_datagrams();
             self.send_due()?;
+            self.say_due()?;
             let is_late = |timeout: Duration| self.alive.elapsed() > 2 * timeout;
             if self.start.is_some() && self.habits.timeout.is_some_and(is_late) {
                 self.record(|connection| connection.is_timed_out = true);
@@ -314,7 +332,8 @@ impl Link {
 
     fn describe(&mut self, request: &Message) -> std::io::Result<()> {
         if let Some(url) = self.habits.redirect.clone() {
-            return self.reply(request, 302, &[("Location", &url)], "");
+            let status = self.habits.redirect_status;
+            return self.reply(request, status, &[("Location", &url)], "");
         }
         let base = self.base();
         let mut formats = self.media.formats.clone();
@@ -333,7 +352,10 @@ impl Link {
             Control::RelativeWithoutBase | Control::AggregateOnly => "",
             Control::Relative | Control::PerTrack => "*",
         };
-        let body = description(session, &formats);
+        let mut body = description(session, &[]);
+        let direction = if self.habits.back_channel { "a=recvonly\r\n" } else { "" };
+        body += if self.habits.back_channel { BACK_CHANNEL } else { "" };
+        formats.iter().for_each(|format| body += &(format.lines() + direction));
         let content_base = format!("{base}/");
         let mut headers = vec![("Content-Type", "application/sdp")];
         if matches!(self.habits.control, Control::Relative | Control::PerTrack) {
@@ -352,6 +374,17 @@ impl Link {
             self.send_first(2)?;
             self.socket.write_all(&interleaved(41, &[0x80; 40]))?;
         }
+        if self.habits.play_answer == PlayAnswer::AtOnce {
+            self.answer_play(request)?;
+        } else {
+            self.unanswered = Some(request.clone());
+        }
+        self.start.get_or_insert_with(Instant::now);
+        self.record(|connection| connection.reached.push(Stage::Media));
+        Ok(())
+    }
+
+    fn answer_play(&mut self, request: &Message) -> std::io::Result<()> {
         if self.habits.tells_start {
             let base = self.base();
             let start = |setup: &Setup| {
@@ -365,12 +398,30 @@ impl Link {
             };
             let starts: Vec<String> = self.setups.iter().map(start).collect();
             let headers = [("Range", "npt=0.000-"), ("RTP-Info", &starts.join(","))];
-            self.reply(request, 200, &headers, "")?;
-        } else {
-            self.reply(request, 200, &[], "")?;
+            return self.reply(request, 200, &headers, "");
         }
-        self.start.get_or_insert_with(Instant::now);
-        self.record(|connection| connection.reached.push(Stage::Media));
+        self.reply(request, 200, &[], "")
+    }
+
+    /// What is said while media goes out.
+    fn say_due(&mut self) -> std::io::Result<()> {
+        let Some(played) = self.start.map(|start| start.elapsed()) else { return Ok(()) };
+        let is_late = self.habits.play_answer == PlayAnswer::Late;
+        if is_late
+            && played >= PLAY_LATE
+            && let Some(request) = self.unanswered.take()
+        {
+            self.answer_play(&request)?;
+        }
+        if let Some((after, url)) = self.habits.redirect_later.clone()
+            && played >= after
+            && !self.has_redirected
+        {
+            self.has_redirected = true;
+            let base = self.base();
+            let request = format!("REDIRECT {base} RTSP/1.0\r\nCSeq: 1\r\nLocation: {url}\r\n\r\n");
+            self.socket.write_all(request.as_bytes())?;
+        }
         Ok(())
     }
 
@@ -398,8 +449,14 @@ impl Link {
             if self.habits.drop == Some(Stage::Media) && self.next > 100 {
                 return Err(std::io::ErrorKind::ConnectionAborted.into());
             }
+            if self.habits.stray && self.next % 20 == 19 {
+                self.socket.write_all(&interleaved(40, b"nor this"))?;
+            }
             match self.habits.loss {
-                Loss::Lost if self.next % 50 == 49 && !packet.is_rtcp => {}
+                Loss::Lost if self.next % 50 == 49 && !packet.is_rtcp => {
+                    let Packet { sequence, .. } = Packet::parse(&packet.bytes).expect("made here");
+                    self.record(|connection| connection.lost.push((packet.track, sequence)));
+                }
                 // Every third packet after the one that follows it.
                 Loss::Reordered if self.next % 3 == 2 => {
                     if let Some(following) = media.packets.get(self.next + 1) {
@@ -419,6 +476,7 @@ impl Link {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        301 => "Moved Permanently",
         302 => "Found",
         401 => "Unauthorized",
         404 => "Not Found",
@@ -427,3 +485,9 @@ fn reason(status: u16) -> &'static str {
         _ => "Not Implemented",
     }
 }
+
+/// When a PLAY is answered that is answered late.
+const PLAY_LATE: Duration = Duration::from_millis(500);
+
+const BACK_CHANNEL: &str =
+    "m=audio 0 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\na=control:track9\r\na=sendonly\r\n";

@@ -28,6 +28,9 @@ pub fn rtp_transport(name: &str) -> String {
     format!("[rtsp]\nrtp_transport = \"{name}\"\n")
 }
 
+/// Packets over UDP go one by one.
+pub const WITHOUT_GSO: &str = "[egress]\nudp_gso = false\n";
+
 /// Who may publish and play over RTSP.
 pub fn rtsp_user(user: &str, password: &str, basic: bool) -> String {
     format!(

@@ -18,6 +18,7 @@ pub mod config;
 pub mod fault;
 pub mod ffmpeg;
 pub mod flv;
+pub mod gst_server;
 pub mod hook_server;
 pub mod http;
 pub mod namespace;

@@ -103,6 +103,62 @@ pub fn sender_reports(mut bytes: &[u8]) -> Result<Vec<SenderReport>, String> {
     Ok(reports)
 }
 
+/// What a receiver says of the sources that it hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiverReport {
+    pub ssrc: u32,
+    pub blocks: Vec<ReportBlock>,
+}
+
+/// What it says of one of them (RFC 3550, 6.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportBlock {
+    pub ssrc: u32,
+    /// Since the last report, in 256ths.
+    pub fraction_lost: u8,
+    /// Since the beginning, in 24 bits.
+    pub cumulative_lost: u32,
+    /// With the count of wraps above its 16 bits.
+    pub highest_sequence: u32,
+    /// The middle of the NTP time of the last sender report.
+    pub last_report: u32,
+}
+
+impl ReceiverReport {
+    /// The report of a compound packet, behind which the receiver tells its name under the same SSRC, and
+    /// nothing else.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let fault = |what: &str| format!("{what}: {bytes:02x?}");
+        let words: Vec<u32> = bytes
+            .chunks(4)
+            .map(|word| word.try_into().map(u32::from_be_bytes).map_err(|_| fault("cut off")))
+            .collect::<Result<_, _>>()?;
+        let [head, ssrc, rest @ ..] = &words[..] else { return Err(fault("too short")) };
+        let count = (head >> 24 & 0x1f) as usize;
+        let is_report = head & 0xe0ff_ffff == 0x80c9_0000 | (1 + 6 * count as u32);
+        let Some((blocks, names)) = rest.split_at_checked(6 * count).filter(|_| is_report) else {
+            return Err(fault("no receiver report"));
+        };
+        // One source, whose first item is its canonical name.
+        let is_name = matches!(names, [head, of, item, ..]
+            if *head == 0x81ca_0000 | (names.len() as u32 - 1) && of == ssrc && item >> 24 == 1);
+        if !is_name {
+            return Err(fault("no name of the same source"));
+        }
+        let block = |words: &[u32]| ReportBlock {
+            ssrc: words[0],
+            fraction_lost: (words[1] >> 24) as u8,
+            cumulative_lost: words[1] & 0x00ff_ffff,
+            highest_sequence: words[2],
+            last_report: words[4],
+        };
+        Ok(Self { ssrc: *ssrc, blocks: blocks.chunks(6).map(block).collect() })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
     H264,

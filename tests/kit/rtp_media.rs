@@ -25,8 +25,13 @@ pub struct Plan {
     pub turns: u32,
     /// The first sender report of each track; they go on each second.
     pub report_after_ms: u32,
-    /// How much later than its timestamps say sound is sent.
-    pub audio_late_ms: u32,
+    /// How much later than its timestamps say sound is sent. Where it is sent earlier, it begins with what
+    /// is due at the start.
+    pub audio_late_ms: i32,
+    /// The time of the first picture that is sent.
+    pub video_from_ms: u32,
+    /// Parameter sets are packets of a time of their own, the last with a mark, as Reolink sends them.
+    pub sets_apart: bool,
     /// Each picture of H.264 begins with a delimiter and a message, in packets of their own.
     pub leads: bool,
 }
@@ -38,6 +43,8 @@ impl Default for Plan {
             turns: 3,
             report_after_ms: 0,
             audio_late_ms: 0,
+            video_from_ms: 0,
+            sets_apart: false,
             leads: false,
         }
     }
@@ -158,8 +165,12 @@ impl Media {
             let of_tag = |(_, track): &(usize, &mut Track)| track.format.codec.kind() == tag.kind;
             let found = tracks.iter_mut().enumerate().find(of_tag);
             let (index, track) = found.expect("each tag has a track");
-            let late_ms = if tag.kind == Kind::Audio { plan.audio_late_ms } else { 0 };
-            let at_ms = tag.timestamp_ms + late_ms;
+            let (late_ms, from_ms) = match tag.kind {
+                Kind::Audio => (plan.audio_late_ms, 0),
+                _ => (0, plan.video_from_ms),
+            };
+            let at_ms = tag.timestamp_ms.checked_add_signed(late_ms);
+            let Some(at_ms) = at_ms.filter(|_| tag.timestamp_ms >= from_ms) else { continue };
             let timed = |is_rtcp, bytes| Timed { track: index, at_ms, is_rtcp, bytes };
             if tag.timestamp_ms >= track.next_report_ms {
                 track.next_report_ms = tag.timestamp_ms + 1000;
@@ -225,6 +236,25 @@ impl Media {
                 change.of_packet(packet, timed.track, clock_rate).encode()
             };
         }
+        self
+    }
+
+    /// With a second track of video behind the others, whose keyframes come half a second after those of
+    /// the first.
+    #[must_use]
+    pub fn with_second_video(mut self) -> Self {
+        let Self { formats, packets, .. } = Self::of("video.flv", Plan::default());
+        let track = self.formats.len();
+        let (payload_type, control) = (100, format!("track{}", track + 1));
+        self.formats.push(Format { payload_type, control, ..formats[0].clone() });
+        // Reports that tell nothing false would tell the same.
+        for timed in packets.iter().filter(|timed| !timed.is_rtcp) {
+            let packet = Packet::parse(&timed.bytes).expect("made here");
+            let packet = Packet { payload_type, ssrc: !packet.ssrc, ..packet };
+            let at_ms = timed.at_ms + 520;
+            self.packets.push(Timed { track, at_ms, is_rtcp: false, bytes: packet.encode() });
+        }
+        self.packets.sort_by_key(|packet| packet.at_ms);
         self
     }
 
@@ -334,12 +364,16 @@ impl Track {
             _ => vec![unit.bytes.clone()],
         };
         let timestamp = self.timestamp(unit.pts_ms);
+        let has_sets = unit.is_keyframe && plan.sets != Sets::DescriptionOnly;
+        let apart = if has_sets && plan.sets_apart { self.sets.len() } else { 0 };
         let count = payloads.len();
         let Format { codec, payload_type, .. } = self.format;
         let (ssrc, start) = (self.ssrc, self.sequence);
         self.sequence = start.wrapping_add(u16::try_from(count).expect("few packets"));
         payloads.into_iter().enumerate().map(move |(index, payload)| {
-            let is_last = index + 1 == count;
+            let is_last = index + 1 == count || index + 1 == apart;
+            let timestamp =
+                if index < apart { timestamp.wrapping_sub(APART_TICKS) } else { timestamp };
             let marker = is_last && matches!(codec, Codec::H264 | Codec::H265 | Codec::Aac);
             let sequence = start.wrapping_add(index as u16);
             Packet { marker, payload_type, sequence, timestamp, ssrc, payload }.encode()
@@ -446,6 +480,9 @@ const AAC_RATES: [u32; 13] = [
 const DELIMITER: &[u8] = &[0x09, 0xf0];
 const MESSAGE: &[u8] =
     &[0x06, 5, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, b'h', b'i', 0x80];
+
+/// By how much parameter sets go before their picture that have a time of their own: 10 ms.
+const APART_TICKS: u32 = 900;
 
 /// Wraps soon.
 const START_TIMESTAMP: u32 = u32::MAX - 90_000;

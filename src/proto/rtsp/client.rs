@@ -350,10 +350,7 @@ impl ClientSession {
 
     /// Ends the session in an orderly way. The driver closes once the output is sent.
     pub fn teardown(&mut self) {
-        if self.phase != Phase::Over && self.dialog.has_session() {
-            let url = self.aggregate_url();
-            self.request(Purpose::Teardown, Method::Teardown, url, &[]);
-        }
+        self.end_session();
         self.over();
     }
 
@@ -386,12 +383,22 @@ impl ClientSession {
     fn on_server_request(&mut self, request: &Request) {
         self.outputs.push_back(Output::Send(dialog::answer(request)));
         match (request.method, request.headers.find("location")) {
-            (Method::Redirect, Some(location)) => self.redirect(location),
+            (Method::Redirect, Some(location)) => {
+                self.end_session();
+                self.redirect(location);
+            }
             (Method::Redirect | Method::Teardown, _) => {
                 self.event(ClientEvent::Ended);
                 self.over();
             }
             _ => {}
+        }
+    }
+
+    fn end_session(&mut self) {
+        if self.phase != Phase::Over && self.dialog.has_session() {
+            let url = self.aggregate_url();
+            self.request(Purpose::Teardown, Method::Teardown, url, &[]);
         }
     }
 

@@ -28,12 +28,17 @@ impl Setup {
 impl Link {
     pub(super) fn set_up(&mut self, request: &Message) -> Result<()> {
         let asked = request.header("transport").unwrap_or_default().to_owned();
+        self.record(|connection| connection.set_up.push(request.uri().to_owned()));
         let formats = &self.media.formats;
         let named = formats.iter().position(|format| request.uri().ends_with(&format.control));
         let is_aggregate = self.habits.control == Control::AggregateOnly;
         let Some(track) = named.or_else(|| is_aggregate.then_some(0)) else {
             return self.reply(request, 404, &[], "");
         };
+        if self.habits.multicast {
+            let transport = "RTP/AVP;multicast;destination=239.1.2.3;port=5000-5001;ttl=16";
+            return self.reply(request, 200, &[("Transport", transport), ("Session", "1")], "");
+        }
         let is_tcp = asked.contains("RTP/AVP/TCP");
         if !is_tcp && self.habits.udp_refused {
             return self.reply(request, 461, &[], "");
@@ -57,6 +62,7 @@ impl Link {
             let peer: IpAddr = self.socket.peer_addr()?.ip();
             for (socket, port) in sockets.iter().zip([client, client + 1]) {
                 socket.connect((peer, port))?;
+                socket.set_nonblocking(true)?;
             }
             let port = sockets[0].local_addr()?.port();
             parts.extend(["RTP/AVP", "unicast"].map(str::to_owned));
@@ -87,6 +93,28 @@ impl Link {
                 let others = [rtp, rtcp].map(Arc::new);
                 self.record(|connection| connection.other_sources.extend(others));
                 return Ok(sockets);
+            }
+        }
+    }
+
+    /// What came in a channel.
+    pub(super) fn note_packet(&self, channel: u8, bytes: Vec<u8>) {
+        let is_rtcp =
+            |setup: &&Setup| matches!(setup, Setup::Tcp { channel: rtp, .. } if rtp + 1 == channel);
+        if let Some(setup) = self.setups.iter().find(is_rtcp) {
+            let track = setup.track();
+            self.record(|connection| connection.rtcp.push((track, bytes)));
+        }
+    }
+
+    /// What came to the ports of RTCP.
+    pub(super) fn note_datagrams(&self) {
+        let mut buffer = [0; 2048];
+        for setup in &self.setups {
+            let Setup::Udp { track, sockets } = setup else { continue };
+            while let Ok(len) = sockets[1].recv(&mut buffer) {
+                let report = (*track, buffer[..len].to_vec());
+                self.record(|connection| connection.rtcp.push(report));
             }
         }
     }

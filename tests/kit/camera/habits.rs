@@ -9,20 +9,29 @@ pub struct Habits {
     pub cseq: Cseq,
     /// PLAY's answer has `Range` and `RTP-Info`.
     pub tells_start: bool,
+    pub play_answer: PlayAnswer,
     /// Packets in channels that nobody set up, and media before the answer to PLAY.
     pub stray: bool,
     /// Blanks around the semicolons of `Transport`.
     pub spaced_transport: bool,
     pub control: Control,
+    /// The description begins with a track for what the client may send (ONVIF streaming, 5.3).
+    pub back_channel: bool,
     pub access: Option<Access>,
     /// OPTIONS needs a password, too.
     pub checks_options: bool,
     /// DESCRIBE is sent elsewhere.
     pub redirect: Option<String>,
+    /// With this status.
+    pub redirect_status: u16,
+    /// REDIRECT asks the client to go there when so much media has come (RFC 2326, 10.10).
+    pub redirect_later: Option<(Duration, String)>,
     /// What `Session` says; after twice that without a sign of life the camera closes.
     pub timeout: Option<Duration>,
     pub keep_alive: KeepAlive,
     pub udp_refused: bool,
+    /// SETUP is answered with a multicast group, whatever was asked for.
+    pub multicast: bool,
     pub ssrc: Ssrc,
     /// Where the packets over UDP come from, as the answer to SETUP says; in truth they come from the
     /// camera.
@@ -31,7 +40,7 @@ pub struct Habits {
     pub payload_type_50: bool,
     /// PLAY is answered, no media comes.
     pub is_silent: bool,
-    /// Over UDP.
+    /// On the way, or in the camera itself.
     pub loss: Loss,
     /// From here on nothing is answered or sent.
     pub stall: Option<Stage>,
@@ -44,15 +53,20 @@ impl Default for Habits {
         Self {
             cseq: Cseq::Echoed,
             tells_start: true,
+            play_answer: PlayAnswer::AtOnce,
             stray: false,
             spaced_transport: false,
             control: Control::Relative,
+            back_channel: false,
             access: None,
             checks_options: false,
             redirect: None,
+            redirect_status: 302,
+            redirect_later: None,
             timeout: Some(Duration::from_secs(60)),
             keep_alive: KeepAlive::Any,
             udp_refused: false,
+            multicast: false,
             ssrc: Ssrc::Untold,
             source: None,
             payload_type_50: false,
@@ -80,6 +94,15 @@ pub enum Cseq {
     Echoed,
     Wrong,
     Missing,
+}
+
+/// When PLAY is answered; media comes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlayAnswer {
+    AtOnce,
+    /// After half a second of media.
+    Late,
+    Never,
 }
 
 /// How tracks are addressed.

@@ -240,8 +240,13 @@ fn redirects_are_the_drivers() {
         // While it plays, the server may ask for it.
         let mut bench = Bench::playing();
         let request = format!("REDIRECT * RTSP/1.0\r\nCSeq: 1\r\n{header}\r\n\r\n");
+        bench.sent.clear();
         bench.feed(request.as_bytes()).unwrap();
         assert_eq!(bench.last(), Some(&ClientEvent::Redirect(target.to_owned())));
+        // The session there is ended first.
+        let (answer, rest) = bench.sent.split_once("\r\n\r\n").unwrap();
+        assert_eq!(answer, "RTSP/1.0 200 OK\r\nCSeq: 1");
+        assert!(rest.starts_with("TEARDOWN rtsp://h/live/a RTSP/1.0\r\n"), "{rest}");
     }
     let mut bench = Bench::new("rtsp://h/live/a");
     bench.answer("OPTIONS rtsp://h/live/a", "301 Moved", &[], "");
