@@ -5,15 +5,14 @@ use crate::limits::{RTSP_AUTH_ATTEMPTS_MAX, RTSP_TRACKS_MAX};
 use crate::proto::Output;
 use crate::proto::rtp::format::TrackKind;
 use crate::proto::rtsp::auth::{Target, Verdict};
-use crate::proto::rtsp::message::{Method, Request, Response};
+use crate::proto::rtsp::message::{Headers, Method, Request, Response};
 use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription, control_url};
 use crate::proto::rtsp::stream_url::{StreamRequest, split_track};
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Mode, Ports, Transport};
 
 impl ServerSession {
     pub(super) fn on_request(&mut self, request: Request) -> Result<(), ServerError> {
-        let cseq = request.headers.find("cseq").filter(|cseq| cseq.len() <= CSEQ_LEN_MAX);
-        self.cseq = cseq.map(str::to_owned);
+        self.cseq = cseq(&request.headers);
         // What a server can do is no secret (RFC 2326, 10.1), and clients ask before they log in.
         if request.method == Method::Options {
             self.send_options();
@@ -302,6 +301,11 @@ fn is_served(description: &SessionDescription) -> bool {
 
 /// The transport of a track.
 #[derive(Debug)]
+/// What an answer repeats of a request's number; one that is too long for one is left out.
+pub(super) fn cseq(headers: &Headers) -> Option<String> {
+    headers.find("cseq").filter(|cseq| cseq.len() <= CSEQ_LEN_MAX).map(str::to_owned)
+}
+
 enum Choice {
     Tcp(Channels),
     Udp(Ports),
