@@ -23,6 +23,7 @@ use crate::proto::rtsp::SessionDescription;
 use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
 
 /// What a source has brought that has not taken over yet.
+#[derive(Default)]
 pub struct Tryout {
     /// The stream has video, so that audio alone does not take over at once.
     wants_video: bool,
@@ -119,24 +120,7 @@ impl Config {
 impl Tryout {
     /// Nothing yet; `wants_video` where the stream that it is to take over has video.
     pub fn new(wants_video: bool) -> Self {
-        Self {
-            wants_video,
-            saw_video: false,
-            audio_from_ms: None,
-            open: Vec::new(),
-            configs: VecDeque::new(),
-            description: None,
-            accesses: Vec::new(),
-            told: Vec::new(),
-            lead: Vec::new(),
-            starts: StartPoints::default(),
-            pictures: Pictures::default(),
-            stands_in: false,
-            passed_over: false,
-            was_patient: false,
-            start: None,
-            packets: None,
-        }
+        Self { wants_video, ..Self::default() }
     }
 
     /// The source that can take over begins with a picture that stands in for a keyframe.
