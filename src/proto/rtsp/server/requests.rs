@@ -3,9 +3,10 @@
 use super::{Asked, Phase, ServerError, ServerEvent, ServerSession, TrackSetup};
 use crate::limits::{RTSP_AUTH_ATTEMPTS_MAX, RTSP_TRACKS_MAX};
 use crate::proto::Output;
+use crate::proto::http::Headers;
 use crate::proto::rtp::format::TrackKind;
 use crate::proto::rtsp::auth::{Target, Verdict};
-use crate::proto::rtsp::message::{Headers, Method, Request, Response};
+use crate::proto::rtsp::message::{Method, Request, Response};
 use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription, control_url};
 use crate::proto::rtsp::stream_url::{StreamRequest, split_track};
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Mode, Ports, Transport};
@@ -299,13 +300,13 @@ fn is_served(description: &SessionDescription) -> bool {
     description.media.len() <= RTSP_TRACKS_MAX && description.media.iter().all(is_named)
 }
 
-/// The transport of a track.
-#[derive(Debug)]
 /// What an answer repeats of a request's number; one that is too long for one is left out.
 pub(super) fn cseq(headers: &Headers) -> Option<String> {
     headers.find("cseq").filter(|cseq| cseq.len() <= CSEQ_LEN_MAX).map(str::to_owned)
 }
 
+/// The transport of a track.
+#[derive(Debug)]
 enum Choice {
     Tcp(Channels),
     Udp(Ports),
