@@ -60,6 +60,17 @@ fn exit_code_tells_the_worst_verdict() {
 }
 
 #[test]
+fn a_process_that_is_not_there_is_told() {
+    let root = Root::new("pid", &[("proc/7/status", "Cpus_allowed_list:\t0\n")]);
+    let gone = doctor(&root.0, &["--pid", "8"]);
+    let error = String::from_utf8_lossy(&gone.stderr);
+    assert_eq!(gone.status.code(), Some(2), "{error}");
+    assert!(gone.stdout.is_empty() && error.contains("there is no process 8"), "{error}");
+    let found = doctor(&root.0, &["--pid", "7"]);
+    assert!(text_of(&found).contains("for 1 shards on CPUs 0"), "{}", text_of(&found));
+}
+
+#[test]
 fn json_tells_the_same() {
     let root = Root::new("json", &[("proc/sys/net/core/somaxconn", "128\n")]);
     let output = doctor(&root.0, &["--json", "--connections", "100", "--shards", "1"]);

@@ -111,6 +111,38 @@ fn pulls_do_not_reach_what_is_denied_by_name_address_or_redirect() {
 }
 
 #[test]
+fn what_pulls_may_not_reach_pushes_looks_and_origins_may_not_either() {
+    const DENIED: &str = "127.0.0.2 is in access.pull_deny";
+    let target = Origin::start(Mode::Healthy);
+    let there = |url: String| url.replace("127.0.0.1", "127.0.0.2");
+    let entry = format!("[[origin]]\nurl = \"{}\"\n", there(target.rtmp_url("{stream}")));
+    let relay = Relay::start_with(1, &format!("[access]\npull_deny = \"127.0.0.2\"\n{entry}"));
+
+    let sends_on = Origin::start(Mode::Redirect(there(target.flv_url("a"))));
+    let look = [("url", &*sends_on.flv_url("a")), ("timeout_sec", "10")];
+    let reply = relay.api("probeStream", &look);
+    assert_eq!((&reply["code"], &reply["msg"]), (&json!(-1), &json!(DENIED)), "{reply}");
+    assert_eq!(reply["data"]["errorClass"], "denied", "{reply}");
+
+    let _publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    let url = there(target.rtmp_url("out"));
+    let (vhost, schema) = ("__defaultVhost__", "rtmp");
+    let push = [("vhost", vhost), ("app", "live"), ("stream", "a"), ("schema", schema)];
+    let reply = relay.api("addStreamPusherProxy", &[&push[..], &[("dst_url", &*url)]].concat());
+    assert_eq!((&reply["code"], &reply["msg"]), (&json!(-1), &json!(DENIED)), "{reply}");
+
+    assert_eq!(status(&relay, "/live/absent.live.flv"), 502);
+    let why = || relay.api("why", &[("app", "live"), ("stream", "absent")])["data"].clone();
+    wait_until(LIVENESS, "the rule is named", || {
+        let rules = why()["rules"].as_array().cloned().unwrap_or_default();
+        rules.iter().any(|row| row["rule"] == "access.pull_deny")
+    });
+    assert_eq!(target.count(), 0, "nobody was there");
+    relay.stop();
+}
+
+#[test]
 fn one_address_has_so_many_connections_and_joins() {
     let limits = "connections_per_address_max = 8\njoins_per_second_per_address_max = 2\n";
     let relay = Relay::start_with(1, &format!("[limits]\n{limits}"));
@@ -286,14 +318,49 @@ fn peers_that_send_a_byte_now_and_then_are_closed() {
     let head = b"GET /index/api/version HTTP/1.1\r\nX-Filler: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     let handshake = [3; 100];
     for (address, bytes) in [(relay.http, &head[..]), (relay.rtmp, &handshake[..])] {
-        let mut socket = TcpStream::connect(address).expect("it listens");
-        let mut sent = 0;
-        wait_until(LIVENESS, "it is closed", || {
-            pause(Duration::from_millis(80));
-            let byte = bytes[sent % bytes.len()];
-            sent += 1;
-            socket.write_all(&[byte]).is_err() || ended(&mut socket)
-        });
+        let socket = TcpStream::connect(address).expect("it listens");
+        wait_closed_while_it_drips(socket, bytes);
     }
     relay.stop();
+}
+
+#[test]
+fn peers_that_are_slow_behind_the_handshake_are_closed() {
+    let deadlines = "[http]\nheader_timeout_ms = 500\n[rtmp]\nhandshake_ms = 1000\n\
+        [rtsp]\nhandshake_ms = 1000\n";
+    let relay = Relay::start_with(1, deadlines);
+    let begin = |address: SocketAddr, opening: &[u8]| {
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        socket.write_all(opening).expect("it reads");
+        socket
+    };
+    // A body, behind its head.
+    let head = b"POST /index/api/version HTTP/1.1\r\nHost: h\r\nContent-Length: 9999\r\n\r\n";
+    wait_closed_while_it_drips(begin(relay.http, head), b"a");
+    // A request, behind one that was answered.
+    let options = b"OPTIONS rtsp://h/ RTSP/1.0\r\nCSeq: 1\r\n\r\n";
+    let mut socket = begin(relay.rtsp, options);
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer, b"RTSP/1.0 200");
+    wait_closed_while_it_drips(socket, b"OPTIONS rtsp://h/ RTSP/1.0\r\nX: aaaaaaaaaaaaaaaaaaa");
+    // A command, behind C2.
+    let mut socket = begin(relay.rtmp, &[&[3][..], &[0; 1536]].concat());
+    let mut answer = [0; 1 + 2 * 1536];
+    socket.read_exact(&mut answer).expect("S0, S1 and S2");
+    socket.write_all(&answer[1..1537]).expect("it reads C2");
+    wait_closed_while_it_drips(socket, b"\x03\0\0\0\0\xff\xff\x14\0\0\0\0\x02\0\x07connect");
+    relay.stop();
+}
+
+/// Sends a byte now and then until the relay has enough of it.
+#[track_caller]
+fn wait_closed_while_it_drips(mut socket: TcpStream, bytes: &[u8]) {
+    let mut sent = 0;
+    wait_until(LIVENESS, "it is closed", || {
+        pause(Duration::from_millis(80));
+        let byte = bytes[sent % bytes.len()];
+        sent += 1;
+        socket.write_all(&[byte]).is_err() || ended(&mut socket)
+    });
 }

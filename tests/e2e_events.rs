@@ -285,3 +285,19 @@ fn nobody_follows_without_the_secret() {
     assert_eq!(follow(&relay, "", None).status(), 200);
     relay.stop();
 }
+
+/// A shard has so many followers.
+const FOLLOWERS_MAX: usize = 64;
+
+#[test]
+fn follower_beyond_the_limit_is_refused_until_another_one_goes() {
+    let relay = Relay::start(1);
+    let mut followers: Vec<_> = (0..FOLLOWERS_MAX).map(|_| follow(&relay, "", None)).collect();
+    assert!(followers.iter().all(|follower| follower.status() == 200));
+    assert_eq!(follow(&relay, "", None).status(), 503);
+    assert_eq!(relay.metric("rillcast_event_followers"), FOLLOWERS_MAX as u64);
+    followers.pop();
+    kit::wait_until(LIVENESS, "there is room again", || follow(&relay, "", None).status() == 200);
+    drop(followers);
+    relay.stop();
+}

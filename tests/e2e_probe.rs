@@ -8,9 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use kit::fault::{Mode, Origin};
+use kit::ffmpeg::{Modern, Publisher};
 use kit::relay::run;
 use kit::{LIVENESS, Relay, pause, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn probe(relay: &Relay, url: &str, timeout_sec: &str) -> Value {
     relay.api("probeStream", &[("url", url), ("timeout_sec", timeout_sec)])
@@ -36,12 +37,41 @@ fn healthy_origin_shows_its_steps_and_tracks() {
         let times: Vec<u64> =
             names.iter().map(|name| data[name].as_u64().expect("a time")).collect();
         assert!(times.is_sorted(), "{reply}");
-        assert_eq!(data["tracks"].as_array().map(Vec::len), Some(2), "{reply}");
+        assert_tracks(&reply);
         assert_eq!(data["errorClass"], Value::Null);
     }
     assert_eq!(relay.api("listStreamProxy", &[])["data"], serde_json::json!([]));
     relay.assert_back_to(&start, "looks at an origin");
     relay.stop();
+}
+
+#[test]
+fn origin_of_packets_shows_the_same() {
+    let relay = Relay::start(1);
+    let origin = Relay::start_with(1, "[stream]\nmax_stream_wait_ms = 1000\n");
+    let _publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url("a"));
+    origin.wait_online("a");
+    let reply = probe(&relay, &origin.rtsp_url("a"), "10");
+    assert_eq!(reply["code"], 0, "{reply}");
+    assert_tracks(&reply);
+    let is_time = |name: &str| reply["data"][name].is_u64();
+    assert!(["handshakeMs", "firstMediaMs", "firstKeyframeMs"].into_iter().all(is_time), "{reply}");
+    let reply = probe(&relay, &origin.rtsp_url("absent"), "20");
+    assert_eq!((&reply["code"], &reply["data"]["errorClass"]), (&json!(-1), &json!("not_found")));
+    origin.stop();
+    relay.stop();
+}
+
+/// Codec, size and rate of what `av.flv` has.
+#[track_caller]
+fn assert_tracks(reply: &Value) {
+    let tracks = reply["data"]["tracks"].as_array().expect("tracks");
+    let [video, audio] = &tracks[..] else { panic!("two tracks: {reply}") };
+    let size = (&video["width"], &video["height"], &video["fps"]);
+    assert_eq!(video["codec_id_name"], "H264", "{reply}");
+    assert_eq!(size, (&json!(640), &json!(360), &json!(25.0)), "{reply}");
+    assert_eq!(audio["codec_id_name"], "mpeg4-generic", "{reply}");
+    assert_eq!((&audio["sample_rate"], &audio["channels"]), (&json!(44_100), &json!(1)));
 }
 
 #[test]

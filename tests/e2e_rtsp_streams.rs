@@ -3,6 +3,7 @@
 
 mod kit;
 
+use kit::camera::{Camera, Habits};
 use kit::ffmpeg::Modern;
 use kit::flv::Kind;
 use kit::rtp_media::{Media, Plan, assert_same_packets};
@@ -196,5 +197,33 @@ fn players_of_rtsp_end_when_the_publisher_comes_back_with_other_codecs() {
     assert!(tags.iter().any(|tag| tag.is_coded() && tag.payload[0] & 0x80 != 0), "no HEVC");
     drop((rtsp, late));
     publisher.stop();
+    relay.stop();
+}
+
+const SOON_LOST: &str = "[rtmp]\nkeep_alive_ms = 1000\n[stream]\ncontinue_push_ms = 500\n";
+
+/// Sources whose media ends while their connection stays.
+#[test]
+fn sources_that_fall_silent_are_lost() {
+    let relay = Relay::start_with(1, SOON_LOST);
+    let start = relay.holdings();
+    let media = Media::of("av.flv", Plan { turns: 1, ..Plan::default() });
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
+    relay.wait_online("a");
+    relay.assert_back_to(&start, "a silent publisher is given up");
+    drop(publisher);
+    let camera = Camera::start_of(Habits::default(), media);
+    let more = [("rtp_type", "1"), ("media_timeout_ms", "1000")];
+    assert_eq!(relay.add("a", &camera.url(), &more)["code"], 0);
+    relay.wait_online("a");
+    wait_until(LIVENESS, "the silent camera is lost", || {
+        relay.proxy("a").is_some_and(|proxy| proxy["errorClass"] == "silent")
+    });
+    // It sends again to those who ask again.
+    wait_until(LIVENESS, "it is asked again", || camera.connections().len() >= 2);
+    relay.wait_online("a");
+    assert_eq!(relay.delete("a")["data"]["flag"], true);
+    camera.wait_all_closed();
+    relay.assert_back_to(&start, "nothing is left of a silent camera");
     relay.stop();
 }

@@ -23,6 +23,8 @@ mod journal;
 mod media;
 #[path = "sim/origins.rs"]
 mod origins;
+#[path = "sim/packets.rs"]
+mod packets;
 #[path = "sim/parse.rs"]
 mod parse;
 #[path = "sim/plan.rs"]
@@ -33,6 +35,8 @@ mod players;
 mod progress;
 #[path = "sim/publishers.rs"]
 mod publishers;
+#[path = "sim/pushes.rs"]
+mod pushes;
 #[path = "sim/updates.rs"]
 mod updates;
 #[path = "sim/wire.rs"]
@@ -107,10 +111,11 @@ fn seeds_reach_what_they_are_to_prove() {
     let Stats { frames, gaps, jumps, evictions, resyncs, losses, registrations, .. } = sum;
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
     let Stats { news, no_news, recoveries, redirects, kept, demands, .. } = sum;
-    let Stats { update_failures, updates, rivals, .. } = sum;
-    let Stats { crashes, restored, torn, acknowledged, .. } = sum;
+    let Stats { update_failures, updates, rivals, packet_frames, .. } = sum;
+    let Stats { crashes, restored, torn, acknowledged, pushed, restored_pushes, .. } = sum;
     let reached = [
         ("frames", frames),
+        ("packet_frames", packet_frames),
         ("gaps", gaps),
         ("jumps", jumps),
         ("evictions", evictions),
@@ -135,6 +140,8 @@ fn seeds_reach_what_they_are_to_prove() {
         ("kept", kept),
         ("crashes", crashes),
         ("restored", restored),
+        ("pushed", pushed),
+        ("restored_pushes", restored_pushes),
         ("torn", torn),
         ("acknowledged", acknowledged),
     ];

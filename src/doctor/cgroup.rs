@@ -4,7 +4,7 @@
 //! path in `/proc/PID/cgroup` is the container's view, and its own group is the root of what it sees.
 
 use super::Exam;
-use super::finding::{Finding, Outcome};
+use super::finding::{Finding, Outcome, is_often};
 use super::host::{Unknown, bytes_text, if_there};
 
 /// Folders of a controller's groups, from the root of its hierarchy down to the process's own.
@@ -65,10 +65,12 @@ fn quota_of(exam: &Exam<'_>, folder: &str) -> Result<Option<u64>, Unknown> {
 
 pub(super) fn cpu_quota(exam: &Exam<'_>) -> Outcome {
     let mut lowest: Option<u64> = None;
-    let mut throttled_count = 0;
+    let (mut throttled_count, mut is_often_throttled) = (0, false);
     for folder in groups(exam, "cpu")? {
         lowest = lowest.into_iter().chain(quota_of(exam, &folder)?).min();
-        throttled_count = throttled_count.max(throttled(exam, &folder)?);
+        let (count, periods) = throttled(exam, &folder)?;
+        throttled_count = throttled_count.max(count);
+        is_often_throttled |= is_often(count, periods, THROTTLED_ONE_IN);
     }
     let Some(quota) = lowest else { return Ok(Finding::fine("none")) };
     let shards = exam.plan.shards();
@@ -82,15 +84,25 @@ pub(super) fn cpu_quota(exam: &Exam<'_>) -> Outcome {
     if throttled_count > 0 {
         let found = format!("{found}, throttled {throttled_count} times");
         let why = "each time, all shards stood still to the end of the period";
+        if !is_often_throttled {
+            return Ok(Finding::note(found, format!("{why}; rare since the group was made")));
+        }
         return Ok(Finding::costs(found, why, remedy));
     }
     Ok(Finding::fine(found))
 }
 
-fn throttled(exam: &Exam<'_>, folder: &str) -> Result<u64, Unknown> {
+/// Periods of so many that end throttled cost: once in 100 s.
+const THROTTLED_ONE_IN: u64 = 1000;
+
+/// Periods in which the group used up its quota, and all in which it ran.
+fn throttled(exam: &Exam<'_>, folder: &str) -> Result<(u64, u64), Unknown> {
     let stat = if_there(exam.host.text(&format!("{folder}/cpu.stat")))?.unwrap_or_default();
-    let count = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok());
-    Ok(count.unwrap_or(0))
+    let count = |name: &str| {
+        let count = stat.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        count.unwrap_or(0)
+    };
+    Ok((count("nr_throttled "), count("nr_periods ")))
 }
 
 pub(super) fn memory_limit(exam: &Exam<'_>) -> Outcome {
@@ -121,7 +133,7 @@ pub(super) fn memory_limit(exam: &Exam<'_>) -> Outcome {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::finding::Verdict::{Costs, Fine, NotKnown};
+    use super::super::finding::Verdict::{Costs, Fine, NotKnown, Note};
     use super::super::testing::{Case, Change, file, garbled, gone};
 
     const OWN: &str = "proc/self/cgroup";
@@ -143,6 +155,15 @@ pub(super) mod tests {
             "CPU quota",
             &[file(SLICE_MAX, "400000 100000"), file(SLICE_STAT, "nr_periods 9\nnr_throttled 3")],
             Costs,
+            "throttled 3 times",
+        ),
+        Case::new(
+            "CPU quota",
+            &[
+                file(SLICE_MAX, "400000 100000"),
+                file(SLICE_STAT, "nr_periods 3000\nnr_throttled 3"),
+            ],
+            Note,
             "throttled 3 times",
         ),
         Case::new(

@@ -108,9 +108,26 @@ pub(super) fn set_sysctl(key: &str, value: impl std::fmt::Display) -> String {
     format!("sysctl -w {key}=\"{value}\"")
 }
 
+/// Why a count that is not zero may be no sign of what is now.
+pub(super) const SINCE_START: &str = "counted since the start of the host or the driver, and rare";
+
+/// Whether `count` is more than one in `every` of `total`. Counts of the kernel begin with the host,
+/// so that one mishap in months must not be told for ever.
+pub(super) fn is_often(count: u64, total: u64, every: u64) -> bool {
+    count > total / every
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn often_is_more_than_one_in_so_many() {
+        assert!(!is_often(2, 2_999, 1000));
+        assert!(is_often(3, 2_999, 1000));
+        assert!(is_often(1, 0, 1000));
+        assert!(!is_often(0, 0, 1000));
+    }
 
     #[test]
     fn the_worse_verdict_is_the_greater_one() {

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use crate::config::{Config, CpuList, Overrides, parse_cpu_list};
 use facts::HostFacts;
-use finding::{Finding, Outcome};
+use finding::{Finding, Outcome, Verdict};
 use host::{Host, Unknown};
 use nic::Nic;
 use plan::Plan;
@@ -34,7 +34,7 @@ use report::Report;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Config file of the relay that is to run here.
+    /// Config file of the relay that is to run here; the defaults without it, also with --pid.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Shards that are to run here, over what the config says.
@@ -63,6 +63,10 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     let host = Host::new(&options.root);
     let facts = HostFacts::find_out();
     let process = options.pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+    if options.pid.is_some() && !host.has(&format!("proc/{process}")) {
+        eprintln!("rillcast: --pid: there is no process {process}");
+        return Verdict::Blocks.into();
+    }
     let (config, fault) = config_of(options);
     let allowed = allowed_cpus(&host, &process)
         .or_else(|_| host.cpu_list("sys/devices/system/cpu/online"))
@@ -73,7 +77,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Some(finding) = fault {
         rows.insert(0, Row { group: "config", check: "config", subject: None, finding });
     }
-    let report = Report::new(&plan, rows);
+    let report = Report::new(&plan, options.config.as_deref(), rows);
     report.print(options.json);
     report.verdict().into()
 }
@@ -199,7 +203,6 @@ fn examine(exam: &Exam<'_>) -> Vec<Row> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::finding::Verdict;
     use super::testing::{Bench, Case, FINE, garbled, gone};
     use super::*;
 

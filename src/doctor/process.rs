@@ -43,8 +43,8 @@ fn locked_memory(exam: &Exam<'_>) -> Outcome {
     if soft < LOCKED_MEMORY_MIN {
         let why =
             format!("executors do not start with less than {}", bytes_text(LOCKED_MEMORY_MIN));
-        let remedy =
-            "LimitMEMLOCK=infinity   # systemd; Docker: --ulimit memlock=-1; shell: ulimit -l";
+        let remedy = "LimitMEMLOCK=infinity   # systemd; Docker: --ulimit memlock=-1; \
+                      root's shell: ulimit -l unlimited";
         return Ok(Finding::blocks(found, why, remedy));
     }
     if soft < wanted {
@@ -63,7 +63,8 @@ fn open_files(exam: &Exam<'_>) -> Outcome {
     let needed = exam.plan.descriptors();
     let found = format!("{}, {needed} needed", limit_text(hard));
     let remedy = format!(
-        "LimitNOFILE={needed}   # systemd; Docker: --ulimit nofile={needed}; shell: ulimit -Hn\n\
+        "LimitNOFILE={needed}   # systemd; Docker: --ulimit nofile={needed}; \
+         root's shell: ulimit -Hn {needed}\n\
          limits.connections_per_shard_max   # in the config, where so many are not expected"
     );
     if hard < exam.plan.own_descriptors() {
@@ -153,11 +154,13 @@ pub(super) mod tests {
         Case::new("locked memory", &[file(LIMITS, LOCKED_BARELY)], Note, "576 KiB")
             .planned(|plan| plan.cpus = vec![0, 1, 2]),
         Case::new("locked memory", &[file(LIMITS, LOCKED_LITTLE)], Blocks, "LimitMEMLOCK=infinity"),
+        Case::new("locked memory", &[file(LIMITS, LOCKED_LITTLE)], Blocks, "ulimit -l unlimited"),
         Case::new("locked memory", &[file(LIMITS, "Max locked memory  ?")], NotKnown, "limits"),
         Case::new("locked memory", &[gone(LIMITS)], NotKnown, "not there"),
         Case::new("open files", &[file(LIMITS, FILES_ENOUGH)], Fine, "7064, 7064 needed"),
         Case::new("open files", &[file(LIMITS, FILES_ENDLESS)], Fine, "unlimited"),
         Case::new("open files", &[file(LIMITS, FILES_FEW)], Costs, "LimitNOFILE=7064"),
+        Case::new("open files", &[file(LIMITS, FILES_FEW)], Costs, "ulimit -Hn 7064"),
         Case::new("open files", &[file(LIMITS, FILES_NONE)], Blocks, "alone are more"),
         Case::new("open files", &[file(LIMITS, LOCKED_BARELY)], NotKnown, "not understood"),
         Case::new("fs.nr_open", &[file(NR_OPEN, "7064")], Fine, "7064"),

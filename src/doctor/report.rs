@@ -1,6 +1,7 @@
 //! What was found, for people and as JSON.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -12,17 +13,24 @@ use super::plan::Plan;
 /// All answers, in the order of the checks.
 pub(super) struct Report {
     title: String,
+    config: Option<String>,
     shards: usize,
     connections: u64,
     rows: Vec<Row>,
 }
 
 impl Report {
-    pub(super) fn new(plan: &Plan, rows: Vec<Row>) -> Self {
+    /// `config` is the file that the plan is of, where it is not of the defaults.
+    pub(super) fn new(plan: &Plan, config: Option<&Path>, rows: Vec<Row>) -> Self {
         let (shards, connections) = (plan.shards(), plan.connections);
         let cpus = cpu_list_text(&plan.cpus);
-        let title = format!("for {shards} shards on CPUs {cpus}, {connections} connections");
-        Self { title, shards, connections, rows }
+        let of = match config {
+            None => "\nof the default config; --config FILE looks at yours",
+            Some(_) => "",
+        };
+        let title = format!("for {shards} shards on CPUs {cpus}, {connections} connections{of}");
+        let config = config.map(|file| file.display().to_string());
+        Self { title, config, shards, connections, rows }
     }
 
     /// The worst of all.
@@ -74,6 +82,7 @@ impl Report {
         json!({
             "verdict": verdict,
             "exitCode": verdict.exit_code(),
+            "config": self.config,
             "shards": self.shards,
             "connections": self.connections,
             "checks": checks,
@@ -123,7 +132,7 @@ mod tests {
             row("NICs", "queues", Some("eth0".to_owned()), costs),
             row("NICs", "RPS", Some("eth0".to_owned()), Finding::note("on", "so it is")),
         ];
-        Report::new(&Bench::fine().plan, rows)
+        Report::new(&Bench::fine().plan, Some(Path::new("my.toml")), rows)
     }
 
     #[test]
@@ -148,6 +157,13 @@ fine 1, notes 1, not known 0, costs 1, blocks 0
     }
 
     #[test]
+    fn the_default_config_is_told() {
+        let report = Report::new(&Bench::fine().plan, None, Vec::new());
+        assert!(report.text().contains("of the default config"), "{}", report.text());
+        assert_eq!(report.json()["config"], Value::Null);
+    }
+
+    #[test]
     fn text_says_how_a_sysctl_is_kept() {
         let mut report = report();
         assert!(!report.text().contains("90-rillcast.conf"));
@@ -159,6 +175,7 @@ fine 1, notes 1, not known 0, costs 1, blocks 0
     fn json_has_the_same() {
         let json = report().json();
         assert_eq!((&json["verdict"], &json["exitCode"]), (&json!("costs"), &json!(1)));
+        assert_eq!(json["config"], "my.toml");
         assert_eq!(json["checks"][0]["why"], Value::Null);
         let row = &json["checks"][1];
         assert_eq!((&row["interface"], &row["remedy"]), (&json!("eth0"), &json!("first\nsecond")));

@@ -203,8 +203,7 @@ impl Driver {
         warn_fault(link, error);
         match &link.session {
             // The reply that says what was wrong is on its way.
-            Session::Http(_) if !matches!(link.role, Role::Player) => self.finish(token),
-            Session::Rtsp(_) if !matches!(link.role, Role::Player) && link.unsent_bytes() > 0 => {
+            Session::Http(_) | Session::Rtsp(_) if !matches!(link.role, Role::Player) => {
                 self.finish(token);
             }
             _ => {

@@ -251,11 +251,12 @@ impl Shard {
         let after = self.go_on_after(now, handle, fault);
         if after != AfterFailure::GiveUp {
             let stream = self.tables.get_mut(handle).expect("it goes on");
-            stream.media.change_source();
             if was_registered {
                 self.totals.losses += 1;
                 let grace = self.policy.reconnect_grace;
                 self.suspend(now, handle, grace);
+            } else {
+                stream.media.change_source();
             }
             self.forget_media(handle);
         }

@@ -269,6 +269,11 @@ impl Shard {
         (count, refused)
     }
 
+    /// Which life of a push there is, by its stream and the digest of its URL; for tests.
+    pub fn generation_of_push(&self, name: (&StreamKey, UrlDigest)) -> Option<Generation> {
+        self.pushes.find(name)
+    }
+
     /// Puts a push into the journal, once.
     pub(super) fn keep_push(&mut self, id: Generation) {
         if let Some(push) = self.pushes.get_mut(id)

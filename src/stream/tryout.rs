@@ -17,12 +17,13 @@ use crate::media::start_points::StartPoints;
 use crate::media::timeline::distance;
 use crate::media::{Codec, MediaPart, TagKind};
 use crate::proto::flv::classify;
-use crate::proto::rtp::{Format, Gap, RandomAccess, RtpHeader, RtpPacket, RtpPart, TrackKind};
+use crate::proto::rtp::{Format, Gap, RandomAccess, RtpPacket, RtpPart, Step, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
 
 /// What a source has brought that has not taken over yet.
+#[derive(Default)]
 pub struct Tryout {
     /// The stream has video, so that audio alone does not take over at once.
     wants_video: bool,
@@ -55,7 +56,7 @@ struct Start<P> {
     cost: usize,
     /// Of tags the lane of the frame, of packets the track.
     of: u32,
-    /// Of tags the bytes to come, of packets the timestamp.
+    /// Of tags the bytes to come.
     left: u32,
 }
 
@@ -119,24 +120,7 @@ impl Config {
 impl Tryout {
     /// Nothing yet; `wants_video` where the stream that it is to take over has video.
     pub fn new(wants_video: bool) -> Self {
-        Self {
-            wants_video,
-            saw_video: false,
-            audio_from_ms: None,
-            open: Vec::new(),
-            configs: VecDeque::new(),
-            description: None,
-            accesses: Vec::new(),
-            told: Vec::new(),
-            lead: Vec::new(),
-            starts: StartPoints::default(),
-            pictures: Pictures::default(),
-            stands_in: false,
-            passed_over: false,
-            was_patient: false,
-            start: None,
-            packets: None,
-        }
+        Self { wants_video, ..Self::default() }
     }
 
     /// The source that can take over begins with a picture that stands in for a keyframe.
@@ -217,8 +201,12 @@ impl Tryout {
     }
 
     fn packet(&mut self, track: usize, packet: RtpPacket, gap: Gap) -> Option<Vec<RtpPart>> {
+        if gap == Gap::Restart {
+            self.forget_times(track);
+        }
+        let step = self.accesses.get_mut(track)?.step(&packet);
         if self.packets.is_some() {
-            return self.follow_packets(track, &packet, gap);
+            return self.follow_packets(track, &packet, gap, step);
         }
         let description = self.description.clone()?;
         let video = description.main_track(TrackKind::Video);
@@ -228,7 +216,6 @@ impl Tryout {
         let has_known = video.map(format_of).filter(known).is_some();
         let format = video.filter(|&video| video == track).map(format_of).filter(known);
         let timestamp = packet.header().timestamp;
-        let step = self.accesses.get_mut(track)?.step(&packet);
         let is_overdue =
             format.is_some_and(|of| self.pictures.is_overdue(timestamp, of.clock_rate));
         if format.is_some() && step.begins {
@@ -249,8 +236,16 @@ impl Tryout {
         }
         parts.append(&mut self.lead);
         self.stands_in = !step.is_start;
-        self.packets = Some(Start { parts, cost: 0, of: track as u32, left: timestamp });
-        self.follow_packets(track, &packet, gap)
+        self.packets = Some(Start { parts, cost: 0, of: track as u32, left: 0 });
+        self.follow_packets(track, &packet, gap, Step { begins: false, ..step })
+    }
+
+    /// The source of the track began anew: timestamps of before tell nothing of those that come.
+    fn forget_times(&mut self, track: usize) {
+        let Some(description) = &self.description else { return };
+        self.accesses[track] = RandomAccess::new(description.media[track].format.codec());
+        self.pictures = Pictures::default();
+        self.lead.clear();
     }
 
     /// Holds packets until the picture is whole.
@@ -259,13 +254,14 @@ impl Tryout {
         track: usize,
         packet: &RtpPacket,
         gap: Gap,
+        step: Step,
     ) -> Option<Vec<RtpPart>> {
         let start = self.packets.as_mut()?;
         start.cost += packet.len() + HELD_PART_COST;
-        let RtpHeader { marker, timestamp, .. } = packet.header();
-        let is_of_track = start.of == track as u32;
-        let is_whole = is_of_track && (marker || timestamp != start.left);
-        let packet = RtpPacket::parse(packet.pieces().concat().into()).ok()?;
+        // A message before the picture may have a marker or a timestamp of its own.
+        let ends = step.begins || packet.header().marker && !step.is_lead;
+        let is_whole = start.of == track as u32 && ends;
+        let packet = packet.clone().into_copy();
         start.parts.push(RtpPart::Packet { track, packet, gap });
         let can_go = is_whole || start.is_large();
         can_go.then(|| self.packets.take().map(|start| start.parts)).flatten()
@@ -443,263 +439,4 @@ impl Tryout {
 const CONFIG_LANE: u32 = u32::MAX - 1;
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{AUDIO_CONFIG, METADATA, VIDEO_CONFIG, payload};
-    use super::*;
-
-    /// Feeds a tag in pieces, and returns what is handed on.
-    fn tag(
-        tryout: &mut Tryout,
-        (lane, kind, timestamp_ms): (u32, TagKind, u32),
-        bytes: &[u8],
-        piece: usize,
-    ) -> Vec<MediaPart> {
-        let len = bytes.len() as u32;
-        let mut given = Vec::new();
-        let begin = MediaPart::Begin { lane, kind, timestamp_ms, len };
-        assert!(tryout.handle(begin).is_none());
-        for bytes in bytes.chunks(piece) {
-            let part = MediaPart::Data { lane, bytes: Bytes::copy_from_slice(bytes) };
-            match given.is_empty() {
-                true => given.extend(tryout.handle(part).into_iter().flatten()),
-                false => given.push(part),
-            }
-        }
-        given
-    }
-
-    /// The tags that the parts make: kinds and payloads.
-    fn tags(parts: &[MediaPart]) -> Vec<(TagKind, Vec<u8>)> {
-        let mut tags: Vec<(u32, TagKind, Vec<u8>)> = Vec::new();
-        for part in parts {
-            match part {
-                MediaPart::Begin { lane, kind, .. } => tags.push((*lane, *kind, Vec::new())),
-                MediaPart::Data { lane, bytes } => {
-                    let tag = tags.iter_mut().rfind(|tag| tag.0 == *lane).expect("it has begun");
-                    tag.2.extend_from_slice(bytes);
-                }
-                MediaPart::Script { payload, .. } => {
-                    tags.push((0, TagKind::Script, payload.to_vec()))
-                }
-                MediaPart::Abort { .. } => panic!("nothing is aborted"),
-            }
-        }
-        tags.into_iter().map(|(_, kind, bytes)| (kind, bytes)).collect()
-    }
-
-    #[test]
-    fn a_source_begins_with_its_configurations_and_its_keyframe() {
-        let keyframe = payload(&[0x17, 1, 0, 0, 0], 3000);
-        for piece in [1, 2, 5, 23, 24, 25, 1000, 5000] {
-            let mut tryout = Tryout::new(true);
-            let payload_of = Bytes::from_static(METADATA);
-            assert!(
-                tryout.handle(MediaPart::Script { timestamp_ms: 0, payload: payload_of }).is_none()
-            );
-            let video = |at| (6, TagKind::Video, at);
-            let audio = |at| (4, TagKind::Audio, at);
-            assert!(tag(&mut tryout, video(0), VIDEO_CONFIG, piece).is_empty());
-            assert!(tag(&mut tryout, audio(0), AUDIO_CONFIG, piece).is_empty());
-            assert!(tag(&mut tryout, audio(10), &payload(&[0xaf, 1], 300), piece).is_empty());
-            assert!(
-                tag(&mut tryout, video(40), &payload(&[0x27, 1, 0, 0, 0], 900), piece).is_empty()
-            );
-            let given = tag(&mut tryout, video(80), &keyframe, piece);
-            let wanted = [
-                (TagKind::Script, METADATA.to_vec()),
-                (TagKind::Video, VIDEO_CONFIG.to_vec()),
-                (TagKind::Audio, AUDIO_CONFIG.to_vec()),
-                (TagKind::Video, keyframe.clone()),
-            ];
-            assert_eq!(tags(&given), wanted, "{piece}");
-        }
-    }
-
-    #[test]
-    fn of_each_configuration_the_newest_is_held() {
-        let mut tryout = Tryout::new(true);
-        let other = [VIDEO_CONFIG, &[7]].concat();
-        let video = |at| (6, TagKind::Video, at);
-        tag(&mut tryout, video(0), VIDEO_CONFIG, 9);
-        tag(&mut tryout, video(0), &other, 9);
-        for timestamp_ms in 0..20 {
-            tag(&mut tryout, (4, TagKind::Audio, timestamp_ms), AUDIO_CONFIG, 9);
-            let payload = Bytes::from_static(METADATA);
-            tryout.handle(MediaPart::Script { timestamp_ms, payload });
-        }
-        let given = tag(&mut tryout, video(80), &payload(&[0x17, 1, 0, 0, 0], 90), 200);
-        let kinds: Vec<TagKind> = tags(&given).iter().map(|(kind, _)| *kind).collect();
-        let scripts = given.iter().filter(|part| matches!(part, MediaPart::Script { .. }));
-        assert_eq!(scripts.count(), 1);
-        assert_eq!(kinds.iter().filter(|kind| **kind == TagKind::Audio).count(), 1);
-        assert!(tags(&given).contains(&(TagKind::Video, other)));
-        assert!(!tags(&given).contains(&(TagKind::Video, VIDEO_CONFIG.to_vec())));
-    }
-
-    #[test]
-    fn keyframe_is_held_until_it_is_whole_or_large() {
-        let keyframe = payload(&[0x17, 1, 0, 0, 0], 2 * HELD_START_LEN_MAX);
-        let (lane, kind, timestamp_ms) = (6, TagKind::Video, 0);
-        let begin = |len: usize| MediaPart::Begin { lane, kind, timestamp_ms, len: len as u32 };
-        let data = |bytes: &[u8]| MediaPart::Data { lane, bytes: Bytes::copy_from_slice(bytes) };
-        let mut tryout = Tryout::new(true);
-        tag(&mut tryout, (lane, kind, 0), VIDEO_CONFIG, 9);
-        // One that breaks off, and one of its own that begins meanwhile.
-        tryout.handle(begin(900));
-        assert!(tryout.handle(data(&keyframe[..500])).is_none());
-        tryout.handle(begin(900));
-        assert!(tryout.handle(data(&keyframe[..600])).is_none());
-        assert!(tag(&mut tryout, (4, TagKind::Audio, 5), AUDIO_CONFIG, 9).is_empty());
-        let given = tryout.handle(data(&keyframe[600..900])).expect("it is whole");
-        let wanted = [
-            (TagKind::Video, VIDEO_CONFIG.to_vec()),
-            (TagKind::Video, keyframe[..900].to_vec()),
-            (TagKind::Audio, AUDIO_CONFIG.to_vec()),
-        ];
-        assert_eq!(tags(&given), wanted);
-        tryout.handle(begin(keyframe.len()));
-        let chunks = keyframe.chunks(64 * 1024);
-        let held = chunks.take_while(|bytes| tryout.handle(data(bytes)).is_none()).count();
-        assert!((HELD_START_LEN_MAX / (64 * 1024) - 1..=8).contains(&held), "{held}");
-    }
-
-    #[test]
-    fn pictures_stand_in_where_no_keyframe_comes() {
-        let mut tryout = Tryout::new(true);
-        let frame = payload(&[0x27, 1, 0, 0, 0], 50);
-        for at in (0..10_000).step_by(40) {
-            assert!(tag(&mut tryout, (6, TagKind::Video, at), &frame, 99).is_empty());
-        }
-        assert!(tryout.needs_patience() && !tryout.stands_in());
-        assert!(!tag(&mut tryout, (6, TagKind::Video, 10_000), &frame, 99).is_empty());
-        assert!(tryout.stands_in());
-    }
-
-    #[test]
-    fn audio_begins_where_no_video_comes() {
-        let sound = payload(&[0xaf, 1], 30);
-        let at = |ms| (4, TagKind::Audio, ms);
-        assert!(!tag(&mut Tryout::new(false), at(0), &sound, 8).is_empty());
-        let mut tryout = Tryout::new(true);
-        assert!(tag(&mut tryout, at(1000), &sound, 8).is_empty());
-        assert!(tag(&mut tryout, at(4000), &sound, 8).is_empty());
-        assert!(!tag(&mut tryout, at(4001), &sound, 8).is_empty());
-        let mut tryout = Tryout::new(false);
-        tag(&mut tryout, (6, TagKind::Video, 0), VIDEO_CONFIG, 8);
-        assert!(tag(&mut tryout, at(0), &sound, 8).is_empty(), "its video has a keyframe to come");
-    }
-
-    #[test]
-    fn what_is_held_is_bounded() {
-        let mut tryout = Tryout::new(true);
-        for number in 0..3 * HELD_CONFIGS_MAX as u32 {
-            let of_another_codec = [0x90, b'a' + number as u8, b'a', b'a', b'a', 1];
-            tag(&mut tryout, (6, TagKind::Audio, number), &of_another_codec, 9);
-            tryout.handle(MediaPart::Begin {
-                lane: 100 + number,
-                kind: TagKind::Video,
-                timestamp_ms: 0,
-                len: 1 << 20,
-            });
-        }
-        let large = [VIDEO_CONFIG, &vec![0; HELD_CONFIG_LEN_MAX]].concat();
-        tag(&mut tryout, (6, TagKind::Video, 0), &large, 4096);
-        assert_eq!(tryout.configs.len(), HELD_CONFIGS_MAX);
-        assert!(tryout.open.len() <= DRAFTS_MAX);
-        let held: usize = tryout.open.iter().map(|tag| tag.bytes.len()).sum();
-        assert!(held < HELD_CONFIG_LEN_MAX, "{held}");
-    }
-
-    #[test]
-    fn what_a_source_breaks_off_is_forgotten() {
-        let mut tryout = Tryout::new(true);
-        let keyframe = payload(&[0x17, 1, 0, 0, 0], 100);
-        let (lane, kind, timestamp_ms) = (6, TagKind::Video, 0);
-        let data = |bytes: &[u8]| MediaPart::Data { lane, bytes: Bytes::copy_from_slice(bytes) };
-        tryout.handle(MediaPart::Begin { lane, kind, timestamp_ms, len: 105 });
-        assert!(tryout.handle(data(&keyframe[..10])).is_none());
-        tryout.handle(MediaPart::Abort { lane });
-        assert!(tryout.handle(data(&keyframe[10..])).is_none());
-        tryout.handle(MediaPart::Begin { lane, kind, timestamp_ms, len: 5 });
-        assert!(tryout.handle(data(&keyframe)).is_none(), "it brings too much");
-        assert!(!tag(&mut tryout, (6, kind, 9), &keyframe, 50).is_empty());
-    }
-
-    #[test]
-    fn packets_begin_with_a_keyframe_and_what_was_said_of_their_clocks() {
-        let sdp =
-            b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 8\r\n";
-        let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
-        let packet_at = |timestamp, marker, track: usize, payload: &[u8]| {
-            let payload_type = if track == 0 { 96 } else { 8 };
-            let (sequence, ssrc) = (1, 9);
-            let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
-            let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into());
-            RtpPart::Packet { track, packet: packet.expect("sound"), gap: Gap::None }
-        };
-        let packet = |track, payload| packet_at(7, false, track, payload);
-        let mut tryout = Tryout::new(true);
-        assert!(tryout.handle_rtp(packet(0, &[0x65, 1])).is_none(), "of no description");
-        assert!(tryout.handle_rtp(RtpPart::Begin(description.clone())).is_none());
-        assert!(!tryout.needs_patience());
-        for timestamp in [1, 2] {
-            assert!(tryout.handle_rtp(RtpPart::Announced { track: 0, timestamp }).is_none());
-        }
-        assert!(tryout.handle_rtp(packet(1, &[1, 2])).is_none());
-        assert!(tryout.handle_rtp(packet(0, &[0x41, 1])).is_none());
-        assert!(tryout.handle_rtp(packet(7, &[0x65, 1])).is_none());
-        assert!(tryout.needs_patience() && !tryout.needs_patience());
-        let begins_anew = RtpPart::Begin(description);
-        for (timestamp, marker) in [(7, true), (8, false)] {
-            assert!(tryout.handle_rtp(packet(0, &[0x65, 1])).is_none(), "there is more of it");
-            assert!(tryout.handle_rtp(packet(1, &[5])).is_none());
-            let last = packet_at(timestamp, marker, 0, &[0x65, 2]);
-            let given = tryout.handle_rtp(last).expect("a whole keyframe");
-            let tracks = given.iter().filter_map(|part| match part {
-                RtpPart::Packet { track, .. } => Some(*track),
-                _ => None,
-            });
-            assert_eq!(tracks.collect::<Vec<_>>(), [0, 1, 0]);
-            assert!(matches!(given[0], RtpPart::Begin(_)));
-            let told = RtpPart::Announced { track: 0, timestamp: 2 };
-            assert_eq!(format!("{:?}", given[1]), format!("{told:?}"));
-            assert!(!tryout.stands_in());
-            tryout.handle_rtp(begins_anew.clone());
-            tryout.handle_rtp(told);
-        }
-        for seconds in 0..10 {
-            let picture = packet_at(90_000 * seconds, true, 0, &[0x41, 1]);
-            assert!(tryout.handle_rtp(picture).is_none(), "{seconds}");
-        }
-        assert!(tryout.handle_rtp(packet_at(900_000, true, 0, &[0x41, 1])).is_some());
-        assert!(tryout.stands_in());
-    }
-
-    #[test]
-    fn packets_begin_with_the_parameter_sets_of_the_keyframe_alone() {
-        let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
-        let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
-        let mut tryout = Tryout::new(true);
-        tryout.handle_rtp(RtpPart::Begin(description));
-        let sent: [(u32, &[u8]); 6] = [
-            (1, &[0x67, 1]),
-            (1, &[0x41]),
-            (2, &[0x67, 2]),
-            (2, &[0x68]),
-            (3, &[0x65]),
-            (4, &[0x41]),
-        ];
-        let given = (0..).zip(sent).find_map(|(sequence, (timestamp, payload))| {
-            let (marker, payload_type, ssrc) = (false, 96, 9);
-            let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
-            let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into());
-            let (packet, gap) = (packet.expect("sound"), Gap::None);
-            tryout.handle_rtp(RtpPart::Packet { track: 0, packet, gap })
-        });
-        let sequences = given.into_iter().flatten().filter_map(|part| match part {
-            RtpPart::Packet { packet, .. } => Some(packet.header().sequence),
-            _ => None,
-        });
-        assert_eq!(sequences.collect::<Vec<_>>(), [2, 3, 4, 5]);
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! What people ask for, and what they must be answered.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +13,8 @@ use rillcast::media::{ConnectionId, ShardId, SourceUrl};
 use rillcast::proto::rtsp::LowerTransport;
 
 use super::bus::Way;
+use super::journal::Name;
 use super::plan::{Deed, pick};
-use super::players::Phase;
 use super::updates::Up;
 use super::world::{Event, Visit, World};
 
@@ -27,13 +28,19 @@ pub(crate) struct Asked {
     /// The only one that was to be closed.
     only: Option<Generation>,
     is_answered: bool,
+    /// The sources that a pull is to have.
+    urls: Vec<Arc<SourceUrl>>,
     /// The pull that was up when its owner read that it is to have other sources.
     up: Option<Up>,
 }
 
 impl Asked {
-    pub(crate) fn key(&self) -> usize {
-        self.key
+    /// What its answer is about, as the journal has it.
+    pub(crate) fn name(&self) -> Name {
+        match self.what {
+            What::AddPush { number } => Name::Push(self.key, number),
+            _ => Name::Pull(self.key),
+        }
     }
 
     pub(crate) fn generation(&self) -> Option<Generation> {
@@ -42,10 +49,12 @@ impl Asked {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+pub(crate) enum What {
     Add { no_wait: bool },
     Update,
     Delete,
+    AddPush { number: usize },
+    DeletePush { number: usize },
     Close,
     Streams,
     Players,
@@ -54,7 +63,7 @@ enum What {
 /// Who asks, where that is known.
 const CALLER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const MEDIA_TIMEOUT_MAX: Duration = Duration::from_millis(3000);
-const TIMEOUT_MS_MAX: u64 = 6000;
+pub(crate) const TIMEOUT_MS_MAX: u64 = 6000;
 
 impl World {
     /// Somebody does something.
@@ -85,6 +94,8 @@ impl World {
             }
             Deed::ChangePolicy => self.change_policy(),
             Deed::Update => self.update(),
+            Deed::Push => self.add_push(),
+            Deed::DeletePush => self.delete_push(),
         }
     }
 
@@ -165,7 +176,7 @@ impl World {
     }
 
     /// Puts a question to the owner of a key, from any shard.
-    fn ask(&mut self, key: usize, what: What, bound: Duration, ask: Ask) {
+    pub(crate) fn ask(&mut self, key: usize, what: What, bound: Duration, ask: Ask) {
         let home = self.rng.usize(0..self.shards.len());
         let owner = self.owner(key);
         let serial = self.next_serial();
@@ -176,8 +187,12 @@ impl World {
             Ask::Close { generation, .. } => *generation,
             _ => None,
         };
-        let asked =
-            Asked { what, key, answer_by, generation: None, only, is_answered: false, up: None };
+        let urls = match &ask {
+            Ask::AddPull { urls, .. } | Ask::UpdatePull { urls, .. } => urls.clone(),
+            _ => Vec::new(),
+        };
+        let (generation, is_answered, up) = (None, false, None);
+        let asked = Asked { what, key, answer_by, generation, only, is_answered, urls, up };
         self.note(|_| format!("  ask {serial} from {home} of {owner}: {what:?} s{key}"));
         self.asked.insert(serial, asked);
         if home == owner {
@@ -193,6 +208,10 @@ impl World {
         if matches!(ask, Ask::DeletePull { .. } | Ask::Close { .. }) {
             let key = self.asked[&ticket.serial].key;
             let generation = self.peek(key).map(|view| view.generation);
+            self.asked.get_mut(&ticket.serial).expect("it was asked").generation = generation;
+        }
+        if let What::DeletePush { number } = self.asked[&ticket.serial].what {
+            let generation = self.push_generation(self.asked[&ticket.serial].key, number);
             self.asked.get_mut(&ticket.serial).expect("it was asked").generation = generation;
         }
         if matches!(ask, Ask::UpdatePull { .. }) {
@@ -214,6 +233,10 @@ impl World {
                 }
                 return;
             }
+            Answer::Added { .. } => {
+                self.check_kept_urls(ticket);
+                return;
+            }
             _ => return,
         };
         self.stats.closes += 1;
@@ -231,6 +254,23 @@ impl World {
         }
         let attempts = self.attempts.values().filter(|a| a.generation() == generation).count();
         assert_eq!(attempts, 0, "an attempt of what was closed is open");
+    }
+
+    /// Sources that are acknowledged are those that the journal has.
+    fn check_kept_urls(&self, ticket: Ticket) {
+        let Asked { what, key, ref urls, .. } = self.asked[&ticket.serial];
+        let wanted: Vec<&str> = urls.iter().map(|url| url.as_str()).collect();
+        let kept = self.journal.urls(key);
+        match what {
+            // It may have joined one with the same URLs in another order.
+            What::Add { .. } => {
+                let set = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect();
+                let (wanted, kept): (BTreeSet<String>, BTreeSet<String>) =
+                    (set(&wanted), set(&kept));
+                assert_eq!(wanted, kept, "s{key}: other URLs are kept than were added");
+            }
+            _ => assert_eq!(wanted, kept, "s{key}: other URLs are kept than it was given"),
+        }
     }
 
     /// An answer has come to whoever asked.
@@ -263,7 +303,15 @@ impl World {
                     | Answer::AddCancelled
                     | Answer::NoSuchPull
             ),
-            What::Delete => matches!(answer, Answer::Deleted(_)),
+            What::Delete | What::DeletePush { .. } => matches!(answer, Answer::Deleted(_)),
+            What::AddPush { .. } => matches!(
+                answer,
+                Answer::PushAdded { .. }
+                    | Answer::NoSource
+                    | Answer::AddFailed(_)
+                    | Answer::AddCancelled
+                    | Answer::Overloaded(_)
+            ),
             What::Close => matches!(answer, Answer::Close(_)),
             What::Streams => matches!(answer, Answer::Streams { .. } | Answer::Stream(_)),
             What::Players => matches!(answer, Answer::Players(_)),
@@ -286,9 +334,9 @@ impl World {
     }
 
     fn kick(&mut self) {
-        let players = self.players.iter().filter(|(_, player)| player.phase != Phase::Gone);
+        let players = self.visits().map(|visit| visit.connection);
         let mut all: Vec<(ConnectionId, usize)> =
-            players.map(|(&connection, _)| (connection, connection.shard.index())).collect();
+            players.map(|connection| (connection, connection.shard.index())).collect();
         let publishers = self.publishers.iter().filter(|(_, publisher)| !publisher.is_gone);
         all.extend(publishers.map(|(&connection, of)| (connection, self.owner(of.key))));
         if all.is_empty() {
@@ -315,6 +363,7 @@ impl World {
             };
             self.ask(key, What::Close, self.plan.policy.close_bound, ask);
         }
+        self.delete_all_pushes();
         let visits: Vec<Visit> = self.visits().collect();
         for visit in visits {
             let delay_ms = self.rng.u64(0..3000);
@@ -352,6 +401,8 @@ fn describe(answer: &Answer) -> String {
         Answer::Exists { state, generation, .. } => format!("exists {state:?} {generation}"),
         Answer::AddCancelled => "add cancelled".to_owned(),
         Answer::NoSuchPull => "no such pull".to_owned(),
+        Answer::PushAdded { state, generation } => format!("push {state:?} {generation}"),
+        Answer::NoSource => "no source".to_owned(),
         Answer::Overloaded(what) => format!("overloaded {what}"),
         Answer::Deleted(closed) => format!("deleted {closed:?}"),
         Answer::Close(outcome) => format!("{outcome:?}"),

@@ -3,13 +3,14 @@
 
 use std::time::Instant;
 
-use rillcast::media::TagKind;
+use rillcast::media::{Form, TagKind};
 use rillcast::stream::Packaging;
 
 use super::media::{Class, Source, SourceTag, TagName, name_of};
+use super::packets::is_made_config;
 use super::parse::{Parser, Tag};
 
-/// Where a source has taken over: audio that its first frame overtakes is dropped, and so is what came
+/// Where a source has taken over: audio that its first frame overtakes is dropped, and so is what began
 /// between the chunks of that one, which was held back until it was known to be a keyframe.
 #[derive(Clone, Copy)]
 struct Splice {
@@ -80,6 +81,12 @@ impl Checker {
     }
 
     fn handle_tag(&mut self, tag: &Tag, sources: &[Source]) {
+        if is_made_config(tag.kind, &tag.payload) {
+            if tag.kind != TagKind::Script {
+                self.configs[track(tag.kind)] = Some(MADE);
+            }
+            return;
+        }
         let name = name_of(tag.kind, &tag.payload);
         let source = sources.get(name.source as usize).expect("a tag of no source");
         assert_eq!(source.key, self.key, "a tag of another stream");
@@ -131,6 +138,9 @@ impl Checker {
             None => {}
         }
         let config = source.config_before(tag.kind, name.index);
+        if source.form == Form::Rtp {
+            assert_eq!(self.configs[track(tag.kind)], Some(MADE), "at {name:?}");
+        }
         if let Some(index) = config {
             let config = Some(TagName { index, ..name });
             let sent = &source.tags[..=name.index as usize];
@@ -215,7 +225,7 @@ impl Checker {
     fn drops_audio(&self, source: u32, tag: &SourceTag) -> bool {
         self.spliced_at.filter(|splice| splice.source == source).is_some_and(|splice| {
             let is_before = tag.timestamp_ms.wrapping_sub(splice.timestamp_ms).cast_signed() <= 0;
-            is_before || tag.whole_at.is_some_and(|at| splice.whole_at.is_some_and(|by| at <= by))
+            is_before || splice.whole_at.is_some_and(|by| tag.begun_at <= by)
         })
     }
 
@@ -231,6 +241,9 @@ fn lacks_tail(last: TagName, source: &Source) -> bool {
     let rest = &source.tags[last.index as usize + 1..];
     rest.iter().take_while(|tag| tag.is_whole()).any(SourceTag::is_frame)
 }
+
+/// A configuration that was made for a source of packets; they are all alike.
+const MADE: TagName = TagName { source: u32::MAX, index: 0 };
 
 fn track(kind: TagKind) -> usize {
     usize::from(kind == TagKind::Video)

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use fastrand::Rng;
-use rillcast::media::{MediaPart, TagKind};
+use rillcast::media::{Form, MediaPart, TagKind};
+
+use super::packets::{Sending, name_place};
 
 /// What a tag is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(crate) struct SourceTag {
     pub(crate) len: u32,
     /// The index that its payload names: an earlier one where a configuration is repeated.
     pub(crate) says: u32,
+    /// When its first part was handed in.
+    pub(crate) begun_at: Instant,
     /// When all of it was handed in.
     pub(crate) whole_at: Option<Instant>,
     /// The source's clock was set anew before it.
@@ -44,6 +48,7 @@ pub(crate) struct TagName {
 pub(crate) struct Source {
     pub(crate) serial: u32,
     pub(crate) key: usize,
+    pub(crate) form: Form,
     pub(crate) has_video: bool,
     pub(crate) has_audio: bool,
     pub(crate) tags: Vec<SourceTag>,
@@ -51,10 +56,12 @@ pub(crate) struct Source {
     pub(crate) interleaves: bool,
     /// When bytes were handed in last.
     pub(crate) last_media: Option<Instant>,
+    /// Where it brings packets.
+    pub(crate) sending: Sending,
     lanes: Vec<Lane>,
     opening: VecDeque<(TagKind, Class)>,
-    video_ms: u32,
-    audio_ms: u32,
+    pub(crate) video_ms: u32,
+    pub(crate) audio_ms: u32,
     video_step_ms: u32,
     frames_to_keyframe: u32,
     gop_frames: u32,
@@ -80,10 +87,15 @@ impl SourceTag {
 /// Bytes of the longest head with the name behind it.
 pub(crate) const TAG_LEN_MIN: u32 = 21;
 const AUDIO_STEP_MS: u32 = 64;
-const METADATA_HEAD: &[u8] = b"\x02\x00\x0aonMetaData";
+pub(crate) const METADATA_HEAD: &[u8] = b"\x02\x00\x0aonMetaData";
 
 impl Source {
-    pub(crate) fn new(serial: u32, key: usize, interleaves: bool, rng: &mut Rng) -> Self {
+    pub(crate) fn new(
+        serial: u32,
+        (key, form): (usize, Form),
+        interleaves: bool,
+        rng: &mut Rng,
+    ) -> Self {
         let (has_video, has_audio) = match rng.u32(0..10) {
             0 => (false, true),
             1 => (true, false),
@@ -110,8 +122,10 @@ impl Source {
         Self {
             serial,
             key,
+            form,
             has_video,
             has_audio,
+            sending: Sending::new(base, rng),
             tags: Vec::new(),
             interleaves,
             last_media: None,
@@ -123,7 +137,12 @@ impl Source {
             // Most begin at a keyframe; some origins do not wait for one.
             frames_to_keyframe: if rng.u32(0..8) == 0 { rng.u32(0..gop_frames) } else { 0 },
             gop_frames,
-            keyframe_len_max: if rng.u32(0..6) == 0 { 300_000 } else { 3000 },
+            // A packet has 64 KiB.
+            keyframe_len_max: match (form, rng.u32(0..6)) {
+                (Form::Flv, 0) => 300_000,
+                (Form::Rtp, 0) => 100_000,
+                _ => 3000,
+            },
         }
     }
 
@@ -153,6 +172,9 @@ impl Source {
     }
 
     pub(crate) fn payload(&self, index: u32) -> Vec<u8> {
+        if self.form == Form::Rtp {
+            return self.made_payload(index);
+        }
         let tag = self.tag(index);
         let name = TagName { source: self.serial, index: tag.says };
         encode(tag.kind, tag.class, name, tag.len)
@@ -172,7 +194,7 @@ impl Source {
         is_keyframe && !before.any(|tag| tag.class == Class::Keyframe && tag.is_whole())
     }
 
-    fn tag_step_ms(&self) -> u32 {
+    pub(crate) fn tag_step_ms(&self) -> u32 {
         match (self.has_video, self.has_audio) {
             (true, true) => {
                 self.video_step_ms * AUDIO_STEP_MS / (self.video_step_ms + AUDIO_STEP_MS)
@@ -233,6 +255,7 @@ impl Source {
             timestamp_ms,
             len,
             says: index,
+            begun_at: now,
             whole_at: None,
             clock_restarted,
         };
@@ -242,14 +265,8 @@ impl Source {
                 (tag.says, tag.len) = (old.says, old.len);
             }
         }
-        match (kind, class) {
-            (TagKind::Video, Class::Keyframe | Class::Frame) => {
-                self.video_ms = self.video_ms.wrapping_add(self.video_step_ms)
-            }
-            (TagKind::Audio, Class::Frame) => {
-                self.audio_ms = self.audio_ms.wrapping_add(AUDIO_STEP_MS)
-            }
-            _ => {}
+        if matches!(class, Class::Keyframe | Class::Frame) {
+            self.count_frame(kind);
         }
         self.tags.push(tag);
         let payload = Bytes::from(self.payload(index));
@@ -281,7 +298,15 @@ impl Source {
         }
     }
 
-    fn next_frame(&mut self) -> (TagKind, Class) {
+    /// The clock of a kind goes on by a frame.
+    pub(crate) fn count_frame(&mut self, kind: TagKind) {
+        match kind {
+            TagKind::Video => self.video_ms = self.video_ms.wrapping_add(self.video_step_ms),
+            _ => self.audio_ms = self.audio_ms.wrapping_add(AUDIO_STEP_MS),
+        }
+    }
+
+    pub(crate) fn next_frame(&mut self) -> (TagKind, Class) {
         let is_audio_due = self.video_ms.wrapping_sub(self.audio_ms).cast_signed() > 0;
         if !self.has_video || self.has_audio && is_audio_due {
             return (TagKind::Audio, Class::Frame);
@@ -313,7 +338,7 @@ impl Source {
         self.audio_ms = base;
     }
 
-    fn len_of(&self, kind: TagKind, class: Class, rng: &mut Rng) -> u32 {
+    pub(crate) fn len_of(&self, kind: TagKind, class: Class, rng: &mut Rng) -> u32 {
         let max = match (kind, class) {
             (TagKind::Video, Class::Keyframe) => self.keyframe_len_max,
             (TagKind::Video, Class::Frame) => 900,
@@ -350,7 +375,7 @@ fn encode(kind: TagKind, class: Class, name: TagName, len: u32) -> Vec<u8> {
 pub(crate) fn name_of(kind: TagKind, payload: &[u8]) -> TagName {
     let at = match kind {
         TagKind::Script => METADATA_HEAD.len(),
-        TagKind::Video => 5,
+        TagKind::Video => name_place(payload),
         TagKind::Audio => 2,
     };
     let word = |at: usize| {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rillcast::limits::KEYFRAME_PATIENCE;
 use rillcast::media::state::{ErrorClass, Fault, Generation};
-use rillcast::media::{AttemptId, ConnectionId, MediaPart, SourceUrl};
+use rillcast::media::{AttemptId, ConnectionId, Form, MediaPart, SourceUrl};
+use rillcast::proto::rtp::RtpPart;
 use rillcast::shard::{Stage, StreamHandle};
 
 use super::api::MEDIA_TIMEOUT_MAX;
@@ -172,9 +173,9 @@ impl World {
             Stage::Connecting => Stage::Handshaking,
             Stage::Handshaking => Stage::AwaitingMedia,
             Stage::AwaitingMedia | Stage::Up => {
-                let key = attempt.key;
+                let of = (attempt.key, self.plan.forms[attempt.origin]);
                 let interleaves = self.rng.bool();
-                let source = self.new_source(key, interleaves, Feed::Attempt(name));
+                let source = self.new_source(of, interleaves, Feed::Attempt(name));
                 let attempt = self.attempts.get_mut(&name).expect("just seen");
                 attempt.source = Some(source);
                 self.after_ms(0, Event::Media(source));
@@ -269,6 +270,15 @@ impl World {
             assert!(!taken, "media of an attempt that was given up is taken");
             return;
         }
+        let wait_ms = match self.sources[source as usize].form {
+            Form::Flv => self.tags_come(name, source),
+            Form::Rtp => self.packets_come(name, source),
+        };
+        self.after_ms(wait_ms, Event::Media(source));
+    }
+
+    /// An attempt hands in the next parts of its source; returns the milliseconds to those after them.
+    fn tags_come(&mut self, name: AttemptName, source: u32) -> u64 {
         let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);
         for part in parts {
             self.note_part(&part);
@@ -276,7 +286,23 @@ impl World {
                 .on_shard(name.shard, |shard, now, _| shard.attempt_media(now, name.attempt, part));
             assert!(taken, "a live attempt's media is not taken");
         }
-        self.after_ms(wait_ms, Event::Media(source));
+        wait_ms
+    }
+
+    fn packets_come(&mut self, name: AttemptName, source: u32) -> u64 {
+        let (parts, wait_ms) = self.sources[source as usize].step_rtp(self.now, &mut self.rng);
+        for part in parts {
+            self.note(|_| match &part {
+                RtpPart::Packet { track, packet, .. } => {
+                    format!("  {name:?} track {track}: {:?}", packet.header())
+                }
+                _ => "  tracks".to_owned(),
+            });
+            let taken = self
+                .on_shard(name.shard, |shard, now, _| shard.attempt_rtp(now, name.attempt, part));
+            assert!(taken, "a live attempt's packets are not taken");
+        }
+        wait_ms
     }
 
     /// Attempts that bring nothing are given up in time, before their first media and after it.

@@ -68,18 +68,31 @@ impl Parser {
         self.bytes.drain(..at);
     }
 
+    /// A tag without what a push has before it.
+    fn pushed(&self, mut tag: Tag) -> Tag {
+        if matches!(self.packaging, Packaging::RtmpPush { .. }) && tag.kind == TagKind::Script {
+            let rest =
+                tag.payload.strip_prefix(SET_DATA_FRAME).expect("metadata is pushed as such");
+            tag.payload = rest.to_vec();
+        }
+        tag
+    }
+
     fn read_messages(&mut self, tags: &mut Vec<Tag>) {
         let mut at = 0;
         while let Some((message, len)) = read_message(&self.bytes[at..]) {
             at += len;
             match message {
-                Some(tag) => tags.push(tag),
+                Some(tag) => tags.push(self.pushed(tag)),
                 None => self.replies += 1,
             }
         }
         self.bytes.drain(..at);
     }
 }
+
+/// What goes before metadata that is pushed.
+const SET_DATA_FRAME: &[u8] = b"\x02\0\x0d@setDataFrame";
 
 fn read_flv(bytes: &mut Vec<u8>, saw_header: &mut bool, tags: &mut Vec<Tag>) {
     let mut at = 0;

@@ -6,6 +6,7 @@ use fastrand::Rng;
 use rillcast::access::PullLimits;
 use rillcast::config::{Config, OriginEntry};
 use rillcast::egress::CrowdLimits;
+use rillcast::media::Form;
 use rillcast::shard::Policy;
 use rillcast::shard::lifecycle::RetryPolicy;
 
@@ -18,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) shards: usize,
     pub(crate) keys: usize,
     pub(crate) origins: usize,
+    /// What each of them brings.
+    pub(crate) forms: Vec<Form>,
     pub(crate) policy: Policy,
     /// Time in which things happen, before everything is ended.
     pub(crate) run: Duration,
@@ -67,10 +70,12 @@ pub(crate) enum Deed {
     ChangePolicy,
     /// A pull gets other sources.
     Update,
+    Push,
+    DeletePush,
 }
 
 impl Deed {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Play,
         Self::Publish,
         Self::Add,
@@ -81,14 +86,16 @@ impl Deed {
         Self::Turn,
         Self::ChangePolicy,
         Self::Update,
+        Self::Push,
+        Self::DeletePush,
     ];
 
     fn weight(self, rng: &mut Rng) -> u32 {
         let most = match self {
             Self::Play => 80,
             Self::Publish | Self::Add | Self::Turn => 30,
-            Self::Delete | Self::Close | Self::Look | Self::Update => 10,
-            Self::Kick => 5,
+            Self::Delete | Self::Close | Self::Look | Self::Update | Self::Push => 10,
+            Self::Kick | Self::DeletePush => 5,
             Self::ChangePolicy => 1,
         };
         1 + rng.u32(0..=most) * rng.u32(0..=1)
@@ -149,10 +156,16 @@ impl Plan {
             gop_bytes_max: if rng.u32(0..5) == 0 { 6000 } else { 1_000_000 },
             crowd,
         };
+        let origins = rng.usize(1..=3);
+        // Half of the seeds are of tags alone.
+        let has_packets = rng.bool();
+        let mut form = || *pick(rng, &[Form::Flv, if has_packets { Form::Rtp } else { Form::Flv }]);
+        let forms = (0..origins).map(|_| form()).collect();
         Self {
             shards: rng.usize(1..=4),
             keys: rng.usize(1..=6),
-            origins: rng.usize(1..=3),
+            origins,
+            forms,
             hedge_one_in: *pick(rng, &[0, 1, 3]),
             on_demand: rng.bool(),
             policy,
@@ -180,7 +193,7 @@ impl Plan {
             return config;
         }
         let entry = |origin| OriginEntry {
-            url: format!("rtmp://origin{origin}/live/{{stream}}").try_into().expect("a template"),
+            url: self.url(origin, "{stream}").try_into().expect("a template"),
             priority: rng.u32(0..2),
             timeout_ms: rng.u64(300..=3000),
             // One of each shard.
@@ -191,6 +204,17 @@ impl Plan {
         };
         config.origin = (0..self.origins).map(entry).collect();
         config
+    }
+
+    /// Where an origin has a stream.
+    pub(crate) fn url(&self, origin: usize, stream: &str) -> String {
+        let scheme = if self.forms[origin] == Form::Flv { "rtmp" } else { "rtsp" };
+        format!("{scheme}://origin{origin}/live/{stream}")
+    }
+
+    /// Whether any stream may be of packets.
+    pub(crate) fn has_packets(&self) -> bool {
+        self.forms.contains(&Form::Rtp)
     }
 
     /// A delay that those who confirm things have.

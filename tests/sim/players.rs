@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rillcast::egress::Socket;
+use rillcast::egress::{RtpStart, Socket};
 use rillcast::media::state::EndReason;
 use rillcast::media::{ConnectionId, ShardId};
 use rillcast::proto::http::websocket;
@@ -12,6 +12,8 @@ use rillcast::shard::{Admitted, PlayRequest};
 use rillcast::stream::Packaging;
 
 use super::checker::Checker;
+use super::origins::AttemptName;
+use super::packets::PacketChecker;
 use super::plan::pick;
 use super::wire::{FakeSocket, Pace};
 use super::world::{Event, Visit, World};
@@ -20,7 +22,9 @@ use super::world::{Event, Visit, World};
 pub(crate) struct Player {
     pub(crate) key: usize,
     pub(crate) phase: Phase,
-    visit: u32,
+    pub(crate) visit: u32,
+    /// It is the attempt of a push.
+    pub(crate) push: Option<AttemptName>,
     asked_at: Instant,
     packaging: Packaging,
     pub(crate) pace: Pace,
@@ -28,6 +32,8 @@ pub(crate) struct Player {
     /// When its socket was found full; it is polled since.
     polled_at: Option<Instant>,
     pub(crate) checker: Option<Checker>,
+    /// Of a player over RTSP.
+    packets: Option<PacketChecker>,
     fd: i32,
     replies: u64,
 }
@@ -56,27 +62,39 @@ impl World {
         let serial = self.next_serial() as u32;
         let shard = self.rng.usize(0..self.shards.len());
         let connection = ConnectionId { serial, shard: ShardId(shard as u16) };
+        let key = self.rng.usize(0..self.keys.len());
+        let packaging = match self.plan.has_packets() && self.rng.u32(0..3) == 0 {
+            true => Packaging::Rtsp,
+            false => *pick(&mut self.rng, &Packaging::OF_FLV),
+        };
+        let player = self.a_player(serial, key, packaging);
+        self.players.insert(connection, player);
+        self.ask_to_play(connection);
+    }
+
+    /// A connection that has not asked for anything.
+    pub(crate) fn a_player(&mut self, serial: u32, key: usize, packaging: Packaging) -> Player {
         let pace = match self.rng.u32(0..8) {
             0 | 1 => Pace::Slow(self.rng.u64(1..20_000)),
             2 => Pace::Stalls,
             3 => Pace::Breaks,
             _ => Pace::Fast,
         };
-        let player = Player {
-            key: self.rng.usize(0..self.keys.len()),
+        Player {
+            key,
             phase: Phase::Gone,
             visit: 0,
+            push: None,
             asked_at: self.now,
-            packaging: *pick(&mut self.rng, &Packaging::OF_FLV),
+            packaging,
             pace,
             playing_since: self.now,
             polled_at: None,
             checker: None,
+            packets: None,
             fd: serial.cast_signed(),
             replies: 0,
-        };
-        self.players.insert(connection, player);
-        self.ask_to_play(connection);
+        }
     }
 
     /// A connection asks to play, for the first time or again.
@@ -103,6 +121,10 @@ impl World {
         assert_eq!(player.phase, Phase::Asked, "{connection} is answered twice");
         player.phase = Phase::Admitted;
         self.stats.admitted += 1;
+        if let Some(push) = player.push {
+            self.push_admitted(push, connection);
+            return;
+        }
         let visit = Visit { connection, number: player.visit };
         let delay_ms = self.rng.u64(0..50);
         self.after_ms(delay_ms, Event::Admitted(visit));
@@ -118,6 +140,11 @@ impl World {
         }
         player.phase = Phase::Refused;
         self.stats.refused += 1;
+        if let Some(push) = player.push {
+            self.within_action(push.shard, |shard, _, _| shard.released(connection));
+            self.push_ended(push, reason);
+            return;
+        }
         let visit = Visit { connection, number: player.visit };
         let delay_ms = self.plan.confirm_ms(&mut self.rng);
         self.after_ms(delay_ms, Event::Released(visit));
@@ -139,12 +166,17 @@ impl World {
         assert!(may_end, "{connection} is ended while {:?}", player.phase);
         if reason == EndReason::SourceLost {
             let key = player.key;
+            // Those of packets go where the source to come has other ones, or none.
+            let is_of_tags = player.packaging != Packaging::Rtsp;
             let is_here = connection.shard.index() == self.owner(key);
-            self.ends_of_lost[key] += u64::from(is_here);
+            self.ends_of_lost[key] += u64::from(is_here && is_of_tags);
         }
         let player = self.players.get_mut(&connection).expect("a known player");
         if between_tags && let Some(checker) = &player.checker {
             assert!(checker.is_between_tags(), "{connection} got a goodbye within a tag");
+        }
+        if between_tags && let Some(packets) = &player.packets {
+            assert!(packets.is_between_packets(), "{connection} got a goodbye within a packet");
         }
         if player.pace == Pace::Fast {
             assert_ne!(reason, EndReason::TooSlow, "{connection} takes everything at once");
@@ -159,6 +191,10 @@ impl World {
             assert!(!lacks, "{connection} is fast and did not get the end");
         }
         player.phase = Phase::Ended;
+        if let Some(push) = player.push {
+            self.push_ended(push, reason);
+            return;
+        }
         let visit = Visit { connection, number: player.visit };
         self.close_socket(connection);
         let delay_ms = self.plan.confirm_ms(&mut self.rng);
@@ -171,19 +207,45 @@ impl World {
         if player.visit != visit.number || player.phase != Phase::Admitted {
             return;
         }
-        player.phase = Phase::Playing;
-        player.playing_since = self.now;
-        let unsent = Bytes::from(vec![b'-'; self.rng.usize(0..200)]);
-        player.checker = Some(Checker::new(player.packaging, player.key, unsent.len()));
-        let room = self.rng.u64(0..30_000);
-        let socket = FakeSocket { pace: player.pace, room, inbox: Vec::new() };
-        self.wire.sockets.insert(player.fd, socket);
-        let admitted = Admitted { connection, socket: Socket(player.fd), unsent, rtp: None };
+        let admitted = self.seat(connection);
         self.on_shard(connection.shard.index(), |shard, now, wire| {
             shard.admitted(now, admitted, wire);
         });
         let delay_ms = self.rng.u64(0..2000);
         self.after_ms(delay_ms, Event::Reply(visit));
+    }
+
+    /// A player that was let in has a socket from now on.
+    pub(crate) fn seat(&mut self, connection: ConnectionId) -> Admitted {
+        let player = self.players.get_mut(&connection).expect("a known player");
+        player.phase = Phase::Playing;
+        player.playing_since = self.now;
+        let unsent = Bytes::from(vec![b'-'; self.rng.usize(0..200)]);
+        let is_rtsp = player.packaging == Packaging::Rtsp;
+        match is_rtsp {
+            true => player.packets = Some(PacketChecker::new(player.key, unsent.len())),
+            false => {
+                player.checker = Some(Checker::new(player.packaging, player.key, unsent.len()));
+            }
+        }
+        let room = self.rng.u64(0..30_000);
+        let socket = FakeSocket { pace: player.pace, room, inbox: Vec::new() };
+        self.wire.sockets.insert(player.fd, socket);
+        let socket = Socket(player.fd);
+        let shard = &self.shards[connection.shard.index()];
+        let rtp = is_rtsp.then(|| {
+            let description = shard.description(connection).expect("it was admitted");
+            let first = shard.first_packets(connection);
+            assert!(first.len() <= description.media.len());
+            RtpStart { tracks: (0..description.media.len() as u8).collect(), udp: Vec::new() }
+        });
+        Admitted { connection, socket, unsent, rtp }
+    }
+
+    /// A player is none any more.
+    pub(crate) fn unseat(&mut self, connection: ConnectionId) {
+        self.players.get_mut(&connection).expect("a known player").phase = Phase::Gone;
+        self.close_socket(connection);
     }
 
     /// Its socket is closed, or it was told that it does not play.
@@ -272,6 +334,15 @@ impl World {
             let inbox = std::mem::take(&mut socket.inbox);
             let player = self.players.values_mut().find(|player| player.fd == fd);
             let player = player.expect("a socket of a player");
+            if let Some(packets) = &mut player.packets {
+                let gaps = packets.gaps;
+                packets.handle_input(&inbox, &self.sources);
+                let new = packets.gaps - gaps;
+                if new > 0 {
+                    self.count_gaps(fd, new);
+                }
+                continue;
+            }
             let checker = player.checker.as_mut().expect("it plays");
             let gaps = checker.gaps;
             checker.handle_input(&inbox, &self.sources);
@@ -290,7 +361,7 @@ impl World {
         let shard = connection.shard.index();
         if player.pace == Pace::Fast {
             let lost = self.lost_flushes.get(&(shard, player.key)).copied().unwrap_or(0);
-            assert!(lost > 0, "{connection} is fast and lacks something");
+            assert!(lost > 0, "{connection} ({:?}) is fast and lacks something", player.packaging);
         }
         self.gaps[shard] += gaps;
         let jumps = self.shards[shard].totals().player_jumps;
@@ -304,6 +375,10 @@ impl World {
             self.wire.sockets.remove(&player.fd);
             self.stats.frames += checker.frames;
             assert!(checker.replies() <= player.replies, "a reply that nobody gave");
+        }
+        if let Some(packets) = player.packets.take() {
+            self.wire.sockets.remove(&player.fd);
+            self.stats.packet_frames += packets.frames;
         }
         player.polled_at = None;
         player.replies = 0;
@@ -328,7 +403,8 @@ impl World {
 
     /// The current stay of each connection that has one.
     pub(crate) fn visits(&self) -> impl Iterator<Item = Visit> {
-        let here = self.players.iter().filter(|(_, player)| player.phase != Phase::Gone);
+        let is_here = |player: &Player| player.phase != Phase::Gone && player.push.is_none();
+        let here = self.players.iter().filter(move |(_, player)| is_here(player));
         here.map(|(&connection, player)| Visit { connection, number: player.visit })
     }
 }

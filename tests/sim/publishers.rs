@@ -43,7 +43,8 @@ impl World {
         self.note(|_| format!("  {connection} publishes {}: {result:?}", name.stream()));
         let Ok(handle) = result else { return };
         let interleaves = self.rng.bool();
-        let source = self.new_source(key, interleaves, Feed::Publisher(connection));
+        let feed = Feed::Publisher(connection);
+        let source = self.new_source((key, Form::Flv), interleaves, feed);
         let (handle, since) = (Some(handle), self.now);
         let publisher = Publisher { key, handle, is_gone: false, since, source };
         self.publishers.insert(connection, publisher);
@@ -55,9 +56,9 @@ impl World {
         self.after_ms(stay_ms, Event::Unpublish(connection));
     }
 
-    pub(crate) fn new_source(&mut self, key: usize, interleaves: bool, feed: Feed) -> u32 {
+    pub(crate) fn new_source(&mut self, of: (usize, Form), interleaves: bool, feed: Feed) -> u32 {
         let serial = self.sources.len() as u32;
-        self.sources.push(Source::new(serial, key, interleaves, &mut self.rng));
+        self.sources.push(Source::new(serial, of, interleaves, &mut self.rng));
         self.feeds.push(feed);
         serial
     }

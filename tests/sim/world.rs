@@ -1,16 +1,16 @@
 //! The world of one run: real shards on a virtual clock, and everything around them faked. It
 //! drives the shards as `net` does, by the contract of [`Action`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rillcast::access::PendingPulls;
 use rillcast::bus::message::Message;
 use rillcast::bus::view::StreamView;
-use rillcast::bus::{Answer, Ask, Ticket};
+use rillcast::bus::{Answer, Ask, LocalId, Ticket};
 use rillcast::media::state::EndReason;
-use rillcast::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
+use rillcast::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
 use rillcast::shard::{Action, PullNews, Shard};
 
 use super::api::Asked;
@@ -21,6 +21,7 @@ use super::origins::{Attempt, AttemptName, Behavior, Feed};
 use super::plan::{Ending, Plan, pick};
 use super::players::Player;
 use super::publishers::Publisher;
+use super::pushes::PushAttempt;
 use super::updates::Up;
 use super::wire::FakeWire;
 
@@ -34,6 +35,9 @@ pub(crate) enum Event {
     People,
     Attempt(AttemptName),
     AttemptClosed(AttemptName),
+    /// An attempt of a push.
+    Push(AttemptName),
+    PushClosed(AttemptName),
     /// A source hands on its next parts.
     Media(u32),
     Admitted(Visit),
@@ -77,8 +81,10 @@ pub(crate) struct World {
     /// What the shard that acts knew of its queues before.
     told: Vec<bool>,
     bus: Bus,
-    /// Flushes lost, by receiving shard and key.
+    /// Flushes lost, and logs renewed, by receiving shard and key: a player there may lack something.
     pub(crate) lost_flushes: BTreeMap<(usize, usize), u64>,
+    /// Presences that were given a log.
+    attached: HashSet<LocalId>,
     /// Gaps in what players got, by shard.
     pub(crate) gaps: Vec<u64>,
     pub(crate) wire: FakeWire,
@@ -86,6 +92,7 @@ pub(crate) struct World {
     pub(crate) urls: Vec<Vec<std::sync::Arc<SourceUrl>>>,
     pub(crate) origins: Vec<Behavior>,
     pub(crate) attempts: BTreeMap<AttemptName, Attempt>,
+    pub(crate) push_attempts: BTreeMap<AttemptName, PushAttempt>,
     pub(crate) sources: Vec<Source>,
     /// By the serial of the source.
     pub(crate) feeds: Vec<Feed>,
@@ -110,6 +117,8 @@ pub(crate) struct World {
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Stats {
     pub(crate) frames: u64,
+    /// Those that came as packets, to players over RTSP.
+    pub(crate) packet_frames: u64,
     pub(crate) gaps: u64,
     pub(crate) jumps: u64,
     pub(crate) evictions: u64,
@@ -135,11 +144,14 @@ pub(crate) struct Stats {
     pub(crate) redirects: u64,
     /// Pulls that nobody added.
     pub(crate) demands: u64,
+    /// Times that a push was up.
+    pub(crate) pushed: u64,
     /// Messages that met a full queue.
     pub(crate) kept: u64,
-    /// Times that the node died, and pulls that it then began with.
+    /// Times that the node died, and pulls and pushes that it then began with.
     pub(crate) crashes: u64,
     pub(crate) restored: u64,
+    pub(crate) restored_pushes: u64,
     /// Journals whose end was damaged.
     pub(crate) torn: u64,
     /// Adds, deletes and closes that survive.
@@ -190,7 +202,7 @@ impl World {
         let urls = (0..plan.keys)
             .map(|key| {
                 let urls = (0..plan.origins).map(|origin| {
-                    let text = format!("rtmp://origin{origin}/live/s{key}");
+                    let text = plan.url(origin, &format!("s{key}"));
                     SourceUrl::parse(&text, false).expect("a good URL").into()
                 });
                 urls.collect()
@@ -210,12 +222,14 @@ impl World {
             told: vec![false; plan.shards],
             bus,
             lost_flushes: BTreeMap::new(),
+            attached: HashSet::new(),
             gaps: vec![0; plan.shards],
             wire: FakeWire::default(),
             keys,
             urls,
             origins,
             attempts: BTreeMap::new(),
+            push_attempts: BTreeMap::new(),
             sources: Vec::new(),
             feeds: Vec::new(),
             players: BTreeMap::new(),
@@ -341,6 +355,18 @@ impl World {
         result
     }
 
+    /// As [`Self::on_shard`], while an action of that shard is done.
+    pub(crate) fn within_action<R>(
+        &mut self,
+        shard: usize,
+        call: impl FnOnce(&mut Shard, Instant, &mut FakeWire) -> R,
+    ) -> R {
+        let told = self.told.clone();
+        let result = self.on_shard(shard, call);
+        self.told = told;
+        result
+    }
+
     /// What the owner of a key has under it.
     pub(crate) fn peek(&mut self, key: usize) -> Option<StreamView> {
         let owner = self.owner(key);
@@ -357,18 +383,24 @@ impl World {
         self.now = self.now.max(due);
         self.note(|_| format!("timeout of shard {shard}"));
         self.on_shard(shard, |shard, now, _| shard.handle_timeout(now));
+        // What is due at once is due in the next turn, and each turn ends with a tick.
+        if self.shards[shard].poll_timeout().is_some_and(|due| due <= self.now) {
+            self.tick(shard);
+        }
+    }
+
+    fn tick(&mut self, shard: usize) {
+        self.tell_room(shard);
+        self.tick_is_due[shard] = true;
+        self.on_shard(shard, |shard, now, wire| shard.tick(now, wire));
+        self.tick_is_due[shard] = false;
+        self.check_tick(shard);
     }
 
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Bus(way) => self.deliver(way),
-            Event::Tick(shard) => {
-                self.tell_room(shard);
-                self.tick_is_due[shard] = true;
-                self.on_shard(shard, |shard, now, wire| shard.tick(now, wire));
-                self.tick_is_due[shard] = false;
-                self.check_tick(shard);
-            }
+            Event::Tick(shard) => self.tick(shard),
             Event::Housekeep => {
                 for shard in 0..self.shards.len() {
                     self.on_shard(shard, |shard, now, wire| shard.housekeep(now, wire));
@@ -381,6 +413,8 @@ impl World {
             Event::People => self.do_something(),
             Event::Attempt(name) => self.attempt_step(name),
             Event::AttemptClosed(name) => self.attempt_closed(name),
+            Event::Push(name) => self.push_step(name),
+            Event::PushClosed(name) => self.push_closed(name),
             Event::Media(source) => self.media(source),
             Event::Admitted(visit) => self.admitted(visit),
             Event::Released(visit) => self.released(visit),
@@ -406,7 +440,9 @@ impl World {
                     if let Message::Answer { ticket, answer } = &message {
                         self.check_answer(shard, *ticket, answer);
                     }
-                    if let Message::End { key, reason: EndReason::SourceLost, .. } = &message {
+                    if let Message::End { key, reason: EndReason::SourceLost, local, .. } = &message
+                        && local.form == Form::Flv
+                    {
                         let key = self.key_index(key);
                         self.ends_of_lost[key] += 1;
                     }
@@ -416,6 +452,10 @@ impl World {
                     assert_eq!(ticket.shard.index(), shard, "an answer on the wrong shard");
                     self.answered(shard, ticket, &answer);
                 }
+                Action::Admit { connection }
+                | Action::Refuse { connection, .. }
+                | Action::End { connection, .. }
+                    if self.is_late_for_push(connection) => {}
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
                 Action::End { connection, reason, player } => {
@@ -425,8 +465,14 @@ impl World {
                 Action::Dial { attempt, stream, url, timeout, .. } => {
                     self.dial(AttemptName { shard, attempt }, stream, (&url, timeout));
                 }
-                Action::DialPush(_) => unreachable!("nobody pushes here"),
-                Action::HangUp { attempt } => self.hang_up(AttemptName { shard, attempt }),
+                Action::DialPush(dial) => self.dial_push(shard, dial),
+                Action::HangUp { attempt } => {
+                    let name = AttemptName { shard, attempt };
+                    match self.push_attempts.contains_key(&name) {
+                        true => self.hang_up_push(name),
+                        false => self.hang_up(name),
+                    }
+                }
                 Action::PollWritable { connection } => self.poll_writable(connection),
                 Action::Keep(record) => self.keep(record),
                 Action::Tell(news) => {
@@ -464,6 +510,12 @@ impl World {
 
     pub(crate) fn send(&mut self, way: Way, message: Message) {
         self.note(|_| format!("  {} -> {}: {}", way.from, way.to, describe(&message)));
+        if let Message::Attached { key, local, snapshot: Some(_), .. } = &message
+            && !self.attached.insert(*local)
+        {
+            // What it had and not sent yet is in the new log only as far as who joins needs it.
+            *self.lost_flushes.entry((way.to, self.key_index(key))).or_default() += 1;
+        }
         let is_told = self.told[way.to];
         let is_latest = matches!(
             message,
@@ -527,6 +579,8 @@ impl World {
         self.check_connections();
         let open: Vec<_> = self.attempts.keys().collect();
         assert!(open.is_empty(), "attempts were never closed: {open:?}");
+        let open: Vec<_> = self.push_attempts.keys().collect();
+        assert!(open.is_empty(), "attempts of pushes were never closed: {open:?}");
         let mut failed = 0;
         for shard in &self.shards {
             let ledger = shard.ledger();
@@ -592,6 +646,7 @@ fn describe(message: &Message) -> String {
 impl std::ops::AddAssign for Stats {
     fn add_assign(&mut self, other: Self) {
         self.frames += other.frames;
+        self.packet_frames += other.packet_frames;
         self.gaps += other.gaps;
         self.jumps += other.jumps;
         self.evictions += other.evictions;
@@ -613,9 +668,11 @@ impl std::ops::AddAssign for Stats {
         self.recoveries += other.recoveries;
         self.redirects += other.redirects;
         self.demands += other.demands;
+        self.pushed += other.pushed;
         self.kept += other.kept;
         self.crashes += other.crashes;
         self.restored += other.restored;
+        self.restored_pushes += other.restored_pushes;
         self.torn += other.torn;
         self.acknowledged += other.acknowledged;
     }

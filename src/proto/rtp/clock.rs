@@ -13,7 +13,7 @@
 //!    exactly, and in haste: ahead at once, back as fast as places can rise. After that the median of
 //!    the last three counts, so that one report that wobbles, or a wall clock that is set between two
 //!    of them, moves nothing. Where that is off by more than [`DEAD_BAND_NS`] the track is moved so
-//!    slowly that nobody hears it. More than [`CORRECTION_NS_MAX`] is a wall clock that was set, or
+//!    slowly that nobody hears it, from [`HASTE_NS`] on in haste. More than [`CORRECTION_NS_MAX`] is a wall clock that was set, or
 //!    one that each track has its own of: ignored.
 //! 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
 //!    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
@@ -96,6 +96,10 @@ struct Report {
 /// How far the median of sender reports may be off before a track is moved. With what a clock drifts
 /// by until the median knows (2 ms at 200 ppm and a report each 5 s) it stays within 10 ms.
 pub const DEAD_BAND_NS: i64 = 5_000_000;
+
+/// From how far off three pairs of reports that agree are followed in haste: the first pair was wrong, and at
+/// the gentle pace a second would take twenty.
+pub const HASTE_NS: i64 = 500_000_000;
 
 /// Distance that sender reports may put between where a track is and where it should be.
 pub const CORRECTION_NS_MAX: i64 = 30_000_000_000;
@@ -287,8 +291,10 @@ impl TrackClock {
         }
         sorted.sort_unstable();
         let Some(&[_, median_ns, _]) = sorted.first_chunk() else { return };
-        if (median_ns - self.correction.target_ns()).abs() > DEAD_BAND_NS {
-            self.correction.aim(newest_ns, median_ns, Pace::Gentle);
+        let off_ns = (median_ns - self.correction.target_ns()).abs();
+        if off_ns > DEAD_BAND_NS {
+            let pace = if off_ns > HASTE_NS { Pace::Hasty } else { Pace::Gentle };
+            self.correction.aim(newest_ns, median_ns, pace);
         }
     }
 

@@ -26,7 +26,7 @@ pub use format::{Format, TrackKind};
 pub use packet::{PacketError, RtpHeader, RtpPacket};
 pub use packetizer::{Packet, PacketizeError, Packetizer, PacketizerConfig};
 pub use part::RtpPart;
-pub use random_access::RandomAccess;
+pub use random_access::{RandomAccess, Step};
 pub use receiver::{RtcpNotice, TrackReceiver};
 pub use reception::Reception;
 pub use reorder::{Gap, Ordered, Reorder};

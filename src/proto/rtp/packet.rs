@@ -97,7 +97,7 @@ impl RtpPacket {
             payload_start += 4 + 4 * usize::from(u16::from_be_bytes([*high, *low]));
         }
         let body_len = whole_len.checked_sub(payload_start).ok_or(short)?;
-        if payload_start > bytes.len() {
+        if !tail.is_empty() && payload_start + PAYLOAD_HEAD_LEN_MIN > bytes.len() {
             let joined = join(&bytes, &tail);
             let copied_len = bytes.len() + joined.len();
             return Ok(Self { copied_len, ..Self::parse_pieces(joined, Bytes::new())? });
@@ -222,9 +222,12 @@ fn join(bytes: &[u8], tail: &[u8]) -> Bytes {
     [bytes, tail].concat().into()
 }
 
-/// A first piece shorter than that is joined with the second, so that whoever looks at the beginning of
-/// a payload finds it.
+/// A first piece shorter than that is joined with the second,
 const HEADER_PIECE_LEN_MIN: usize = 64;
+
+/// and one with less of the payload, so that whoever looks at the beginning of a payload finds it: the
+/// headers of a fragment of H.265 are three bytes.
+const PAYLOAD_HEAD_LEN_MIN: usize = 4;
 
 const PADDING_BIT: u8 = 0x20;
 const EXTENSION_BIT: u8 = 0x10;
@@ -270,6 +273,20 @@ mod tests {
             assert_eq!(packet.header(), header(), "{name}");
             assert_eq!(packet.payload(), bytes[range], "{name}");
             assert_eq!(packet.pieces()[0], &bytes[..], "{name}");
+        }
+    }
+
+    #[test]
+    fn beginning_of_a_payload_is_in_one_piece() {
+        // 16 words of extension: the payload begins at byte 80.
+        let mut bytes = [&header().encode(), &b"\xbe\xde\0\x10"[..], &[0; 64], b"payload"].concat();
+        bytes[0] = 0x90;
+        for cut in 64..=bytes.len() {
+            let (first, tail) = (&bytes[..cut], &bytes[cut..]);
+            let [first, tail] = [first, tail].map(Bytes::copy_from_slice);
+            let packet = RtpPacket::parse_pieces(first, tail).unwrap();
+            assert!(packet.payload_head().starts_with(b"payl"), "{cut}");
+            assert_eq!(packet.payload(), b"payload"[..], "{cut}");
         }
     }
 

@@ -23,6 +23,8 @@ pub struct RandomAccess {
     has_slice: bool,
     /// something that may come under another timestamp than itself has come,
     has_lead: bool,
+    /// and the set with which a lead begins,
+    has_first_set: bool,
     /// it was told to be a start.
     is_told: bool,
     /// Timestamp of the last start.
@@ -46,6 +48,8 @@ pub struct Step {
 struct Contents {
     /// Parameter sets, or the message of a recovery point.
     lead: bool,
+    /// The first of the parameter sets, in the order in which they refer to each other.
+    first_set: bool,
     slice: bool,
     /// Where a keyframe begins, or the message of a recovery point.
     key: bool,
@@ -58,6 +62,7 @@ impl RandomAccess {
             timestamp: None,
             has_slice: false,
             has_lead: false,
+            has_first_set: false,
             is_told: false,
             told: None,
         }
@@ -75,16 +80,20 @@ impl RandomAccess {
         let is_whole = head.len() == packet.payload_len() || !is_aggregate(self.codec, head);
         let payload = if is_whole { Bytes::new() } else { packet.payload() };
         let contents = Contents::of(self.codec, if is_whole { head } else { &payload });
-        // Parameter sets behind a slice are of the next picture (H.264, 7.4.1.2.3; H.265, 7.4.2.4.4).
+        // Parameter sets behind a slice are of the next picture (H.264, 7.4.1.2.3; H.265, 7.4.2.4.4). Of
+        // those that are repeated while no picture comes the last count.
+        let is_repeated = contents.first_set && self.has_first_set;
         let begins = match is_same {
             true => self.has_slice && contents.lead,
-            false => self.has_slice || !self.has_lead,
+            false => self.has_slice || !self.has_lead || is_repeated,
         };
         if begins {
             (self.has_slice, self.has_lead, self.is_told) = (false, false, false);
+            self.has_first_set = false;
         }
         self.has_slice |= contents.slice;
         self.has_lead |= contents.lead;
+        self.has_first_set |= contents.first_set;
         let is_start = contents.key && !self.is_told && self.told != Some(timestamp);
         if is_start {
             (self.is_told, self.told) = (true, Some(timestamp));
@@ -126,6 +135,7 @@ impl Contents {
         };
         let is_recovery_point = is_message && tells_recovery_point(body);
         self.lead |= is_set || is_recovery_point;
+        self.first_set |= kind == if codec == Codec::H264 { 7 } else { 32 };
         self.slice |= is_slice;
         self.key |= is_key && begins || is_recovery_point;
     }
@@ -270,6 +280,22 @@ mod tests {
             (5, b"\x60\x01\0\x02\x26\x01"),
         ];
         assert_eq!(steps(Codec::H265, &h265), ["bl", "l", "s", "bs", "bl", "s"]);
+    }
+
+    #[test]
+    fn sets_that_are_repeated_without_a_picture_begin_anew() {
+        let h264: [(u8, &[u8]); 6] = [
+            (1, b"\x67\x42"),
+            (1, b"\x67\x43"),
+            (1, b"\x68\xce"),
+            (2, b"\x78\0\x02\x67\x42\0\x02\x68\xce"),
+            (3, b"\x68\xcf"),
+            (4, b"\x65\x88"),
+        ];
+        assert_eq!(steps(Codec::H264, &h264), ["bl", "l", "l", "bl", "l", "s"]);
+        let h265: [(u8, &[u8]); 4] =
+            [(1, b"\x40\x01"), (2, b"\x42\x01"), (3, b"\x40\x01"), (4, b"\x26\x01\x80")];
+        assert_eq!(steps(Codec::H265, &h265), ["bl", "l", "bl", "s"]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Structure {
                 49 => len < 3,
                 _ => len < 2,
             },
-            Self::UnitHeaders => match whole(packet).first_chunk() {
+            Self::UnitHeaders => match head.first_chunk() {
                 Some(bits) => len < 2 + usize::from(u16::from_be_bytes(*bits)).div_ceil(8),
                 None => true,
             },

@@ -208,7 +208,7 @@ impl ServerSession {
         if error == MessageError::BodyTooLong
             && let Some(headers) = self.reader.refused_request()
         {
-            self.cseq = headers.find("cseq").map(str::to_owned);
+            self.cseq = requests::cseq(headers);
             self.reply(413);
         }
     }

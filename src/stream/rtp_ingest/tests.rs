@@ -291,7 +291,7 @@ fn what_comes_before_the_first_keyframe_is_kept() {
 fn log_without_a_keyframe_keeps_little() {
     let mut scene = Scene::new();
     for sequence in 0..2000 {
-        scene.packet(0, (9, sequence, 3600 * u32::from(sequence)), b"\x67\x42");
+        scene.packet(0, (9, sequence, 3600 * u32::from(sequence)), b"\x68\xce");
         scene.log.flush();
         scene.log.trim(None, 1 << 20);
     }

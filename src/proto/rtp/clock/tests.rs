@@ -120,6 +120,22 @@ fn late_report_moves_a_track_ahead_at_once() {
 }
 
 #[test]
+fn first_pair_of_reports_that_is_far_off_is_undone_in_haste() {
+    let mut bench = Bench::new();
+    bench.map(VIDEO, 0, 0);
+    let mut places = Vec::new();
+    for tenth in 0..140 {
+        if tenth % 50 == 1 {
+            // The wall clock was set between the first two.
+            bench.report_both(tenth / 10, if tenth == 1 { 2000 } else { 0 });
+        }
+        places.push(bench.map(AUDIO, tenth * 4800, u64::from(tenth) * 100));
+    }
+    assert_eq!((places[50], places[100], places[139]), (7000, 12_000, 13_900));
+    assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+}
+
+#[test]
 fn late_report_moves_a_track_back_within_a_second_and_never_steps_back() {
     let mut bench = Bench::new();
     bench.map(AUDIO, 0, 0);

@@ -3,6 +3,7 @@
 use super::{Asked, Phase, ServerError, ServerEvent, ServerSession, TrackSetup};
 use crate::limits::{RTSP_AUTH_ATTEMPTS_MAX, RTSP_TRACKS_MAX};
 use crate::proto::Output;
+use crate::proto::http::Headers;
 use crate::proto::rtp::format::TrackKind;
 use crate::proto::rtsp::auth::{Target, Verdict};
 use crate::proto::rtsp::message::{Method, Request, Response};
@@ -12,8 +13,7 @@ use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Mode, Po
 
 impl ServerSession {
     pub(super) fn on_request(&mut self, request: Request) -> Result<(), ServerError> {
-        let cseq = request.headers.find("cseq").filter(|cseq| cseq.len() <= CSEQ_LEN_MAX);
-        self.cseq = cseq.map(str::to_owned);
+        self.cseq = cseq(&request.headers);
         // What a server can do is no secret (RFC 2326, 10.1), and clients ask before they log in.
         if request.method == Method::Options {
             self.send_options();
@@ -298,6 +298,11 @@ fn is_served(description: &SessionDescription) -> bool {
         !is_assigned_here || !format.encoding.is_empty()
     };
     description.media.len() <= RTSP_TRACKS_MAX && description.media.iter().all(is_named)
+}
+
+/// What an answer repeats of a request's number; one that is too long for one is left out.
+pub(super) fn cseq(headers: &Headers) -> Option<String> {
+    headers.find("cseq").filter(|cseq| cseq.len() <= CSEQ_LEN_MAX).map(str::to_owned)
 }
 
 /// The transport of a track.

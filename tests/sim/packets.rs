@@ -1,0 +1,295 @@
+//! Sources that bring RTP: pictures of H.264 in one packet or two, and AAC, each with its name in it. And
+//! what a player over RTSP may get of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use rillcast::media::{Form, TagKind};
+use rillcast::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
+use rillcast::proto::rtsp::SessionDescription;
+
+use super::media::{Class, Source, SourceTag, TagName};
+
+const H264: &str = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1; \
+    sprop-parameter-sets=Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==\r\n";
+const AAC: &str = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 mpeg4-generic/16000/1\r\na=fmtp:97 \
+    streamtype=5; profile-level-id=1; mode=AAC-hbr; sizelength=13; indexlength=3; \
+    indexdeltalength=3; config=1408\r\n";
+/// Pictures longer than that are two slices, each in a packet.
+const SLICE_LEN_MAX: usize = 600;
+/// Before the name in a slice: its type, and where in the picture it begins.
+const SLICE_HEAD_LEN: usize = 2;
+/// Before the name in a packet of audio: one unit, and its length.
+const UNIT_HEAD_LEN: usize = 4;
+const NAME_LEN: usize = 8;
+
+/// What of a source of packets is still to be sent, and how its clocks and counters stand.
+#[derive(Default)]
+pub(crate) struct Sending {
+    has_begun: bool,
+    base_ms: u32,
+    timestamps: [u32; 2],
+    sequences: [u16; 2],
+    /// Of the frame that is being sent.
+    rest: Vec<(usize, Bytes)>,
+}
+
+impl Sending {
+    pub(crate) fn new(base_ms: u32, rng: &mut Rng) -> Self {
+        let (timestamps, sequences) = ([rng.u32(..), rng.u32(..)], [rng.u16(..), rng.u16(..)]);
+        Self { base_ms, timestamps, sequences, ..Self::default() }
+    }
+}
+
+impl Source {
+    /// As [`Source::step`], of a source of packets.
+    pub(crate) fn step_rtp(&mut self, now: Instant, rng: &mut Rng) -> (Vec<RtpPart>, u64) {
+        if !std::mem::replace(&mut self.sending.has_begun, true) {
+            return (self.opening_rtp(), rng.u64(0..4));
+        }
+        if self.sending.rest.is_empty() {
+            self.begin_frame(now, rng);
+        }
+        let (track, bytes) = self.sending.rest.remove(0);
+        self.last_media = Some(now);
+        let is_whole = self.sending.rest.is_empty();
+        if is_whole {
+            self.tags.last_mut().expect("just begun").whole_at = Some(now);
+        }
+        let packet = RtpPacket::parse(bytes).expect("a packet");
+        let wait_ms = if is_whole { u64::from(self.tag_step_ms()) } else { rng.u64(0..40) };
+        (vec![RtpPart::Packet { track, packet, gap: Gap::None }], wait_ms)
+    }
+
+    fn opening_rtp(&self) -> Vec<RtpPart> {
+        let mut text = "v=0\r\n".to_owned();
+        text += if self.has_video { H264 } else { "" };
+        text += if self.has_audio { AAC } else { "" };
+        let description = SessionDescription::parse(text.as_bytes()).expect("a description");
+        let mut parts = vec![RtpPart::Begin(Arc::new(description))];
+        for kind in [TagKind::Video, TagKind::Audio].into_iter().filter(|&kind| self.has(kind)) {
+            let timestamp = self.sending.timestamps[of(kind)];
+            parts.push(RtpPart::Announced { track: self.track_of(kind), timestamp });
+        }
+        parts
+    }
+
+    fn begin_frame(&mut self, begun_at: Instant, rng: &mut Rng) {
+        let (kind, class) = self.next_frame();
+        let timestamp_ms = match kind {
+            TagKind::Video => self.video_ms,
+            _ => self.audio_ms,
+        };
+        let index = self.tags.len() as u32;
+        let (len, whole_at, clock_restarted) = (self.len_of(kind, class, rng), None, false);
+        let says = index;
+        self.tags.push(SourceTag {
+            kind,
+            class,
+            timestamp_ms,
+            len,
+            says,
+            begun_at,
+            whole_at,
+            clock_restarted,
+        });
+        self.count_frame(kind);
+        let bodies = self.bodies(index);
+        let ticks = if kind == TagKind::Video { 90 } else { 16 };
+        let since = timestamp_ms.wrapping_sub(self.sending.base_ms).wrapping_mul(ticks);
+        let timestamp = self.sending.timestamps[of(kind)].wrapping_add(since);
+        let (track, payload_type) = (self.track_of(kind), 96 + of(kind) as u8);
+        let ssrc = 2 * self.serial + of(kind) as u32 + 1;
+        let count = bodies.len();
+        for (at, body) in bodies.into_iter().enumerate() {
+            let sequence = &mut self.sending.sequences[of(kind)];
+            *sequence = sequence.wrapping_add(1);
+            let (marker, sequence) = (at + 1 == count, *sequence);
+            let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
+            let bytes = [&header.encode()[..], &body].concat();
+            self.sending.rest.push((track, bytes.into()));
+        }
+    }
+
+    /// The payloads of a frame's packets.
+    fn bodies(&self, index: u32) -> Vec<Vec<u8>> {
+        let tag = self.tag(index);
+        let name = TagName { source: self.serial, index };
+        if tag.kind == TagKind::Audio {
+            let unit = named(&[], name, tag.len as usize);
+            let size = (unit.len() as u16) << 3;
+            let head = [&16_u16.to_be_bytes()[..], &size.to_be_bytes()].concat();
+            return vec![[head, unit].concat()];
+        }
+        let head = if tag.class == Class::Keyframe { 0x65 } else { 0x41 };
+        let len = tag.len as usize;
+        match len > SLICE_LEN_MAX {
+            true => vec![named(&[head, 0x80], name, len / 2), named(&[head, 0x40], name, len / 2)],
+            false => vec![named(&[head, 0x80], name, len)],
+        }
+    }
+
+    /// The tag that is made of a frame.
+    pub(crate) fn made_payload(&self, index: u32) -> Vec<u8> {
+        let tag = self.tag(index);
+        let bodies = self.bodies(index);
+        if tag.kind == TagKind::Audio {
+            return [&[0xaf, 1], &bodies[0][UNIT_HEAD_LEN..]].concat();
+        }
+        let head = if tag.class == Class::Keyframe { 0x17 } else { 0x27 };
+        let mut payload = vec![head, 1, 0, 0, 0];
+        for slice in bodies {
+            payload.extend_from_slice(&(slice.len() as u32).to_be_bytes());
+            payload.extend_from_slice(&slice);
+        }
+        payload
+    }
+
+    fn has(&self, kind: TagKind) -> bool {
+        if kind == TagKind::Video { self.has_video } else { self.has_audio }
+    }
+
+    fn track_of(&self, kind: TagKind) -> usize {
+        usize::from(kind == TagKind::Audio && self.has_video)
+    }
+}
+
+/// Follows the packets of one player over RTSP, interleaved.
+#[derive(Default)]
+pub(crate) struct PacketChecker {
+    key: usize,
+    /// Bytes of the protocol that go before the first packet.
+    unsent: usize,
+    /// The source brings packets itself; known with the first one.
+    is_of_packets: Option<bool>,
+    bytes: Vec<u8>,
+    tracks: [Option<RtpHeader>; 2],
+    last: Option<TagName>,
+    former: Vec<u32>,
+    /// Nothing but a keyframe may be the next video.
+    awaits_keyframe: bool,
+    gaps_of: [u64; 2],
+    pub(crate) gaps: u64,
+    pub(crate) frames: u64,
+}
+
+impl PacketChecker {
+    pub(crate) fn new(key: usize, unsent: usize) -> Self {
+        Self { key, unsent, awaits_keyframe: true, ..Self::default() }
+    }
+
+    pub(crate) fn handle_input(&mut self, mut bytes: &[u8], sources: &[Source]) {
+        let skipped = self.unsent.min(bytes.len());
+        self.unsent -= skipped;
+        bytes = &bytes[skipped..];
+        self.bytes.extend_from_slice(bytes);
+        while let Some(head) = self.bytes.get(..4) {
+            assert_eq!(head[0], b'$', "no interleaved packet");
+            let channel = head[1];
+            let end = 4 + usize::from(u16::from_be_bytes([head[2], head[3]]));
+            if self.bytes.len() < end {
+                break;
+            }
+            let packet: Bytes = self.bytes.drain(..end).skip(4).collect::<Vec<u8>>().into();
+            if channel % 2 == 0 {
+                let packet = RtpPacket::parse(packet).expect("a packet");
+                self.handle_packet(usize::from(channel / 2), &packet, sources);
+            }
+        }
+    }
+
+    pub(crate) fn is_between_packets(&self) -> bool {
+        self.unsent == 0 && self.bytes.is_empty()
+    }
+
+    fn handle_packet(&mut self, track: usize, packet: &RtpPacket, sources: &[Source]) {
+        let payload = packet.payload();
+        // The length of AU headers begins with a zero.
+        let is_video = payload[0] != 0;
+        self.check_header(track, packet.header(), is_video);
+        let name = name_at(&payload, if is_video { SLICE_HEAD_LEN } else { UNIT_HEAD_LEN });
+        let source = sources.get(name.source as usize).filter(|source| {
+            let bodies = || source.bodies(name.index);
+            let is_known = source.form == Form::Rtp && (name.index as usize) < source.tags.len();
+            is_known && bodies().iter().any(|body| body[..] == payload[..])
+        });
+        // A description holds for one or the other. What is made of tags has no more than sound here: their
+        // video has no configuration that could be read.
+        if !*self.is_of_packets.get_or_insert_with(|| source.is_some()) {
+            return;
+        }
+        let source = source.unwrap_or_else(|| panic!("{name:?} came in damaged"));
+        assert_eq!(source.key, self.key, "a packet of another stream");
+        self.check_order(name);
+        if is_video {
+            let may_come = !self.awaits_keyframe || source.tag(name.index).class == Class::Keyframe;
+            assert!(may_come, "{name:?} is to be the first picture and is no keyframe");
+            self.awaits_keyframe = false;
+        }
+        self.frames += u64::from(packet.header().marker);
+        self.last = Some(name);
+    }
+
+    fn check_header(&mut self, track: usize, header: RtpHeader, is_video: bool) {
+        let Some(last) = self.tracks[track].replace(header) else { return };
+        assert_eq!(header.ssrc, last.ssrc, "a track has one sender");
+        let step = header.timestamp.wrapping_sub(last.timestamp).cast_signed();
+        assert!(step >= 0, "{header:?} steps back by {step}");
+        let missing = header.sequence.wrapping_sub(last.sequence).wrapping_sub(1);
+        assert!(missing < 0x8000, "{header:?} came again");
+        if missing > 0 {
+            // A jump shows in each track, in video at its keyframe and in audio behind that.
+            self.gaps_of[track] += 1;
+            self.gaps = self.gaps_of[0].max(self.gaps_of[1]);
+            self.awaits_keyframe |= is_video;
+        }
+    }
+
+    fn check_order(&mut self, name: TagName) {
+        match self.last {
+            Some(last) if last.source == name.source => assert!(last.index <= name.index),
+            Some(last) => {
+                assert!(!self.former.contains(&name.source), "{name:?} behind {last:?}");
+                self.former.push(last.source);
+                self.awaits_keyframe = true;
+            }
+            None => {}
+        }
+    }
+}
+
+/// Whether a tag is none of a source of tags, but made of packets; of metadata and configurations.
+pub(crate) fn is_made_config(kind: TagKind, payload: &[u8]) -> bool {
+    match kind {
+        TagKind::Script => payload.get(super::media::METADATA_HEAD.len()) == Some(&8),
+        TagKind::Video => payload[1] == 0 && payload[5] == 1,
+        TagKind::Audio => payload[1] == 0 && payload.len() == 4,
+    }
+}
+
+/// Where a picture's name is, in a tag that a source sent or that was made of packets.
+pub(crate) fn name_place(payload: &[u8]) -> usize {
+    // Names have no more than 24 bits, and slices none without a type.
+    if payload.get(9).is_some_and(|byte| *byte != 0) { 9 + SLICE_HEAD_LEN } else { 5 }
+}
+
+fn name_at(payload: &[u8], at: usize) -> TagName {
+    let word = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().expect("four bytes"));
+    TagName { source: word(at), index: word(at + 4) }
+}
+
+/// A head, the name, and a pattern that follows from it.
+fn named(head: &[u8], name: TagName, len: usize) -> Vec<u8> {
+    let mut bytes = head.to_vec();
+    bytes.extend_from_slice(&name.source.to_be_bytes());
+    bytes.extend_from_slice(&name.index.to_be_bytes());
+    let pattern = name.source.wrapping_mul(31).wrapping_add(name.index.wrapping_mul(7)) as u8;
+    bytes.resize(len.max(head.len() + NAME_LEN), pattern);
+    bytes
+}
+
+fn of(kind: TagKind) -> usize {
+    usize::from(kind == TagKind::Audio)
+}
