@@ -230,7 +230,7 @@ impl Probe<'_> {
         let frames = all.iter().map(|track| track.frames).max().unwrap_or(0);
         let is_all = self.view.first_keyframe_ms.is_some() || tracks.video.is_none() && frames > 0;
         if is_all && self.enough_at.is_none() {
-            self.enough_at = Some(clock::now() + MORE_MEDIA);
+            self.enough_at = Some((clock::now() + MORE_MEDIA).min(self.deadline));
         }
     }
 

@@ -296,7 +296,8 @@ impl Shard {
         after: AfterFailure,
     ) -> AfterFailure {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        let is_awaited = stream.players() + stream.waiters() > 0;
+        let is_pushed = self.pushes.hold(&stream.key);
+        let is_awaited = is_pushed || stream.players() + stream.waiters() > 0;
         let (Demand::Pulled(search), Source::Pull(pull)) = (&mut stream.demand, &mut stream.source)
         else {
             return after;
@@ -377,7 +378,9 @@ impl Shard {
                 self.leave_idle(handle, stream.watch);
                 self.tell_end(&stream, End::Abandoned);
             }
-            Source::Pull(pull) if pull.on_demand && pull.attempt().is_none() => {
+            Source::Pull(pull)
+                if pull.on_demand && pull.attempt().is_none() && !self.pushes.hold(&stream.key) =>
+            {
                 self.end_stream(now, handle, EndReason::Idle, None);
             }
             _ => {}

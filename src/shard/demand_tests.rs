@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::bus_tests::NoPlayers;
 use super::{Action, PlayRequest, Policy, Shard, Stage};
 use crate::bus::event::What;
-use crate::bus::message::{Ask, IdleClose, PullOptions, Ticket};
+use crate::bus::message::{Ask, IdleClose, PullOptions, PushOptions, Ticket};
 use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::{Config, Hook};
+use crate::journal::Record;
 
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{
@@ -159,6 +160,7 @@ impl Scene {
                     self.ended += 1;
                     self.shard.released(connection);
                 }
+                Action::Keep(Record::AddPush(_) | Record::RemovePush { .. }) => {}
                 Action::Keep(record) => panic!("kept: {record:?}"),
                 _ => {}
             }
@@ -441,6 +443,32 @@ fn a_lost_pull_is_tried_again_elsewhere_while_somebody_plays() {
     scene.leave(player);
     scene.fail(ErrorClass::Refused);
     assert_eq!(scene.dialed.len(), 3, "nobody plays it");
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_lost_pull_is_tried_again_while_it_is_pushed() {
+    let mut scene = Scene::new(ONE, |config| config.demand.retry_count = 3);
+    let player = scene.play("a", "");
+    scene.media();
+    let (source, url) = (scene.dialed[0].0, "rtmp://other/live/a");
+    let url = Arc::new(SourceUrl::parse(url, false).unwrap());
+    let options = PushOptions {
+        retries_max: None,
+        force: true,
+        no_wait: true,
+        timeout: Duration::from_secs(10),
+        rtp_transport: LowerTransport::Tcp,
+    };
+    let digest = url.digest();
+    scene.ask(Ask::AddPush { key: key("a"), url, options });
+    scene.leave(player);
+    scene.shard.attempt_failed(scene.now, source, Fault::new(ErrorClass::Lost, "it broke"));
+    scene.shard.attempt_closed(source, 1);
+    scene.pass(Duration::from_secs(3));
+    assert_eq!(scene.dialed.len(), 2, "its destination would wait for ever");
+    scene.ask(Ask::DeletePush { key: key("a"), digest });
+    scene.fail(ErrorClass::Refused);
     scene.assert_nothing_is_left();
 }
 
