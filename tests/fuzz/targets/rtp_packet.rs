@@ -15,7 +15,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     assert_eq!(again.header(), packet.header());
     for codec in [rillcast::media::Codec::H264, rillcast::media::Codec::H265] {
         let mut access = RandomAccess::new(codec);
-        let is_start = access.is_start(&packet);
-        assert!(!is_start || !access.is_start(&packet));
+        let is_start = access.step(&packet).is_start;
+        assert!(!is_start || !access.step(&packet).is_start);
     }
 });
