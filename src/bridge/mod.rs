@@ -12,7 +12,7 @@ mod to_flv;
 mod to_rtp;
 
 pub use tag::FlvTag;
-pub use to_flv::ToFlv;
+pub use to_flv::{InPacket, ToFlv};
 pub use to_rtp::{OutPacket, ToRtp};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::ingest::Ingest;
 use super::log::{Entry, Log, PacketEntry};
 use super::tracks::Tracks;
-use crate::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
+use crate::bridge::{FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
@@ -272,7 +272,10 @@ impl Tags {
             Some(due) => Gap::Lost(u32::from(sequence.wrapping_sub(due))),
         };
         let ingest = &mut self.ingest;
-        converter.handle_packet(entry.track(), &packet, gap, entry.timestamp_ms, &mut |tag| {
+        // Of a source without keyframes only its log knows where players may start.
+        let (time_ms, is_start) = (entry.timestamp_ms, entry.keyframe);
+        let incoming = InPacket { track: entry.track(), packet: &packet, gap, time_ms, is_start };
+        converter.handle_packet(incoming, &mut |tag| {
             let FlvTag { kind, timestamp_ms, payload } = tag;
             ingest.handle_tag(log, kind, timestamp_ms, &payload);
         });

@@ -127,6 +127,16 @@ impl Depacketizer {
         Some(Self { format: payload_format, sink })
     }
 
+    /// The next packet begins a picture, or what comes before one, that stands in for a keyframe: it is
+    /// one by its frame, unless it is damaged. Of audio that says nothing.
+    pub fn start_at_next(&mut self) {
+        match &mut self.format {
+            PayloadFormat::H264(format) => format.start_at_next(),
+            PayloadFormat::H265(format) => format.start_at_next(),
+            _ => {}
+        }
+    }
+
     /// Takes the next packet, and what is missing before it.
     ///
     /// # Errors
@@ -271,6 +281,10 @@ mod testing {
                 }
             });
             told.collect()
+        }
+
+        pub(super) fn start_at_next(&mut self) {
+            self.depacketizer.start_at_next();
         }
 
         pub(super) fn flush(&mut self) -> Vec<Item> {

@@ -390,3 +390,72 @@ fn codecs_that_no_packets_are_made_of_are_known_with_the_tracks() {
     want(&mut media, 0);
     assert!(media.other_is_barren());
 }
+
+/// Both sets and a picture that is no keyframe in one packet.
+const CONFIGURED: &[u8] =
+    b"\x78\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\
+      \x83\x2a\0\x04\x68\xce\x0f\xc8\0\x02\x41\x9a";
+
+/// So many pictures without a keyframe, 40 ms apart, each known by its last two bytes. Nothing but the
+/// next one tells where a picture ends.
+fn refreshed(media: &mut Media, pictures: std::ops::Range<u16>) {
+    let now = now();
+    for at in pictures {
+        let timestamp = 3600 * u32::from(at);
+        let picture = [b"\x41\x9a", &at.to_be_bytes()[..]].concat();
+        let payload = if at == 0 { CONFIGURED } else { &picture };
+        packet((media, now), (at, timestamp), payload, Gap::None);
+    }
+    media.flush();
+}
+
+/// Of the pictures that players of tags may start at: the first byte of the tag, the last of the picture.
+fn starts(log: &Log) -> Vec<(u8, u8)> {
+    log.range(log.first_seq()..log.flushed_seq())
+        .filter(|entry| entry.keyframe && entry.kind == TagKind::Video)
+        .map(|entry| log.bytes(entry.payload()))
+        .map(|payload| (payload[0], payload[payload.len() - 1]))
+        .collect()
+}
+
+#[test]
+fn players_of_tags_start_where_those_of_packets_do() {
+    let mut media = Media::new(Form::Rtp);
+    let sets = "Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==";
+    begin(&mut media, &format!("{H264}a=fmtp:96 sprop-parameter-sets={sets}\r\n"));
+    refreshed(&mut media, 0..503);
+    let packets = media.log(Form::Rtp).expect("its own");
+    assert!(!packets.awaits_keyframe());
+    let stands_in = packets.bytes(packets.entry(packets.start_seq()).expect("held").packet());
+    want(&mut media, 0);
+    let tags = media.log(Form::Flv).expect("it is made");
+    assert!(!tags.awaits_keyframe());
+    assert_eq!(starts(tags), [(0x17, 500_u16 as u8)]);
+    assert_eq!(stands_in[stands_in.len() - 2..], 500_u16.to_be_bytes());
+}
+
+#[test]
+fn source_without_keyframes_takes_over_in_both_forms_at_once() {
+    let mut media = Media::new(Form::Rtp);
+    begin(&mut media, H264);
+    want(&mut media, 0);
+    packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
+    packet((&mut media, now()), (2, 3600), b"\x41\x9a", Gap::None);
+    media.flush();
+    let mut expected = vec![(0x17, 0x88)];
+    for stands_in in [false, true] {
+        media.change_source();
+        if stands_in {
+            media.start_at_next();
+        }
+        begin(&mut media, H264);
+        // The first one stands in, or that after 10 s.
+        let first = if stands_in { 0 } else { 250 };
+        refreshed(&mut media, 0..first + 3);
+        for form in Form::ALL {
+            assert!(!media.log(form).expect("both").awaits_keyframe(), "{form:?}");
+        }
+        expected.push((0x17, if stands_in { 0x9a } else { 250 }));
+        assert_eq!(starts(media.log(Form::Flv).expect("it goes on")), expected);
+    }
+}
