@@ -209,13 +209,22 @@ impl Media {
         }
     }
 
-    /// Drops what nobody needs of a form, as [`Log::trim`] does.
+    /// Drops what nobody needs of a form, as [`Log::trim`] does. Where the source's GOP is given up, a
+    /// picture is to stand in for its keyframe.
     pub fn trim(&mut self, form: Form, slowest: Option<u64>, gop_bytes_max: u64) {
-        let bridged = self.bridged.as_ref().filter(|_| form == self.form());
+        let is_own = form == self.form();
+        let bridged = self.bridged.as_ref().filter(|_| is_own);
         let read = bridged.map(|bridged| bridged.next_seq());
         let slowest = slowest.into_iter().chain(read).min();
-        if let Some(log) = self.log_mut(form) {
-            log.trim(slowest, gop_bytes_max);
+        let Some(log) = self.log_mut(form) else { return };
+        let dropped = log.gops_dropped();
+        log.trim(slowest, gop_bytes_max);
+        // Where players of the other form start follows from where those of this one do.
+        if is_own && log.gops_dropped() > dropped {
+            match &mut self.ingest {
+                Intake::Flv(ingest) => ingest.forget_keyframe(),
+                Intake::Rtp(ingest) => ingest.forget_keyframe(),
+            }
         }
     }
 

@@ -78,6 +78,11 @@ impl RtpIngest {
         self.starts_at_next = true;
     }
 
+    /// The last keyframe is too far back to be kept.
+    pub fn forget_keyframe(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::forget_keyframe);
+    }
+
     /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self, log: &mut Log) {
         *self = Self { bytes: self.bytes, dropped: self.dropped, ..Self::default() };

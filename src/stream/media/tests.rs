@@ -459,3 +459,34 @@ fn source_without_keyframes_takes_over_in_both_forms_at_once() {
         assert_eq!(starts(media.log(Form::Flv).expect("it goes on")), expected);
     }
 }
+
+/// One keyframe, none for 60 s, and another one, with GOPs of 200,000 bytes kept.
+#[test]
+fn keyframe_that_is_too_far_back_has_pictures_stand_in() {
+    for form in Form::ALL {
+        let mut media = Media::new(form);
+        match form {
+            Form::Flv => tag(&mut media, TagKind::Video, 0, AVC),
+            Form::Rtp => drop(begin(&mut media, H264)),
+        }
+        media.want_other(7, 0);
+        let (mut count, mut waited, mut waited_max) = (0, [0; 2], [0; 2]);
+        for at in 0..1510 {
+            let keyframe = at % 1500 == 0;
+            match form {
+                Form::Flv => tags(&mut media, 40 * at, keyframe, 1000),
+                Form::Rtp => packets(&mut media, &mut count, keyframe, 1000),
+            }
+            media.flush();
+            for (index, form) in Form::ALL.into_iter().enumerate() {
+                media.trim(form, None, 200_000);
+                let awaits = media.log(form).is_none_or(|log| log.awaits_keyframe());
+                waited[index] = if awaits { waited[index] + 1 } else { 0 };
+                waited_max[index] = waited[index].max(waited_max[index]);
+            }
+        }
+        assert_eq!(waited, [0; 2], "they start at the keyframe");
+        // Less than 10 s, though what stands in is not kept for 10 s either.
+        assert!(waited_max.iter().all(|waited| (1..250).contains(waited)), "{waited_max:?}");
+    }
+}
