@@ -436,6 +436,8 @@ fn packets_of_hevc_that_are_cut_off_cost_their_pictures_alone() {
         publisher.stop();
     }
     assert_eq!(dropped(&relay)["truncated"], 2 * cut_count as u64);
+    let unread = by_reason(&relay, "rillcast_bridge_packets_unread_total");
+    assert_eq!(unread["cut_off"], 2 * cut_count as u64, "{unread:?}");
     assert_eq!(relay.metric("rillcast_session_errors_total"), 0);
     relay.stop();
 }

@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use super::counts::BridgeCounts;
 use super::metadata::Metadata;
 use super::picture_times::{PictureTimes, SoundTimes};
 use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload, is_carried};
@@ -27,6 +28,7 @@ pub struct ToFlv {
     newest_ms: Option<i64>,
     /// The metadata that was told last.
     metadata: Vec<u8>,
+    counts: BridgeCounts,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,10 @@ impl ToFlv {
         });
         let tracks: Vec<_> = tracks.collect();
         let has_tracks = tracks.iter().any(Option::is_some);
-        has_tracks.then_some(Self { tracks, newest_ms: None, metadata: Vec::new() })
+        has_tracks.then(|| {
+            let (metadata, counts) = (Vec::new(), BridgeCounts::default());
+            Self { tracks, newest_ms: None, metadata, counts }
+        })
     }
 
     /// Takes the next packet of a track, in the order of its sequence.
@@ -103,11 +108,25 @@ impl ToFlv {
         if is_start {
             taken.depacketizer.start_at_next();
         }
-        // What can't be read is counted there and damages one frame.
-        let _ = taken.depacketizer.handle_packet(packet, gap);
+        // What can't be read damages one frame.
+        if let Err(error) = taken.depacketizer.handle_packet(packet, gap) {
+            self.counts.packets_unread[error.reason()] += 1;
+        }
         while let Some(item) = self.next_item(track) {
             self.take_item(track, item, sink);
         }
+    }
+
+    /// What was no use.
+    pub fn counts(&self) -> BridgeCounts {
+        let mut counts = self.counts;
+        for track in self.tracks.iter().flatten() {
+            let frames = track.depacketizer.counts();
+            counts.damaged += frames.damaged;
+            counts.unconfigured += frames.unconfigured;
+            counts.before_keyframe += frames.awaiting_keyframe;
+        }
+        counts
     }
 
     fn next_item(&mut self, track: usize) -> Option<Depacketized> {
@@ -123,6 +142,7 @@ impl ToFlv {
         let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
         taken.awaiting_keyframe &= !frame.keyframe;
         if taken.awaiting_keyframe {
+            self.counts.before_keyframe += 1;
             return;
         }
         let decoding = match taken.codec.is_video() {

@@ -427,7 +427,7 @@ impl Shard {
             totals.media_bytes_in += bytes.received;
             totals.media_bytes_copied += bytes.copied;
             totals.config_bytes_copied += bytes.config_copied;
-            totals.bridge_bytes_copied += stream.media.bridged_bytes();
+            totals.bridge += stream.media.bridge_counts();
         }
         totals
     }

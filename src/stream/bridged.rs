@@ -4,7 +4,7 @@
 use super::ingest::Ingest;
 use super::log::{Entry, Log, PacketEntry};
 use super::tracks::Tracks;
-use crate::bridge::{FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
+use crate::bridge::{BridgeCounts, FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
@@ -19,7 +19,6 @@ pub(super) struct Bridged {
     is_ready: bool,
     /// Another source has taken over since it was made.
     source_changed: bool,
-    bytes_copied: u64,
 }
 
 enum Direction {
@@ -28,6 +27,7 @@ enum Direction {
 }
 
 /// Tags made of packets.
+#[derive(Default)]
 struct Tags {
     converter: Option<ToFlv>,
     ingest: Ingest,
@@ -35,6 +35,8 @@ struct Tags {
     due: Vec<Option<u16>>,
     /// The sequence number in the log from which on the track's source has begun anew.
     restarts: Vec<Option<u64>>,
+    /// Of converters for tracks that the source had before.
+    counts: BridgeCounts,
 }
 
 /// Packets made of tags.
@@ -46,6 +48,8 @@ struct Packets {
     newest_ms: i64,
     /// By track: when its last report was, unwrapped.
     reported_ms: Vec<Option<i64>>,
+    /// Beside those of the converter.
+    counts: BridgeCounts,
 }
 
 impl Bridged {
@@ -60,6 +64,7 @@ impl Bridged {
                 epoch_unix: now_unix.wrapping_sub(u64::from(timestamp_ms / 1000)),
                 newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
+                counts: BridgeCounts::default(),
             })),
         };
         let mut bridged = Self {
@@ -68,7 +73,6 @@ impl Bridged {
             direction,
             is_ready: false,
             source_changed: false,
-            bytes_copied: 0,
         };
         if let Direction::ToRtp(packets) = &mut bridged.direction {
             // The configurations are behind the keyframe.
@@ -86,14 +90,13 @@ impl Bridged {
     pub(super) fn of_tags(mut log: Log, mut ingest: Ingest) -> Self {
         ingest.change_source(&mut log);
         ingest.count_anew();
-        let tags = Tags { converter: None, ingest, due: Vec::new(), restarts: Vec::new() };
+        let tags = Tags { ingest, ..Tags::default() };
         Self {
             log,
             next_seq: 0,
             direction: Direction::ToFlv(Box::new(tags)),
             is_ready: true,
             source_changed: true,
-            bytes_copied: 0,
         }
     }
 
@@ -144,9 +147,7 @@ impl Bridged {
             let entry = *source.entry(seq).expect("what is flushed is held until it was read");
             match &mut self.direction {
                 Direction::ToFlv(tags) => tags.handle(&mut self.log, source, seq),
-                Direction::ToRtp(packets) => {
-                    self.bytes_copied += packets.handle(&mut self.log, source, &entry);
-                }
+                Direction::ToRtp(packets) => packets.handle(&mut self.log, source, &entry),
             }
             self.next_seq = seq + 1;
             len += u64::from(entry.len);
@@ -223,22 +224,21 @@ impl Bridged {
         &mut self.log
     }
 
-    pub(super) fn bytes_copied(&self) -> u64 {
+    pub(super) fn counts(&self) -> BridgeCounts {
         match &self.direction {
-            Direction::ToFlv(tags) => tags.ingest.bytes().copied,
-            Direction::ToRtp(_) => self.bytes_copied,
+            Direction::ToFlv(tags) => tags.counts(),
+            Direction::ToRtp(packets) => {
+                let mut counts = packets.counts;
+                counts += packets.converter.counts();
+                counts
+            }
         }
     }
 }
 
 impl Tags {
     fn new(source: &Log) -> Self {
-        let mut tags = Self {
-            converter: None,
-            ingest: Ingest::default(),
-            due: Vec::new(),
-            restarts: Vec::new(),
-        };
+        let mut tags = Self::default();
         tags.begin(source);
         tags
     }
@@ -247,9 +247,17 @@ impl Tags {
     fn begin(&mut self, source: &Log) {
         let description = source.description();
         let count = description.map_or(0, |description| description.media.len());
+        self.counts += self.converter.as_ref().map(ToFlv::counts).unwrap_or_default();
         self.converter = description.and_then(|description| ToFlv::new(description));
         self.due = vec![None; count];
         self.restarts = vec![None; count];
+    }
+
+    fn counts(&self) -> BridgeCounts {
+        let mut counts = self.counts;
+        counts += self.converter.as_ref().map(ToFlv::counts).unwrap_or_default();
+        counts.bytes_copied += self.ingest.bytes().copied;
+        counts
     }
 
     fn is_ready(&self) -> bool {
@@ -300,11 +308,9 @@ impl Packets {
         self.converter.is_complete() && self.converter.description().is_none()
     }
 
-    /// Returns the bytes that were copied.
-    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) -> u64 {
+    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) {
         let mut payload = Payload::new();
         source.views(entry.payload()).for_each(|view| payload.push(view));
-        let mut copied = 0;
         let mut made: Vec<OutPacket> = Vec::new();
         let was_complete = self.converter.is_complete();
         self.converter.handle_tag(entry.kind, entry.timestamp_ms, payload, &mut |packet| {
@@ -316,9 +322,11 @@ impl Packets {
             // Of a source without keyframes only its log knows where players may start.
             packet.keyframe |= std::mem::take(&mut is_start) && packet.kind == TagKind::Video;
             self.report_if_due(log, &packet);
-            copied += write(log, &packet);
+            match write(log, &packet) {
+                Some(copied) => self.counts.bytes_copied += copied,
+                None => self.counts.too_long += 1,
+            }
         }
-        copied
     }
 
     fn report_if_due(&mut self, log: &mut Log, packet: &OutPacket) {
@@ -356,13 +364,11 @@ fn is_packetized(codec: Codec) -> bool {
     matches!(codec, H264 | H265 | Aac | Opus | PcmA | PcmU)
 }
 
-/// Returns the bytes that were copied.
-fn write(log: &mut Log, made: &OutPacket) -> u64 {
+/// Returns the bytes that were copied; `None` of a packet that is too long, of a codec whose frames are
+/// not cut: no encoder makes such a frame.
+fn write(log: &mut Log, made: &OutPacket) -> Option<u64> {
     let OutPacket { track, kind, time_ms, keyframe, packet } = made;
-    if u16::try_from(packet.len()).is_err() {
-        // Of a codec whose frames are not cut; no encoder makes such a frame.
-        return 0;
-    }
+    u16::try_from(packet.len()).ok()?;
     let entry = PacketEntry {
         channel: 2 * *track as u8,
         kind: *kind,
@@ -374,5 +380,5 @@ fn write(log: &mut Log, made: &OutPacket) -> u64 {
     let header = packet.header.encode();
     let pieces = std::iter::once(&header[..]).chain(packet.payload.slices());
     log.push_packet(entry, packet.len(), pieces);
-    packet.len() as u64
+    Some(packet.len() as u64)
 }

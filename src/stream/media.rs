@@ -8,6 +8,7 @@ use super::ingest::{Ingest, IngestBytes, Progress};
 use super::log::Log;
 use super::rtp_ingest::{RtpIngest, RtpProgress};
 use super::tracks::Tracks;
+use crate::bridge::BridgeCounts;
 use crate::limits::BRIDGE_SLICE_LEN;
 use crate::media::{Form, MediaPart};
 use crate::proto::rtp::{Gap, RtpPart};
@@ -20,7 +21,7 @@ pub struct Media {
     ingest: Intake,
     bridged: Option<Box<Bridged>>,
     /// Of bridges that are gone.
-    bridged_bytes: u64,
+    bridge_counts: BridgeCounts,
 }
 
 enum Intake {
@@ -49,7 +50,8 @@ impl Media {
             Form::Flv => Intake::Flv(Box::default()),
             Form::Rtp => Intake::Rtp(Box::default()),
         };
-        Self { log: Log::default(), ingest, bridged: None, bridged_bytes: 0 }
+        let bridge_counts = BridgeCounts::default();
+        Self { log: Log::default(), ingest, bridged: None, bridge_counts }
     }
 
     /// The form that the source brings.
@@ -195,7 +197,7 @@ impl Media {
     /// Nobody wants the form that the source does not bring.
     pub fn drop_other(&mut self) {
         if let Some(bridged) = self.bridged.take() {
-            self.bridged_bytes += bridged.bytes_copied();
+            self.bridge_counts += bridged.counts();
         }
     }
 
@@ -271,9 +273,11 @@ impl Media {
         }
     }
 
-    /// Bytes copied to make the other form.
-    pub fn bridged_bytes(&self) -> u64 {
-        self.bridged_bytes + self.bridged.as_ref().map_or(0, |bridged| bridged.bytes_copied())
+    /// What making the other form took, and what was no use for it.
+    pub fn bridge_counts(&self) -> BridgeCounts {
+        let mut counts = self.bridge_counts;
+        counts += self.bridged.as_ref().map(|bridged| bridged.counts()).unwrap_or_default();
+        counts
     }
 
     pub fn tracks(&self) -> &Tracks {

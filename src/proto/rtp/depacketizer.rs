@@ -86,6 +86,24 @@ pub enum DepacketizeError {
     BadConfig,
 }
 
+impl DepacketizeError {
+    /// In few words, for those who count it.
+    pub const REASONS: [&str; 6] =
+        ["cut_off", "unknown_type", "unsupported", "no_start", "too_long", "bad_config"];
+
+    /// Its place in [`Self::REASONS`].
+    pub fn reason(self) -> usize {
+        match self {
+            Self::CutOff => 0,
+            Self::UnknownType(_) => 1,
+            Self::Unsupported(_) => 2,
+            Self::NoStart => 3,
+            Self::TooLong => 4,
+            Self::BadConfig => 5,
+        }
+    }
+}
+
 /// Where a format puts what it makes.
 #[derive(Debug, Default)]
 struct Sink {

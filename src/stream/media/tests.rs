@@ -51,9 +51,9 @@ fn tags_are_made_packets_from_where_players_start_and_on() {
         .windows(2)
         .map(|two| two[1].header().timestamp.wrapping_sub(two[0].header().timestamp));
     assert!(steps.into_iter().all(|step| step == 160));
-    assert!(media.bridged_bytes() >= 60 * 160);
+    assert!(media.bridge_counts().bytes_copied >= 60 * 160);
     media.drop_other();
-    assert!(media.log(Form::Rtp).is_none() && media.bridged_bytes() > 0);
+    assert!(media.log(Form::Rtp).is_none() && media.bridge_counts().bytes_copied > 0);
 }
 
 #[test]
@@ -323,10 +323,10 @@ fn made_of(form: Form, len_max: u64) -> (Vec<(Entry, Bytes)>, usize) {
     for at in 100..140 {
         let bridged = media.bridged.as_mut().expect("just wanted");
         if bridged.is_behind(&media.log) {
-            let (copied, before) = (bridged.bytes_copied(), bridged.next_seq());
+            let (copied, before) = (bridged.counts().bytes_copied, bridged.next_seq());
             bridged.follow(&media.log, len_max);
             assert!(bridged.next_seq() > before);
-            let copied = bridged.bytes_copied() - copied;
+            let copied = bridged.counts().bytes_copied - copied;
             // What waited until the tracks were known comes with the slice in which they are.
             assert!(copied <= len_max.saturating_mul(2), "{copied} bytes in one slice");
             slices += 1;
@@ -489,4 +489,33 @@ fn keyframe_that_is_too_far_back_has_pictures_stand_in() {
         // Less than 10 s, though what stands in is not kept for 10 s either.
         assert!(waited_max.iter().all(|waited| (1..250).contains(waited)), "{waited_max:?}");
     }
+}
+
+#[test]
+fn packets_that_no_tags_are_made_of_are_counted() {
+    let mut media = Media::new(Form::Rtp);
+    begin(&mut media, H264);
+    want(&mut media, 0);
+    // STAP-B, which the description did not tell; a type that is reserved; a set that is cut off.
+    for (at, payload) in [b"\x79\0\0", b"\x7f\0\0", b"\x78\0\x17"].into_iter().enumerate() {
+        packet((&mut media, now()), (at as u16, 3600 * at as u32), payload, Gap::None);
+    }
+    let counts_of = |media: &Media| {
+        let counts = media.bridge_counts();
+        (counts.packets_unread, counts.before_keyframe, counts.unconfigured)
+    };
+    media.flush();
+    assert_eq!(counts_of(&media), ([1, 1, 1, 0, 0, 0], 0, 0));
+    // Two pictures that nobody can begin with: before the configuration, and behind it.
+    packet((&mut media, now()), (3, 10_800), b"\x41\x9a", Gap::None);
+    packet((&mut media, now()), (4, 14_400), CONFIGURED, Gap::None);
+    packet((&mut media, now()), (5, 18_000), b"\x41\x9a", Gap::None);
+    media.flush();
+    assert_eq!(counts_of(&media), ([1, 1, 1, 0, 0, 0], 1, 1));
+    // They stay counted when other tracks come, and when nobody wants tags any more.
+    media.change_source();
+    begin(&mut media, "v=0\r\nm=audio 0 RTP/AVP 8\r\n");
+    assert_eq!(counts_of(&media), ([1, 1, 1, 0, 0, 0], 1, 1));
+    media.drop_other();
+    assert_eq!(counts_of(&media), ([1, 1, 1, 0, 0, 0], 1, 1));
 }
