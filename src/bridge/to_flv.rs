@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::counts::BridgeCounts;
 use super::metadata::Metadata;
 use super::picture_times::{PictureTimes, SoundTimes};
-use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload, is_carried};
+use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload};
 use crate::media::codec::{AudioParameters, ParameterSets, VideoParameters};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Frame, TagKind};
@@ -70,16 +70,13 @@ struct Places {
 }
 
 impl ToFlv {
-    /// A converter for the first video and the first audio track that FLV can carry; `None` where
-    /// there is neither.
+    /// A converter for the main tracks of video and audio ([`SessionDescription::main_track`]) that FLV
+    /// can carry; `None` where there is neither.
     pub fn new(description: &SessionDescription) -> Option<Self> {
-        let mut taken: Vec<TrackKind> = Vec::new();
-        let tracks = description.media.iter().map(|media| {
-            let kind = media.format.kind;
-            let is_wanted = media.is_rtp && kind != TrackKind::Other && !taken.contains(&kind);
-            let track = is_wanted.then(|| Track::new(&media.format)).flatten()?;
-            taken.push(kind);
-            Some(track)
+        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+        let tracks = description.media.iter().enumerate().map(|(number, media)| {
+            let is_wanted = media.is_rtp && main.contains(&Some(number));
+            is_wanted.then(|| Track::new(&media.format)).flatten()
         });
         let tracks: Vec<_> = tracks.collect();
         let has_tracks = tracks.iter().any(Option::is_some);
@@ -179,9 +176,7 @@ impl Track {
     fn new(format: &Format) -> Option<Self> {
         let &Format { clock_rate, channels, .. } = format;
         let codec = format.codec();
-        let is_g711 = matches!(codec, Codec::PcmA | Codec::PcmU);
-        // FLV has G.711 of 8 kHz only.
-        if !is_carried(codec) || is_g711 && (clock_rate != 8000 || channels > 2) {
+        if !format.fits_flv() {
             return None;
         }
         let mut track = Self {

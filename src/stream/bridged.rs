@@ -9,6 +9,7 @@ use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
 use crate::proto::rtp::{Gap, RtpPacket, TrackKind};
+use crate::proto::rtsp::SessionDescription;
 
 /// One stream in the form that is made of the other.
 pub(super) struct Bridged {
@@ -110,12 +111,15 @@ impl Bridged {
         Some((self.log, ingest))
     }
 
-    /// Whether FLV, or RTP, can carry a stream of these tracks.
-    pub(super) fn can_carry(form: Form, tracks: &Tracks) -> bool {
-        let codecs = [&tracks.video, &tracks.audio].into_iter().flatten().map(|track| track.codec);
-        let mut known = codecs
-            .filter(|&codec| form == Form::Flv && codec == Codec::Mp3 || is_packetized(codec));
-        known.next().is_some()
+    /// Whether packets can be made of tags of these tracks, as far as they are known.
+    pub(super) fn can_be_packets(tracks: &Tracks) -> bool {
+        let mut tracks = [&tracks.video, &tracks.audio].into_iter().flatten();
+        tracks.any(|track| is_packetized(track.codec))
+    }
+
+    /// Whether tags can be made of packets that are described so.
+    pub(super) fn can_be_tags(description: &SessionDescription) -> bool {
+        ToFlv::new(description).is_some()
     }
 
     /// Whether what players were told of the tracks still holds: each is of its codec and rate, and a

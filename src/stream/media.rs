@@ -20,6 +20,8 @@ pub struct Media {
     log: Log,
     ingest: Intake,
     bridged: Option<Box<Bridged>>,
+    /// Of packets: tags can be made of them, by the last description.
+    can_be_tags: bool,
     /// Of bridges that are gone.
     bridge_counts: BridgeCounts,
 }
@@ -51,7 +53,7 @@ impl Media {
             Form::Rtp => Intake::Rtp(Box::default()),
         };
         let bridge_counts = BridgeCounts::default();
-        Self { log: Log::default(), ingest, bridged: None, bridge_counts }
+        Self { log: Log::default(), ingest, bridged: None, can_be_tags: false, bridge_counts }
     }
 
     /// The form that the source brings.
@@ -92,6 +94,9 @@ impl Media {
             bridged.restart(track, self.log.next_seq());
         }
         let begins = matches!(part, RtpPart::Begin(_));
+        if let RtpPart::Begin(description) = &part {
+            self.can_be_tags = Bridged::can_be_tags(description);
+        }
         match ingest.handle(&mut self.log, now, part) {
             RtpProgress::Media(progress) => {
                 if begins
@@ -166,6 +171,7 @@ impl Media {
     /// Nobody has anything of it any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self) {
         self.drop_other();
+        self.can_be_tags = false;
         match &mut self.ingest {
             Intake::Flv(ingest) => ingest.start_over(&mut self.log),
             Intake::Rtp(ingest) => ingest.start_over(&mut self.log),
@@ -263,7 +269,11 @@ impl Media {
 
     /// The form can be made, as far as the tracks that are known tell.
     pub fn can_be(&self, form: Form) -> bool {
-        form == self.form() || Bridged::can_carry(form, self.tracks())
+        match self.form() {
+            own if own == form => true,
+            Form::Flv => Bridged::can_be_packets(self.tracks()),
+            Form::Rtp => self.can_be_tags,
+        }
     }
 
     pub fn bytes(&self) -> IngestBytes {

@@ -90,6 +90,16 @@ impl Format {
         }
     }
 
+    /// Whether FLV has a form for frames of it (E.4.2.1, E.4.3.1, Enhanced RTMP v2): of G.711 for that
+    /// of 8 kHz alone, with two channels at most.
+    pub fn fits_flv(&self) -> bool {
+        match self.codec() {
+            Codec::H264 | Codec::H265 | Codec::Aac | Codec::Opus => true,
+            Codec::PcmA | Codec::PcmU => self.clock_rate == 8000 && self.channels <= 2,
+            _ => false,
+        }
+    }
+
     pub fn is_latm(&self) -> bool {
         self.encoding.eq_ignore_ascii_case("MP4A-LATM")
     }

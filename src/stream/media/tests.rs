@@ -519,3 +519,27 @@ fn packets_that_no_tags_are_made_of_are_counted() {
     media.drop_other();
     assert_eq!(counts_of(&media), ([1, 1, 1, 0, 0, 0], 1, 1));
 }
+
+#[test]
+fn packets_count_as_tags_where_those_can_be_made() {
+    for (tracks, can_be_tags) in [
+        ("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n", true),
+        ("m=audio 0 RTP/AVP 8\n", true),
+        ("m=audio 0 RTP/AVP 96\na=rtpmap:96 PCMA/16000\n", false),
+        ("m=audio 0 RTP/AVP 96\na=rtpmap:96 PCMA/16000\nm=audio 0 RTP/AVP 0\n", true),
+        ("m=audio 0 RTP/AVP 96\na=rtpmap:96 mpeg4-generic/48000/2\n", false),
+        ("m=audio 0 RTP/AVP 96\na=rtpmap:96 MP4A-LATM/48000/2\na=fmtp:96 cpresent=0\n", false),
+        ("m=video 0 RTP/AVP 96\na=rtpmap:96 H265/90000\na=fmtp:96 sprop-max-don-diff=1\n", false),
+        ("m=audio 0 RTP/AVP 14\n", false),
+    ] {
+        let mut media = Media::new(Form::Rtp);
+        assert!(!media.can_be(Form::Flv), "nothing is known");
+        begin(&mut media, tracks);
+        assert!(media.can_be(Form::Rtp));
+        assert_eq!(media.can_be(Form::Flv), can_be_tags, "{tracks}");
+        want(&mut media, 0);
+        assert_eq!(media.other_is_barren(), !can_be_tags, "{tracks}");
+        media.start_over();
+        assert!(!media.can_be(Form::Flv));
+    }
+}
