@@ -336,20 +336,11 @@ impl RtpIngest {
     }
 }
 
-/// Whether packets of one description can go on under the other.
+/// Whether packets of a description can go on where those of another one ended.
 fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool {
-    let tracks = |of: &SessionDescription| -> Vec<_> {
-        let formats = of.media.iter().map(|media| &media.format);
-        formats
-            .map(|of| {
-                let layout = ["sizelength", "indexlength", "mode", "cpresent"]
-                    .map(|name| of.parameter(name).map(str::to_owned));
-                let form = (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels);
-                (form, layout, of.config(), of.parameter_sets())
-            })
-            .collect()
-    };
-    tracks(one) == tracks(other)
+    let mut tracks = one.media.iter().zip(&other.media);
+    one.media.len() == other.media.len()
+        && tracks.all(|(one, other)| other.format.continues(&one.format))
 }
 
 /// Wraps, as timestamps of tags do.
