@@ -348,9 +348,9 @@ fn to_ms(place_ns: i64) -> u32 {
     place_ns.div_euclid(1_000_000) as u32
 }
 
-/// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
 /// From the last packet of a source to the first of the next one, at the least: a frame.
 const JOIN_STEP_NS: i64 = 40_000_000;
+/// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
 const START_NS: i64 = NS_PER_SECOND;
 const NS_PER_SECOND: i64 = 1_000_000_000;
 const CNAME: &str = "rillcast";
