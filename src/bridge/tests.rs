@@ -98,8 +98,8 @@ fn pieces(codec: Codec, frame: Vec<u8>) -> Vec<Vec<u8>> {
 fn packets(tags: &[FlvTag]) -> (ToRtp, Vec<OutPacket>) {
     let mut converter = ToRtp::new(7);
     let mut packets = Vec::new();
-    for FlvTag { kind, timestamp_ms, payload } in tags.iter().cloned() {
-        converter.handle_tag(kind, timestamp_ms, payload, &mut |packet| packets.push(packet));
+    for tag in tags.iter().cloned() {
+        converter.handle_tag(tag, false, &mut |packet| packets.push(packet));
     }
     (converter, packets)
 }

@@ -15,7 +15,7 @@ use crate::proto::rtsp::SessionDescription;
 use super::counts::BridgeCounts;
 use super::metadata::Announced;
 use super::out_track::{OutTrack, TimedFrame};
-use super::tag::{CodedTag, Content, is_carried};
+use super::tag::{CodedTag, Content, FlvTag, is_carried};
 
 /// Makes RTP packets of one stream's tags.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ pub struct OutPacket {
     pub kind: TagKind,
     /// Decoding time of the frame, as its tag told it.
     pub time_ms: u32,
-    /// The first packet of a video keyframe; the parameter sets begin there.
+    /// The first packet of a video keyframe, or of what stands in for one; the parameter sets begin
+    /// there.
     pub keyframe: bool,
     pub packet: Packet,
 }
@@ -89,15 +90,11 @@ impl ToRtp {
         }
     }
 
-    /// Takes the next tag, `payload` being what follows its header. Packets come in the order of
-    /// the tags; the first ones when the tracks are known.
-    pub fn handle_tag(
-        &mut self,
-        kind: TagKind,
-        timestamp_ms: u32,
-        payload: Payload,
-        sink: &mut impl FnMut(OutPacket),
-    ) {
+    /// Takes the next tag. Players of the tags may start at the picture in it where `is_start`, also
+    /// where that is no keyframe. Packets come in the order of the tags; the first ones when the tracks
+    /// are known.
+    pub fn handle_tag(&mut self, tag: FlvTag, is_start: bool, sink: &mut impl FnMut(OutPacket)) {
+        let FlvTag { kind, timestamp_ms, payload } = tag;
         if kind == TagKind::Script {
             if let Some(announced) = Announced::read(&payload) {
                 self.announced = Some(announced);
@@ -115,6 +112,7 @@ impl ToRtp {
         } else {
             self.lanes[lane].note_frame(&tag, decoding_ms, self.is_complete);
             let CodedTag { codec, keyframe, composition_ms, body: payload, .. } = tag;
+            let keyframe = keyframe || is_start && kind == TagKind::Video;
             let frame = TimedFrame { codec, keyframe, decoding_ms, composition_ms, payload };
             self.take_frame(lane, frame, sink);
         }
@@ -355,7 +353,8 @@ mod tests {
             };
             let mut packets = Vec::new();
             let payload = Bytes::from_static(payload).into();
-            self.converter.handle_tag(kind, timestamp_ms, payload, &mut |packet| {
+            let tag = FlvTag { kind, timestamp_ms, payload };
+            self.converter.handle_tag(tag, false, &mut |packet| {
                 packets.push((packet.track, packet.time_ms, packet.keyframe));
             });
             packets
@@ -442,7 +441,8 @@ mod tests {
         for tag in [&b"\x27\x01\0\0\0\0\0\0\x09\x41\x88"[..], b"\x17\x02\0\0\0", b"\x2f\xff\xfb"] {
             let kind = if tag[0] == 0x2f { TagKind::Audio } else { TagKind::Video };
             let payload = Bytes::from_static(tag).into();
-            bench.converter.handle_tag(kind, 0, payload, &mut |packet| panic!("{packet:?}"));
+            let tag = FlvTag { kind, timestamp_ms: 0, payload };
+            bench.converter.handle_tag(tag, false, &mut |packet| panic!("{packet:?}"));
         }
         let BridgeCounts { unconfigured, unreadable, left_out, .. } = bench.converter.counts();
         assert_eq!((unconfigured, unreadable, left_out), (1, 2, 1));

@@ -80,7 +80,8 @@ impl Bridged {
             for (kind, payload) in &source.prelude_at_start().tags {
                 let mut whole = Payload::new();
                 whole.push(payload.clone());
-                packets.converter.handle_tag(*kind, timestamp_ms, whole, &mut |_| {});
+                let tag = FlvTag { kind: *kind, timestamp_ms, payload: whole };
+                packets.converter.handle_tag(tag, false, &mut |_| {});
             }
         }
         bridged
@@ -316,15 +317,10 @@ impl Packets {
         let mut payload = Payload::new();
         source.views(entry.payload()).for_each(|view| payload.push(view));
         let mut made: Vec<OutPacket> = Vec::new();
-        let was_complete = self.converter.is_complete();
-        self.converter.handle_tag(entry.kind, entry.timestamp_ms, payload, &mut |packet| {
-            made.push(packet);
-        });
-        // Before that what is made is of earlier tags as well.
-        let mut is_start = entry.keyframe && was_complete;
-        for mut packet in made {
-            // Of a source without keyframes only its log knows where players may start.
-            packet.keyframe |= std::mem::take(&mut is_start) && packet.kind == TagKind::Video;
+        let tag = FlvTag { kind: entry.kind, timestamp_ms: entry.timestamp_ms, payload };
+        // Of a source without keyframes only its log knows where players may start.
+        self.converter.handle_tag(tag, entry.keyframe, &mut |packet| made.push(packet));
+        for packet in made {
             self.report_if_due(log, &packet);
             match write(log, &packet) {
                 Some(copied) => self.counts.bytes_copied += copied,

@@ -12,8 +12,8 @@ use rillcast::proto::rtsp::SessionDescription;
 /// Makes packets of tags that the input describes, and tags of those.
 ///
 /// Each tag: its length (8 bits; times 8 with the highest flag), flags (2 bits of kind, where 3 is one
-/// of [`KNOWN_TAGS`] that the length chooses; seconds instead of milliseconds), milliseconds since the
-/// one before, with a sign, and payload.
+/// of [`KNOWN_TAGS`] that the length chooses; seconds instead of milliseconds; players may start there),
+/// milliseconds since the one before, with a sign, and payload.
 pub fn to_rtp(data: &[u8]) {
     let mut converter = ToRtp::new(1);
     let mut packets = Vec::new();
@@ -32,7 +32,8 @@ pub fn to_rtp(data: &[u8]) {
             (kinds[usize::from(flags & 3)], payload)
         };
         let payload: Payload = payload.chunks(50).map(Bytes::copy_from_slice).collect();
-        converter.handle_tag(kind, time_ms, payload, &mut |packet| packets.push(packet));
+        let tag = FlvTag { kind, timestamp_ms: time_ms, payload };
+        converter.handle_tag(tag, flags & 0x20 != 0, &mut |packet| packets.push(packet));
     }
     let description = converter.description();
     assert!(packets.is_empty() || converter.is_complete());

@@ -543,3 +543,21 @@ fn packets_count_as_tags_where_those_can_be_made() {
         assert!(!media.can_be(Form::Flv));
     }
 }
+
+/// The first tags are held until a sound tells that there is one.
+#[test]
+fn players_of_packets_start_where_those_of_tags_do() {
+    let mut media = Media::default();
+    tag(&mut media, TagKind::Video, 0, AVC);
+    for at in 0..251 {
+        tags(&mut media, 40 * at, false, 1000);
+    }
+    media.flush();
+    want(&mut media, 0);
+    let packets = media.log(Form::Rtp).expect("it is made");
+    assert!(!packets.awaits_keyframe());
+    let first = packets.entry(packets.start_seq()).expect("held");
+    assert_eq!((first.timestamp_ms, first.keyframe), (10_000, true));
+    let packet = RtpPacket::parse(packets.bytes(first.packet())).expect("sound");
+    assert_eq!(packet.payload()[..4], *b"\x78\0\x17\x67", "with the parameter sets");
+}
