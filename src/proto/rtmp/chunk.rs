@@ -34,7 +34,7 @@ pub struct ChunkReader {
     /// Index of the stream whose chunk is being read, and its bytes still to come.
     current: Option<(usize, usize)>,
     /// The beginning of a message that followed an aborted one.
-    queued: Option<ChunkItem>,
+    queued: Option<Box<MediaPart>>,
 }
 
 #[derive(Debug, Default)]
@@ -97,7 +97,7 @@ impl ChunkReader {
     pub fn next_item(&mut self, input: &mut Bytes) -> Result<Option<ChunkItem>, ChunkError> {
         loop {
             let item = match self.current {
-                _ if self.queued.is_some() => self.queued.take(),
+                _ if self.queued.is_some() => self.queued.take().map(|part| ChunkItem::Part(*part)),
                 None if input.is_empty() => return Ok(None),
                 None => self.read_header(input)?,
                 Some((index, left)) if !self.streams[index].has_unparsed() => {
@@ -170,14 +170,14 @@ impl ChunkReader {
             return Ok(None);
         }
         // A new header within a message ends it: librtmp goes on after a dropped frame like that.
-        let abort = stream.abort().map(ChunkItem::Part);
-        let begin = stream.begin_message(header.fields)?.map(ChunkItem::Part);
+        let abort = stream.abort();
+        let begin = stream.begin_message(header.fields)?;
         self.current = Some((index, stream.chunk_left(self.chunk_size)));
         if abort.is_some() {
-            self.queued = begin;
-            return Ok(abort);
+            self.queued = begin.map(Box::new);
+            return Ok(abort.map(ChunkItem::Part));
         }
-        Ok(begin)
+        Ok(begin.map(ChunkItem::Part))
     }
 
     fn stream_index(&mut self, header: &ChunkHeader) -> Result<usize, ChunkError> {
