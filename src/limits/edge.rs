@@ -203,3 +203,9 @@ const _: () = assert!(ORIGINS_SHOWN_MAX >= 2 * ORIGINS_MAX);
 /// Of those whose time is over, how many a shard tells of in one turn, between which media goes out: each is
 /// a line of the event log and at most one close.
 pub const IDLE_TOLD_PER_TURN: usize = 64;
+
+// Addresses of one host.
+
+/// What an address may take to answer a connect when others of its host are left: the kernel asks a second
+/// time after 1 s, so that one lost packet is no reason to leave it.
+pub const CONNECT_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(2);

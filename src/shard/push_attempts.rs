@@ -2,7 +2,7 @@
 //! destination is ready, and what follows when that ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::push::{Progress, Push};
 use super::timers::Timer;
@@ -20,6 +20,8 @@ pub struct PushDial {
     pub key: StreamKey,
     pub url: Arc<SourceUrl>,
     pub rtp_transport: LowerTransport,
+    /// From now to when it is up.
+    pub timeout: Duration,
 }
 
 impl Shard {
@@ -85,8 +87,8 @@ impl Shard {
             holds_place: true,
         };
         let (key, url) = (push.key.clone(), push.url.clone());
-        let rtp_transport = push.options.rtp_transport;
-        let dial = PushDial { attempt, key, url, rtp_transport };
+        let (rtp_transport, timeout) = (push.options.rtp_transport, push.options.timeout);
+        let dial = PushDial { attempt, key, url, rtp_transport, timeout };
         self.actions.push_back(Action::DialPush(dial));
     }
 
