@@ -344,25 +344,6 @@ impl Shard {
         Some((handle, pull, side))
     }
 
-    pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
-        let places = self.places(origin);
-        let mut next = self.budget.give_back(origin, places);
-        while let Some(handle) = next {
-            let pull = self.tables.get(handle).and_then(|stream| stream.pull());
-            let waits = |side: &Side| {
-                let way = pull.and_then(|pull| pull.try_of(*side));
-                way.is_some_and(|way| way.is_queued() && way.origin() == origin)
-            };
-            if let Some(side) = Side::ALL.into_iter().find(waits)
-                && !self.shutting_down
-            {
-                self.dial(now, handle, side);
-                return;
-            }
-            next = self.budget.give_back(origin, places);
-        }
-    }
-
     pub(super) fn retry(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
         stream.pull_mut().expect("only pulls try again").sources.begin_round();
