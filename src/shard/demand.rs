@@ -93,17 +93,32 @@ impl Demands {
 
 impl Shard {
     /// Looks for streams where this config says. What is known to be missing is forgotten where that
-    /// has changed.
-    pub fn set_origins(&mut self, config: &Config) {
+    /// has changed, which is returned.
+    pub fn set_origins(&mut self, config: &Config) -> bool {
         let mut hasher = DefaultHasher::new();
         (NODE_TOKEN, self.hash_seed).hash(&mut hasher);
         let origins = Origins::of(config, hasher.finish() as u32);
-        if !origins.are_those_of(&self.demands.origins) {
+        let have_changed = !origins.are_those_of(&self.demands.origins);
+        if have_changed {
             self.demands.absences.forget_all();
         }
         self.demands.origins = origins;
         let origins = &self.demands.origins;
         self.hosts.configure(|name| origins.connects_max(name).is_some());
+        have_changed
+    }
+
+    /// Asks the origins of now for what players wait for and those of before did not bring.
+    pub(super) fn search_again(&mut self, now: Instant) {
+        for handle in self.tables.handles() {
+            let told = self
+                .tables
+                .get(handle)
+                .filter(|stream| matches!(stream.demand, Demand::Told) && stream.is_free());
+            if let Some(asking) = told.and_then(|stream| stream.askings().next().cloned()) {
+                self.pull_on_demand(now, handle, &asking);
+            }
+        }
     }
 
     pub fn demand_totals(&self) -> DemandTotals {

@@ -20,30 +20,26 @@ use crate::media::{
 use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
-const HERE: ShardId = ShardId(0);
+pub(super) const HERE: ShardId = ShardId(0);
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-const ONE: &str = "rtmp://one/%s/%s";
+pub(super) const ONE: &str = "rtmp://one/%s/%s";
 const TWO: &str = "rtmp://one/%s/%s;rtmp://one/%s/%s/b";
 
 /// A shard, with the attempts and answers that it made.
-struct Scene {
-    shard: Shard,
-    now: Instant,
-    dialed: Vec<(AttemptId, String)>,
-    hung_up: Vec<AttemptId>,
-    refused: Vec<(u32, EndReason)>,
-    admitted: Vec<u32>,
+pub(super) struct Scene {
+    pub(super) shard: Shard,
+    pub(super) now: Instant,
+    pub(super) dialed: Vec<(AttemptId, String)>,
+    pub(super) hung_up: Vec<AttemptId>,
+    pub(super) refused: Vec<(u32, EndReason)>,
+    pub(super) admitted: Vec<u32>,
     ended: u32,
     serial: u32,
 }
 
 impl Scene {
-    fn new(origin_url: &str, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        config.demand.origin_url = origin_url.to_owned();
-        config.pull.retry_jitter_percent = 0;
-        change(&mut config);
-        config.validate().unwrap();
+    pub(super) fn new(origin_url: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let config = config(origin_url, change);
         let mut shard = Shard::new(HERE, 1, 7, Policy::of(&config, 1));
         shard.set_origins(&config);
         shard.keep_events();
@@ -59,12 +55,18 @@ impl Scene {
         }
     }
 
+    /// The node goes by another config from now on.
+    pub(super) fn reload(&mut self, origin_url: &str, change: impl FnOnce(&mut Config)) {
+        self.shard.configure(self.now, &config(origin_url, change));
+        self.turn();
+    }
+
     /// A player comes; its number.
-    fn play(&mut self, stream: &str, params: &str) -> u32 {
+    pub(super) fn play(&mut self, stream: &str, params: &str) -> u32 {
         self.play_from(NOWHERE, stream, params)
     }
 
-    fn play_from(&mut self, peer: SocketAddr, stream: &str, params: &str) -> u32 {
+    pub(super) fn play_from(&mut self, peer: SocketAddr, stream: &str, params: &str) -> u32 {
         self.serial += 1;
         let request = PlayRequest {
             connection: ConnectionId { serial: self.serial, shard: HERE },
@@ -79,17 +81,17 @@ impl Scene {
         self.serial
     }
 
-    fn leave(&mut self, serial: u32) {
+    pub(super) fn leave(&mut self, serial: u32) {
         self.shard.leave(ConnectionId { serial, shard: HERE });
         self.turn();
     }
 
-    fn ask(&mut self, ask: Ask) {
+    pub(super) fn ask(&mut self, ask: Ask) {
         self.shard.handle_ask(self.now, Ticket { shard: HERE, serial: 1 }, ask);
         self.turn();
     }
 
-    fn publish(&mut self, stream: &str) -> bool {
+    pub(super) fn publish(&mut self, stream: &str) -> bool {
         let connection = ConnectionId { serial: 999, shard: HERE };
         let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
         let view = PublisherView { connection, form: Form::Flv, local, peer, params };
@@ -99,7 +101,7 @@ impl Scene {
     }
 
     /// The attempt that was dialed last fails; its socket is closed.
-    fn fail(&mut self, class: ErrorClass) {
+    pub(super) fn fail(&mut self, class: ErrorClass) {
         let attempt = self.fail_unclosed(class);
         self.shard.attempt_closed(attempt, 1);
         self.turn();
@@ -113,7 +115,7 @@ impl Scene {
     }
 
     /// A frame of audio comes from the attempt that was dialed last.
-    fn media(&mut self) {
+    pub(super) fn media(&mut self) {
         let attempt = self.dialed.last().expect("it was dialed").0;
         let begin = MediaPart::Begin { lane: 0, kind: TagKind::Audio, timestamp_ms: 0, len: 3 };
         let data = MediaPart::Data { lane: 0, bytes: (&[0xaf, 1, 2][..]).into() };
@@ -123,14 +125,14 @@ impl Scene {
         self.turn();
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.shard.handle_timeout(self.now);
         self.turn();
     }
 
     /// What a turn of the driver does, until nothing follows.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for _ in 0..4 {
             self.act();
             self.shard.tick(self.now, &mut NoPlayers);
@@ -168,11 +170,11 @@ impl Scene {
     }
 
     /// The hosts that were dialed.
-    fn hosts(&self) -> Vec<&str> {
+    pub(super) fn hosts(&self) -> Vec<&str> {
         self.dialed.iter().filter_map(|(_, url)| url.split('/').nth(2)).collect()
     }
 
-    fn askers(&mut self) -> Vec<&'static str> {
+    pub(super) fn askers(&mut self) -> Vec<&'static str> {
         let events = self.shard.take_events().into_iter();
         let askers = events.filter_map(|event| match event.what {
             What::Pending { by, .. } => Some(by.as_str()),
@@ -182,7 +184,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn assert_nothing_is_left(&mut self) {
+    pub(super) fn assert_nothing_is_left(&mut self) {
         self.pass(Duration::from_secs(60));
         let ledger = self.shard.ledger();
         assert!(ledger.is_zero(), "{ledger}");
@@ -190,11 +192,20 @@ impl Scene {
     }
 }
 
-fn key(stream: &str) -> StreamKey {
+fn config(origin_url: &str, change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config::default();
+    config.demand.origin_url = origin_url.to_owned();
+    config.pull.retry_jitter_percent = 0;
+    change(&mut config);
+    config.validate().unwrap();
+    config
+}
+
+pub(super) fn key(stream: &str) -> StreamKey {
     StreamKey::in_default_vhost("live", stream).unwrap()
 }
 
-fn options() -> PullOptions {
+pub(super) fn options() -> PullOptions {
     PullOptions {
         retries_max: None,
         force: false,
@@ -473,7 +484,7 @@ fn a_lost_pull_is_tried_again_while_it_is_pushed() {
 }
 
 /// Entries of `[[origin]]`: what each of them has besides its place in the order.
-fn with_origins<const N: usize>(entries: [&str; N]) -> impl FnOnce(&mut Config) {
+pub(super) fn with_origins<const N: usize>(entries: [&str; N]) -> impl FnOnce(&mut Config) {
     let entry = |(at, more): (usize, &str)| {
         let url = format!("url = \"rtmp://o{at}/{{app}}/{{stream}}\"\npriority = {at}\n");
         toml::from_str(&format!("{url}send_hops = false\n{more}")).unwrap()

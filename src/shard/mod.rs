@@ -61,6 +61,8 @@ mod pushes;
 mod replica;
 mod rtp;
 mod search;
+#[cfg(test)]
+mod search_tests;
 mod sources;
 mod tables;
 mod take_over;
@@ -259,9 +261,11 @@ impl Shard {
     }
 
     /// Goes by this configuration from now on.
-    pub fn configure(&mut self, config: &Config) {
+    pub fn configure(&mut self, now: Instant, config: &Config) {
         self.set_policy(Policy::of(config, self.shards));
-        self.set_origins(config);
+        if self.set_origins(config) {
+            self.search_again(now);
+        }
     }
 
     /// The wall clock, for what is shown to people.

@@ -169,6 +169,7 @@ impl Shard {
             stream.subscribers.get_mut(&(from, local.form)).filter(|known| known.local == local);
         if let Some(known) = known {
             (known.players, known.waiters) = (players, waiters);
+            known.asking.clone_from(&asking);
             self.demand_for(now, handle, asking);
             self.look_who_plays(now, handle);
             return;
@@ -177,6 +178,7 @@ impl Shard {
             local,
             players,
             waiters,
+            asking: asking.clone(),
             attached: false,
             lacks_flush: false,
             suspended: false,
