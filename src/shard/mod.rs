@@ -266,6 +266,7 @@ impl Shard {
         if self.set_origins(config) {
             self.search_again(now);
         }
+        self.hand_out_all_places(now);
     }
 
     /// The wall clock, for what is shown to people.

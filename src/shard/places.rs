@@ -50,9 +50,23 @@ impl Shard {
     }
 
     pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
+        self.budget.give_back(origin);
+        self.hand_out_places(now, origin);
+    }
+
+    /// Gives the places that other budgets than before leave free to who waits for them.
+    pub(super) fn hand_out_all_places(&mut self, now: Instant) {
+        for origin in self.budget.awaited() {
+            self.hand_out_places(now, &origin);
+        }
+        for destination in self.pushes.budget.awaited() {
+            self.hand_out_push_places(now, &destination);
+        }
+    }
+
+    fn hand_out_places(&mut self, now: Instant, origin: &str) {
         let places = self.places(origin);
-        let mut next = self.budget.give_back(origin, places);
-        while let Some(handle) = next {
+        while let Some(handle) = self.budget.next(origin, places) {
             let pull = self.tables.get(handle).and_then(|stream| stream.pull());
             let waits = |side: &Side| {
                 let way = pull.and_then(|pull| pull.try_of(*side));
@@ -62,9 +76,9 @@ impl Shard {
                 && !self.shutting_down
             {
                 self.dial(now, handle, side);
-                return;
+            } else {
+                self.budget.give_back(origin);
             }
-            next = self.budget.give_back(origin, places);
         }
     }
 }

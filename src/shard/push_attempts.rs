@@ -324,9 +324,13 @@ impl Shard {
     }
 
     pub(super) fn give_push_place_back(&mut self, now: Instant, destination: &str) {
+        self.pushes.budget.give_back(destination);
+        self.hand_out_push_places(now, destination);
+    }
+
+    pub(super) fn hand_out_push_places(&mut self, now: Instant, destination: &str) {
         let places = self.policy.connects_per_origin_max;
-        let mut next = self.pushes.budget.give_back(destination, places);
-        while let Some(id) = next {
+        while let Some(id) = self.pushes.budget.next(destination, places) {
             let queued = self.pushes.get(id).and_then(|push| match push.progress {
                 Progress::Queued { timer } => Some((timer, push.key.clone())),
                 _ => None,
@@ -336,12 +340,12 @@ impl Shard {
             {
                 if self.is_registered(&key) {
                     self.dial_push(now, id);
-                    return;
+                    continue;
                 }
                 self.timers.cancel(Some(timer));
                 self.push_lacks_source(now, id);
             }
-            next = self.pushes.budget.give_back(destination, places);
+            self.pushes.budget.give_back(destination);
         }
     }
 }

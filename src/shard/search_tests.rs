@@ -1,6 +1,7 @@
 //! Searches of one shard on a virtual clock: what changes while players wait.
 
 use super::demand_tests::{ONE, Scene, with_origins};
+use crate::config::Config;
 use crate::media::state::{EndReason, ErrorClass};
 
 #[test]
@@ -39,5 +40,25 @@ fn a_search_goes_on_at_the_origins_that_it_began_with() {
     assert_eq!(scene.hosts(), ["o0", "o1"]);
     scene.fail(ErrorClass::NotFound);
     assert_eq!(scene.refused, [(1, EndReason::NotFound)]);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn places_of_a_larger_budget_are_handed_out_at_once() {
+    let budget = |count| move |config: &mut Config| config.pull.connects_per_origin_max = count;
+    let mut scene = Scene::new(ONE, budget(1));
+    for stream in ["a", "b", "c", "d"] {
+        scene.play(stream, "");
+    }
+    assert_eq!(scene.dialed.len(), 1);
+    scene.reload(ONE, budget(3));
+    assert_eq!(scene.dialed.len(), 3);
+    scene.reload(ONE, budget(1));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(
+        (scene.dialed.len(), scene.refused.len()),
+        (3, 1),
+        "fewer hold until enough are free"
+    );
     scene.assert_nothing_is_left();
 }
