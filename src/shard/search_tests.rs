@@ -1,7 +1,11 @@
 //! Searches of one shard on a virtual clock: what changes while players wait.
 
-use super::demand_tests::{ONE, Scene, with_origins};
+use std::sync::Arc;
+
+use super::demand_tests::{ONE, Scene, key, options, with_origins};
+use crate::bus::message::{Ask, PullOptions};
 use crate::config::Config;
+use crate::media::SourceUrl;
 use crate::media::state::{EndReason, ErrorClass};
 
 #[test]
@@ -61,4 +65,30 @@ fn places_of_a_larger_budget_are_handed_out_at_once() {
         "fewer hold until enough are free"
     );
     scene.assert_nothing_is_left();
+}
+
+#[test]
+fn an_add_takes_the_place_of_the_search_for_its_stream() {
+    let mut scene = Scene::new(ONE, |config| config.limits.pending_pulls_max = 1);
+    scene.play("a", "");
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/x", false).unwrap())];
+    let add = |stream| Ask::AddPull { key: key(stream), urls: urls.clone(), options: options() };
+    scene.ask(add("b"));
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one"], 0), "that is all for others");
+    scene.ask(add("a"));
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one", "added"], 1));
+    assert_eq!(scene.shard.pending_pulls.count(), 1);
+}
+
+#[test]
+fn a_search_whose_place_nobody_may_take_keeps_it() {
+    let mut scene = Scene::new(ONE, |config| config.limits.pending_pulls_per_address_max = 1);
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/x", false).unwrap())];
+    let options = PullOptions { asked_by: Some([10, 0, 0, 9].into()), ..options() };
+    let add = |stream| Ask::AddPull { key: key(stream), urls: urls.clone(), options };
+    scene.play("a", "");
+    scene.ask(add("b"));
+    scene.ask(add("a"));
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one", "added"], 0));
+    assert_eq!(scene.shard.pending_pulls.count(), 2);
 }
