@@ -58,9 +58,10 @@ pub(super) enum Demand {
     Unasked,
     /// It was told that players wait; nobody else is asked.
     Told,
-    /// The hook is asked, until then.
+    /// The hook is asked, until the timer; players wait since then.
     Hook {
         timer: TimerId,
+        since: Instant,
         asking: Arc<Asking>,
     },
     Pulled(Box<Search>),
@@ -116,7 +117,7 @@ impl Shard {
                 .get(handle)
                 .filter(|stream| matches!(stream.demand, Demand::Told) && stream.is_free());
             if let Some(asking) = told.and_then(|stream| stream.askings().next().cloned()) {
-                self.pull_on_demand(now, handle, &asking);
+                self.pull_on_demand(now, handle, (&asking, now));
             }
         }
     }
@@ -175,11 +176,12 @@ impl Shard {
             return;
         }
         let Some(wait) = self.demands.origins.hook_wait() else {
-            self.pull_on_demand(now, handle, &asking);
+            self.pull_on_demand(now, handle, (&asking, now));
             return;
         };
         let timer = self.timers.set(now + wait, Timer::Demand(handle));
-        self.tables.get_mut(handle).expect("just seen").demand = Demand::Hook { timer, asking };
+        let stream = self.tables.get_mut(handle).expect("just seen");
+        stream.demand = Demand::Hook { timer, since: now, asking };
     }
 
     /// The hook has been told that a stream is missing, and leaves the search to us.
@@ -193,11 +195,11 @@ impl Shard {
     pub(super) fn hook_is_over(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         if matches!(stream.demand, Demand::Hook { .. })
-            && let Demand::Hook { timer, asking } =
+            && let Demand::Hook { timer, since, asking } =
                 std::mem::replace(&mut stream.demand, Demand::Told)
         {
             self.timers.cancel(Some(timer));
-            self.pull_on_demand(now, handle, &asking);
+            self.pull_on_demand(now, handle, (&asking, since));
         }
     }
 

@@ -75,6 +75,7 @@ impl Shard {
             if let Some(side) = Side::ALL.into_iter().find(waits)
                 && !self.shutting_down
             {
+                self.take_time_of_origin(now, handle);
                 self.dial(now, handle, side);
             } else {
                 self.budget.give_back(origin);

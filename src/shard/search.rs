@@ -61,7 +61,13 @@ impl Search {
 }
 
 impl Shard {
-    pub(super) fn pull_on_demand(&mut self, now: Instant, handle: StreamHandle, asking: &Asking) {
+    /// Begins a search for who asks like this and waits since then.
+    pub(super) fn pull_on_demand(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        (asking, since): (&Asking, Instant),
+    ) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let (origins, hosts) = (self.demands.origins(), &self.hosts);
         let is_avoided = |name: &str| hosts.avoided(now, name, origins.avoid()).is_some();
@@ -89,7 +95,7 @@ impl Shard {
         let pull = Pull { on_demand: true, place: Some(place), ..Pull::new(urls, options) };
         stream.source = Source::Pull(Box::new(pull));
         // Those who wait hear what came of it before their own time is over.
-        let deadline = now + self.policy.stream_wait * 15 / 16;
+        let deadline = since + self.policy.stream_wait * 15 / 16;
         let search = Search { candidates, rounds: 0, deadline, fault: None, is_over: false };
         stream.demand = Demand::Pulled(Box::new(search));
         self.demands.totals.pulls += 1;

@@ -1,6 +1,7 @@
 //! Searches of one shard on a virtual clock: what changes while players wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::demand_tests::{ONE, Scene, key, options, with_origins};
 use crate::bus::message::{Ask, PullOptions};
@@ -91,4 +92,37 @@ fn a_search_whose_place_nobody_may_take_keeps_it() {
     scene.ask(add("a"));
     assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one", "added"], 0));
     assert_eq!(scene.shard.pending_pulls.count(), 2);
+}
+
+/// Who waits hears what came of it before their own 15 s are over, not that they have waited too long.
+const TOLD_AFTER: Duration = Duration::from_millis(15_000 * 15 / 16);
+
+#[test]
+fn the_time_of_a_search_counts_from_who_waited_first() {
+    let mut scene = Scene::new("", |config| {
+        with_origins(["timeout_ms = 60000"])(config);
+        config.hook.enable = true;
+        config.hook.on_stream_not_found = "http://h/x".to_owned();
+    });
+    scene.play("a", "");
+    scene.pass(Duration::from_secs(5));
+    assert_eq!(scene.hosts(), ["o0"], "the hook has had its time");
+    scene.pass(TOLD_AFTER - Duration::from_secs(5));
+    assert_eq!(scene.refused, [(1, EndReason::OriginFailed)]);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_try_that_was_queued_has_what_is_left_of_the_time() {
+    let entry = "timeout_ms = 60000\nconnects_max = 1";
+    let mut scene = Scene::new("", with_origins([entry]));
+    scene.play("a", "");
+    scene.play("b", "");
+    scene.pass(Duration::from_secs(13));
+    assert_eq!(scene.dialed.len(), 1);
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (2, 1));
+    scene.pass(TOLD_AFTER - Duration::from_secs(13));
+    assert_eq!(scene.refused[1..], [(2, EndReason::OriginFailed)]);
+    scene.assert_nothing_is_left();
 }
