@@ -21,6 +21,7 @@ use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
 pub(super) const HERE: ShardId = ShardId(0);
+const PUBLISHER: ConnectionId = ConnectionId { serial: 999, shard: HERE };
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 pub(super) const ONE: &str = "rtmp://one/%s/%s";
 const TWO: &str = "rtmp://one/%s/%s;rtmp://one/%s/%s/b";
@@ -92,12 +93,19 @@ impl Scene {
     }
 
     pub(super) fn publish(&mut self, stream: &str) -> bool {
-        let connection = ConnectionId { serial: 999, shard: HERE };
+        let connection = PUBLISHER;
         let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
         let view = PublisherView { connection, form: Form::Flv, local, peer, params };
         let published = self.shard.publish(self.now, &key(stream), view).is_ok();
         self.turn();
         published
+    }
+
+    /// The publisher goes.
+    pub(super) fn unpublish(&mut self) {
+        self.shard.unpublish(self.now, PUBLISHER, true);
+        self.shard.released(PUBLISHER);
+        self.turn();
     }
 
     /// The attempt that was dialed last fails; its socket is closed.

@@ -126,3 +126,28 @@ fn a_try_that_was_queued_has_what_is_left_of_the_time() {
     assert_eq!(scene.refused[1..], [(2, EndReason::OriginFailed)]);
     scene.assert_nothing_is_left();
 }
+
+#[test]
+fn who_waits_is_searched_for_when_a_publisher_leaves_without_media() {
+    for is_first in [true, false] {
+        let mut scene = Scene::new(ONE, |_| {});
+        if is_first {
+            assert!(scene.publish("a"));
+            scene.play("a", "");
+        } else {
+            scene.play("a", "");
+            assert!(scene.publish("a"));
+        }
+        let before = scene.dialed.len();
+        scene.askers();
+        scene.unpublish();
+        assert_eq!((scene.dialed.len(), scene.askers()), (before + 1, vec!["players", "demand"]));
+        scene.media();
+        assert_eq!((scene.admitted.len(), scene.refused.len()), (1, 0));
+    }
+    let mut scene = Scene::new(ONE, |_| {});
+    assert!(scene.publish("a"));
+    scene.play("a", "edge=1");
+    scene.unpublish();
+    assert_eq!(scene.dialed.len(), 0, "not for who may not be pulled for");
+}
