@@ -89,7 +89,7 @@ impl Shard {
             // One that is missing would cost two connects for one.
             hedge: Duration::ZERO,
             rtp_transport: LowerTransport::Tcp,
-            idle_close: IdleClose { after: None, always: Some(true) },
+            idle_close: IdleClose::default(),
             asked_by: asking.asked_by,
         };
         let pull = Pull { on_demand: true, place: Some(place), ..Pull::new(urls, options) };

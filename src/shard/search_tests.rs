@@ -151,3 +151,28 @@ fn who_waits_is_searched_for_when_a_publisher_leaves_without_media() {
     scene.unpublish();
     assert_eq!(scene.dialed.len(), 0, "not for who may not be pulled for");
 }
+
+#[test]
+fn the_hook_decides_of_an_idle_pull_on_demand() {
+    let with_hook = |config: &mut Config| {
+        config.pull.media_timeout_ms = 60_000;
+        config.hook.enable = true;
+        config.hook.on_stream_none_reader = "http://h/x".to_owned();
+    };
+    let auto_close = |config: &mut Config| {
+        with_hook(config);
+        config.stream.auto_close = true;
+    };
+    let mut scenes = [Scene::new(ONE, with_hook), Scene::new(ONE, auto_close)];
+    for scene in &mut scenes {
+        let player = scene.play("a", "");
+        scene.media();
+        scene.leave(player);
+        scene.pass(Duration::from_secs(20));
+    }
+    let [asked, auto] = &mut scenes;
+    assert_eq!((asked.hung_up.len(), auto.hung_up.len()), (0, 1));
+    asked.ask(Ask::CloseIdle { key: key("a"), generation: None });
+    assert_eq!(asked.hung_up.len(), 1, "it says so");
+    asked.assert_nothing_is_left();
+}
