@@ -27,7 +27,7 @@ use crate::bus::event::{Asker, End, What};
 use crate::bus::message::{LocalId, Message};
 use crate::bus::view::AbsenceView;
 use crate::config::Config;
-use crate::media::state::{EndReason, ErrorClass};
+use crate::media::state::{EndReason, ErrorClass, Generation};
 use crate::media::{ShardId, StreamKey};
 use crate::origin::{Asking, Origins};
 
@@ -184,9 +184,17 @@ impl Shard {
         stream.demand = Demand::Hook { timer, since: now, asking };
     }
 
-    /// The hook has been told that a stream is missing, and leaves the search to us.
-    pub(super) fn hook_has_answered(&mut self, now: Instant, key: &StreamKey) {
-        if let Some(handle) = self.tables.find(key) {
+    /// The hook has been told that a stream is missing, and leaves the search to us. What it said of an
+    /// earlier life says nothing of this one, of which it is told as well.
+    pub(super) fn hook_has_answered(
+        &mut self,
+        now: Instant,
+        key: &StreamKey,
+        generation: Option<Generation>,
+    ) {
+        let found = self.tables.find(key);
+        let found = found.filter(|handle| generation.is_none_or(|of| of == handle.generation));
+        if let Some(handle) = found {
             self.hook_is_over(now, handle);
         }
     }

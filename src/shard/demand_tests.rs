@@ -349,17 +349,17 @@ fn a_hook_is_asked_first_and_origins_after_its_answer_or_its_time() {
     scene.play("a", "");
     scene.play("b", "");
     assert_eq!((scene.dialed.len(), scene.askers()), (0, vec!["players"; 2]));
-    scene.ask(Ask::Demand { key: key("a") });
-    scene.ask(Ask::Demand { key: key("a") });
+    scene.ask(Ask::Demand { key: key("a"), generation: None });
+    scene.ask(Ask::Demand { key: key("a"), generation: None });
     assert_eq!(scene.dialed.len(), 1);
     scene.pass(Duration::from_secs(5));
     assert_eq!(scene.dialed.len(), 2, "it has had its time");
-    scene.ask(Ask::Demand { key: key("nobody asks for it") });
+    scene.ask(Ask::Demand { key: key("nobody asks for it"), generation: None });
     // What the hook adds while it is asked is not pulled a second time.
     scene.play("c", "");
     let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/c", false).unwrap())];
     scene.ask(Ask::AddPull { key: key("c"), urls, options: options() });
-    scene.ask(Ask::Demand { key: key("c") });
+    scene.ask(Ask::Demand { key: key("c"), generation: None });
     scene.pass(Duration::from_secs(6));
     let added = scene.dialed.iter().filter(|(_, url)| url.contains("/c")).count();
     assert_eq!(added, 1, "{:?}", scene.dialed);

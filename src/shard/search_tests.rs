@@ -94,6 +94,26 @@ fn a_search_whose_place_nobody_may_take_keeps_it() {
     assert_eq!(scene.shard.pending_pulls.count(), 2);
 }
 
+#[test]
+fn what_a_hook_says_of_an_earlier_life_begins_no_search() {
+    let mut scene = Scene::new(ONE, with_not_found_hook);
+    let gone = scene.play("a", "");
+    let of_first = scene.shard.generation_of(&key("a"));
+    scene.leave(gone);
+    scene.play("a", "");
+    let of_second = scene.shard.generation_of(&key("a"));
+    assert!(of_first.is_some() && of_second.is_some() && of_first != of_second);
+    scene.ask(Ask::Demand { key: key("a"), generation: of_first });
+    assert_eq!(scene.dialed.len(), 0);
+    scene.ask(Ask::Demand { key: key("a"), generation: of_second });
+    assert_eq!(scene.dialed.len(), 1);
+}
+
+fn with_not_found_hook(config: &mut Config) {
+    config.hook.enable = true;
+    config.hook.on_stream_not_found = "http://h/x".to_owned();
+}
+
 /// Who waits hears what came of it before their own 15 s are over, not that they have waited too long.
 const TOLD_AFTER: Duration = Duration::from_millis(15_000 * 15 / 16);
 
@@ -101,8 +121,7 @@ const TOLD_AFTER: Duration = Duration::from_millis(15_000 * 15 / 16);
 fn the_time_of_a_search_counts_from_who_waited_first() {
     let mut scene = Scene::new("", |config| {
         with_origins(["timeout_ms = 60000"])(config);
-        config.hook.enable = true;
-        config.hook.on_stream_not_found = "http://h/x".to_owned();
+        with_not_found_hook(config);
     });
     scene.play("a", "");
     scene.pass(Duration::from_secs(5));

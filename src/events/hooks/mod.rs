@@ -359,7 +359,9 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
     let closes = matches!(said, Said::Yes { close: true });
     let ask = match item.hook {
         // It may have added a pull, or have nothing to do with it: then origins are asked.
-        Hook::StreamNotFound if !closes => Ask::Demand { key: key.clone() },
+        Hook::StreamNotFound if !closes => {
+            Ask::Demand { key: key.clone(), generation: item.generation }
+        }
         _ if !closes => return,
         // A player that came meanwhile saves it.
         Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
