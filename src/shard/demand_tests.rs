@@ -68,11 +68,26 @@ impl Scene {
     }
 
     pub(super) fn play_from(&mut self, peer: SocketAddr, stream: &str, params: &str) -> u32 {
+        self.play_over(Packaging::Flv, peer, stream, params)
+    }
+
+    /// A player over RTSP comes.
+    pub(super) fn play_rtsp_from(&mut self, peer: SocketAddr, stream: &str) -> u32 {
+        self.play_over(Packaging::Rtsp, peer, stream, "")
+    }
+
+    fn play_over(
+        &mut self,
+        packaging: Packaging,
+        peer: SocketAddr,
+        stream: &str,
+        params: &str,
+    ) -> u32 {
         self.serial += 1;
         let request = PlayRequest {
             connection: ConnectionId { serial: self.serial, shard: HERE },
             key: key(stream),
-            packaging: Packaging::Flv,
+            packaging,
             local: NOWHERE,
             peer,
             params: params.to_owned(),

@@ -1,6 +1,7 @@
 //! The search for a stream that players ask for: a pull from the origins of the config, one after the
 //! other, as long as who waits may wait.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
@@ -11,7 +12,7 @@ use super::tables::{Source, StreamHandle};
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{IdleClose, PullOptions};
 use crate::media::state::{EndReason, ErrorClass, Fault};
-use crate::origin::{Asking, Candidate};
+use crate::origin::{Asking, Candidate, Origins};
 use crate::proto::rtsp::LowerTransport;
 
 /// Origins of one key: the sources of its pull, in the same order.
@@ -61,38 +62,39 @@ impl Search {
 }
 
 impl Shard {
-    /// Begins a search for who asks like this and waits since then.
+    /// Begins a search for who asks like this and waits since then; or for another one who waits, where they
+    /// have left or their address has as many as it may.
     pub(super) fn pull_on_demand(
         &mut self,
         now: Instant,
         handle: StreamHandle,
-        (asking, since): (&Asking, Instant),
+        (first, since): (&Arc<Asking>, Instant),
     ) {
         let stream = self.tables.get_mut(handle).expect("callers look");
+        let mut askings: Vec<&Arc<Asking>> = stream.askings().collect();
+        askings.sort_by_key(|asking| !Arc::ptr_eq(asking, first));
+        let enter = |asking: &&Arc<Asking>| {
+            let place = self.pending_pulls.enter(asking.asked_by, &self.policy.pending_pulls);
+            Some(((*asking).clone(), place.ok()?))
+        };
+        let entered = askings.iter().find_map(enter);
+        let asked = entered.as_ref().map(|(asking, _)| asking);
+        let Some(asking) = asked.or_else(|| askings.first().copied()).cloned() else {
+            // Nobody is left who is pulled for. Who comes is, anew.
+            stream.demand = Demand::Unasked;
+            return;
+        };
         let (origins, hosts) = (self.demands.origins(), &self.hosts);
         let is_avoided = |name: &str| hosts.avoided(now, name, origins.avoid()).is_some();
-        let candidates = origins.candidates(&stream.key, asking, is_avoided, &mut self.rng);
+        let candidates = origins.candidates(&stream.key, &asking, is_avoided, &mut self.rng);
         let urls: Vec<_> = candidates.iter().map(|candidate| candidate.url.clone()).collect();
         let Some(url) = urls.first().cloned() else { return };
-        let place = self.pending_pulls.enter(asking.asked_by, &self.policy.pending_pulls);
-        let Ok(place) = place else {
+        let Some((_, place)) = entered else {
             self.end_stream(now, handle, EndReason::TooManyPulls, None);
             return;
         };
-        let options = PullOptions {
-            retries_max: Some(self.demands.origins().retry_count()),
-            force: true,
-            no_wait: true,
-            // Each origin has its own.
-            timeout: Duration::ZERO,
-            media_timeout: self.demands.origins().media_timeout(),
-            // One that is missing would cost two connects for one.
-            hedge: Duration::ZERO,
-            rtp_transport: LowerTransport::Tcp,
-            idle_close: IdleClose::default(),
-            asked_by: asking.asked_by,
-        };
-        let pull = Pull { on_demand: true, place: Some(place), ..Pull::new(urls, options) };
+        let pull = Pull::new(urls, search_options(origins, &asking));
+        let pull = Pull { on_demand: true, place: Some(place), ..pull };
         stream.source = Source::Pull(Box::new(pull));
         // Those who wait hear what came of it before their own time is over.
         let deadline = since + self.policy.stream_wait * 15 / 16;
@@ -164,6 +166,22 @@ impl Shard {
             self.demands.absences.insert(now, stream.key.clone(), fault, time);
         }
         if was_up { EndReason::GaveUp } else { refusal_of(fault.class) }
+    }
+}
+
+fn search_options(origins: &Origins, asking: &Asking) -> PullOptions {
+    PullOptions {
+        retries_max: Some(origins.retry_count()),
+        force: true,
+        no_wait: true,
+        // Each origin has its own.
+        timeout: Duration::ZERO,
+        media_timeout: origins.media_timeout(),
+        // One that is missing would cost two connects for one.
+        hedge: Duration::ZERO,
+        rtp_transport: LowerTransport::Tcp,
+        idle_close: IdleClose::default(),
+        asked_by: asking.asked_by,
     }
 }
 

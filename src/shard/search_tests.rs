@@ -1,5 +1,6 @@
 //! Searches of one shard on a virtual clock: what changes while players wait.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,4 +195,33 @@ fn the_hook_decides_of_an_idle_pull_on_demand() {
     asked.ask(Ask::CloseIdle { key: key("a"), generation: None });
     assert_eq!(asked.hung_up.len(), 1, "it says so");
     asked.assert_nothing_is_left();
+}
+
+/// One presence is asked for its first waiter's address, the other one for another's.
+#[test]
+fn who_has_left_or_has_too_many_is_not_charged_where_another_one_waits() {
+    let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 1));
+    let limits = |config: &mut Config| {
+        with_not_found_hook(config);
+        config.limits.pending_pulls_per_address_max = 1;
+    };
+    let answer = |scene: &mut Scene, stream| {
+        scene.ask(Ask::Demand { key: key(stream), generation: None });
+    };
+    let mut scene = Scene::new(ONE, limits);
+    let gone = scene.play_from(address(1), "a", "");
+    scene.play_from(address(2), "a", "");
+    scene.leave(gone);
+    answer(&mut scene, "a");
+    scene.play_from(address(1), "b", "");
+    answer(&mut scene, "b");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (2, 0), "the first has none but this");
+    // Over RTSP it is another presence.
+    scene.play_from(address(1), "c", "");
+    scene.play_rtsp_from(address(3), "c");
+    answer(&mut scene, "c");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (3, 0));
+    scene.play_from(address(3), "d", "");
+    answer(&mut scene, "d");
+    assert_eq!(scene.refused, [(6, EndReason::TooManyPulls)]);
 }

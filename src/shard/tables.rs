@@ -317,7 +317,7 @@ impl Stream {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
     }
 
-    /// What those who wait ask with; of each shard and form one.
+    /// What those who wait ask with, one of each shard and form.
     pub(super) fn askings(&self) -> impl Iterator<Item = &Arc<Asking>> {
         self.subscribers.values().filter_map(|subscriber| subscriber.asking.as_ref())
     }
