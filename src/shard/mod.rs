@@ -160,7 +160,7 @@ pub struct Shard {
     pushes: Pushes,
     timers: Timers,
     locals: Locals,
-    members: HashMap<ConnectionId, Member>,
+    members: HashMap<ConnectionId, Box<Member>>,
     /// Presences that were told to end and have not said `Released`.
     ended_locals: HashSet<LocalId>,
     closings: HashMap<Generation, Closing>,
