@@ -318,3 +318,29 @@ fn the_hook_is_asked_before_origins_and_may_bring_the_stream() {
     player.stop();
     edge.stop();
 }
+
+#[test]
+fn an_origin_that_asks_for_a_password_gets_that_of_its_entry() {
+    let password = "p@ss:word";
+    let origin = Relay::start_with(1, &kit::config::rtsp_user("admin", password, false));
+    let _publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url("a"));
+    origin.wait_online("a");
+    let entry = |name: &str, login: &str| {
+        let url = format!("rtsp://{}/{{app}}/a", origin.rtsp);
+        format!("[[origin]]\nurl = \"{url}\"\nmatch = \"live/{name}\"\n{login}\n")
+    };
+    let login = |password: &str| format!("user = \"admin\"\npassword = \"{password}\"");
+    let entries =
+        [entry("right", &login(password)), entry("wrong", &login("no")), entry("none", "")];
+    let edge = Relay::start_with(2, &entries.concat());
+    for stream in ["wrong", "none"] {
+        assert_eq!(ask(&edge, &format!("/live/{stream}.live.flv")), 502, "{stream}");
+    }
+    let player = Player::http_flv(edge.http, "/live/right.live.flv");
+    player.wait_frames(Kind::Video, 20);
+    let proxy = edge.proxy("right").expect("it is shown as a pull").to_string();
+    assert!(!proxy.contains(password) && !edge.log().contains(password), "{proxy}");
+    player.stop();
+    edge.stop();
+    origin.stop();
+}

@@ -235,8 +235,8 @@ fn sequence_of(call: &Call) -> u64 {
     call.body["sequence"].as_u64().expect("a sequence")
 }
 
-/// A thousand lives of streams, one call in twenty of which fails or is not answered, and a server that is
-/// down for a quarter of them.
+/// A thousand lives of streams, six calls in a hundred of which fail or are not answered, and a server that
+/// is down for a quarter of them.
 #[test]
 fn a_server_that_fails_stalls_and_restarts_is_told_everything_in_order() {
     const STREAMS: usize = 50;
@@ -246,7 +246,10 @@ fn a_server_that_fails_stalls_and_restarts_is_told_everything_in_order() {
     let origin = Origin::start(Mode::Refused);
     let count = AtomicUsize::new(0);
     server.behave(move |_| match count.fetch_add(1, Ordering::Relaxed) % 100 {
-        3 | 23 => Answer::Status(500),
+        3 => Answer::Status(500),
+        // Of a proxy whose server is being changed, and of one that sends us elsewhere.
+        23 => Answer::Status(404),
+        43 => Answer::Status(302),
         46 | 66 => Answer::Close,
         88 => Answer::Stall(Duration::from_millis(700)),
         _ => Answer::Json(json!({"code": 0})),
@@ -517,4 +520,47 @@ fn start_and_end_of_the_node_are_told_and_signed() {
             mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(call.signature, Some(format!("sha256={hex}")), "{}", call.hook);
     }
+}
+
+/// Lives of streams, one call in seven of which fails.
+#[test]
+fn each_change_of_a_stream_is_told_in_order() {
+    const STREAMS: usize = 5;
+    const CYCLES: usize = 6;
+    let relay = Relay::start(2);
+    let server = HookServer::start();
+    let origin = Origin::start(Mode::Healthy);
+    let count = AtomicUsize::new(0);
+    server.behave(move |_| match count.fetch_add(1, Ordering::Relaxed) % 14 {
+        3 => Answer::Status(503),
+        10 => Answer::Close,
+        _ => Answer::Json(json!({"code": 0})),
+    });
+    let only = [("hook.stream_changed_schemas", "rtmp")];
+    set_hooks(&relay, &server, &["on_stream_changed"], &only);
+    for _ in 0..CYCLES {
+        for number in 0..STREAMS {
+            let stream = format!("s{number}");
+            let reply = relay.add(&stream, &origin.rtmp_url(&stream), &[]);
+            assert_eq!(reply["code"], 0, "{reply}");
+        }
+        for number in 0..STREAMS {
+            assert_eq!(relay.delete(&format!("s{number}"))["data"]["flag"], true);
+        }
+    }
+    let taken = |stream: &str| -> Vec<Call> {
+        let calls = server.calls_of("on_stream_changed").into_iter();
+        calls.filter(|call| call.is_taken && call.body["stream"] == stream).collect()
+    };
+    for number in 0..STREAMS {
+        let stream = format!("s{number}");
+        wait_until(LIVENESS, "each change", || taken(&stream).len() >= 2 * CYCLES);
+        let told = taken(&stream);
+        let is_up: Vec<bool> = told.iter().map(|call| call.body["regist"] == true).collect();
+        assert_eq!(is_up, [true, false].repeat(CYCLES), "{stream}");
+        assert!(told.is_sorted_by_key(sequence_of), "{stream}");
+    }
+    let calls = server.calls_of("on_stream_changed");
+    assert!(calls.iter().any(|call| !call.is_taken), "some have failed");
+    relay.stop();
 }

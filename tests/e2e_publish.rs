@@ -289,3 +289,29 @@ fn players_of_a_publisher_that_never_comes_back_are_closed() {
     drop(players);
     relay.stop();
 }
+
+/// Also where its connection has moved to another shard, that of the key which it published.
+#[test]
+fn who_has_published_can_play_over_the_same_connection() {
+    for shards in [1, 2] {
+        let relay = Relay::start(shards);
+        let _publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("b"));
+        relay.wait_online("b");
+        let held = |kind: &str| relay.ledger()[kind];
+        let tags = flv::read(&kit::media("av.flv")).into_iter();
+        let tags = tags.filter(|tag| tag.kind != Kind::Script && tag.timestamp_ms < 1000);
+        let tags: Vec<Tag> = tags.collect();
+        for number in 0..4 {
+            let stream = format!("a{number}");
+            let mut peer = Interleaver::start(relay.rtmp, &stream, tags.clone());
+            peer.wait_sent();
+            wait_until(LIVENESS, "its stream", || relay.is_online(&stream));
+            peer.play_instead("b", 30);
+            assert!(!relay.is_online(&stream), "it has ended its stream");
+            assert_eq!((held("players"), held("publishers")), (1, 1));
+            drop(peer);
+            wait_until(LIVENESS, "it is gone", || held("players") == 0);
+        }
+        relay.stop();
+    }
+}

@@ -391,3 +391,32 @@ fn retry_count_is_obeyed() {
     origin.wait_all_closed(LIVENESS);
     relay.stop();
 }
+
+/// A pull of itself, and two that pull from each other: none has it, each says so, and that is all.
+#[test]
+fn pulls_in_a_circle_fail_and_leave_nothing() {
+    let soon = "[pull]\nretry_base_ms = 100\nretry_step_ms = 100\nretry_max_ms = 200\n";
+    let relays = [Relay::start_with(2, soon), Relay::start_with(2, soon)];
+    let starts = relays.each_ref().map(Relay::holdings);
+    let more = [("timeout_sec", "1"), ("retry_count", "2")];
+    let own = relays[0].rtmp_url("own");
+    let reply = relays[0].add("own", &own, &more);
+    assert_eq!(reply["code"], -1, "{reply}");
+    let more = [&more[..], &[("async", "1")]].concat();
+    for (relay, other) in [(&relays[0], &relays[1]), (&relays[1], &relays[0])] {
+        for url in [other.rtmp_url("a"), other.flv_url("b"), other.rtsp_url("c")] {
+            let stream = url.rsplit('/').next().expect("a name").trim_end_matches(".live.flv");
+            assert_added(&relay.add(stream, &url, &more), stream);
+        }
+    }
+    for (relay, start) in relays.iter().zip(&starts) {
+        for stream in ["a", "b", "c"] {
+            wait_until(LIVENESS, "it gives up", || relay.proxy(stream).is_none());
+        }
+        relay.assert_back_to(start, "after the circle");
+    }
+    // Three tries of three streams, and the one of its own.
+    let attempts = relays.each_ref().map(|relay| relay.metric("rillcast_attempts_total"));
+    assert_eq!(attempts, [10, 9]);
+    relays.into_iter().for_each(Relay::stop);
+}

@@ -139,8 +139,7 @@ async fn slowest<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<Vec<Slo
         let Answer::Players(views) = answer? else { return Err(Failure::other_answer()) };
         players.extend(views.unwrap_or_default());
     }
-    players.sort_by_key(|player| std::cmp::Reverse((player.lag_bytes, player.jumps)));
-    players.truncate(SLOWEST);
+    let players = slowest_of(players);
     let facts = players.iter().map(|player| tcp_of(call, player.connection));
     let facts = concurrently(facts).await;
     let rows = players.iter().zip(facts).map(|(player, tcp)| Slow {
@@ -151,6 +150,13 @@ async fn slowest<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<Vec<Slo
         tcp,
     });
     Ok(rows.collect())
+}
+
+/// Those that lag most, the most first; of equals, who has jumped more often.
+fn slowest_of(mut players: Vec<PlayerView>) -> Vec<PlayerView> {
+    players.sort_by_key(|player| std::cmp::Reverse((player.lag_bytes, player.jumps)));
+    players.truncate(SLOWEST);
+    players
 }
 
 /// A player stays on the shard that accepted it.
@@ -237,11 +243,12 @@ const SOURCE_GAP_MS: u64 = 1500;
 mod tests {
     use serde_json::json;
 
-    use super::{RuleRow, absent};
+    use super::{RECENT_GAP_MS, RuleRow, SLOWEST, Slow, absent, slowest_of};
     use crate::api::testing::FakeNode;
-    use crate::media::state::{ErrorClass, Fault};
-    use crate::media::{ConnectionId, ShardId, TagKind};
-    use crate::stream::Packaging;
+    use crate::bus::view::{FormView, GapView, GapsView, PlayerView, SourceView, StreamView};
+    use crate::media::state::{ErrorClass, Fault, Generation, StreamState};
+    use crate::media::{ConnectionId, Form, ShardId, StreamKey, TagKind};
+    use crate::stream::{Packaging, Tracks};
 
     const CAM: (&str, &str) = ("key", "__defaultVhost__/live/cam1");
 
@@ -272,6 +279,77 @@ mod tests {
                     its last try failed (busy): full";
         assert_eq!(absent(None, &rows, failed), text);
         assert_eq!(absent(None, &[], None), "nobody has asked for it or brings it");
+    }
+
+    /// A stream whose source is fine.
+    fn live() -> StreamView {
+        let form = |form| FormView { form, playable: true, players: 1 };
+        StreamView {
+            key: StreamKey::in_default_vhost("live", "cam1").unwrap(),
+            generation: Generation(1),
+            state: StreamState::Registered,
+            registered: true,
+            source: SourceView::None,
+            age_ms: 5000,
+            alive_ms: 5000,
+            created_unix: 0,
+            forms: Form::ALL.map(form),
+            waiters: 0,
+            media_age_ms: 20,
+            bytes_per_second: 1000,
+            bytes_total: 5000,
+            timestamp_ms: 0,
+            tracks: Tracks::default(),
+        }
+    }
+
+    #[test]
+    fn a_player_that_lags_is_the_cause_where_the_source_is_fine() {
+        const LAG_MAX: u64 = 1000;
+        let slow = |lag_bytes, jumps| Slow {
+            identifier: "7-1".to_owned(),
+            peer: "10.0.0.1:5".to_owned(),
+            lag_bytes,
+            jumps,
+            tcp: None,
+        };
+        let gap = |ago_ms| GapView { ago_ms, length_ms: 2000 };
+        let old = GapsView { count: 1, recent: vec![gap(RECENT_GAP_MS)] };
+        let cause =
+            |gaps: &GapsView, slowest: &[Slow]| super::cause(&live(), (gaps, slowest), LAG_MAX);
+        for (lag_bytes, jumps) in [(501, 0), (0, 1), (1000, 3)] {
+            let text = format!(
+                "its source is fine; player 7-1 lags {lag_bytes} bytes and has jumped {jumps} \
+                 times (egress.lag_bytes_max is 1000)"
+            );
+            assert_eq!(cause(&old, &[slow(lag_bytes, jumps), slow(0, 0)]), text);
+        }
+        let fine = "it is live, and no player lags";
+        assert_eq!(cause(&old, &[slow(500, 0)]), fine);
+        assert_eq!(cause(&old, &[]), fine);
+        let recent = GapsView { count: 2, recent: vec![gap(RECENT_GAP_MS - 1), gap(20_000)] };
+        let text = cause(&recent, &[slow(1000, 3)]);
+        assert!(text.starts_with("its source brought no media for 2000 ms"), "{text}");
+    }
+
+    #[test]
+    fn the_slowest_come_first_and_there_are_a_few() {
+        let address = "10.0.0.1:5".parse().unwrap();
+        let player = |serial, lag_bytes, jumps| PlayerView {
+            connection: ConnectionId { serial, shard: ShardId(0) },
+            packaging: Packaging::Flv,
+            local: address,
+            peer: address,
+            sent_bytes: 0,
+            lag_bytes,
+            jumps,
+        };
+        let players = [(1, 0, 9), (2, 70, 0), (3, 50, 1), (4, 50, 2), (5, 900, 0), (6, 0, 0)];
+        let players = players.map(|(serial, lag, jumps)| player(serial, lag, jumps)).to_vec();
+        let order: Vec<u32> =
+            slowest_of(players).iter().map(|player| player.connection.serial).collect();
+        assert_eq!(order, [5, 2, 4, 3, 1]);
+        assert_eq!(order.len(), SLOWEST);
     }
 
     #[test]

@@ -194,7 +194,7 @@ pub enum Ask {
     /// Of the key's owner: sends those away who wait for a key that nobody brings, in this life of it.
     SendAway { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: the hook that was told of a missing stream brings none itself.
-    Demand { key: StreamKey },
+    Demand { key: StreamKey, generation: Option<Generation> },
     /// Of each shard: the streams that are known to be missing; or of the owner of a key, that one.
     Absences { key: Option<StreamKey> },
     /// Of each shard, or of the owner of a key: forget that it is missing, or all of them.

@@ -210,3 +210,58 @@ const MESSAGES_PER_TURN_MAX: usize = 1024;
 /// What the end of the process waits for hooks; ZLMediaKit waits as long.
 const FINISH_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::bus::event::What;
+    use crate::bus::keeper::{Filter, Follow, Follower};
+    use crate::media::{ShardId, StreamKey};
+
+    struct Awake;
+
+    impl Wake for Awake {
+        fn wake(&self) {}
+    }
+
+    /// Whoever follows one stream alone may have missed something of it.
+    #[test]
+    fn a_gap_is_told_to_who_follows_between_what_came_before_and_after_it() {
+        let (port, _inbox) = keeper_channel();
+        let mut desk = Desk::new(Arc::new(Config::default()), &port);
+        let (inbox, told) = channel();
+        let now = clock::now();
+        let shard = ShardId(0);
+        let mut handle = |message| desk.handle(now, message);
+        handle(ToKeeper::Shard { shard, inbox, waker: Arc::new(Awake) });
+        let filter = Filter { stream: Some("a".to_owned()), ..Filter::default() };
+        let follow = Follow { filter, after: None };
+        handle(ToKeeper::Follow { shard, follower: Arc::new(Follower::new(1)), follow });
+        let event = |stream| {
+            let key = StreamKey::in_default_vhost("live", stream).unwrap();
+            Event { key, generation: None, what: What::Unwatched }
+        };
+        handle(ToKeeper::Events { time_ms: 1, events: vec![event("a"), event("b")], lost: 0 });
+        handle(ToKeeper::Events { time_ms: 2, events: vec![event("a")], lost: 3 });
+        handle(ToKeeper::Events { time_ms: 3, events: vec![], lost: 4 });
+        let mut text = String::new();
+        for message in told.try_iter() {
+            let FromKeeper::Feed { bytes, .. } = message else { panic!("it reads all") };
+            text += std::str::from_utf8(&bytes).unwrap();
+        }
+        let of = |field: &str| -> Vec<&str> {
+            text.lines().filter_map(|line| line.strip_prefix(field)).collect()
+        };
+        assert_eq!(of("event: "), ["unwatched", "gap", "unwatched", "gap"]);
+        let numbers = of("id: ");
+        let numbers = numbers.iter().filter_map(|id| id.split_once('-')).map(|(_, number)| number);
+        assert_eq!(numbers.collect::<Vec<_>>(), ["0", "1", "3", "4", "5"]);
+        let data = of("data: ");
+        for (at, missed) in [(1, 3), (3, 4)] {
+            let gap: serde_json::Value = serde_json::from_str(data[at]).unwrap();
+            assert_eq!((&gap["event"], &gap["missed"]), (&"gap".into(), &missed.into()), "{gap}");
+        }
+    }
+}

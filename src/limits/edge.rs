@@ -203,3 +203,15 @@ const _: () = assert!(ORIGINS_SHOWN_MAX >= 2 * ORIGINS_MAX);
 /// Of those whose time is over, how many a shard tells of in one turn, between which media goes out: each is
 /// a line of the event log and at most one close.
 pub const IDLE_TOLD_PER_TURN: usize = 64;
+
+// Addresses of one host.
+
+/// What an address may take to answer a connect when others of its host are left: the kernel asks a second
+/// time after 1 s, so that one lost packet is no reason to leave it.
+pub const CONNECT_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
+// Calls of hooks that are refused.
+
+/// Times that a call is told which its server refuses each time (404, a redirect): some 40 s with the waits
+/// between, in which a server may be replaced. What is told of the same stream waits meanwhile.
+pub const HOOK_REFUSALS_MAX: u32 = 12;

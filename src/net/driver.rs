@@ -14,7 +14,7 @@ use super::link::{Links, Phase};
 use super::marks::Marks;
 use super::pace::Pace;
 use super::probe::Prober;
-use super::pull::{Attempt, Resolved};
+use super::pull::{Attempt, Dial, Purpose, Resolved};
 use super::resolver::Resolver;
 use super::udp::{PortPool, UDP_BIT, UdpPairs};
 use super::verdicts::Wanted;
@@ -319,7 +319,7 @@ impl Driver {
         self.again = true;
     }
 
-    fn run_due(&mut self) {
+    pub(super) fn run_due(&mut self) {
         let now = self.now;
         if self.shard.poll_timeout().is_some_and(|at| at <= now) {
             self.load.timer_was_late(now - self.shard.poll_timeout().unwrap_or(now));
@@ -360,6 +360,7 @@ impl Driver {
         match link.phase {
             Phase::Closing => {}
             Phase::Finishing { .. } if due => self.close(token),
+            Phase::Open if due && link.connecting => self.connect_is_over(token),
             Phase::Open if due => self.session_timeout(token),
             _ => {}
         }
@@ -427,8 +428,9 @@ impl Driver {
                 Action::Admit { connection } => self.admit(connection),
                 Action::Refuse { connection, reason } => self.refuse(connection, reason),
                 Action::End { connection, reason, player } => self.end(connection, reason, player),
-                Action::Dial { attempt, key, url, rtp_transport, .. } => {
-                    self.dial(attempt, key, url, rtp_transport);
+                Action::Dial { attempt, key, url, rtp_transport, timeout, .. } => {
+                    let purpose = Purpose::Pull;
+                    self.dial(attempt, Dial { purpose, key, url, rtp_transport, timeout });
                 }
                 Action::DialPush(dial) => self.dial_push(dial),
                 Action::HangUp { attempt } => self.hang_up(attempt),

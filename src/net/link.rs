@@ -42,6 +42,8 @@ pub(super) struct Link {
     pub(super) receiving: bool,
     pub(super) polling: bool,
     pub(super) connecting: bool,
+    /// When another address of the same host is tried instead.
+    pub(super) connect_by: Option<Instant>,
     /// How it is counted, where it came to us.
     pub(super) guest: Option<Entry>,
     /// A cancel of the receive operation is under way.
@@ -166,6 +168,7 @@ impl Link {
             receiving: false,
             polling: false,
             connecting: false,
+            connect_by: None,
             guest: None,
             receive_cancelled: false,
             low_water: None,
@@ -248,11 +251,12 @@ impl Link {
         self.receiving || self.polling || self.connecting || !self.udp.is_empty()
     }
 
-    /// When its session wants to be called, or its last words have had their time.
+    /// When its session wants to be called, or its connect or its last words have had their time.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Finishing { until, .. } => Some(until),
             Phase::Closing => None,
+            Phase::Open if self.connecting => self.connect_by,
             Phase::Open => match &self.session {
                 Session::Rtmp(session) => session.poll_timeout(),
                 Session::Http(session) => session.poll_timeout(),

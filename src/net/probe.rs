@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::NodeHandle;
 use super::origin::{OriginSession, Wanted};
+use super::pull::connect_time;
 use super::resolver::{self, Resolver};
 use super::rtsp_origin::RtspWanted;
 use crate::access;
@@ -144,10 +145,9 @@ impl Probe<'_> {
                 continue;
             }
             self.view.address = Some(address);
-            // One that is dead leaves time for those behind it.
-            let share = self.left() / (addresses.len() - index) as u32;
-            let share = share.max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(&address, share) {
+            let time = connect_time(self.left(), addresses.len() - 1 - index);
+            let time = time.unwrap_or_else(|| self.left()).max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(&address, time) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => last = connect_fault(&error),
             }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use tracing::{debug, info};
@@ -14,6 +14,7 @@ use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
 use super::origin::{OriginSession, Wanted};
 use super::resolver::{self, ResolveError};
+use crate::limits::CONNECT_TIME_MAX;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::{AttemptId, SourceUrl, StreamKey};
 use crate::proto::rtsp::LowerTransport;
@@ -26,6 +27,8 @@ pub(super) struct Attempt {
     key: StreamKey,
     url: Arc<SourceUrl>,
     rtp_transport: LowerTransport,
+    /// The shard gives it up then.
+    deadline: Instant,
     state: AttemptState,
     /// Addresses that were not tried yet.
     addresses: Vec<SocketAddr>,
@@ -34,6 +37,15 @@ pub(super) struct Attempt {
     /// Connections; datagram sockets go before theirs.
     sockets_open: u32,
     pub(super) sockets_closed: u32,
+}
+
+/// What is to be tried, and for how long.
+pub(super) struct Dial {
+    pub(super) purpose: Purpose,
+    pub(super) key: StreamKey,
+    pub(super) url: Arc<SourceUrl>,
+    pub(super) rtp_transport: LowerTransport,
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +68,14 @@ pub(super) struct Resolved {
     pub(super) result: Result<Vec<SocketAddr>, ResolveError>,
 }
 
+/// How long an address may take to answer with so many others behind it, of the time that is left; `None`
+/// for the last one, which has all of it. They are tried one after the other (RFC 8305 begins with the next
+/// one beside a slow one), so that a try never has two connections in an origin's budget.
+pub(super) fn connect_time(left: Duration, behind_count: usize) -> Option<Duration> {
+    let share = left / u32::try_from(behind_count + 1).unwrap_or(u32::MAX);
+    (behind_count > 0).then(|| share.min(CONNECT_TIME_MAX))
+}
+
 fn connect_fault(errno: Errno) -> Fault {
     let class = match errno {
         Errno::ECONNREFUSED | Errno::ECONNRESET => ErrorClass::Refused,
@@ -70,29 +90,15 @@ fn connect_fault(errno: Errno) -> Fault {
 }
 
 impl Driver {
-    pub(super) fn dial(
-        &mut self,
-        id: AttemptId,
-        key: StreamKey,
-        url: Arc<SourceUrl>,
-        rtp_transport: LowerTransport,
-    ) {
-        self.dial_for(Purpose::Pull, id, key, (url, rtp_transport));
-    }
-
-    pub(super) fn dial_for(
-        &mut self,
-        purpose: Purpose,
-        id: AttemptId,
-        key: StreamKey,
-        (url, rtp_transport): (Arc<SourceUrl>, LowerTransport),
-    ) {
+    pub(super) fn dial(&mut self, id: AttemptId, dial: Dial) {
+        let Dial { purpose, key, url, rtp_transport, timeout } = dial;
         debug!(attempt = id.0, %key, url = %url.authority(), ?purpose, "dials");
         let attempt = Attempt {
             purpose,
             key,
             url: url.clone(),
             rtp_transport,
+            deadline: self.now + timeout,
             state: AttemptState::Resolving,
             addresses: Vec::new(),
             over: false,
@@ -146,7 +152,8 @@ impl Driver {
         self.connect_next(id, Fault::new(ErrorClass::Unresolved, "the name has no address"));
     }
 
-    /// Connects to the next address; without one the attempt has failed with the last fault.
+    /// Connects to the next address; without one the attempt has failed with the last fault. One that
+    /// swallows everything leaves time for those behind it.
     fn connect_next(&mut self, id: AttemptId, last: Fault) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         let Some(peer) = attempt.addresses.pop() else {
@@ -155,6 +162,8 @@ impl Driver {
         };
         let (purpose, url) = (attempt.purpose, attempt.url.clone());
         let rtp_transport = attempt.rtp_transport;
+        let left = attempt.deadline.saturating_duration_since(self.now);
+        let time = connect_time(left, attempt.addresses.len());
         let fd = match socket::stream(peer) {
             Ok(fd) => fd,
             Err(error) => {
@@ -179,9 +188,11 @@ impl Driver {
         let mut link =
             Link::new(connection, fd, (peer, peer), session, Role::Attempt(id), self.now);
         link.connecting = true;
+        link.connect_by = time.map(|time| self.now + time);
         let token = self.links.insert(link);
         self.by_connection.insert(connection, token);
         self.ring.connect(raw, peer, token);
+        self.set_deadline(token);
         let attempt = self.attempts.get_mut(&id).expect("just seen");
         attempt.state = AttemptState::Linked(token);
         attempt.sockets_open += 1;
@@ -192,17 +203,7 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         let Role::Attempt(id) = link.role else { return };
         if let Err(errno) = result {
-            let fault = connect_fault(errno);
-            let more = self.attempts.get(&id).is_some_and(|attempt| !attempt.addresses.is_empty());
-            if more {
-                if let Some(attempt) = self.attempts.get_mut(&id) {
-                    attempt.state = AttemptState::Changing;
-                }
-                self.close(token);
-                self.connect_next(id, fault);
-            } else {
-                self.attempt_failed(id, fault);
-            }
+            self.connect_failed(token, id, connect_fault(errno));
             return;
         }
         let options = socket::StreamOptions::default();
@@ -219,6 +220,26 @@ impl Driver {
         self.shard.attempt_connected(id, ends);
         self.shard.attempt_stage(self.now, id, Stage::Handshaking, "answer");
         self.drain(token);
+    }
+
+    /// An address has not answered in its part of the time.
+    pub(super) fn connect_is_over(&mut self, token: Token) {
+        let Some(link) = self.links.get(token) else { return };
+        let Role::Attempt(id) = link.role else { return };
+        let text = format!("no answer from {}", link.peer.ip());
+        self.connect_failed(token, id, Fault::new(ErrorClass::TimedOut, text));
+    }
+
+    /// The next address has its turn, where there is one.
+    fn connect_failed(&mut self, token: Token, id: AttemptId, fault: Fault) {
+        let attempt = self.attempts.get_mut(&id);
+        let Some(attempt) = attempt.filter(|attempt| !attempt.addresses.is_empty()) else {
+            self.attempt_failed(id, fault);
+            return;
+        };
+        attempt.state = AttemptState::Changing;
+        self.close(token);
+        self.connect_next(id, fault);
     }
 
     /// One output of an origin's session. `false` when there is none.
@@ -373,5 +394,119 @@ impl Driver {
             self.resolved(resolved);
             self.act();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::future::Future;
+    use std::net::{TcpListener, TcpStream};
+    use std::pin::Pin;
+    use std::rc::Rc;
+
+    use super::super::admission::Shared;
+    use super::super::driver::Parts;
+    use super::super::events::Events;
+    use super::super::probe::Prober;
+    use super::super::resolver::Resolver;
+    use super::super::wire::RingWire;
+    use super::super::{Call, NodeHandle, Reply, Setup};
+    use super::*;
+    use crate::bus::Mesh;
+    use crate::bus::keeper::keeper_channel;
+    use crate::config::{Config, NewestConfig};
+    use crate::media::ShardId;
+    use crate::ring::{EgressRing, MediaRing, RingSizes};
+    use crate::shard::{Policy, Shard};
+
+    fn never(_: NodeHandle, _: Call) -> Pin<Box<dyn Future<Output = Reply>>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn driver() -> Rc<RefCell<Driver>> {
+        let config = Arc::new(Config::default());
+        let (keeper, _) = keeper_channel();
+        let ring = MediaRing::new(RingSizes::default()).expect("io_uring");
+        let resolver = Arc::new(Resolver::start().expect("threads"));
+        let setup = Setup {
+            make_handler: Arc::new(|| Rc::new(never)),
+            kept: None,
+            config_reader: None,
+            newest_config: Arc::new(NewestConfig::new(config.clone())),
+            keeper: keeper.clone(),
+        };
+        Driver::new(Parts {
+            shard: Shard::new(ShardId(0), 1, 7, Policy::of(&config, 1)),
+            wire: RingWire::new(EgressRing::new().expect("io_uring")),
+            port: Mesh::new(1).take_port(ShardId(0)),
+            events: Events::connect(ShardId(0), keeper, ring.waker()),
+            prober: Prober::start(resolver.clone()).expect("a thread"),
+            guests: Shared::default().guests,
+            ring,
+            config,
+            resolver,
+            setup,
+        })
+    }
+
+    fn turn_until(driver: &mut Driver, mut holds: impl FnMut(&Driver) -> bool) {
+        // Each sleeps for 100 ms at most.
+        for _ in 0..200 {
+            driver.turn();
+            if holds(driver) {
+                return;
+            }
+            driver.sleep();
+        }
+        panic!("it does not come to that");
+    }
+
+    #[test]
+    fn an_address_that_swallows_everything_leaves_time_for_the_next() {
+        // The accept queue takes one connection; the SYNs of later ones are dropped.
+        let dead = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        dead.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        dead.listen(0).expect("bound");
+        let dead = (socket::local_addr(&dead).expect("bound"), dead);
+        let _queued = TcpStream::connect(dead.0).expect("the one");
+        let live = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        live.set_nonblocking(true).expect("a socket");
+        for purpose in [Purpose::Pull, Purpose::Push] {
+            let shared = driver();
+            let driver = &mut *shared.borrow_mut();
+            let (id, start) = (AttemptId(1), driver.now);
+            let key = StreamKey::in_default_vhost("live", "a").expect("a key");
+            let url = Arc::new(SourceUrl::parse("rtmp://localhost/live/a", false).expect("a URL"));
+            let (rtp_transport, timeout) = (LowerTransport::Tcp, Duration::from_secs(10));
+            driver.dial(id, Dial { purpose, key, url, rtp_transport, timeout });
+            let addresses = vec![dead.0, live.local_addr().expect("bound")];
+            driver.resolved(Resolved { attempt: id, result: Ok(addresses) });
+            driver.turn();
+            driver.now = start + CONNECT_TIME_MAX - Duration::from_millis(1);
+            driver.run_due();
+            assert_eq!(driver.attempts[&id].sockets_open, 1, "it has its time");
+            driver.now = start + CONNECT_TIME_MAX;
+            driver.run_due();
+            let mut accepted = None;
+            turn_until(driver, |_| {
+                accepted = live.accept().ok();
+                accepted.is_some()
+            });
+            turn_until(driver, |driver| driver.attempts[&id].sockets_open == 1);
+            driver.hang_up(id);
+            turn_until(driver, |driver| driver.attempts.is_empty() && driver.links.len() == 0);
+            driver.handle = None;
+        }
+    }
+
+    #[test]
+    fn the_last_address_has_all_the_time_that_is_left() {
+        let second = Duration::from_secs(1);
+        assert_eq!(connect_time(second * 10, 0), None);
+        assert_eq!(connect_time(second * 10, 1), Some(CONNECT_TIME_MAX));
+        assert_eq!(connect_time(second * 3, 2), Some(second));
+        assert_eq!(connect_time(Duration::ZERO, 1), Some(Duration::ZERO));
     }
 }

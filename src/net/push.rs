@@ -13,7 +13,7 @@ use tracing::info;
 use super::destination::{Destination, Wanted};
 use super::driver::Driver;
 use super::link::{Link, Phase, Role, Session};
-use super::pull::Purpose;
+use super::pull::{Dial, Purpose};
 use crate::egress::{RtpStart, Socket};
 use crate::media::state::{EndReason, ErrorClass, Fault};
 use crate::media::{AttemptId, Form};
@@ -23,8 +23,8 @@ use crate::shard::{Admitted, PlayRequest, PushDial};
 
 impl Driver {
     pub(super) fn dial_push(&mut self, dial: PushDial) {
-        let PushDial { attempt, key, url, rtp_transport } = dial;
-        self.dial_for(Purpose::Push, attempt, key, (url, rtp_transport));
+        let PushDial { attempt, key, url, rtp_transport, timeout } = dial;
+        self.dial(attempt, Dial { purpose: Purpose::Push, key, url, rtp_transport, timeout });
     }
 
     fn destination(&mut self, token: Token) -> Option<&mut Destination> {

@@ -104,7 +104,7 @@ impl Driver {
     /// Goes by the node's newest configuration.
     pub(super) fn configure(&mut self) {
         self.config = self.setup.newest_config.read();
-        self.shard.configure(&self.config);
+        self.shard.configure(self.now, &self.config);
         // One tells it, so that the keeper hears of changes in their order.
         if self.shard.id() == ShardId(0) {
             self.events.keeper.tell(ToKeeper::Configure(self.config.clone()));

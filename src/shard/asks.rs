@@ -41,8 +41,8 @@ impl Shard {
             Ask::SendAway { key, generation } => {
                 self.send_away_waiters(now, ticket, &key, generation);
             }
-            Ask::Demand { key } => {
-                self.hook_has_answered(now, &key);
+            Ask::Demand { key, generation } => {
+                self.hook_has_answered(now, &key, generation);
                 self.answer(ticket, Answer::Done);
             }
             Ask::Absences { key } => {

@@ -34,10 +34,16 @@ impl<T: Copy + PartialEq> Budget<T> {
         true
     }
 
-    /// Gives a place back and returns the pull that gets it.
-    pub(super) fn give_back(&mut self, name: &str, places: usize) -> Option<T> {
+    /// Gives a place back. [`Self::next`] is to follow until nobody gets one.
+    pub(super) fn give_back(&mut self, name: &str) {
+        if let Some(origin) = self.origins.get_mut(name) {
+            origin.under_way -= 1;
+        }
+    }
+
+    /// The pull that has waited longest takes a place, where there is one.
+    pub(super) fn next(&mut self, name: &str, places: usize) -> Option<T> {
         let origin = self.origins.get_mut(name)?;
-        origin.under_way -= 1;
         if origin.under_way < places
             && let Some(next) = origin.queue.pop_front()
         {
@@ -48,6 +54,14 @@ impl<T: Copy + PartialEq> Budget<T> {
             self.origins.remove(name);
         }
         None
+    }
+
+    /// Origins for whose places somebody waits, in the order of their names.
+    pub(super) fn awaited(&self) -> Vec<String> {
+        let awaited = self.origins.iter().filter(|(_, origin)| !origin.queue.is_empty());
+        let mut awaited: Vec<String> = awaited.map(|(name, _)| name.clone()).collect();
+        awaited.sort_unstable();
+        awaited
     }
 
     /// Takes a pull out of the queue, once if it is there for two of its sources.
@@ -76,6 +90,15 @@ mod tests {
     use super::*;
     use crate::media::state::Generation;
 
+    fn give_back(
+        budget: &mut Budget<StreamHandle>,
+        name: &str,
+        places: usize,
+    ) -> Option<StreamHandle> {
+        budget.give_back(name);
+        budget.next(name, places)
+    }
+
     fn pull(slot: u32) -> StreamHandle {
         StreamHandle { slot, generation: Generation(u64::from(slot)) }
     }
@@ -87,9 +110,9 @@ mod tests {
         assert!(!budget.take("a", pull(3), 2) && !budget.take("a", pull(4), 2));
         assert!(budget.take("b", pull(5), 2), "another origin has its own");
         assert_eq!((budget.use_of("a"), budget.use_of("c")), ((2, 2), (0, 0)));
-        assert_eq!(budget.give_back("a", 2), Some(pull(3)));
-        assert_eq!(budget.give_back("a", 2), Some(pull(4)));
-        assert_eq!(budget.give_back("a", 2), None);
+        assert_eq!(give_back(&mut budget, "a", 2), Some(pull(3)));
+        assert_eq!(give_back(&mut budget, "a", 2), Some(pull(4)));
+        assert_eq!(give_back(&mut budget, "a", 2), None);
         assert!(budget.take("a", pull(6), 2), "one place is free again");
     }
 
@@ -100,7 +123,7 @@ mod tests {
         budget.take("a", pull(2), 1);
         budget.take("a", pull(3), 1);
         budget.leave("a", pull(2));
-        assert_eq!(budget.give_back("a", 1), Some(pull(3)));
+        assert_eq!(give_back(&mut budget, "a", 1), Some(pull(3)));
     }
 
     #[test]
@@ -109,10 +132,10 @@ mod tests {
         budget.take("a", pull(1), 1);
         budget.take("a", pull(2), 1);
         assert_eq!(budget.len(), 1);
-        budget.give_back("a", 1);
-        budget.give_back("a", 1);
+        give_back(&mut budget, "a", 1);
+        give_back(&mut budget, "a", 1);
         assert_eq!(budget.len(), 0);
-        assert_eq!(budget.give_back("a", 1), None, "nothing is there to give back");
+        assert_eq!(give_back(&mut budget, "a", 1), None, "nothing is there to give back");
     }
 
     #[test]
@@ -122,7 +145,19 @@ mod tests {
             budget.take("a", pull(slot), 3);
         }
         budget.take("a", pull(4), 1);
-        assert_eq!((budget.give_back("a", 1), budget.give_back("a", 1)), (None, None));
-        assert_eq!(budget.give_back("a", 1), Some(pull(4)));
+        assert_eq!((give_back(&mut budget, "a", 1), give_back(&mut budget, "a", 1)), (None, None));
+        assert_eq!(give_back(&mut budget, "a", 1), Some(pull(4)));
+    }
+
+    #[test]
+    fn more_places_go_to_who_waits_at_once() {
+        let mut budget = Budget::default();
+        for slot in 1..=4 {
+            budget.take("a", pull(slot), 1);
+        }
+        budget.take("b", pull(5), 1);
+        assert_eq!((budget.awaited(), budget.next("a", 1)), (vec!["a".to_owned()], None));
+        assert_eq!((budget.next("a", 3), budget.next("a", 3)), (Some(pull(2)), Some(pull(3))));
+        assert_eq!((budget.next("a", 3), budget.use_of("a")), (None, (3, 1)));
     }
 }

@@ -12,7 +12,6 @@
 //! it back when its socket is closed: so an origin has never more connections of this kind that lead
 //! to nothing than its budget says.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,29 +20,23 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use super::absences::Absences;
 use super::failover::Abandoned;
-use super::health::{Sources, Turn};
-use super::lifecycle::{AfterFailure, Place, Pull, RetryPolicy};
+use super::search::Search;
 use super::tables::{Source, Stream, StreamHandle};
 use super::timers::{Timer, TimerId};
 use crate::bus::event::{Asker, End, What};
-use crate::bus::message::{IdleClose, LocalId, Message, PullOptions};
+use crate::bus::message::{LocalId, Message};
 use crate::bus::view::AbsenceView;
 use crate::config::Config;
-use crate::media::state::{EndReason, ErrorClass, Fault};
-use crate::media::{AttemptId, ShardId, StreamKey};
-use crate::origin::{Asking, Candidate, Origins};
-use crate::proto::rtsp::LowerTransport;
+use crate::media::state::{EndReason, ErrorClass, Generation};
+use crate::media::{ShardId, StreamKey};
+use crate::origin::{Asking, Origins};
 
 /// What a shard knows about pulling on demand.
 #[derive(Default)]
 pub(super) struct Demands {
     origins: Origins,
-    absences: Absences,
-    /// Places in budgets, of attempts that are being closed.
-    held: HashMap<AttemptId, String>,
-    /// Places to be given back in this turn.
-    freed: Vec<String>,
-    totals: DemandTotals,
+    pub(super) absences: Absences,
+    pub(super) totals: DemandTotals,
 }
 
 /// Counters since the start, but for the last.
@@ -65,24 +58,13 @@ pub(super) enum Demand {
     Unasked,
     /// It was told that players wait; nobody else is asked.
     Told,
-    /// The hook is asked, until then.
+    /// The hook is asked, until the timer; players wait since then.
     Hook {
         timer: TimerId,
+        since: Instant,
         asking: Arc<Asking>,
     },
     Pulled(Box<Search>),
-}
-
-/// Origins of one key: the sources of its pull, in the same order.
-pub(super) struct Search {
-    candidates: Vec<Candidate>,
-    rounds: u32,
-    /// Nothing is tried after this, as long as it was never up.
-    deadline: Instant,
-    /// Why it can't be had, as far as is known.
-    fault: Option<Fault>,
-    /// Nobody is left to be asked.
-    is_over: bool,
 }
 
 impl Demands {
@@ -110,53 +92,34 @@ impl Demands {
     }
 }
 
-impl Search {
-    /// Notes why the stream could not be had from one of them.
-    fn note(&mut self, fault: &Fault) {
-        // That one origin lacks it says little where another one was not reached.
-        if self.fault.is_none() || fault.class != ErrorClass::NotFound {
-            self.fault = Some(fault.clone());
-        }
-    }
-
-    /// What follows a failure of a pull that was never up: another source of this round, those that may
-    /// be tried again once more, or the end where nobody is left or no time.
-    fn fail(
-        &mut self,
-        now: Instant,
-        sources: &mut Sources,
-        fault: &Fault,
-        (retry, rng): (&RetryPolicy, &mut fastrand::Rng),
-    ) -> AfterFailure {
-        self.note(fault);
-        let may_again = self.candidates[sources.current_index()].fail(fault.class);
-        let is_one_left = may_again || sources.bar_current();
-        let after = match sources.has_untried(Turn::Any) {
-            true => AfterFailure::Next,
-            false if is_one_left => {
-                self.rounds += 1;
-                AfterFailure::Retry(retry.delay(fault.class, self.rounds - 1, rng))
-            }
-            false => AfterFailure::GiveUp,
-        };
-        let next = after.delay().map(|delay| now + delay);
-        next.filter(|next| *next < self.deadline).map_or(AfterFailure::GiveUp, |_| after)
-    }
-}
-
 impl Shard {
     /// Looks for streams where this config says. What is known to be missing is forgotten where that
-    /// has changed.
-    pub fn set_origins(&mut self, config: &Config) {
+    /// has changed, which is returned.
+    pub fn set_origins(&mut self, config: &Config) -> bool {
         let mut hasher = DefaultHasher::new();
         (NODE_TOKEN, self.hash_seed).hash(&mut hasher);
         let origins = Origins::of(config, hasher.finish() as u32);
-        if !origins.are_those_of(&self.demands.origins) {
+        let have_changed = !origins.are_those_of(&self.demands.origins);
+        if have_changed {
             self.demands.absences.forget_all();
         }
         self.demands.origins = origins;
         let origins = &self.demands.origins;
         self.hosts.configure(|name| origins.connects_max(name).is_some());
+        have_changed
+    }
+
+    /// Asks the origins of now for what players wait for and those of before did not bring.
+    pub(super) fn search_again(&mut self, now: Instant) {
+        for handle in self.tables.handles() {
+            let told = self
+                .tables
+                .get(handle)
+                .filter(|stream| matches!(stream.demand, Demand::Told) && stream.is_free());
+            if let Some(asking) = told.and_then(|stream| stream.askings().next().cloned()) {
+                self.pull_on_demand(now, handle, (&asking, now));
+            }
+        }
     }
 
     pub fn demand_totals(&self) -> DemandTotals {
@@ -213,16 +176,25 @@ impl Shard {
             return;
         }
         let Some(wait) = self.demands.origins.hook_wait() else {
-            self.pull_on_demand(now, handle, &asking);
+            self.pull_on_demand(now, handle, (&asking, now));
             return;
         };
         let timer = self.timers.set(now + wait, Timer::Demand(handle));
-        self.tables.get_mut(handle).expect("just seen").demand = Demand::Hook { timer, asking };
+        let stream = self.tables.get_mut(handle).expect("just seen");
+        stream.demand = Demand::Hook { timer, since: now, asking };
     }
 
-    /// The hook has been told that a stream is missing, and leaves the search to us.
-    pub(super) fn hook_has_answered(&mut self, now: Instant, key: &StreamKey) {
-        if let Some(handle) = self.tables.find(key) {
+    /// The hook has been told that a stream is missing, and leaves the search to us. What it said of an
+    /// earlier life says nothing of this one, of which it is told as well.
+    pub(super) fn hook_has_answered(
+        &mut self,
+        now: Instant,
+        key: &StreamKey,
+        generation: Option<Generation>,
+    ) {
+        let found = self.tables.find(key);
+        let found = found.filter(|handle| generation.is_none_or(|of| of == handle.generation));
+        if let Some(handle) = found {
             self.hook_is_over(now, handle);
         }
     }
@@ -231,111 +203,12 @@ impl Shard {
     pub(super) fn hook_is_over(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         if matches!(stream.demand, Demand::Hook { .. })
-            && let Demand::Hook { timer, asking } =
+            && let Demand::Hook { timer, since, asking } =
                 std::mem::replace(&mut stream.demand, Demand::Told)
         {
             self.timers.cancel(Some(timer));
-            self.pull_on_demand(now, handle, &asking);
+            self.pull_on_demand(now, handle, (&asking, since));
         }
-    }
-
-    fn pull_on_demand(&mut self, now: Instant, handle: StreamHandle, asking: &Asking) {
-        let stream = self.tables.get_mut(handle).expect("callers look");
-        let (origins, hosts) = (&self.demands.origins, &self.hosts);
-        let is_avoided = |name: &str| hosts.avoided(now, name, origins.avoid()).is_some();
-        let candidates = origins.candidates(&stream.key, asking, is_avoided, &mut self.rng);
-        let urls: Vec<_> = candidates.iter().map(|candidate| candidate.url.clone()).collect();
-        let Some(url) = urls.first().cloned() else { return };
-        let place = self.pending_pulls.enter(asking.asked_by, &self.policy.pending_pulls);
-        let Ok(place) = place else {
-            self.end_stream(now, handle, EndReason::TooManyPulls, None);
-            return;
-        };
-        let options = PullOptions {
-            retries_max: Some(self.demands.origins.retry_count()),
-            force: true,
-            no_wait: true,
-            // Each origin has its own.
-            timeout: Duration::ZERO,
-            media_timeout: self.demands.origins.media_timeout(),
-            // One that is missing would cost two connects for one.
-            hedge: Duration::ZERO,
-            rtp_transport: LowerTransport::Tcp,
-            idle_close: IdleClose { after: None, always: Some(true) },
-            asked_by: asking.asked_by,
-        };
-        let pull = Pull { on_demand: true, place: Some(place), ..Pull::new(urls, options) };
-        stream.source = Source::Pull(Box::new(pull));
-        // Those who wait hear what came of it before their own time is over.
-        let deadline = now + self.policy.stream_wait * 15 / 16;
-        let search = Search { candidates, rounds: 0, deadline, fault: None, is_over: false };
-        stream.demand = Demand::Pulled(Box::new(search));
-        self.demands.totals.pulls += 1;
-        self.tell(handle, |_| What::Pending { by: Asker::Demand, url: Some(url) });
-        self.start_next(now, handle);
-    }
-
-    /// Gives a try of a pull on demand the time of its origin; as long as the stream was never up, no
-    /// more than is left.
-    pub(super) fn take_time_of_origin(&mut self, now: Instant, handle: StreamHandle) {
-        let stream = self.tables.get_mut(handle).expect("callers look");
-        if let (Demand::Pulled(search), Source::Pull(pull)) = (&stream.demand, &mut stream.source) {
-            let timeout = search.candidates[pull.sources.current_index()].timeout;
-            let left = search.deadline.saturating_duration_since(now);
-            pull.options.timeout = if pull.was_up { timeout } else { timeout.min(left) };
-        }
-    }
-
-    /// What follows a failure of a pull, which for another one would be `after`. One on demand that was
-    /// up is one like another, as long as somebody plays it.
-    pub(super) fn after_demand(
-        &mut self,
-        now: Instant,
-        handle: StreamHandle,
-        fault: &Fault,
-        after: AfterFailure,
-    ) -> AfterFailure {
-        let stream = self.tables.get_mut(handle).expect("callers look");
-        let is_pushed = self.pushes.hold(&stream.key);
-        let is_awaited = is_pushed || stream.players() + stream.waiters() > 0;
-        let (Demand::Pulled(search), Source::Pull(pull)) = (&mut stream.demand, &mut stream.source)
-        else {
-            return after;
-        };
-        let after = match pull.was_up {
-            true => after,
-            false => {
-                let how = (&self.policy.retry, &mut self.rng);
-                search.fail(now, &mut pull.sources, fault, how)
-            }
-        };
-        search.is_over = after == AfterFailure::GiveUp;
-        if is_awaited { after } else { AfterFailure::GiveUp }
-    }
-
-    /// Why a pull ends that is not tried again. Where everybody was asked, that is remembered.
-    pub(super) fn giving_up(
-        &mut self,
-        now: Instant,
-        handle: StreamHandle,
-        fault: &Fault,
-    ) -> EndReason {
-        let stream = self.tables.get(handle).expect("callers look");
-        let was_up = stream.pull().is_some_and(|pull| pull.was_up);
-        let Demand::Pulled(search) = &stream.demand else { return EndReason::GaveUp };
-        let fault = search.fault.as_ref().filter(|_| !was_up).unwrap_or(fault);
-        // What an origin answers to one player's query is no answer to all the others.
-        let is_for_all = match fault.class {
-            ErrorClass::NotFound | ErrorClass::Rejected | ErrorClass::Denied => {
-                !search.candidates.iter().any(|candidate| candidate.is_personal)
-            }
-            _ => true,
-        };
-        if search.is_over && is_for_all {
-            let time = self.demands.origins.absence(fault.class);
-            self.demands.absences.insert(now, stream.key.clone(), fault, time);
-        }
-        if was_up { EndReason::GaveUp } else { refusal_of(fault.class) }
     }
 
     /// A publisher or an added pull that was let in comes for a key: it is not missing any more, and not
@@ -387,37 +260,6 @@ impl Shard {
         }
     }
 
-    /// Connects that may be under way to an origin from this shard.
-    pub(super) fn places(&self, origin: &str) -> usize {
-        let Some(max) = self.demands.origins.connects_max(origin) else {
-            return self.policy.connects_per_origin_max;
-        };
-        let (max, shards) = (max as usize, self.shards);
-        let share = max / shards + usize::from(self.id.index() < max % shards);
-        share.max(1)
-    }
-
-    /// An attempt needs its place no more; one on demand keeps it until it is closed.
-    pub(super) fn leave_place(&mut self, now: Instant, place: Place) {
-        if place.until_closed {
-            self.demands.held.insert(place.attempt, place.origin);
-        } else {
-            self.give_place_back(now, &place.origin);
-        }
-    }
-
-    /// An attempt is closed.
-    pub(super) fn free_place(&mut self, attempt: AttemptId) {
-        self.demands.freed.extend(self.demands.held.remove(&attempt));
-    }
-
-    /// Gives the places of this turn's closed attempts to who waits for them.
-    pub(super) fn give_freed_places(&mut self, now: Instant) {
-        for origin in std::mem::take(&mut self.demands.freed) {
-            self.give_place_back(now, &origin);
-        }
-    }
-
     /// Those that are known to be missing, or that one, and how many there are.
     pub(super) fn absences(
         &mut self,
@@ -454,15 +296,6 @@ impl Demand {
 /// keeps its name, and so does one whose players are kept for it.
 pub(super) fn gives_way(stream: &Stream) -> bool {
     matches!(stream.demand, Demand::Pulled(_)) && !stream.registered && stream.grace.is_none()
-}
-
-/// What players are told of a stream that could not be had.
-fn refusal_of(class: ErrorClass) -> EndReason {
-    match class {
-        ErrorClass::NotFound => EndReason::NotFound,
-        ErrorClass::Busy => EndReason::Busy,
-        _ => EndReason::OriginFailed,
-    }
 }
 
 /// What players are told of one that could not be had a moment ago; a used-up budget is not remembered.

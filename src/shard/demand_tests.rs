@@ -20,30 +20,27 @@ use crate::media::{
 use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
-const HERE: ShardId = ShardId(0);
+pub(super) const HERE: ShardId = ShardId(0);
+const PUBLISHER: ConnectionId = ConnectionId { serial: 999, shard: HERE };
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-const ONE: &str = "rtmp://one/%s/%s";
+pub(super) const ONE: &str = "rtmp://one/%s/%s";
 const TWO: &str = "rtmp://one/%s/%s;rtmp://one/%s/%s/b";
 
 /// A shard, with the attempts and answers that it made.
-struct Scene {
-    shard: Shard,
-    now: Instant,
-    dialed: Vec<(AttemptId, String)>,
-    hung_up: Vec<AttemptId>,
-    refused: Vec<(u32, EndReason)>,
-    admitted: Vec<u32>,
+pub(super) struct Scene {
+    pub(super) shard: Shard,
+    pub(super) now: Instant,
+    pub(super) dialed: Vec<(AttemptId, String)>,
+    pub(super) hung_up: Vec<AttemptId>,
+    pub(super) refused: Vec<(u32, EndReason)>,
+    pub(super) admitted: Vec<u32>,
     ended: u32,
     serial: u32,
 }
 
 impl Scene {
-    fn new(origin_url: &str, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::default();
-        config.demand.origin_url = origin_url.to_owned();
-        config.pull.retry_jitter_percent = 0;
-        change(&mut config);
-        config.validate().unwrap();
+    pub(super) fn new(origin_url: &str, change: impl FnOnce(&mut Config)) -> Self {
+        let config = config(origin_url, change);
         let mut shard = Shard::new(HERE, 1, 7, Policy::of(&config, 1));
         shard.set_origins(&config);
         shard.keep_events();
@@ -59,17 +56,38 @@ impl Scene {
         }
     }
 
+    /// The node goes by another config from now on.
+    pub(super) fn reload(&mut self, origin_url: &str, change: impl FnOnce(&mut Config)) {
+        self.shard.configure(self.now, &config(origin_url, change));
+        self.turn();
+    }
+
     /// A player comes; its number.
-    fn play(&mut self, stream: &str, params: &str) -> u32 {
+    pub(super) fn play(&mut self, stream: &str, params: &str) -> u32 {
         self.play_from(NOWHERE, stream, params)
     }
 
-    fn play_from(&mut self, peer: SocketAddr, stream: &str, params: &str) -> u32 {
+    pub(super) fn play_from(&mut self, peer: SocketAddr, stream: &str, params: &str) -> u32 {
+        self.play_over(Packaging::Flv, peer, stream, params)
+    }
+
+    /// A player over RTSP comes.
+    pub(super) fn play_rtsp_from(&mut self, peer: SocketAddr, stream: &str) -> u32 {
+        self.play_over(Packaging::Rtsp, peer, stream, "")
+    }
+
+    fn play_over(
+        &mut self,
+        packaging: Packaging,
+        peer: SocketAddr,
+        stream: &str,
+        params: &str,
+    ) -> u32 {
         self.serial += 1;
         let request = PlayRequest {
             connection: ConnectionId { serial: self.serial, shard: HERE },
             key: key(stream),
-            packaging: Packaging::Flv,
+            packaging,
             local: NOWHERE,
             peer,
             params: params.to_owned(),
@@ -79,18 +97,18 @@ impl Scene {
         self.serial
     }
 
-    fn leave(&mut self, serial: u32) {
+    pub(super) fn leave(&mut self, serial: u32) {
         self.shard.leave(ConnectionId { serial, shard: HERE });
         self.turn();
     }
 
-    fn ask(&mut self, ask: Ask) {
+    pub(super) fn ask(&mut self, ask: Ask) {
         self.shard.handle_ask(self.now, Ticket { shard: HERE, serial: 1 }, ask);
         self.turn();
     }
 
-    fn publish(&mut self, stream: &str) -> bool {
-        let connection = ConnectionId { serial: 999, shard: HERE };
+    pub(super) fn publish(&mut self, stream: &str) -> bool {
+        let connection = PUBLISHER;
         let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
         let view = PublisherView { connection, form: Form::Flv, local, peer, params };
         let published = self.shard.publish(self.now, &key(stream), view).is_ok();
@@ -98,8 +116,15 @@ impl Scene {
         published
     }
 
+    /// The publisher goes.
+    pub(super) fn unpublish(&mut self) {
+        self.shard.unpublish(self.now, PUBLISHER, true);
+        self.shard.released(PUBLISHER);
+        self.turn();
+    }
+
     /// The attempt that was dialed last fails; its socket is closed.
-    fn fail(&mut self, class: ErrorClass) {
+    pub(super) fn fail(&mut self, class: ErrorClass) {
         let attempt = self.fail_unclosed(class);
         self.shard.attempt_closed(attempt, 1);
         self.turn();
@@ -113,7 +138,7 @@ impl Scene {
     }
 
     /// A frame of audio comes from the attempt that was dialed last.
-    fn media(&mut self) {
+    pub(super) fn media(&mut self) {
         let attempt = self.dialed.last().expect("it was dialed").0;
         let begin = MediaPart::Begin { lane: 0, kind: TagKind::Audio, timestamp_ms: 0, len: 3 };
         let data = MediaPart::Data { lane: 0, bytes: (&[0xaf, 1, 2][..]).into() };
@@ -123,14 +148,14 @@ impl Scene {
         self.turn();
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.shard.handle_timeout(self.now);
         self.turn();
     }
 
     /// What a turn of the driver does, until nothing follows.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for _ in 0..4 {
             self.act();
             self.shard.tick(self.now, &mut NoPlayers);
@@ -168,11 +193,11 @@ impl Scene {
     }
 
     /// The hosts that were dialed.
-    fn hosts(&self) -> Vec<&str> {
+    pub(super) fn hosts(&self) -> Vec<&str> {
         self.dialed.iter().filter_map(|(_, url)| url.split('/').nth(2)).collect()
     }
 
-    fn askers(&mut self) -> Vec<&'static str> {
+    pub(super) fn askers(&mut self) -> Vec<&'static str> {
         let events = self.shard.take_events().into_iter();
         let askers = events.filter_map(|event| match event.what {
             What::Pending { by, .. } => Some(by.as_str()),
@@ -182,7 +207,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn assert_nothing_is_left(&mut self) {
+    pub(super) fn assert_nothing_is_left(&mut self) {
         self.pass(Duration::from_secs(60));
         let ledger = self.shard.ledger();
         assert!(ledger.is_zero(), "{ledger}");
@@ -190,11 +215,20 @@ impl Scene {
     }
 }
 
-fn key(stream: &str) -> StreamKey {
+fn config(origin_url: &str, change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config::default();
+    config.demand.origin_url = origin_url.to_owned();
+    config.pull.retry_jitter_percent = 0;
+    change(&mut config);
+    config.validate().unwrap();
+    config
+}
+
+pub(super) fn key(stream: &str) -> StreamKey {
     StreamKey::in_default_vhost("live", stream).unwrap()
 }
 
-fn options() -> PullOptions {
+pub(super) fn options() -> PullOptions {
     PullOptions {
         retries_max: None,
         force: false,
@@ -330,17 +364,17 @@ fn a_hook_is_asked_first_and_origins_after_its_answer_or_its_time() {
     scene.play("a", "");
     scene.play("b", "");
     assert_eq!((scene.dialed.len(), scene.askers()), (0, vec!["players"; 2]));
-    scene.ask(Ask::Demand { key: key("a") });
-    scene.ask(Ask::Demand { key: key("a") });
+    scene.ask(Ask::Demand { key: key("a"), generation: None });
+    scene.ask(Ask::Demand { key: key("a"), generation: None });
     assert_eq!(scene.dialed.len(), 1);
     scene.pass(Duration::from_secs(5));
     assert_eq!(scene.dialed.len(), 2, "it has had its time");
-    scene.ask(Ask::Demand { key: key("nobody asks for it") });
+    scene.ask(Ask::Demand { key: key("nobody asks for it"), generation: None });
     // What the hook adds while it is asked is not pulled a second time.
     scene.play("c", "");
     let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/c", false).unwrap())];
     scene.ask(Ask::AddPull { key: key("c"), urls, options: options() });
-    scene.ask(Ask::Demand { key: key("c") });
+    scene.ask(Ask::Demand { key: key("c"), generation: None });
     scene.pass(Duration::from_secs(6));
     let added = scene.dialed.iter().filter(|(_, url)| url.contains("/c")).count();
     assert_eq!(added, 1, "{:?}", scene.dialed);
@@ -466,7 +500,7 @@ fn a_lost_pull_is_tried_again_while_it_is_pushed() {
 }
 
 /// Entries of `[[origin]]`: what each of them has besides its place in the order.
-fn with_origins<const N: usize>(entries: [&str; N]) -> impl FnOnce(&mut Config) {
+pub(super) fn with_origins<const N: usize>(entries: [&str; N]) -> impl FnOnce(&mut Config) {
     let entry = |(at, more): (usize, &str)| {
         let url = format!("url = \"rtmp://o{at}/{{app}}/{{stream}}\"\npriority = {at}\n");
         toml::from_str(&format!("{url}send_hops = false\n{more}")).unwrap()

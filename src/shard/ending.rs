@@ -162,7 +162,7 @@ impl Shard {
         }
         let mut here = self.locals.remove(&key, local.form).expect("just seen");
         let mut gone: Vec<ConnectionId> =
-            here.crowd.ids().chain(here.waiters.iter().copied()).collect();
+            here.crowd.ids().chain(here.waiters.keys().copied()).collect();
         if here.admitting > 0 {
             let admitting = self.members.iter().filter(|(_, member)| {
                 member.role == Role::Admitting && member.is_of(&key, local.form)

@@ -110,8 +110,9 @@ impl Shard {
                 continue;
             }
             stream.watch = Watch::Told;
+            let is_to_go = after.is_some() || stream.pull().is_some_and(|pull| pull.on_demand);
             self.tell(handle, |_| What::Unwatched);
-            let nobody_decides = after.is_some() && !self.policy.none_reader_is_asked;
+            let nobody_decides = is_to_go && !self.policy.none_reader_is_asked;
             if always.unwrap_or(self.policy.auto_close) || nobody_decides {
                 self.end_stream(now, handle, EndReason::Idle, None);
             }

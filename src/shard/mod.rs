@@ -8,7 +8,8 @@
 //! - `failover.rs`: several sources of one pull.
 //! - `pushes.rs`: pushes; `push_attempts.rs`: how they reach their destinations; `push.rs`: the way of one.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
-//! - `demand.rs`, `absences.rs`: what players ask for and nobody brings.
+//! - `demand.rs`, `search.rs`, `absences.rs`: what players ask for and nobody brings.
+//! - `places.rs`: whose turn it is at an origin.
 //! - `hosts.rs`: how the hosts do that are pulled from.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.
@@ -45,6 +46,7 @@ mod invariants;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
+mod places;
 mod player;
 mod players;
 mod policy;
@@ -58,6 +60,9 @@ mod push_tests;
 mod pushes;
 mod replica;
 mod rtp;
+mod search;
+#[cfg(test)]
+mod search_tests;
 mod sources;
 mod tables;
 mod take_over;
@@ -78,6 +83,7 @@ use hosts::Hosts;
 use idle::Idle;
 pub use keeping::RestoreError;
 pub use lifecycle::{PullNews, Stage};
+use places::HeldPlaces;
 pub use player::{Admitted, PlayRequest};
 pub use policy::Policy;
 pub use push_attempts::PushDial;
@@ -146,6 +152,7 @@ pub struct Shard {
     publishers: HashMap<ConnectionId, StreamHandle>,
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
+    held_places: HeldPlaces,
     demands: Demands,
     idle: Idle,
     hosts: Hosts,
@@ -202,6 +209,7 @@ impl Shard {
             publishers: HashMap::new(),
             attempts: HashMap::new(),
             budget: Budget::default(),
+            held_places: HeldPlaces::default(),
             demands: Demands::default(),
             idle: Idle::default(),
             hosts: Hosts::default(),
@@ -253,9 +261,12 @@ impl Shard {
     }
 
     /// Goes by this configuration from now on.
-    pub fn configure(&mut self, config: &Config) {
+    pub fn configure(&mut self, now: Instant, config: &Config) {
         self.set_policy(Policy::of(config, self.shards));
-        self.set_origins(config);
+        if self.set_origins(config) {
+            self.search_again(now);
+        }
+        self.hand_out_all_places(now);
     }
 
     /// The wall clock, for what is shown to people.

@@ -43,8 +43,7 @@ impl Shard {
             self.actions.push_back(Action::Refuse { connection, reason: EndReason::Overloaded });
             return;
         } else {
-            here.waiters.insert(connection);
-            here.asking = here.asking.take().or(asking);
+            here.waiters.insert(connection, asking);
             Role::Waiter(self.timers.set(now + wait, Timer::Wait(connection)))
         };
         // Boxed: a table that has just doubled is half empty places.
@@ -171,6 +170,7 @@ impl Shard {
             stream.subscribers.get_mut(&(from, local.form)).filter(|known| known.local == local);
         if let Some(known) = known {
             (known.players, known.waiters) = (players, waiters);
+            known.asking.clone_from(&asking);
             self.demand_for(now, handle, asking);
             self.look_who_plays(now, handle);
             return;
@@ -179,6 +179,7 @@ impl Shard {
             local,
             players,
             waiters,
+            asking: asking.clone(),
             attached: false,
             lacks_flush: false,
             suspended: false,
@@ -258,7 +259,7 @@ impl Shard {
 
     fn admit_waiters(&mut self, key: &StreamKey, form: Form) {
         let here = self.locals.get_mut(key, form).expect("callers look");
-        for connection in std::mem::take(&mut here.waiters) {
+        for connection in std::mem::take(&mut here.waiters).into_keys() {
             let member = self.members.get_mut(&connection).expect("each waiter is a member");
             if let Role::Waiter(timer) = member.role {
                 self.timers.cancel(Some(timer));
@@ -304,7 +305,7 @@ impl Shard {
             here.interest_changed = false;
             here.reported = true;
             let (local, players, waiters) = (here.id, here.players(), here.waiters.len() as u32);
-            let asking = here.asking.clone().filter(|_| waiters > 0);
+            let asking = here.asking().cloned();
             if here.is_empty() {
                 let mut here = self.locals.remove(&key, form).expect("just seen");
                 let totals = here.crowd.take_totals();

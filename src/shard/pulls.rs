@@ -1,6 +1,7 @@
 //! Pulls: adds, attempts under their origin's connect budget, failures and retries. What a second
 //! source does is in `failover.rs`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
-use crate::access::PendingPulls;
+use crate::access::{PendingPlace, PendingPulls};
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, PullOptions, Ticket};
 use crate::limits::REDIRECTS_MAX;
@@ -43,7 +44,7 @@ impl Shard {
         let is_free = stream.is_none_or(|stream| stream.is_free() || gives_way(stream));
         let mut place = None;
         if is_free {
-            match self.pending_pulls.enter(options.asked_by, &self.policy.pending_pulls) {
+            match self.enter_pending(found, options.asked_by) {
                 Ok(entered) => place = Some(entered),
                 Err(limit) => {
                     self.answer(ticket, Answer::Overloaded(limit));
@@ -84,6 +85,25 @@ impl Shard {
             let state = self.state_of(handle);
             self.answer(ticket, Answer::Added { state, generation: handle.generation });
         }
+    }
+
+    /// A place among the pending pulls for one that is added. The search whose stream it takes leaves it
+    /// its own.
+    fn enter_pending(
+        &mut self,
+        found: Option<StreamHandle>,
+        asked_by: Option<IpAddr>,
+    ) -> Result<PendingPlace, &'static str> {
+        let stream = found.and_then(|handle| self.tables.get_mut(handle));
+        let mut search = stream.and_then(|stream| stream.pull_mut());
+        if let Some(search) = &mut search {
+            search.set_pending(false);
+        }
+        let place = self.pending_pulls.enter(asked_by, &self.policy.pending_pulls);
+        if let Some(search) = search.filter(|_| place.is_err()) {
+            search.set_pending(true);
+        }
+        place
     }
 
     /// An add of a key that is taken: one of the same URLs joins an attempt that is under way.
@@ -342,25 +362,6 @@ impl Shard {
         let pull = self.tables.get_mut(handle)?.pull_mut()?;
         let side = pull.side_of(attempt)?;
         Some((handle, pull, side))
-    }
-
-    pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
-        let places = self.places(origin);
-        let mut next = self.budget.give_back(origin, places);
-        while let Some(handle) = next {
-            let pull = self.tables.get(handle).and_then(|stream| stream.pull());
-            let waits = |side: &Side| {
-                let way = pull.and_then(|pull| pull.try_of(*side));
-                way.is_some_and(|way| way.is_queued() && way.origin() == origin)
-            };
-            if let Some(side) = Side::ALL.into_iter().find(waits)
-                && !self.shutting_down
-            {
-                self.dial(now, handle, side);
-                return;
-            }
-            next = self.budget.give_back(origin, places);
-        }
     }
 
     pub(super) fn retry(&mut self, now: Instant, handle: StreamHandle) {

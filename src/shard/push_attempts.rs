@@ -2,7 +2,7 @@
 //! destination is ready, and what follows when that ends.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::push::{Progress, Push};
 use super::timers::Timer;
@@ -20,6 +20,8 @@ pub struct PushDial {
     pub key: StreamKey,
     pub url: Arc<SourceUrl>,
     pub rtp_transport: LowerTransport,
+    /// From now to when it is up.
+    pub timeout: Duration,
 }
 
 impl Shard {
@@ -85,8 +87,8 @@ impl Shard {
             holds_place: true,
         };
         let (key, url) = (push.key.clone(), push.url.clone());
-        let rtp_transport = push.options.rtp_transport;
-        let dial = PushDial { attempt, key, url, rtp_transport };
+        let (rtp_transport, timeout) = (push.options.rtp_transport, push.options.timeout);
+        let dial = PushDial { attempt, key, url, rtp_transport, timeout };
         self.actions.push_back(Action::DialPush(dial));
     }
 
@@ -322,9 +324,13 @@ impl Shard {
     }
 
     pub(super) fn give_push_place_back(&mut self, now: Instant, destination: &str) {
+        self.pushes.budget.give_back(destination);
+        self.hand_out_push_places(now, destination);
+    }
+
+    pub(super) fn hand_out_push_places(&mut self, now: Instant, destination: &str) {
         let places = self.policy.connects_per_origin_max;
-        let mut next = self.pushes.budget.give_back(destination, places);
-        while let Some(id) = next {
+        while let Some(id) = self.pushes.budget.next(destination, places) {
             let queued = self.pushes.get(id).and_then(|push| match push.progress {
                 Progress::Queued { timer } => Some((timer, push.key.clone())),
                 _ => None,
@@ -334,12 +340,12 @@ impl Shard {
             {
                 if self.is_registered(&key) {
                     self.dial_push(now, id);
-                    return;
+                    continue;
                 }
                 self.timers.cancel(Some(timer));
                 self.push_lacks_source(now, id);
             }
-            next = self.pushes.budget.give_back(destination, places);
+            self.pushes.budget.give_back(destination);
         }
     }
 }

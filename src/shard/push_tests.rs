@@ -455,3 +455,17 @@ fn push_that_gives_up_is_taken_out_of_the_journal() {
     assert!(scene.views().is_empty());
     assert!(matches!(scene.kept[..], [Record::AddPush(_), Record::RemovePush { .. }]));
 }
+
+#[test]
+fn places_of_a_larger_budget_go_to_pushes_that_wait() {
+    let mut scene = Scene::live();
+    for number in 0..3 {
+        scene.add(&format!("rtmp://there/live/{number}"), true, true);
+    }
+    assert_eq!(scene.dialed.len(), 1);
+    let mut config = Config::default();
+    config.pull.connects_per_origin_max = 2;
+    scene.shard.configure(scene.now, &config);
+    scene.drain();
+    assert_eq!(scene.dialed.len(), 2);
+}

@@ -1,7 +1,7 @@
 //! A stream's presence on a shard that has players or waiters of it, its owner's own included: one for
 //! each form that is wanted.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -95,10 +95,9 @@ pub(super) struct Local {
     pub(super) log: LocalLog,
     pub(super) state: LocalState,
     pub(super) crowd: Crowd,
-    /// In the order of their ids, so that a run of the simulation can be had again.
-    pub(super) waiters: BTreeSet<ConnectionId>,
-    /// What the first of them asks with who is pulled for.
-    pub(super) asking: Option<Arc<Asking>>,
+    /// In the order of their ids, so that a run of the simulation can be had again; and what those ask with
+    /// who are pulled for.
+    pub(super) waiters: BTreeMap<ConnectionId, Option<Arc<Asking>>>,
     /// Players that were let in and whose session is being told.
     pub(super) admitting: u32,
     /// Counts were changed since the owner was told.
@@ -183,8 +182,7 @@ impl Local {
             log: LocalLog::None,
             state: LocalState::Waiting,
             crowd: Crowd::default(),
-            waiters: BTreeSet::new(),
-            asking: None,
+            waiters: BTreeMap::new(),
             admitting: 0,
             interest_changed: true,
             reported: false,
@@ -195,6 +193,11 @@ impl Local {
 
     pub(super) fn players(&self) -> u32 {
         self.crowd.len() as u32 + self.admitting
+    }
+
+    /// What one of those who wait asks with, where any of them is pulled for.
+    pub(super) fn asking(&self) -> Option<&Arc<Asking>> {
+        self.waiters.values().flatten().next()
     }
 
     pub(super) fn is_empty(&self) -> bool {

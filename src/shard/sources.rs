@@ -113,9 +113,14 @@ impl Shard {
             return;
         }
         if !stream.registered && !stream.subscribers.is_empty() {
-            // It never came up, so those who wait for it go on waiting.
+            // It never came up, so those who wait for it go on waiting, and others are asked.
             self.forget_media(handle);
-            self.tell(handle, |_| What::Pending { by: Asker::Players, url: None });
+            let stream = self.tables.get(handle).expect("just seen");
+            let asking = stream.askings().next().cloned();
+            match asking {
+                Some(_) => self.demand_for(now, handle, asking),
+                None => self.tell(handle, |_| What::Pending { by: Asker::Players, url: None }),
+            }
             return;
         }
         let reason = if clean { EndReason::Unpublished } else { EndReason::SourceLost };

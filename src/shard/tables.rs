@@ -16,6 +16,7 @@ use crate::bus::view::PublisherView;
 use crate::limits::{SLOTS_PER_PAGE, STREAMS_PER_PAGE};
 use crate::media::state::Generation;
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, StreamKey};
+use crate::origin::Asking;
 use crate::stream::Media;
 
 /// A stream by its place; found without hashing, and known to be late by its generation.
@@ -76,11 +77,13 @@ pub(super) enum Source {
 }
 
 /// A shard with players or waiters of a stream in one form.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Subscriber {
     pub(super) local: LocalId,
     pub(super) players: u32,
     pub(super) waiters: u32,
+    /// What one of the waiters asks with who is pulled for.
+    pub(super) asking: Option<Arc<Asking>>,
     /// It was given the log, or is the owner's own shard and reads it: it may have players.
     pub(super) attached: bool,
     /// It lacks a flush, or all of the log, and needs a new snapshot.
@@ -312,6 +315,11 @@ impl Stream {
 
     pub(super) fn waiters(&self) -> u32 {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
+    }
+
+    /// What those who wait ask with, one of each shard and form.
+    pub(super) fn askings(&self) -> impl Iterator<Item = &Arc<Asking>> {
+        self.subscribers.values().filter_map(|subscriber| subscriber.asking.as_ref())
     }
 
     /// Nobody brings it, and nobody is kept for who did.

@@ -38,6 +38,8 @@ pub struct Seen {
     /// Codes of `onStatus`.
     pub codes: Vec<String>,
     pub tags: Vec<Tag>,
+    /// When each of them had come.
+    pub arrivals: Vec<Instant>,
     pub last_tag: Option<Instant>,
     pub end: Option<End>,
     /// What was wrong with the bytes.
@@ -110,7 +112,9 @@ impl Player {
                             return;
                         }
                         if seen.tags.len() > tags_before {
-                            seen.last_tag = Some(Instant::now());
+                            let (count, now) = (seen.tags.len(), Instant::now());
+                            seen.arrivals.resize(count, now);
+                            seen.last_tag = Some(now);
                         }
                     }
                     Err(error) if is_wait(&error) => {}
@@ -144,6 +148,18 @@ impl Player {
     #[track_caller]
     pub fn frame_count(&self, kind: Kind) -> usize {
         self.look(|seen| coded(&seen.tags, kind).len())
+    }
+
+    /// The longest time without a picture since then, up to the newest one.
+    #[track_caller]
+    pub fn longest_gap(&self, since: Instant) -> Duration {
+        self.look(|seen| {
+            let pictures = seen.tags.iter().zip(&seen.arrivals);
+            let pictures = pictures.filter(|(tag, _)| tag.kind == Kind::Video && tag.is_coded());
+            let times = pictures.map(|(_, &at)| at).filter(|&at| at >= since);
+            let times: Vec<Instant> = std::iter::once(since).chain(times).collect();
+            times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        })
     }
 
     /// Waits for so many coded frames in all.

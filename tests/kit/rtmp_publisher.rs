@@ -18,6 +18,8 @@ use super::rtmp::{
 #[derive(Debug)]
 pub struct Interleaver {
     socket: TcpStream,
+    /// What the relay says.
+    reader: ChunkReader,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -30,7 +32,7 @@ impl Interleaver {
     pub fn start(address: SocketAddr, stream: &str, tags: Vec<Tag>) -> Self {
         let mut socket = connect(address, Buffer::Large);
         socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
-        ask(&mut socket, address, stream).expect("the relay lets us publish");
+        let reader = ask(&mut socket, address, stream).expect("the relay lets us publish");
         socket.write_all(&set_chunk_size_to(SMALL_CHUNK)).expect("the relay reads");
         let mut writing = socket.try_clone().expect("a second handle");
         let thread = spawn(move || {
@@ -42,13 +44,33 @@ impl Interleaver {
                 writing.write_all(&interleave(group)).expect("the relay reads");
             }
         });
-        Self { socket, thread: Some(thread) }
+        Self { socket, reader, thread: Some(thread) }
     }
 
     /// Waits until everything is sent. The connection stays open.
     pub fn wait_sent(&mut self) {
         let thread = self.thread.take().expect("waited for once");
         thread.join().expect("the writing thread does not panic");
+    }
+
+    /// Ends its stream and plays another one over the same connection, until so many pictures of it have
+    /// come. Everything must have been sent.
+    #[track_caller]
+    pub fn play_instead(&mut self, stream: &str, pictures: usize) {
+        assert!(self.thread.is_none(), "it still publishes");
+        let delete = command(0, "deleteStream", 4.0, &[Value::Null, Value::Number(1.0)]);
+        let create = command(0, "createStream", 5.0, &[Value::Null]);
+        let play = command(1, "play", 0.0, &[Value::Null, Value::String(stream)]);
+        let asked = [delete, create, play].concat();
+        self.socket.write_all(&asked).expect("the relay reads");
+        let mut buffer = [0; 65_536];
+        let mut came = 0;
+        while came < pictures {
+            let len = self.socket.read(&mut buffer).expect("the relay sends");
+            assert!(len > 0, "it is closed after {came} pictures");
+            let messages = self.reader.push(&buffer[..len]).expect("whole chunks");
+            came += messages.iter().filter(|of| of.number == Kind::Video.number()).count();
+        }
     }
 }
 
@@ -80,7 +102,7 @@ fn interleave(group: &[Tag]) -> Vec<u8> {
 }
 
 /// Handshake and commands, up to the relay's word that we publish.
-fn ask(socket: &mut TcpStream, address: SocketAddr, stream: &str) -> std::io::Result<()> {
+fn ask(socket: &mut TcpStream, address: SocketAddr, stream: &str) -> std::io::Result<ChunkReader> {
     socket.write_all(&[&[3], [0; HANDSHAKE_LEN].as_slice()].concat())?;
     let mut answer = [0; 1 + 2 * HANDSHAKE_LEN];
     socket.read_exact(&mut answer)?;
@@ -100,7 +122,7 @@ fn ask(socket: &mut TcpStream, address: SocketAddr, stream: &str) -> std::io::Re
         let codes = messages.iter().filter(|of| of.number == COMMAND);
         let codes: Vec<String> = codes.filter_map(|of| of.property("code")).collect();
         if codes.iter().any(|code| code == "NetStream.Publish.Start") {
-            return Ok(());
+            return Ok(reader);
         }
         if len == 0 || codes.iter().any(|code| code.starts_with("NetStream.")) {
             return Err(std::io::Error::other(format!("refused: {codes:?}")));

@@ -129,7 +129,9 @@ impl FakeNode {
             .map(|id| Shard::new(ShardId(id as u16), SHARDS, 7, Policy::of(&config, SHARDS)))
             .collect();
         shards.iter_mut().for_each(|shard| shard.set_unix_seconds(NOW_UNIX));
-        shards.iter_mut().for_each(|shard| shard.set_origins(&config));
+        for shard in &mut shards {
+            shard.set_origins(&config);
+        }
         let world = World {
             shards,
             now: clock::now(),

@@ -89,7 +89,7 @@ impl World {
             }
             NodeAsk::Load => Answer::Load(LoadView { percent: 7, delay_ms: 1, fd_count: 9 }),
             NodeAsk::Configure => {
-                self.shards[shard.index()].configure(&self.config);
+                self.shards[shard.index()].configure(self.now, &self.config);
                 Answer::Done
             }
             NodeAsk::Tcp { .. } => Answer::Tcp(None),

@@ -195,12 +195,15 @@ impl Hooks {
                 let outcome = reply::outcome(posted);
                 count(match outcome {
                     Outcome::Taken => &self.counts.taken,
-                    Outcome::NotNow | Outcome::Unreachable => &self.counts.failed,
+                    _ => &self.counts.failed,
                 });
                 if let Err(error) = posted {
                     tracing::debug!(error, "a hook was not reached");
                 }
                 if let Some(item) = self.queue.done(now, id, outcome) {
+                    if outcome == Outcome::Refused && !item.once {
+                        self.count_dropped(item.hook);
+                    }
                     follow(&item, &Said::of(posted), shards);
                 }
             }
@@ -307,13 +310,14 @@ impl Hooks {
         let Place { run, sequence, time_ms } = place;
         body::stamp(&mut body, (run, sequence), time_ms, generation);
         let (server, key) = (server_of(&url), Some(key.clone()));
-        self.enter(Item { hook, server, key, generation, body, once: false });
+        self.enter(Item { hook, server, key, generation, body, once: false, refusals: 0 });
     }
 
     fn push_of_node(&mut self, hook: Hook, body: Map<String, Value>, once: bool) {
         let Some(url) = self.config.hook.url(hook) else { return };
         let server = server_of(&url);
-        self.enter(Item { hook, server, key: None, generation: None, body, once });
+        let (key, generation, refusals) = (None, None, 0);
+        self.enter(Item { hook, server, key, generation, body, once, refusals });
     }
 
     fn enter(&mut self, item: Item) {
@@ -355,7 +359,9 @@ fn follow(item: &Item, said: &Said, shards: &mut Shards) {
     let closes = matches!(said, Said::Yes { close: true });
     let ask = match item.hook {
         // It may have added a pull, or have nothing to do with it: then origins are asked.
-        Hook::StreamNotFound if !closes => Ask::Demand { key: key.clone() },
+        Hook::StreamNotFound if !closes => {
+            Ask::Demand { key: key.clone(), generation: item.generation }
+        }
         _ if !closes => return,
         // A player that came meanwhile saves it.
         Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
@@ -396,6 +402,7 @@ mod tests {
     use crate::bus::keeper::{KeeperInbox, keeper_channel};
     use crate::bus::mesh::Wake;
     use crate::events::ShardEnd;
+    use crate::limits::HOOK_REFUSALS_MAX;
 
     struct Awake;
 
@@ -480,6 +487,23 @@ mod tests {
         scene.hooks.missed(10);
         assert_eq!(scene.body(Hook::StreamNoneReader)["lost"], 13, "and never here");
         assert!(scene.body(Hook::Play)["lost"].is_null());
+    }
+
+    #[test]
+    fn what_a_server_refuses_for_too_long_is_counted_as_missed() {
+        let (mut scene, mut now) = (Scene::new(), clock::now());
+        scene.set(&[Hook::StreamNoneReader], 10);
+        scene.happen(What::Unwatched);
+        for _ in 0..HOOK_REFUSALS_MAX {
+            assert_eq!(scene.hooks.lost, 0);
+            let (id, _) = scene.hooks.queue.take(now).expect("it is told again");
+            scene.hooks.tells_under_way += 1;
+            let posted = Ok((404, br#"{"code":0,"close":true}"#.to_vec()));
+            scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
+            now = scene.hooks.queue.poll_timeout().unwrap_or(now);
+        }
+        assert_eq!((scene.hooks.lost, scene.hooks.is_done()), (1, true));
+        assert!(scene.told.try_recv().is_err(), "nothing is done at its word");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Hooks that are to be told something: in order for each stream and server, until they take it.
 //!
 //! Pure. What a server does not take stays at the head of its lane and is told again, with the same
-//! sequence number; the other streams go on unless the server itself is not there. No server has
-//! another one's slots.
+//! sequence number; the other streams go on unless the server itself is not there. What it refuses
+//! again and again goes, so that what follows is told. No server has another one's slots.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use crate::config::Hook;
-use crate::limits::{HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX};
+use crate::limits::{
+    HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX, HOOK_REFUSALS_MAX,
+};
 use crate::media::StreamKey;
 use crate::media::state::Generation;
 
@@ -27,6 +29,8 @@ pub(super) struct Item {
     pub(super) body: Map<String, Value>,
     /// It is of no use later: told at once, and not again.
     pub(super) once: bool,
+    /// How often it was refused.
+    pub(super) refusals: u32,
 }
 
 /// What came of telling it.
@@ -35,6 +39,8 @@ pub(super) enum Outcome {
     Taken,
     /// The server is there and could not take it.
     NotNow,
+    /// The server says that it does not take it. Where it is being changed, it may later.
+    Refused,
     /// The server is not there.
     Unreachable,
 }
@@ -134,13 +140,14 @@ impl Queue {
         Some((id, &self.under_way.entry(id).or_insert(call).item))
     }
 
-    /// What came of one that was taken out; gives it back when it is done with.
+    /// What came of one that was taken out; gives it back when it is done with: taken, or refused
+    /// [`HOOK_REFUSALS_MAX`] times.
     pub(super) fn done(&mut self, now: Instant, id: u64, outcome: Outcome) -> Option<Item> {
-        let Call { item, server: called, is_wanted } = self.under_way.remove(&id)?;
+        let Call { mut item, server: called, is_wanted } = self.under_way.remove(&id)?;
         let server = self.servers.entry(called).or_default();
         match outcome {
             Outcome::Unreachable => server.trouble.add(now),
-            Outcome::Taken | Outcome::NotNow => server.trouble = Trouble::default(),
+            _ => server.trouble = Trouble::default(),
         }
         if item.once {
             return Some(item);
@@ -152,12 +159,14 @@ impl Queue {
         let name = item.lane();
         let lane = self.lanes.get_mut(&name).expect("something of it was under way");
         lane.under_way -= 1;
+        item.refusals += u32::from(outcome == Outcome::Refused);
+        let is_over = outcome == Outcome::Taken || item.refusals >= HOOK_REFUSALS_MAX;
         match outcome {
-            Outcome::Taken => lane.trouble = Trouble::default(),
-            Outcome::NotNow => lane.trouble.add(now),
+            _ if is_over => lane.trouble = Trouble::default(),
             Outcome::Unreachable => {}
+            _ => lane.trouble.add(now),
         }
-        if outcome == Outcome::Taken {
+        if is_over {
             self.settle(&name);
             return Some(item);
         }
@@ -352,7 +361,8 @@ mod tests {
         let mut body = Map::new();
         body.insert("number".to_owned(), number.into());
         let (hook, server) = (Hook::StreamChanged, "h:80".into());
-        Item { hook, server, key: Some(key), generation: None, body, once: false }
+        let (key, generation) = (Some(key), None);
+        Item { hook, server, key, generation, body, once: false, refusals: 0 }
     }
 
     fn take(queue: &mut Queue, now: Instant) -> Option<(u64, String, u64)> {
@@ -422,6 +432,23 @@ mod tests {
         let (id, ..) = take(&mut queue, now).unwrap();
         queue.done(now, id, Outcome::Taken);
         assert_eq!((0..4).filter_map(|_| take(&mut queue, now)).count(), 4);
+    }
+
+    #[test]
+    fn what_is_refused_comes_again_and_not_for_ever() {
+        let (mut queue, mut now) = (Queue::default(), clock::now());
+        queue.push(item("a", 1), 10);
+        queue.push(item("a", 2), 10);
+        let start = now;
+        for refusals in 1..=HOOK_REFUSALS_MAX {
+            let (id, _, number) = take(&mut queue, now).unwrap();
+            assert_eq!((number, take(&mut queue, now)), (1, None));
+            let done = queue.done(now, id, Outcome::Refused);
+            assert_eq!(done.is_some(), refusals == HOOK_REFUSALS_MAX);
+            now = queue.poll_timeout().unwrap_or(now);
+        }
+        assert!(now - start > Duration::from_secs(30), "a server may start again meanwhile");
+        assert_eq!(take(&mut queue, now).unwrap().2, 2, "what follows is not held up for ever");
     }
 
     #[test]

@@ -39,13 +39,15 @@ impl Said {
     }
 }
 
-/// Whether a hook that was told something has taken it: it has answered, whatever it said. A server
-/// that is overloaded or behind a proxy that can't reach it says so with its status.
+/// Whether a hook that was told something has taken it: with a status of success, whatever it said beside
+/// that. Redirects are not followed. A server that is overloaded or behind a proxy that can't reach it says
+/// so with its status, for as long as that lasts.
 pub(super) fn outcome(posted: &Posted) -> Outcome {
     match posted {
         Err(_) => Outcome::Unreachable,
+        Ok((200..=299, _)) => Outcome::Taken,
         Ok((408 | 425 | 429 | 500.., _)) => Outcome::NotNow,
-        Ok(_) => Outcome::Taken,
+        Ok(_) => Outcome::Refused,
     }
 }
 
@@ -72,11 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_answers_has_taken_it_unless_it_says_later() {
+    fn a_server_has_taken_what_it_answers_with_success() {
         let of = |status| outcome(&Ok((status, Vec::new())));
         assert_eq!(outcome(&Err(String::new())), Outcome::Unreachable);
-        for status in [200, 204, 302, 400, 404] {
+        for status in [200, 204, 299] {
             assert_eq!(of(status), Outcome::Taken, "{status}");
+        }
+        for status in [101, 302, 304, 400, 401, 404] {
+            assert_eq!(of(status), Outcome::Refused, "{status}");
         }
         for status in [408, 429, 500, 502, 503] {
             assert_eq!(of(status), Outcome::NotNow, "{status}");

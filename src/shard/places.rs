@@ -1,0 +1,85 @@
+//! Places in the connect budgets of origins: taken by tries of pulls, handed on to who waits for one.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::Shard;
+use super::failover::Side;
+use super::lifecycle::Place;
+use crate::media::AttemptId;
+
+/// Places that are not free before their attempts are closed.
+#[derive(Default)]
+pub(super) struct HeldPlaces {
+    by_attempt: HashMap<AttemptId, String>,
+    /// To be given back in this turn.
+    freed: Vec<String>,
+}
+
+impl Shard {
+    /// Connects that may be under way to an origin from this shard.
+    pub(super) fn places(&self, origin: &str) -> usize {
+        let Some(max) = self.demands.origins().connects_max(origin) else {
+            return self.policy.connects_per_origin_max;
+        };
+        let (max, shards) = (max as usize, self.shards);
+        let share = max / shards + usize::from(self.id.index() < max % shards);
+        share.max(1)
+    }
+
+    /// An attempt needs its place no more; one on demand keeps it until it is closed.
+    pub(super) fn leave_place(&mut self, now: Instant, place: Place) {
+        if place.until_closed {
+            self.held_places.by_attempt.insert(place.attempt, place.origin);
+        } else {
+            self.give_place_back(now, &place.origin);
+        }
+    }
+
+    /// An attempt is closed.
+    pub(super) fn free_place(&mut self, attempt: AttemptId) {
+        let places = &mut self.held_places;
+        places.freed.extend(places.by_attempt.remove(&attempt));
+    }
+
+    /// Gives the places of this turn's closed attempts to who waits for them.
+    pub(super) fn give_freed_places(&mut self, now: Instant) {
+        for origin in std::mem::take(&mut self.held_places.freed) {
+            self.give_place_back(now, &origin);
+        }
+    }
+
+    pub(super) fn give_place_back(&mut self, now: Instant, origin: &str) {
+        self.budget.give_back(origin);
+        self.hand_out_places(now, origin);
+    }
+
+    /// Gives the places that other budgets than before leave free to who waits for them.
+    pub(super) fn hand_out_all_places(&mut self, now: Instant) {
+        for origin in self.budget.awaited() {
+            self.hand_out_places(now, &origin);
+        }
+        for destination in self.pushes.budget.awaited() {
+            self.hand_out_push_places(now, &destination);
+        }
+    }
+
+    fn hand_out_places(&mut self, now: Instant, origin: &str) {
+        let places = self.places(origin);
+        while let Some(handle) = self.budget.next(origin, places) {
+            let pull = self.tables.get(handle).and_then(|stream| stream.pull());
+            let waits = |side: &Side| {
+                let way = pull.and_then(|pull| pull.try_of(*side));
+                way.is_some_and(|way| way.is_queued() && way.origin() == origin)
+            };
+            if let Some(side) = Side::ALL.into_iter().find(waits)
+                && !self.shutting_down
+            {
+                self.take_time_of_origin(now, handle);
+                self.dial(now, handle, side);
+            } else {
+                self.budget.give_back(origin);
+            }
+        }
+    }
+}

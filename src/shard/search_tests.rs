@@ -1,0 +1,227 @@
+//! Searches of one shard on a virtual clock: what changes while players wait.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::demand_tests::{ONE, Scene, key, options, with_origins};
+use crate::bus::message::{Ask, PullOptions};
+use crate::config::Config;
+use crate::media::SourceUrl;
+use crate::media::state::{EndReason, ErrorClass};
+
+#[test]
+fn who_waits_is_searched_for_where_a_reload_says() {
+    let nowhere = with_origins(["match = \"other/*\""]);
+    for mut scene in [Scene::new("", |_| {}), Scene::new("", nowhere)] {
+        scene.play("a", "");
+        assert_eq!((scene.dialed.len(), scene.askers()), (0, vec!["players"]));
+        scene.reload(ONE, |_| {});
+        assert_eq!(scene.hosts(), ["one"]);
+        assert_eq!(scene.askers(), ["demand"]);
+        scene.fail(ErrorClass::NotFound);
+        assert_eq!(scene.refused, [(1, EndReason::NotFound)]);
+        scene.assert_nothing_is_left();
+    }
+}
+
+/// Who asked with what may not be pulled for, or has left.
+#[test]
+fn a_reload_searches_for_nobody_else() {
+    let mut scene = Scene::new("", |_| {});
+    scene.play("a", "edge=1");
+    let gone = scene.play("b", "");
+    scene.leave(gone);
+    scene.reload(ONE, |_| {});
+    assert_eq!(scene.dialed.len(), 0);
+}
+
+#[test]
+fn a_search_goes_on_at_the_origins_that_it_began_with() {
+    let mut scene = Scene::new("", with_origins(["", ""]));
+    scene.play("a", "");
+    scene.reload(ONE, |_| {});
+    assert_eq!(scene.hung_up.len(), 0);
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.hosts(), ["o0", "o1"]);
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.refused, [(1, EndReason::NotFound)]);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn places_of_a_larger_budget_are_handed_out_at_once() {
+    let budget = |count| move |config: &mut Config| config.pull.connects_per_origin_max = count;
+    let mut scene = Scene::new(ONE, budget(1));
+    for stream in ["a", "b", "c", "d"] {
+        scene.play(stream, "");
+    }
+    assert_eq!(scene.dialed.len(), 1);
+    scene.reload(ONE, budget(3));
+    assert_eq!(scene.dialed.len(), 3);
+    scene.reload(ONE, budget(1));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(
+        (scene.dialed.len(), scene.refused.len()),
+        (3, 1),
+        "fewer hold until enough are free"
+    );
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn an_add_takes_the_place_of_the_search_for_its_stream() {
+    let mut scene = Scene::new(ONE, |config| config.limits.pending_pulls_max = 1);
+    scene.play("a", "");
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/x", false).unwrap())];
+    let add = |stream| Ask::AddPull { key: key(stream), urls: urls.clone(), options: options() };
+    scene.ask(add("b"));
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one"], 0), "that is all for others");
+    scene.ask(add("a"));
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one", "added"], 1));
+    assert_eq!(scene.shard.pending_pulls.count(), 1);
+}
+
+#[test]
+fn a_search_whose_place_nobody_may_take_keeps_it() {
+    let mut scene = Scene::new(ONE, |config| config.limits.pending_pulls_per_address_max = 1);
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/x", false).unwrap())];
+    let options = PullOptions { asked_by: Some([10, 0, 0, 9].into()), ..options() };
+    let add = |stream| Ask::AddPull { key: key(stream), urls: urls.clone(), options };
+    scene.play("a", "");
+    scene.ask(add("b"));
+    scene.ask(add("a"));
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["one", "added"], 0));
+    assert_eq!(scene.shard.pending_pulls.count(), 2);
+}
+
+#[test]
+fn what_a_hook_says_of_an_earlier_life_begins_no_search() {
+    let mut scene = Scene::new(ONE, with_not_found_hook);
+    let gone = scene.play("a", "");
+    let of_first = scene.shard.generation_of(&key("a"));
+    scene.leave(gone);
+    scene.play("a", "");
+    let of_second = scene.shard.generation_of(&key("a"));
+    assert!(of_first.is_some() && of_second.is_some() && of_first != of_second);
+    scene.ask(Ask::Demand { key: key("a"), generation: of_first });
+    assert_eq!(scene.dialed.len(), 0);
+    scene.ask(Ask::Demand { key: key("a"), generation: of_second });
+    assert_eq!(scene.dialed.len(), 1);
+}
+
+fn with_not_found_hook(config: &mut Config) {
+    config.hook.enable = true;
+    config.hook.on_stream_not_found = "http://h/x".to_owned();
+}
+
+/// Who waits hears what came of it before their own 15 s are over, not that they have waited too long.
+const TOLD_AFTER: Duration = Duration::from_millis(15_000 * 15 / 16);
+
+#[test]
+fn the_time_of_a_search_counts_from_who_waited_first() {
+    let mut scene = Scene::new("", |config| {
+        with_origins(["timeout_ms = 60000"])(config);
+        with_not_found_hook(config);
+    });
+    scene.play("a", "");
+    scene.pass(Duration::from_secs(5));
+    assert_eq!(scene.hosts(), ["o0"], "the hook has had its time");
+    scene.pass(TOLD_AFTER - Duration::from_secs(5));
+    assert_eq!(scene.refused, [(1, EndReason::OriginFailed)]);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_try_that_was_queued_has_what_is_left_of_the_time() {
+    let entry = "timeout_ms = 60000\nconnects_max = 1";
+    let mut scene = Scene::new("", with_origins([entry]));
+    scene.play("a", "");
+    scene.play("b", "");
+    scene.pass(Duration::from_secs(13));
+    assert_eq!(scene.dialed.len(), 1);
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (2, 1));
+    scene.pass(TOLD_AFTER - Duration::from_secs(13));
+    assert_eq!(scene.refused[1..], [(2, EndReason::OriginFailed)]);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn who_waits_is_searched_for_when_a_publisher_leaves_without_media() {
+    for is_first in [true, false] {
+        let mut scene = Scene::new(ONE, |_| {});
+        if is_first {
+            assert!(scene.publish("a"));
+            scene.play("a", "");
+        } else {
+            scene.play("a", "");
+            assert!(scene.publish("a"));
+        }
+        let before = scene.dialed.len();
+        scene.askers();
+        scene.unpublish();
+        assert_eq!((scene.dialed.len(), scene.askers()), (before + 1, vec!["players", "demand"]));
+        scene.media();
+        assert_eq!((scene.admitted.len(), scene.refused.len()), (1, 0));
+    }
+    let mut scene = Scene::new(ONE, |_| {});
+    assert!(scene.publish("a"));
+    scene.play("a", "edge=1");
+    scene.unpublish();
+    assert_eq!(scene.dialed.len(), 0, "not for who may not be pulled for");
+}
+
+#[test]
+fn the_hook_decides_of_an_idle_pull_on_demand() {
+    let with_hook = |config: &mut Config| {
+        config.pull.media_timeout_ms = 60_000;
+        config.hook.enable = true;
+        config.hook.on_stream_none_reader = "http://h/x".to_owned();
+    };
+    let auto_close = |config: &mut Config| {
+        with_hook(config);
+        config.stream.auto_close = true;
+    };
+    let mut scenes = [Scene::new(ONE, with_hook), Scene::new(ONE, auto_close)];
+    for scene in &mut scenes {
+        let player = scene.play("a", "");
+        scene.media();
+        scene.leave(player);
+        scene.pass(Duration::from_secs(20));
+    }
+    let [asked, auto] = &mut scenes;
+    assert_eq!((asked.hung_up.len(), auto.hung_up.len()), (0, 1));
+    asked.ask(Ask::CloseIdle { key: key("a"), generation: None });
+    assert_eq!(asked.hung_up.len(), 1, "it says so");
+    asked.assert_nothing_is_left();
+}
+
+/// One presence is asked for its first waiter's address, the other one for another's.
+#[test]
+fn who_has_left_or_has_too_many_is_not_charged_where_another_one_waits() {
+    let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 1));
+    let limits = |config: &mut Config| {
+        with_not_found_hook(config);
+        config.limits.pending_pulls_per_address_max = 1;
+    };
+    let answer = |scene: &mut Scene, stream| {
+        scene.ask(Ask::Demand { key: key(stream), generation: None });
+    };
+    let mut scene = Scene::new(ONE, limits);
+    let gone = scene.play_from(address(1), "a", "");
+    scene.play_from(address(2), "a", "");
+    scene.leave(gone);
+    answer(&mut scene, "a");
+    scene.play_from(address(1), "b", "");
+    answer(&mut scene, "b");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (2, 0), "the first has none but this");
+    // Over RTSP it is another presence.
+    scene.play_from(address(1), "c", "");
+    scene.play_rtsp_from(address(3), "c");
+    answer(&mut scene, "c");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (3, 0));
+    scene.play_from(address(3), "d", "");
+    answer(&mut scene, "d");
+    assert_eq!(scene.refused, [(6, EndReason::TooManyPulls)]);
+}
