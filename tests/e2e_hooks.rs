@@ -315,6 +315,43 @@ fn a_server_that_fails_stalls_and_restarts_is_told_everything_in_order() {
     relay.stop();
 }
 
+/// A handler that never answers for one stream, and nothing else that would show that its server is there.
+#[test]
+fn a_call_that_is_never_answered_holds_up_its_own_stream_alone() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let relay = Relay::start(2);
+    let server = HookServer::start();
+    let origin = Origin::start(Mode::Refused);
+    server.behave(|call| match call.body["stream"] == "stalled" {
+        true => Answer::Stall(LIVENESS * 3),
+        false => Answer::Json(json!({"code": 0})),
+    });
+    set_hooks(&relay, &server, &["on_proxy_state"], &[("hook.timeoutSec", "2")]);
+    let add = |stream: &str| {
+        let reply = relay.add(stream, &origin.rtmp_url(stream), &[("async", "1")]);
+        assert_eq!(reply["code"], 0, "{reply}");
+    };
+    let sequences_of = |stream: &str| -> Vec<u64> {
+        let calls = server.calls_of("on_proxy_state").into_iter();
+        calls.filter(|call| call.body["stream"] == stream).map(|call| sequence_of(&call)).collect()
+    };
+    add("stalled");
+    wait_until(LIVENESS, "its second try", || sequences_of("stalled").len() == 2);
+    let others: Vec<String> = (0..20).map(|number| format!("s{number}")).collect();
+    for stream in &others {
+        add(stream);
+        relay.delete(stream);
+    }
+    let is_told = |stream: &String| {
+        let of_end = |body: &Value| body["stream"] == *stream && body["state"] == "ended";
+        server.calls_of("on_proxy_state").iter().any(|call| call.is_taken && of_end(&call.body))
+    };
+    wait_until(TIMEOUT * 2, "the others are told", || others.iter().all(is_told));
+    let stalled = sequences_of("stalled");
+    assert!(stalled.iter().all(|&sequence| sequence == stalled[0]), "in order: {stalled:?}");
+    relay.stop();
+}
+
 #[test]
 fn a_denied_player_or_publisher_is_told_so_in_its_own_protocol() {
     let relay = Relay::start(2);

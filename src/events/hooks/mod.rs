@@ -198,7 +198,7 @@ impl Hooks {
                     _ => &self.counts.failed,
                 });
                 if let Err(error) = posted {
-                    tracing::debug!(error, "a hook was not reached");
+                    tracing::debug!(%error, "a hook was not reached");
                 }
                 if let Some(item) = self.queue.done(now, id, outcome) {
                     if outcome == Outcome::Refused && !item.once {

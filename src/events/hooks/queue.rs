@@ -1,8 +1,9 @@
 //! Hooks that are to be told something: in order for each stream and server, until they take it.
 //!
 //! Pure. What a server does not take stays at the head of its lane and is told again, with the same
-//! sequence number; the other streams go on unless the server itself is not there. What it refuses
-//! again and again goes, so that what follows is told. No server has another one's slots.
+//! sequence number; the other streams go on unless the server itself is not there, and have slots that
+//! no such call takes. What it refuses again and again goes, so that what follows is told. No server
+//! has another one's slots.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use serde_json::{Map, Value};
 
 use crate::config::Hook;
 use crate::limits::{
-    HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX, HOOK_REFUSALS_MAX,
+    HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_AGAIN_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX,
+    HOOK_REFUSALS_MAX,
 };
 use crate::media::StreamKey;
 use crate::media::state::Generation;
@@ -37,7 +39,7 @@ pub(super) struct Item {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Taken,
-    /// The server is there and could not take it.
+    /// The server is there and could not take it, or did not say so.
     NotNow,
     /// The server says that it does not take it. Where it is being changed, it may later.
     Refused,
@@ -66,6 +68,8 @@ struct Call {
     server: Arc<str>,
     /// Its hook has a URL still.
     is_wanted: bool,
+    /// Its lane was in trouble.
+    is_again: bool,
 }
 
 type LaneName = (Arc<str>, Option<StreamKey>);
@@ -85,6 +89,8 @@ struct Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Ready(u64),
+    /// It may be told, and is of a lane in trouble.
+    Again(u64),
     Resting(Instant, u64),
 }
 
@@ -97,9 +103,13 @@ struct Trouble {
 #[derive(Debug, Default)]
 struct Server {
     under_way: usize,
+    /// Of these, those of lanes in trouble.
+    again_under_way: usize,
     trouble: Trouble,
     /// Heads of lanes that may be told now.
     ready: BTreeSet<u64>,
+    /// The same of lanes in trouble.
+    again: BTreeSet<u64>,
     /// Heads of lanes that may be told later.
     resting: BTreeSet<(Instant, u64)>,
 }
@@ -132,18 +142,18 @@ impl Queue {
     /// The next that may be told now, under its number.
     pub(super) fn take(&mut self, now: Instant) -> Option<(u64, &Item)> {
         self.wake(now);
-        let (id, item) = match self.take_urgent() {
-            Some(urgent) => urgent,
+        let (id, item, is_again) = match self.take_urgent() {
+            Some((id, item)) => (id, item, false),
             None => self.take_waiting(now)?,
         };
-        let call = Call { server: item.server.clone(), item, is_wanted: true };
+        let call = Call { server: item.server.clone(), item, is_wanted: true, is_again };
         Some((id, &self.under_way.entry(id).or_insert(call).item))
     }
 
     /// What came of one that was taken out; gives it back when it is done with: taken, or refused
     /// [`HOOK_REFUSALS_MAX`] times.
     pub(super) fn done(&mut self, now: Instant, id: u64, outcome: Outcome) -> Option<Item> {
-        let Call { mut item, server: called, is_wanted } = self.under_way.remove(&id)?;
+        let Call { mut item, server: called, is_wanted, is_again } = self.under_way.remove(&id)?;
         let server = self.servers.entry(called).or_default();
         match outcome {
             Outcome::Unreachable => server.trouble.add(now),
@@ -153,6 +163,7 @@ impl Queue {
             return Some(item);
         }
         server.under_way -= 1;
+        server.again_under_way -= usize::from(is_again);
         if !is_wanted {
             return (outcome == Outcome::Taken).then_some(item);
         }
@@ -199,6 +210,7 @@ impl Queue {
         self.servers.retain(|_, server| server.under_way > 0);
         for server in self.servers.values_mut() {
             server.ready.clear();
+            server.again.clear();
             server.resting.clear();
         }
         self.lanes.clear();
@@ -218,7 +230,7 @@ impl Queue {
     /// When something may be told that may not now.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let ends = self.servers.values().flat_map(|server| {
-            let end = server.trouble.not_before.filter(|_| !server.ready.is_empty());
+            let end = server.trouble.not_before.filter(|_| server.has_ready());
             [end, server.resting.first().map(|&(at, _)| at)]
         });
         ends.flatten().min()
@@ -251,21 +263,24 @@ impl Queue {
         self.urgent.remove(at)
     }
 
-    fn take_waiting(&mut self, now: Instant) -> Option<(u64, Item)> {
+    /// With it, whether its lane is in trouble.
+    fn take_waiting(&mut self, now: Instant) -> Option<(u64, Item, bool)> {
         if self.under_way.len() >= HOOK_POSTS_ALL_MAX {
             return None;
         }
         let open = self.servers.values().filter(|server| server.is_open(now));
-        let id = *open.filter_map(|server| server.ready.first()).min()?;
+        let (id, is_again) = open.filter_map(Server::first).min()?;
         let item = self.waiting.remove(&id)?;
         self.absent.remove(&id);
         let name = item.lane();
-        self.servers.get_mut(&name.0).expect("just found").under_way += 1;
+        let server = self.servers.get_mut(&name.0).expect("just found");
+        server.under_way += 1;
+        server.again_under_way += usize::from(is_again);
         let lane = self.lanes.get_mut(&name).expect("something of it waited");
         lane.waiting.remove(&id);
         lane.under_way += 1;
         self.settle(&name);
-        Some((id, item))
+        Some((id, item, is_again))
     }
 
     fn insert(&mut self, id: u64, item: Item) {
@@ -293,12 +308,14 @@ impl Queue {
         let server = self.servers.entry(name.0.clone()).or_default();
         match lane.place {
             Some(Place::Ready(id)) => server.ready.remove(&id),
+            Some(Place::Again(id)) => server.again.remove(&id),
             Some(Place::Resting(at, id)) => server.resting.remove(&(at, id)),
             None => false,
         };
         lane.place = lane.next_place();
         match lane.place {
             Some(Place::Ready(id)) => server.ready.insert(id),
+            Some(Place::Again(id)) => server.again.insert(id),
             Some(Place::Resting(at, id)) => server.resting.insert((at, id)),
             None => false,
         };
@@ -319,6 +336,7 @@ impl Lane {
         let &head = self.waiting.first()?;
         match self.trouble.not_before {
             _ if self.under_way > 0 => None,
+            None if self.trouble.failures > 0 => Some(Place::Again(head)),
             None => Some(Place::Ready(head)),
             Some(at) => Some(Place::Resting(at, head)),
         }
@@ -330,6 +348,18 @@ impl Server {
     fn is_open(&self, now: Instant) -> bool {
         let slots = if self.trouble.failures > 0 { 1 } else { HOOK_POSTS_MAX };
         !self.trouble.lasts(now) && self.under_way < slots
+    }
+
+    fn has_ready(&self) -> bool {
+        !self.ready.is_empty() || !self.again.is_empty()
+    }
+
+    /// The oldest that may be told, and whether its lane is in trouble. Those have some of the slots
+    /// only: a server that never answers them holds each for its whole time.
+    fn first(&self) -> Option<(u64, bool)> {
+        let again = self.again.first().filter(|_| self.again_under_way < HOOK_POSTS_AGAIN_MAX);
+        let ready = self.ready.first().map(|&id| (id, false));
+        ready.into_iter().chain(again.map(|&id| (id, true))).min()
     }
 }
 

@@ -82,6 +82,56 @@ fn a_server_that_is_gone_is_tried_with_one_call_and_longer_each_time() {
 }
 
 #[test]
+fn streams_whose_calls_fail_leave_slots_to_the_others() {
+    let (mut queue, mut now) = (Queue::default(), clock::now());
+    let take_all = |queue: &mut Queue, now| -> Vec<(u64, u64)> {
+        let taken = std::iter::from_fn(|| take(queue, now));
+        taken.map(|(id, _, number)| (id, number)).collect()
+    };
+    for number in 0..20 {
+        queue.push(item(&format!("s{number}"), number), 100);
+    }
+    for _ in 0..20 {
+        let (id, ..) = take(&mut queue, now).unwrap();
+        assert!(queue.done(now, id, Outcome::NotNow).is_none());
+    }
+    now = queue.poll_timeout().unwrap();
+    let failing = take_all(&mut queue, now);
+    assert_eq!(failing.len(), HOOK_POSTS_AGAIN_MAX);
+    for number in 20..40 {
+        queue.push(item(&format!("s{number}"), number), 100);
+    }
+    let others = take_all(&mut queue, now);
+    let beside = (HOOK_POSTS_MAX - HOOK_POSTS_AGAIN_MAX) as u64;
+    let numbers: Vec<u64> = others.iter().map(|&(_, number)| number).collect();
+    assert_eq!(numbers, (20..20 + beside).collect::<Vec<_>>());
+    for (id, _) in failing {
+        queue.done(now, id, Outcome::NotNow);
+    }
+    let next: Vec<u64> = take_all(&mut queue, now).iter().map(|&(_, number)| number).collect();
+    assert_eq!(next, (4..4 + HOOK_POSTS_AGAIN_MAX as u64).collect::<Vec<_>>(), "the oldest");
+}
+
+/// A call that is never answered is tried for ever, and only what follows it of its stream waits.
+#[test]
+fn a_call_that_is_never_answered_holds_up_its_own_stream_alone() {
+    let (mut queue, mut now) = (Queue::default(), clock::now());
+    queue.push(item("stalled", 0), 100);
+    for number in 1..=50 {
+        let (id, ..) = take(&mut queue, now).unwrap();
+        queue.push(item("stalled", number), 100);
+        let other = format!("s{number}");
+        queue.push(item(&other, number), 100);
+        let (of_other, stream, _) = take(&mut queue, now).unwrap();
+        assert_eq!(stream, other, "although the first one is under way");
+        queue.done(now, id, Outcome::NotNow);
+        assert!(queue.done(now, of_other, Outcome::Taken).is_some());
+        now = queue.poll_timeout().unwrap();
+    }
+    assert_eq!(take(&mut queue, now).unwrap().2, 0, "the first is tried still");
+}
+
+#[test]
 fn what_is_refused_comes_again_and_not_for_ever() {
     let (mut queue, mut now) = (Queue::default(), clock::now());
     queue.push(item("a", 1), 10);
