@@ -20,7 +20,7 @@ use crate::media::StreamKey;
 use crate::media::state::Generation;
 
 /// Something to tell.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
     pub(super) hook: Hook,
     /// Host and port of its URL.
@@ -115,9 +115,9 @@ struct Server {
 }
 
 impl Queue {
-    /// Enters something; gives back the hook of what went for it, where more than `max` would wait:
-    /// the oldest that tells of an absent stream, and nothing else for one of these, or the oldest.
-    pub(super) fn push(&mut self, item: Item, max: usize) -> Option<Hook> {
+    /// Enters something; gives back what went for it, where more than `max` would wait: the oldest that
+    /// tells of an absent stream, and nothing else for one of these, or the oldest.
+    pub(super) fn push(&mut self, item: Item, max: usize) -> Option<Item> {
         self.newest += 1;
         if item.once {
             self.urgent.retain(|(_, waiting)| waiting.hook != item.hook);
@@ -129,11 +129,11 @@ impl Queue {
         let mut gone = None;
         if is_full || is_absent && self.absent.len() >= HOOK_ABSENT_WAITING_MAX {
             let oldest = match self.absent.first() {
-                None if is_absent => return Some(item.hook),
+                None if is_absent => return Some(item),
                 None => self.waiting.first_key_value().map(|(&id, _)| id),
                 Some(&id) => Some(id),
             };
-            gone = oldest.and_then(|id| self.remove(id)).map(|item| item.hook);
+            gone = oldest.and_then(|id| self.remove(id));
         }
         self.insert(self.newest, item);
         gone
@@ -148,6 +148,16 @@ impl Queue {
         };
         let call = Call { server: item.server.clone(), item, is_wanted: true, is_again };
         Some((id, &self.under_way.entry(id).or_insert(call).item))
+    }
+
+    /// Whether a server was not there when it was called last.
+    pub(super) fn is_gone(&self, server: &str) -> bool {
+        self.servers.get(server).is_some_and(|server| server.trouble.failures > 0)
+    }
+
+    /// One that was taken out.
+    pub(super) fn under_way(&self, id: u64) -> Option<&Item> {
+        self.under_way.get(&id).map(|call| &call.item)
     }
 
     /// What came of one that was taken out; gives it back when it is done with: taken, or refused
@@ -186,9 +196,9 @@ impl Queue {
     }
 
     /// The URLs have changed: what waits goes to the new servers, and what is not wanted any more
-    /// goes; gives back the hooks of that. What is under way holds its lane at the new server, to which it
-    /// goes if it must again.
-    pub(super) fn retarget(&mut self, server_of: impl Fn(Hook) -> Option<Arc<str>>) -> Vec<Hook> {
+    /// goes and is given back. What is under way holds its lane at the new server, to which it goes if it
+    /// must again.
+    pub(super) fn retarget(&mut self, server_of: impl Fn(Hook) -> Option<Arc<str>>) -> Vec<Item> {
         let turn = |item: &mut Item| match server_of(item.hook) {
             Some(server) => {
                 item.server = server;
@@ -197,11 +207,13 @@ impl Queue {
             None => false,
         };
         let mut gone = Vec::new();
-        self.waiting.retain(|_, item| {
-            let stays = turn(item);
-            gone.extend((!stays).then_some(item.hook));
-            stays
-        });
+        for (id, mut item) in std::mem::take(&mut self.waiting) {
+            if turn(&mut item) {
+                self.waiting.insert(id, item);
+            } else {
+                gone.push(item);
+            }
+        }
         self.absent.retain(|id| self.waiting.contains_key(id));
         self.urgent.retain_mut(|(_, item)| turn(item));
         for call in self.under_way.values_mut() {

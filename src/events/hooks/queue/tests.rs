@@ -152,7 +152,7 @@ fn what_is_refused_comes_again_and_not_for_ever() {
 fn the_oldest_goes_when_it_is_full() {
     let (mut queue, now) = (Queue::default(), clock::now());
     assert_eq!((queue.push(item("a", 1), 2), queue.push(item("a", 2), 2)), (None, None));
-    assert_eq!(queue.push(item("a", 3), 2), Some(Hook::StreamChanged));
+    assert_eq!(queue.push(item("a", 3), 2), Some(item("a", 1)));
     assert_eq!(take(&mut queue, now).unwrap().2, 2);
 }
 
@@ -277,8 +277,7 @@ fn what_is_under_way_and_not_wanted_any_more_is_not_told_again() {
     queue.push(item("b", 2), 10);
     let [first, second] = [0; 2].map(|_| take(&mut queue, now).unwrap().0);
     queue.push(item("a", 3), 10);
-    let hook = item("a", 3).hook;
-    assert_eq!(queue.retarget(|_| None), [hook], "what was not under way");
+    assert_eq!(queue.retarget(|_| None), [item("a", 3)], "what was not under way");
     assert!(queue.done(now, first, Outcome::NotNow).is_none());
     assert!(queue.done(now, second, Outcome::Taken).is_some(), "its answer counts");
     assert_eq!((queue.waiting_count(), queue.lanes.len()), (0, 0));
@@ -338,10 +337,10 @@ fn what_anybody_can_cause_pushes_nothing_else_out() {
     assert_eq!(queue.push(absent(1), 3), None);
     assert_eq!(queue.push(item("a", 2), 3), None);
     assert_eq!(queue.push(absent(3), 3), None);
-    assert_eq!(queue.push(item("a", 4), 3), Some(Hook::StreamNotFound));
-    assert_eq!(queue.push(absent(5), 3), Some(Hook::StreamNotFound));
-    assert_eq!(queue.push(item("b", 6), 3), Some(Hook::StreamNotFound));
-    assert_eq!(queue.push(absent(7), 3), Some(Hook::StreamNotFound), "this one itself");
+    assert_eq!(queue.push(item("a", 4), 3), Some(absent(1)));
+    assert_eq!(queue.push(absent(5), 3), Some(absent(3)));
+    assert_eq!(queue.push(item("b", 6), 3), Some(absent(5)));
+    assert_eq!(queue.push(absent(7), 3), Some(absent(7)), "this one itself");
     let mut left = Vec::new();
     while let Some((id, _, number)) = take(&mut queue, now) {
         left.push(number);
