@@ -248,6 +248,26 @@ fn a_herd_for_many_missing_streams_costs_the_budget() {
     edge.stop();
 }
 
+/// One that answers at once is not held up by how many connects may be under way.
+#[test]
+fn a_herd_for_many_missing_streams_costs_the_rate() {
+    const PER_SECOND: usize = 20;
+    let desert = Desert::start(Duration::ZERO);
+    let wait = "[stream]\nmax_stream_wait_ms = 4000\n";
+    let entry = desert.entry(&format!("connects_per_second_max = {PER_SECOND}"));
+    let edge = Relay::start_with(2, &format!("{wait}{entry}"));
+    let begun = rillcast::clock::now();
+    let statuses = ask_all(&edge, (0..HERD).map(|number| format!("s{number}")));
+    let seconds = begun.elapsed().as_secs() as usize + 1;
+    // Who has the last turns has no time left to hear an answer.
+    let of_no_stream = |status: &u16| matches!(status, 404 | 502 | 503);
+    assert!(statuses.iter().all(of_no_stream), "{statuses:?}");
+    let (asked, max) = (desert.requests().len(), PER_SECOND * (seconds + 1));
+    assert!(asked >= PER_SECOND, "{asked} asked");
+    assert!(asked <= max && max < HERD / 4, "{asked} asked in {seconds} s");
+    edge.stop();
+}
+
 #[test]
 fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may() {
     let desert = Desert::start(Duration::ZERO);
