@@ -55,7 +55,15 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
     let relay = Relay::start(2);
     let server = HookServer::start();
     let config = post(&relay, "getServerConfig", &[])["data"][0].clone();
-    for name in ["http.port", "http.sslport", "rtmp.port", "rtsp.port", "rtp_proxy.port"] {
+    for name in [
+        "http.port",
+        "http.sslport",
+        "rtmp.port",
+        "rtmp.sslport",
+        "rtsp.port",
+        "rtsp.sslport",
+        "rtp_proxy.port",
+    ] {
         assert!(config[name].as_str().is_some_and(|port| port.parse::<u16>().is_ok()), "{name}");
     }
     let interval = config["hook.alive_interval"].as_str().unwrap().parse::<f32>();
@@ -97,6 +105,10 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
     let reply = post(&relay, "setServerConfig", &params);
     assert_eq!((&reply["code"], &reply["changed"]), (&json!(0), &json!(params.len())), "{reply}");
     assert_eq!(post(&relay, "setServerConfig", &params)["changed"], 0);
+    // It goes on without one where it is told so: what it has set acts.
+    let restart = post(&relay, "restartServer", &[]);
+    assert_eq!(restart["code"], -1, "{restart}");
+    assert!(restart["msg"].is_string(), "{restart}");
 
     // It is alive as long as these come.
     let alive = server.wait("on_server_keepalive", |_| true);
