@@ -81,6 +81,32 @@ fn denied_addresses_are_not_let_in_and_a_reload_lets_them() {
     relay.stop();
 }
 
+/// What a call of the API from an address of ours is answered with.
+fn api_code_from(relay: &Relay, from: &str) -> i64 {
+    let mut socket = bound_to(relay.http, &format!("{from}:0"));
+    let path = format!("/index/api/version?secret={SECRET}");
+    let head = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    socket.write_all(head.as_bytes()).expect("a request");
+    socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+    let mut reply = String::new();
+    socket.read_to_string(&mut reply).expect("a reply");
+    let body = reply.split("\r\n\r\n").nth(1).expect("a body");
+    let body: Value = serde_json::from_str(body).expect("JSON");
+    body["code"].as_i64().expect("a code")
+}
+
+#[test]
+fn networks_say_who_may_call_the_api() {
+    let lists = "[http]\nallow_ip_range = \"127.0.0.0/8\"\n[access]\napi_deny = \"127.0.0.2\"\n";
+    let relay = Relay::start_with(1, lists);
+    let codes = || ["127.0.0.1", "127.0.0.2", "127.0.0.9"].map(|from| api_code_from(&relay, from));
+    assert_eq!(codes(), [0, -100, 0]);
+    let set = [("http.allow_ip_range", "127.0.0.0/30")];
+    assert_eq!(relay.api("setServerConfig", &set)["changed"], 1);
+    assert_eq!(codes(), [0, -100, -100]);
+    relay.stop();
+}
+
 #[test]
 fn pulls_do_not_reach_what_is_denied_by_name_address_or_redirect() {
     let target = Origin::start(Mode::Healthy);

@@ -248,6 +248,26 @@ fn a_herd_for_many_missing_streams_costs_the_budget() {
     edge.stop();
 }
 
+/// One that answers at once is not held up by how many connects may be under way.
+#[test]
+fn a_herd_for_many_missing_streams_costs_the_rate() {
+    const PER_SECOND: usize = 20;
+    let desert = Desert::start(Duration::ZERO);
+    let wait = "[stream]\nmax_stream_wait_ms = 4000\n";
+    let entry = desert.entry(&format!("connects_per_second_max = {PER_SECOND}"));
+    let edge = Relay::start_with(2, &format!("{wait}{entry}"));
+    let begun = rillcast::clock::now();
+    let statuses = ask_all(&edge, (0..HERD).map(|number| format!("s{number}")));
+    let seconds = begun.elapsed().as_secs() as usize + 1;
+    // Who has the last turns has no time left to hear an answer.
+    let of_no_stream = |status: &u16| matches!(status, 404 | 502 | 503);
+    assert!(statuses.iter().all(of_no_stream), "{statuses:?}");
+    let (asked, max) = (desert.requests().len(), PER_SECOND * (seconds + 1));
+    assert!(asked >= PER_SECOND, "{asked} asked");
+    assert!(asked <= max && max < HERD / 4, "{asked} asked in {seconds} s");
+    edge.stop();
+}
+
 #[test]
 fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may() {
     let desert = Desert::start(Duration::ZERO);
@@ -283,6 +303,49 @@ fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may
     edge.wait_online("a");
     assert_eq!(edge.api("getNegativeCache", &[])["count"], 0);
     edge.stop();
+}
+
+/// The hook may take longer than the test waits; its server fails, ends connections, and is not there.
+#[test]
+fn a_dead_hook_server_keeps_nobody_from_what_an_origin_has() {
+    let origin = Relay::start(1);
+    let _publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url("a"));
+    origin.wait_online("a");
+    let entry = format!("[[origin]]\nurl = \"rtmp://{}/{{app}}/a\"\n", origin.rtmp);
+    let wait_ms = (LIVENESS * 6).as_millis();
+    let edge = Relay::start_with(2, &format!("[stream]\nmax_stream_wait_ms = {wait_ms}\n{entry}"));
+    let mut server = HookServer::start();
+    let hook = server.url("on_stream_not_found");
+    let timeout = (LIVENESS * 2).as_secs().to_string();
+    let set = [
+        ("hook.enable", "1"),
+        ("hook.on_stream_not_found", hook.as_str()),
+        ("hook.timeoutSec", timeout.as_str()),
+    ];
+    assert_eq!(edge.api("setServerConfig", &set)["code"], 0);
+    let play = |stream: &str| {
+        let player = Player::http_flv(edge.http, &format!("/live/{stream}.live.flv"));
+        player.wait_frames(Kind::Video, 5);
+        player.stop();
+    };
+    server.behave(|_| Answer::Status(503));
+    play("failed");
+    server.behave(|_| Answer::Close);
+    play("closed");
+    server.stop();
+    play("gone");
+    server.behave(|_| Answer::Json(json!({"code": 0})));
+    server.restart();
+    for stream in ["failed", "closed", "gone"] {
+        let is_told = || {
+            let mut calls = server.calls_of("on_stream_not_found").into_iter();
+            calls.any(|call| call.is_taken && call.body["stream"] == stream)
+        };
+        wait_until(LIVENESS, "it is told all the same", is_told);
+    }
+    assert_eq!(edge.metric("rillcast_demand_pulls_total"), 3);
+    edge.stop();
+    origin.stop();
 }
 
 #[test]

@@ -17,7 +17,7 @@ use kit::flv::Kind;
 use kit::hook_server::Call;
 use kit::http::{encode, request};
 use kit::process::Process;
-use kit::relay::SECRET;
+use kit::relay::{SECRET, add_params, key, label};
 use kit::{Answer, HookServer, LIVENESS, Player, Relay, TempDir, wait_until};
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -55,7 +55,15 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
     let relay = Relay::start(2);
     let server = HookServer::start();
     let config = post(&relay, "getServerConfig", &[])["data"][0].clone();
-    for name in ["http.port", "http.sslport", "rtmp.port", "rtsp.port", "rtp_proxy.port"] {
+    for name in [
+        "http.port",
+        "http.sslport",
+        "rtmp.port",
+        "rtmp.sslport",
+        "rtsp.port",
+        "rtsp.sslport",
+        "rtp_proxy.port",
+    ] {
         assert!(config[name].as_str().is_some_and(|port| port.parse::<u16>().is_ok()), "{name}");
     }
     let interval = config["hook.alive_interval"].as_str().unwrap().parse::<f32>();
@@ -97,6 +105,10 @@ fn wvp_pro_takes_a_node_and_its_hooks_act_at_once() {
     let reply = post(&relay, "setServerConfig", &params);
     assert_eq!((&reply["code"], &reply["changed"]), (&json!(0), &json!(params.len())), "{reply}");
     assert_eq!(post(&relay, "setServerConfig", &params)["changed"], 0);
+    // It goes on without one where it is told so: what it has set acts.
+    let restart = post(&relay, "restartServer", &[]);
+    assert_eq!(restart["code"], -1, "{restart}");
+    assert!(restart["msg"].is_string(), "{restart}");
 
     // It is alive as long as these come.
     let alive = server.wait("on_server_keepalive", |_| true);
@@ -202,7 +214,7 @@ fn a_hook_brings_the_stream_that_a_player_waits_for() {
     server.behave(move |call| {
         if call.hook == "on_stream_not_found" {
             let stream = call.body["stream"].as_str().expect("a stream");
-            let params = kit::relay::add_params(stream, &url, &[("async", "1")]);
+            let params = add_params(stream, &url, &[("async", "1")]);
             assert_eq!(api.call("addStreamProxy", &params)["code"], 0);
         }
         Answer::Json(json!({"code": 0}))
@@ -312,6 +324,127 @@ fn a_server_that_fails_stalls_and_restarts_is_told_everything_in_order() {
     let connections = calls.iter().map(|call| call.connection).collect::<BTreeSet<_>>();
     assert!(connections.len() < calls.len(), "connections are kept");
     assert!(relay.metric("rillcast_hook_calls_total") > 0);
+    relay.stop();
+}
+
+/// A handler that never answers for one stream, and nothing else that would show that its server is there.
+#[test]
+fn a_call_that_is_never_answered_holds_up_its_own_stream_alone() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let relay = Relay::start(2);
+    let server = HookServer::start();
+    let origin = Origin::start(Mode::Refused);
+    server.behave(|call| match call.body["stream"] == "stalled" {
+        true => Answer::Stall(LIVENESS * 3),
+        false => Answer::Json(json!({"code": 0})),
+    });
+    set_hooks(&relay, &server, &["on_proxy_state"], &[("hook.timeoutSec", "2")]);
+    let add = |stream: &str| {
+        let reply = relay.add(stream, &origin.rtmp_url(stream), &[("async", "1")]);
+        assert_eq!(reply["code"], 0, "{reply}");
+    };
+    let sequences_of = |stream: &str| -> Vec<u64> {
+        let calls = server.calls_of("on_proxy_state").into_iter();
+        calls.filter(|call| call.body["stream"] == stream).map(|call| sequence_of(&call)).collect()
+    };
+    add("stalled");
+    wait_until(LIVENESS, "its second try", || sequences_of("stalled").len() == 2);
+    let others: Vec<String> = (0..20).map(|number| format!("s{number}")).collect();
+    for stream in &others {
+        add(stream);
+        relay.delete(stream);
+    }
+    let is_told = |stream: &String| {
+        let of_end = |body: &Value| body["stream"] == *stream && body["state"] == "ended";
+        server.calls_of("on_proxy_state").iter().any(|call| call.is_taken && of_end(&call.body))
+    };
+    wait_until(TIMEOUT * 2, "the others are told", || others.iter().all(is_told));
+    let stalled = sequences_of("stalled");
+    assert!(stalled.iter().all(|&sequence| sequence == stalled[0]), "in order: {stalled:?}");
+    relay.stop();
+}
+
+/// Calls that were not taken.
+fn failures(relay: &Relay) -> u64 {
+    let samples = relay.samples("rillcast_hook_calls_total").into_iter();
+    let failed = samples.filter(|(labels, _)| label(labels, "result") == "failed");
+    failed.map(|(_, count)| count).sum()
+}
+
+/// All that is told goes to one server, which stalls for longer than several timeouts, ends connections,
+/// fails, and is not there. Nobody else waits for it.
+#[test]
+fn a_dead_hook_server_delays_no_media_and_no_api_call() {
+    const API_MAX: Duration = Duration::from_secs(1);
+    const GAP_MAX: Duration = Duration::from_secs(1);
+    let relay = Relay::start(2);
+    let mut server = HookServer::start();
+    let origin = Origin::start(Mode::Healthy);
+    let hooks = [
+        "on_stream_changed",
+        "on_stream_none_reader",
+        "on_stream_not_found",
+        "on_flow_report",
+        "on_proxy_state",
+        "on_server_keepalive",
+    ];
+    let soon = [("hook.timeoutSec", "0.4"), ("hook.alive_interval", "0.2")];
+    set_hooks(&relay, &server, &hooks, &soon);
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    let player = Player::http_flv(relay.http, "/live/a.live.flv");
+    player.wait_frames(Kind::Video, 10);
+    let call = |name: &str, params: &[(&str, &str)]| {
+        let start = rillcast::clock::now();
+        let reply = relay.api(name, params);
+        let took = start.elapsed();
+        assert!(took < API_MAX, "{name} took {took:?}");
+        assert_eq!(reply["code"], 0, "{name}: {reply}");
+        reply
+    };
+    let mut names = Vec::new();
+    let mut live = |phase: &str| {
+        let failed = failures(&relay);
+        for number in 0..10 {
+            let stream = format!("{phase}{number}");
+            let url = origin.rtmp_url(&stream);
+            call("addStreamProxy", &add_params(&stream, &url, &[("async", "1")]));
+            call("getMediaList", &[("stream", &stream)]);
+            call("delStreamProxy", &[("key", &key(&stream))]);
+            names.push(stream);
+        }
+        // Who comes now is served now, and who plays goes on.
+        let newcomer = Player::http_flv(relay.http, "/live/a.live.flv");
+        newcomer.wait_frames(Kind::Video, 5);
+        newcomer.stop();
+        let start = rillcast::clock::now();
+        player.wait_more_frames(Kind::Video, 50);
+        let gap = player.longest_gap(start);
+        assert!(gap < GAP_MAX, "{phase}: no picture for {gap:?}");
+        wait_until(LIVENESS, "its calls fail", || failures(&relay) > failed);
+    };
+    server.behave(|_| Answer::Stall(Duration::from_secs(2)));
+    live("stalled");
+    server.behave(|_| Answer::Close);
+    live("closed");
+    server.behave(|_| Answer::Status(503));
+    live("failed");
+    server.stop();
+    live("gone");
+    server.behave(|_| Answer::Json(json!({"code": 0})));
+    server.restart();
+    let taken = || -> BTreeSet<String> {
+        let calls = server.calls_of("on_proxy_state").into_iter();
+        let of_end = calls.filter(|call| call.is_taken && call.body["state"] == "ended");
+        of_end.filter_map(|call| call.body["stream"].as_str().map(str::to_owned)).collect()
+    };
+    wait_until(LIVENESS * 2, "all is told", || {
+        let taken = taken();
+        names.iter().all(|name| taken.contains(name))
+    });
+    player.assert_open();
+    player.stop();
+    publisher.stop();
     relay.stop();
 }
 

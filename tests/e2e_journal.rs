@@ -234,6 +234,36 @@ fn kill_at_any_moment_loses_no_acknowledged_add_and_brings_back_no_delete() {
     assert!(compactions > 0 && kills_within > 0, "{compactions}, {kills_within} within one");
 }
 
+/// A thousand pulls of one origin that is up when the node comes back: as many at once as its budget has,
+/// and as many again each quarter of a second.
+#[test]
+fn restored_pulls_come_at_the_pace_of_their_origins_budget() {
+    const PULLS: usize = 1000;
+    const BUDGET: usize = 64;
+    const GROUP_MS: u128 = 250;
+    let dir = TempDir::new("journal");
+    let origin = Origin::start(Mode::Refused);
+    let relay = Relay::start_with(2, &data_dir(&dir));
+    for number in 0..PULLS {
+        let stream = format!("s{number}");
+        let more = [("async", "1"), ("force", "1"), ("timeout_sec", "60")];
+        let reply = relay.add(&stream, &origin.rtmp_url(&stream), &more);
+        assert_eq!(reply["code"], 0, "{reply}");
+    }
+    relay.stop();
+    origin.set(Mode::NoMedia);
+    assert_eq!(origin.count(), 0);
+    let begun = rillcast::clock::now();
+    let relay = Relay::start_with(2, &data_dir(&dir));
+    wait_until(LIVENESS, "all of them come", || {
+        let count = origin.count();
+        let groups = begun.elapsed().as_millis() / GROUP_MS + 1;
+        assert!(count <= BUDGET * groups as usize, "{count} within {groups} times {GROUP_MS} ms");
+        count == PULLS
+    });
+    relay.stop();
+}
+
 #[test]
 fn restored_pull_plays_and_a_given_up_one_stays_away() {
     let dir = TempDir::new("journal");

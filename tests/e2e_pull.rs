@@ -13,6 +13,7 @@ use kit::flv::{Kind, Tag};
 use kit::nginx::Nginx;
 use kit::relay::{add_params, key};
 use kit::{LIVENESS, Player, Relay, wait_until};
+use rillcast::clock;
 use serde_json::{Value, json};
 
 /// About two seconds.
@@ -350,6 +351,80 @@ fn failures_are_named_by_their_class() {
             assert!(proxy["ageMs"].is_u64(), "{proxy}");
             assert_eq!(relay.delete("a")["data"]["flag"], true);
         }
+    }
+    relay.stop();
+}
+
+/// What the API shows of a pull that fails is what its origin sees: how often it was asked, and when it is
+/// asked again.
+#[test]
+fn attempts_and_the_next_one_are_shown_as_the_origin_sees_them() {
+    const TRIES: usize = 3;
+    // The relay rounds, and the kit looks at the origin now and then.
+    const EARLY: Duration = Duration::from_millis(2);
+    const LATE: Duration = Duration::from_secs(1);
+    let relay = Relay::start_with(2, "[pull]\nretry_base_ms = 400\nretry_step_ms = 300\n");
+    for rtmp in [true, false] {
+        let origin = Origin::start(Mode::NotFound);
+        let url = if rtmp { origin.rtmp_url("a") } else { origin.flv_url("a") };
+        assert_added(&relay.add("a", &url, &[("async", "1"), ("force", "1")]), "a");
+        for tries in 1..=TRIES {
+            let mut shown = (clock::now(), Value::Null, clock::now());
+            wait_until(LIVENESS, &format!("try {tries} has failed"), || {
+                let before = clock::now();
+                let proxy = relay.proxy("a").expect("pending");
+                let has_failed = proxy["state"] == "backing_off" && proxy["attempts"] == tries;
+                shown = (before, proxy, clock::now());
+                has_failed
+            });
+            let (before, proxy, after) = shown;
+            assert_eq!(origin.count(), tries, "{proxy}");
+            let next = Duration::from_millis(proxy["nextRetryMs"].as_u64().expect("a time"));
+            wait_until(LIVENESS, "the next try", || origin.count() > tries);
+            let came = clock::now();
+            assert!(came + EARLY >= before + next, "{:?} after {proxy}", came - before);
+            assert!(came <= after + next + LATE, "{:?} after {proxy}", came - after);
+        }
+        assert_eq!(relay.delete("a")["data"]["flag"], true);
+        origin.wait_all_closed(LIVENESS);
+    }
+    relay.stop();
+}
+
+/// Origins that accept and say nothing, or no media, with each default time at a tenth: what may be ten
+/// requests in a minute, and one that heals is back with the next of them.
+#[test]
+fn silent_origins_are_asked_as_rarely_as_the_policy_says_and_heal() {
+    const WATCHED: Duration = Duration::from_secs(6);
+    const REQUESTS_MAX: usize = 10;
+    let tenth = "[pull]\nretry_base_ms = 200\nretry_step_ms = 300\nretry_max_ms = 6000\n\
+                 retry_jitter_percent = 0\ntimeout_ms = 1000\nmedia_timeout_ms = 1000\n";
+    let relay = Relay::start_with(2, tenth);
+    let modes = [Mode::AcceptedSilent, Mode::AfterHandshake, Mode::NoMedia];
+    let begun = clock::now();
+    let origins = modes.map(|mode| (format!("{mode:?}"), Origin::start(mode)));
+    for (stream, origin) in &origins {
+        let more = [("async", "1"), ("force", "1")];
+        assert_added(&relay.add(stream, &origin.rtmp_url("a"), &more), stream);
+    }
+    kit::pause(WATCHED);
+    for (stream, origin) in &origins {
+        let (count, elapsed) = (origin.count(), begun.elapsed());
+        // A try takes 1 s; 0.2 s, 0.3 s, 0.6 s, 0.9 s and so on lie between two of them.
+        let waits = (0..).map(|failures| 1000 + if failures == 0 { 200 } else { failures * 300 });
+        let begins = waits.scan(0, |begin, wait| {
+            *begin += wait;
+            Some(Duration::from_millis(*begin))
+        });
+        let count_max = 1 + begins.take_while(|begin| *begin <= elapsed).count();
+        let counts = 2..=count_max.min(REQUESTS_MAX);
+        assert!(counts.contains(&count), "{stream}: {count} in {elapsed:?}");
+        assert!(origin.open_count() <= 1, "{stream}: one at a time");
+        origin.set(Mode::Healthy);
+    }
+    for (stream, origin) in &origins {
+        relay.wait_online(stream);
+        assert_eq!(origin.open_count(), 1, "{stream}");
     }
     relay.stop();
 }

@@ -36,6 +36,13 @@ struct Route {
     endpoint: Endpoint,
 }
 
+impl Route {
+    /// Whether there is more to it than that it is refused.
+    fn is_served(&self) -> bool {
+        !matches!(self.endpoint, Endpoint::RestartServer)
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Endpoint {
     AddStreamProxy,
@@ -65,6 +72,7 @@ enum Endpoint {
     ListStreamPusherProxy,
     ProbeStream,
     ReloadConfig,
+    RestartServer,
     SetServerConfig,
     UpdateStreamProxy,
     Version,
@@ -94,7 +102,8 @@ pub(super) fn is_api(path: &str) -> bool {
 
 /// The paths that are served, in the order in which ZLMediaKit lists them.
 pub(super) fn paths() -> impl Iterator<Item = String> {
-    let named = ROUTES.iter().map(|route| format!("{API_ROOT}{}", route.name));
+    let named = ROUTES.iter().filter(|route| route.is_served());
+    let named = named.map(|route| format!("{API_ROOT}{}", route.name));
     std::iter::once(ROOT.to_owned()).chain(named)
 }
 
@@ -160,6 +169,7 @@ async fn dispatch<N: Node>(call: &Call<'_, N>, endpoint: Endpoint) -> Result<Res
         Endpoint::GetServerConfig => Ok(server::show_config(call)),
         Endpoint::ProbeStream => proxy::probe(call).await,
         Endpoint::ReloadConfig => server::reload_config(call).await,
+        Endpoint::RestartServer => Err(server::refuse_restart()),
         Endpoint::SetServerConfig => server::set_config(call).await,
         Endpoint::GetStatistic => server::show_statistic(call).await,
         Endpoint::GetThreadsLoad => Ok(server::list_load(call).await),
@@ -228,6 +238,7 @@ const ROUTES: &[Route] = &[
     route("listStreamPusherProxy", &[], Endpoint::ListStreamPusherProxy),
     route("probeStream", &["url"], Endpoint::ProbeStream),
     route("reloadConfig", &[], Endpoint::ReloadConfig),
+    route("restartServer", &[], Endpoint::RestartServer),
     route("setServerConfig", &[], Endpoint::SetServerConfig),
     route("updateStreamProxy", &["key"], Endpoint::UpdateStreamProxy),
     route("version", &[], Endpoint::Version),
@@ -298,6 +309,13 @@ mod tests {
             let reply = node.exchange(&format!("GET {path} HTTP/1.1"), "").finish();
             assert_eq!(reply.json()["code"], -100, "{path} needs the secret");
         }
+    }
+
+    #[test]
+    fn who_wants_a_restart_is_told_that_none_is_needed() {
+        let reply = FakeNode::new().call("restartServer", &[]);
+        assert_eq!(reply["code"], -1);
+        assert!(reply["msg"].as_str().is_some_and(|msg| msg.contains("at once")), "{reply}");
     }
 
     #[test]
@@ -390,7 +408,7 @@ mod tests {
             ("id", "1-0"),
             ("hook.enable", "1"),
         ];
-        for route in ROUTES {
+        for route in ROUTES.iter().filter(|route| route.is_served()) {
             let mut params = params.to_vec();
             if route.name.contains("Pusher") {
                 // Their keys have another form.

@@ -61,7 +61,9 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         ("closed" | "player_refused", "not_found" | "origin_failed", _) => {
             "[[origin]] or demand.origin_url"
         }
-        ("closed" | "player_refused", "busy", _) => "connects_max of the [[origin]]",
+        ("closed" | "player_refused", "busy", _) => {
+            "connects_max or connects_per_second_max of the [[origin]]"
+        }
         ("closed", "closed", _) => "close_stream or close_streams",
         ("deleted", ..) => "delStreamProxy",
         ("player_refused", "denied", _) => "on_play",
@@ -88,7 +90,7 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         ("player_left", "source_lost", _) => "stream.reconnect_grace_ms or stream.continue_push_ms",
         ("player_left" | "publisher_left", "kicked", _) => "kick_session or kick_sessions",
         ("attempt_failed", _, "busy") => {
-            "pull.connects_per_origin_max or connects_max of the [[origin]]"
+            "pull.connects_per_origin_max; connects_max or connects_per_second_max of the [[origin]]"
         }
         ("attempt_failed", _, "denied") => "access.pull_deny",
         ("attempt_failed", _, "timed_out") => {
@@ -188,7 +190,10 @@ mod tests {
         let rule = |class: &str| rules(&[line(1, "attempt_failed", "text", class)]).pop();
         assert_eq!(
             rule("busy").map(|row| row.rule),
-            Some("pull.connects_per_origin_max or connects_max of the [[origin]]")
+            Some(
+                "pull.connects_per_origin_max; connects_max or connects_per_second_max of the \
+                 [[origin]]"
+            )
         );
         assert_eq!(rule("denied").map(|row| row.rule), Some("access.pull_deny"));
         assert_eq!(rule("refused"), None);

@@ -48,6 +48,14 @@ pub(super) async fn reload_config<N: Node>(call: &Call<'_, N>) -> Result<Respons
     Ok(wire::success(Data { data: ReloadedRow { changed, needs_restart } }))
 }
 
+/// `restartServer`: whoever started the process does that. ZLMediaKit's clients ask for it after
+/// `setServerConfig`, whose hooks act there from the next start on.
+pub(super) fn refuse_restart() -> Failure {
+    let msg = "not restarted: what setServerConfig sets acts at once, and the process is restarted by \
+               who started it";
+    Failure::new(Code::OtherFailed, msg)
+}
+
 /// `getStatistic`: numbers like those that ZLMediaKit counts its objects by.
 pub(super) async fn show_statistic<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let mut statistic = Statistic::default();

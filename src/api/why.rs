@@ -10,6 +10,7 @@ use super::rules::{RuleRow, last_failure, rules};
 use super::wire::{self, Code, Failure, SourceRow};
 use crate::bus::message::{Answer, Ask, NodeAsk};
 use crate::bus::view::{AbsenceView, GapView, GapsView, PlayerView, SourceView, StreamView};
+use crate::config::{Config, Hook};
 use crate::media::state::StreamState;
 use crate::media::{ConnectionId, StreamKey};
 use crate::proto::http::Response;
@@ -84,6 +85,9 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
     let gaps = gaps(call, &key).await?;
     let rules = rules(&events);
     let cause = match &view {
+        Some(view) if is_told_of(view, &call.config) => {
+            "players wait, and nobody brings it; on_stream_not_found is told of it".to_owned()
+        }
         Some(view) => cause(view, (&gaps, &slowest), call.config.egress.lag_bytes_max),
         None => absent(absence(call, &key).await?.as_ref(), &rules, last_failure(&events)),
     };
@@ -192,6 +196,12 @@ fn absent(absence: Option<&AbsenceView>, rules: &[RuleRow], failure: Option<Stri
         whole += &format!("; its last try failed {failure}");
     }
     whole
+}
+
+/// Whether a hook may bring it: players wait for it, and nobody has brought it yet.
+fn is_told_of(view: &StreamView, config: &Config) -> bool {
+    let is_absent = view.state == StreamState::AwaitingSource && view.bytes_total == 0;
+    is_absent && config.hook.wants(Hook::StreamNotFound)
 }
 
 /// The first of these that holds: no source, a source that fails, falls silent or did so a
@@ -350,6 +360,20 @@ mod tests {
             slowest_of(players).iter().map(|player| player.connection.serial).collect();
         assert_eq!(order, [5, 2, 4, 3, 1]);
         assert_eq!(order.len(), SLOWEST);
+    }
+
+    #[test]
+    fn a_hook_that_may_bring_the_stream_is_named_until_somebody_does() {
+        let node = FakeNode::with(|config| {
+            config.demand.origin_url = "rtmp://10.0.0.1/%s/%s".to_owned();
+            config.hook.enable = true;
+            config.hook.on_stream_not_found = "http://h/x".to_owned();
+        });
+        node.play(ConnectionId { serial: 9, shard: ShardId(1) }, "cam1", Packaging::Flv);
+        let text = "players wait, and nobody brings it; on_stream_not_found is told of it";
+        assert_eq!(cause(&node), text);
+        node.pass(std::time::Duration::from_secs(5));
+        assert!(cause(&node).starts_with("a try is under way"), "{}", cause(&node));
     }
 
     #[test]

@@ -117,7 +117,18 @@ pub enum HookPool {
 }
 
 /// Status and body of a hook's reply, or why there is none.
-pub type Posted = Result<(u16, Vec<u8>), String>;
+pub type Posted = Result<(u16, Vec<u8>), NoReply>;
+
+/// Why a hook has not replied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoReply {
+    /// There is no connection to its server.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It was called, and said nothing in time or nothing that can be read.
+    #[error("{0}")]
+    Unanswered(String),
+}
 
 /// What the keeper counts; a shard shows it.
 #[derive(Debug, Default)]

@@ -1,8 +1,11 @@
-//! Address ranges as ZLMediaKit writes them: `::1,10.0.0.0-10.255.255.255`.
+//! Address ranges as ZLMediaKit writes them, `::1,10.0.0.0-10.255.255.255`, and networks as
+//! everybody does.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use super::networks::{NetworksError, parse_networks};
 
 /// Who may call the API. An empty text means everyone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,15 +13,6 @@ use serde::{Deserialize, Serialize};
 pub struct IpRanges {
     text: String,
     ranges: Vec<(IpAddr, IpAddr)>,
-}
-
-/// Why a text is no list of address ranges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum IpRangesError {
-    #[error("not an IP address or a range of two")]
-    Malformed,
-    #[error("both ends of an IP range must be of one version, the lower one first")]
-    Backward,
 }
 
 impl IpRanges {
@@ -45,11 +39,10 @@ impl Default for IpRanges {
 }
 
 impl TryFrom<String> for IpRanges {
-    type Error = IpRangesError;
+    type Error = NetworksError;
 
-    fn try_from(text: String) -> Result<Self, IpRangesError> {
-        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        let ranges = items.map(parse_range).collect::<Result<_, _>>()?;
+    fn try_from(text: String) -> Result<Self, NetworksError> {
+        let ranges = parse_networks(&text)?;
         Ok(Self { text, ranges })
     }
 }
@@ -60,16 +53,6 @@ impl From<IpRanges> for String {
     }
 }
 
-pub(super) fn parse_range(text: &str) -> Result<(IpAddr, IpAddr), IpRangesError> {
-    let parse = |text: &str| text.trim().parse::<IpAddr>().map_err(|_| IpRangesError::Malformed);
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (parse(first)?, parse(last)?);
-    if first.is_ipv4() != last.is_ipv4() || first > last {
-        return Err(IpRangesError::Backward);
-    }
-    Ok((first, last))
-}
-
 const PRIVATE: &str = "::1,127.0.0.1,172.16.0.0-172.31.255.255,192.168.0.0-192.168.255.255,\
                        10.0.0.0-10.255.255.255";
 
@@ -77,7 +60,7 @@ const PRIVATE: &str = "::1,127.0.0.1,172.16.0.0-172.31.255.255,192.168.0.0-192.1
 mod tests {
     use super::*;
 
-    fn ranges(text: &str) -> Result<IpRanges, IpRangesError> {
+    fn ranges(text: &str) -> Result<IpRanges, NetworksError> {
         IpRanges::try_from(text.to_owned())
     }
 
@@ -112,12 +95,30 @@ mod tests {
     }
 
     #[test]
+    fn networks_and_their_groups_are_ranges_too() {
+        let list = ranges("10.0.0.0/8, loopback,2001:db8::/32").unwrap();
+        for (address, is_in) in [
+            ("10.255.255.255", true),
+            ("::ffff:10.1.2.3", true),
+            ("11.0.0.0", false),
+            ("127.1.2.3", true),
+            ("::1", true),
+            ("2001:db8:ffff::1", true),
+            // It is a caller's own address, wherever it would lead to.
+            ("64:ff9b::10.0.0.1", false),
+        ] {
+            assert_eq!(list.contains(address.parse().unwrap()), is_in, "{address}");
+        }
+    }
+
+    #[test]
     fn other_texts_are_refused() {
-        for text in ["x", "1.2.3", "10.0.0.0/8", "1.1.1.1-", "1.1.1.1-1.1.1.2-1.1.1.3"] {
-            assert_eq!(ranges(text), Err(IpRangesError::Malformed), "{text}");
+        for text in ["x", "1.2.3", "10.0.0.0/", "1.1.1.1-", "1.1.1.1-1.1.1.2-1.1.1.3"] {
+            assert_eq!(ranges(text), Err(NetworksError::Malformed), "{text}");
         }
         for text in ["1.1.1.2-1.1.1.1", "1.1.1.1-::1", "::1-1.1.1.1"] {
-            assert_eq!(ranges(text), Err(IpRangesError::Backward), "{text}");
+            assert_eq!(ranges(text), Err(NetworksError::Backward), "{text}");
         }
+        assert_eq!(ranges("10.0.0.1/8"), Err(NetworksError::Bits));
     }
 }

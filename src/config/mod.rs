@@ -29,7 +29,7 @@ pub use cpu_list::{CpuList, CpuListError, parse_cpu_list};
 pub use error::{ConfigError, ValueError};
 use error::{find_key, line_and_column};
 pub use hook::{Hook, HookSection};
-pub use ip_ranges::{IpRanges, IpRangesError};
+pub use ip_ranges::IpRanges;
 pub use networks::{Networks, NetworksError};
 pub use newest::NewestConfig;
 pub use origin::{DemandSection, OriginEntry, RetryClass};

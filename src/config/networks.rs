@@ -5,8 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::ip_ranges::{IpRangesError, parse_range};
-
 /// Networks for a rule to allow or deny. Unlike that of [`super::IpRanges`], an empty list has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -18,8 +16,13 @@ pub struct Networks {
 /// Why a text is no list of networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NetworksError {
-    #[error("{0}, nor a network such as 10.0.0.0/8, loopback, link_local or private")]
-    Range(#[from] IpRangesError),
+    #[error(
+        "not an IP address or a range of two, nor a network such as 10.0.0.0/8, loopback, link_local \
+         or private"
+    )]
+    Malformed,
+    #[error("both ends of an IP range must be of one version, the lower one first")]
+    Backward,
     #[error("a network's prefix is longer than its address")]
     Prefix,
     #[error("a network has bits behind its prefix")]
@@ -60,13 +63,7 @@ impl TryFrom<String> for Networks {
     type Error = NetworksError;
 
     fn try_from(text: String) -> Result<Self, NetworksError> {
-        let mut ranges = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let group = GROUPS.iter().find(|(name, _)| *name == item);
-            for network in group.map_or(&[item][..], |(_, networks)| networks) {
-                ranges.push(canonical(parse_network(network)?));
-            }
-        }
+        let ranges = parse_networks(&text)?;
         Ok(Self { text, ranges })
     }
 }
@@ -75,6 +72,18 @@ impl From<Networks> for String {
     fn from(networks: Networks) -> Self {
         networks.text
     }
+}
+
+/// The first and the last address of each network in a list.
+pub(super) fn parse_networks(text: &str) -> Result<Vec<(IpAddr, IpAddr)>, NetworksError> {
+    let mut ranges = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let group = GROUPS.iter().find(|(name, _)| *name == item);
+        for network in group.map_or(&[item][..], |(_, networks)| networks) {
+            ranges.push(canonical(parse_network(network)?));
+        }
+    }
+    Ok(ranges)
 }
 
 /// IPv4 networks that are written as IPv6 ones become what they are, as addresses do.
@@ -86,9 +95,9 @@ fn canonical((first, last): (IpAddr, IpAddr)) -> (IpAddr, IpAddr) {
 }
 
 fn parse_network(text: &str) -> Result<(IpAddr, IpAddr), NetworksError> {
-    let Some((address, prefix)) = text.split_once('/') else { return Ok(parse_range(text)?) };
-    let address: IpAddr = address.trim().parse().map_err(|_| IpRangesError::Malformed)?;
-    let prefix: u32 = prefix.trim().parse().map_err(|_| IpRangesError::Malformed)?;
+    let Some((address, prefix)) = text.split_once('/') else { return parse_range(text) };
+    let address = parse_address(address)?;
+    let prefix: u32 = prefix.trim().parse().map_err(|_| NetworksError::Malformed)?;
     match address {
         IpAddr::V4(address) => {
             let rest = u32::MAX.checked_shr(prefix).unwrap_or(0);
@@ -103,6 +112,19 @@ fn parse_network(text: &str) -> Result<(IpAddr, IpAddr), NetworksError> {
             Ok((address.into(), Ipv6Addr::from(first | rest).into()))
         }
     }
+}
+
+fn parse_range(text: &str) -> Result<(IpAddr, IpAddr), NetworksError> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (parse_address(first)?, parse_address(last)?);
+    if first.is_ipv4() != last.is_ipv4() || first > last {
+        return Err(NetworksError::Backward);
+    }
+    Ok((first, last))
+}
+
+fn parse_address(text: &str) -> Result<IpAddr, NetworksError> {
+    text.trim().parse().map_err(|_| NetworksError::Malformed)
 }
 
 fn check_prefix((prefix, max): (u32, u32), has_no_bits: bool) -> Result<(), NetworksError> {
@@ -183,13 +205,11 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused() {
-        let malformed = NetworksError::Range(IpRangesError::Malformed);
-        let backward = NetworksError::Range(IpRangesError::Backward);
         let table = [
-            ("x", malformed),
-            ("10.0.0.0/x", malformed),
-            ("/8", malformed),
-            ("2.0.0.0-1.0.0.0", backward),
+            ("x", NetworksError::Malformed),
+            ("10.0.0.0/x", NetworksError::Malformed),
+            ("/8", NetworksError::Malformed),
+            ("2.0.0.0-1.0.0.0", NetworksError::Backward),
             ("10.0.0.0/33", NetworksError::Prefix),
             ("::/129", NetworksError::Prefix),
             ("10.0.0.1/8", NetworksError::Bits),

@@ -32,6 +32,7 @@ pub struct OriginEntry {
     pub weight: u32,
     pub timeout_ms: u64,
     pub connects_max: u32,
+    pub connects_per_second_max: u32,
     pub user: String,
     pub password: String,
     pub pass_query: bool,
@@ -78,6 +79,7 @@ impl Default for OriginEntry {
             weight: 1,
             timeout_ms: 5_000,
             connects_max: 64,
+            connects_per_second_max: 256,
             user: String::new(),
             password: String::new(),
             pass_query: false,
@@ -155,12 +157,13 @@ impl OriginEntry {
         Ok(())
     }
 
-    pub(super) fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 5] {
+    pub(super) fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 6] {
         [
             ("origin.priority", self.priority.into(), 0..=1_000_000),
             ("origin.weight", self.weight.into(), 1..=1_000_000),
             ("origin.timeout_ms", self.timeout_ms, 100..=TIME_MS_MAX),
             ("origin.connects_max", self.connects_max.into(), 1..=65_536),
+            ("origin.connects_per_second_max", self.connects_per_second_max.into(), 0..=1_000_000),
             ("origin.retry_count", self.retry_count.into(), 0..=100),
         ]
     }

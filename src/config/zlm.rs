@@ -323,7 +323,7 @@ mod tests {
             ("general.mediaServerId", "edge-1"),
             ("general.streamNoneReaderDelayMS", "500"),
             ("http.allow_cross_domains", "0"),
-            ("http.allow_ip_range", ""),
+            ("http.allow_ip_range", "8.0.0.0/8"),
             ("http.keepAliveSecond", "1.5"),
             ("protocol.auto_close", "1"),
             ("protocol.continue_push_ms", "3000"),
@@ -350,6 +350,7 @@ mod tests {
         assert_eq!(config.server.id, "edge-1");
         assert!(!config.http.allow_cross_domains);
         assert!(config.http.allow_ip_range.contains("8.8.8.8".parse().unwrap()));
+        assert!(!config.http.allow_ip_range.contains("127.0.0.1".parse().unwrap()));
         assert_eq!(config.http.keep_alive_ms, 1500);
         assert!(config.stream.auto_close);
         assert_eq!(config.stream.continue_push_ms, 3000);

@@ -215,3 +215,10 @@ pub const CONNECT_TIME_MAX: std::time::Duration = std::time::Duration::from_secs
 /// Times that a call is told which its server refuses each time (404, a redirect): some 40 s with the waits
 /// between, in which a server may be replaced. What is told of the same stream waits meanwhile.
 pub const HOOK_REFUSALS_MAX: u32 = 12;
+
+// Calls of hooks that are not answered.
+
+/// Of the calls at once of a server, those of streams whose last call it did not take: the others keep as
+/// many for themselves, however many such streams there are.
+pub const HOOK_POSTS_AGAIN_MAX: usize = HOOK_POSTS_MAX / 2;
+const _: () = assert!(0 < HOOK_POSTS_AGAIN_MAX && HOOK_POSTS_AGAIN_MAX < HOOK_POSTS_MAX);

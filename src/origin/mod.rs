@@ -24,6 +24,7 @@ pub struct Origins {
     /// In the order in which they are asked, but for the weights of those with one priority.
     origins: Vec<Origin>,
     connects_max: BTreeMap<String, u32>,
+    connects_per_second_max: BTreeMap<String, u32>,
     node: String,
     hops_max: usize,
     hook_wait: Option<Duration>,
@@ -78,10 +79,18 @@ impl Origins {
             let max = places.entry(authority.clone()).or_insert(entry.connects_max);
             *max = entry.connects_max.min(*max);
         }
+        let mut rates: BTreeMap<String, u32> = BTreeMap::new();
+        for Origin { entry, authority, .. } in &origins {
+            if entry.connects_per_second_max > 0 {
+                let max = rates.entry(authority.clone()).or_insert(u32::MAX);
+                *max = entry.connects_per_second_max.min(*max);
+            }
+        }
         let ms = Duration::from_millis;
         let hook_wait = config.hook.timeout_ms.min(config.stream.max_stream_wait_ms / 3);
         Self {
             connects_max: places,
+            connects_per_second_max: rates,
             node: hops::name(&config.server.id, token),
             hops_max: config.demand.hops_max as usize,
             hook_wait: config.hook.wants(Hook::StreamNotFound).then_some(ms(hook_wait)),
@@ -123,6 +132,11 @@ impl Origins {
     /// says nothing of it.
     pub fn connects_max(&self, authority: &str) -> Option<u32> {
         self.connects_max.get(authority).copied()
+    }
+
+    /// Connects in a second to each host and port that has a limit, of the node.
+    pub fn rates(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.connects_per_second_max.iter().map(|(name, &max)| (name.as_str(), max))
     }
 
     /// Host and port of each, in the order of their names.
@@ -293,9 +307,12 @@ mod tests {
     fn the_smallest_budget_of_a_host_counts() {
         let origins = origins(
             "[demand]\norigin_url = \"rtmp://a/%s/%s\"\n\
-             [[origin]]\nurl = \"rtmp://a/x/{stream}\"\nconnects_max = 3\n",
+             [[origin]]\nurl = \"rtmp://a/x/{stream}\"\nconnects_max = 3\n\
+             [[origin]]\nurl = \"rtmp://a/y/{stream}\"\nconnects_per_second_max = 9\n\
+             [[origin]]\nurl = \"rtmp://b/y/{stream}\"\nconnects_per_second_max = 0\n",
         );
         assert_eq!(origins.connects_max("a:1935"), Some(3));
+        assert_eq!(origins.rates().collect::<Vec<_>>(), [("a:1935", 9)]);
     }
 
     #[test]

@@ -22,16 +22,17 @@ impl<T> Default for Budget<T> {
 impl<T: Copy + PartialEq> Budget<T> {
     /// Takes a place; `false` puts the pull into the origin's queue.
     pub(super) fn take(&mut self, origin: &str, pull: T, places: usize) -> bool {
-        if let Some(origin) = self.origins.get_mut(origin) {
-            if origin.under_way < places && origin.queue.is_empty() {
-                origin.under_way += 1;
-                return true;
-            }
-            origin.queue.push_back(pull);
-            return false;
+        if !self.origins.contains_key(origin) {
+            let unused = Origin { under_way: 0, queue: VecDeque::new() };
+            self.origins.insert(origin.to_owned(), unused);
         }
-        self.origins.insert(origin.to_owned(), Origin { under_way: 1, queue: VecDeque::new() });
-        true
+        let origin = self.origins.get_mut(origin).expect("just entered");
+        if origin.under_way < places && origin.queue.is_empty() {
+            origin.under_way += 1;
+            return true;
+        }
+        origin.queue.push_back(pull);
+        false
     }
 
     /// Gives a place back. [`Self::next`] is to follow until nobody gets one.
@@ -70,6 +71,9 @@ impl<T: Copy + PartialEq> Budget<T> {
             && let Some(index) = origin.queue.iter().position(|&queued| queued == pull)
         {
             origin.queue.remove(index);
+            if origin.under_way == 0 && origin.queue.is_empty() {
+                self.origins.remove(name);
+            }
         }
     }
 
@@ -136,6 +140,17 @@ mod tests {
         give_back(&mut budget, "a", 1);
         assert_eq!(budget.len(), 0);
         assert_eq!(give_back(&mut budget, "a", 1), None, "nothing is there to give back");
+    }
+
+    #[test]
+    fn who_comes_where_there_is_no_place_yet_waits_and_leaves_nothing() {
+        let mut budget = Budget::default();
+        assert!(!budget.take("a", pull(1), 0) && !budget.take("a", pull(2), 0));
+        assert_eq!(budget.next("a", 0), None);
+        assert_eq!(budget.next("a", 1), Some(pull(1)));
+        budget.give_back("a");
+        budget.leave("a", pull(2));
+        assert_eq!(budget.len(), 0);
     }
 
     #[test]

@@ -106,6 +106,7 @@ impl Shard {
         self.demands.origins = origins;
         let origins = &self.demands.origins;
         self.hosts.configure(|name| origins.connects_max(name).is_some());
+        self.configure_paces();
         have_changed
     }
 

@@ -353,6 +353,46 @@ fn a_budget_holds_until_the_sockets_are_closed() {
     assert!(scene.shard.demand_totals().absences < 9, "our budget says nothing about a stream");
 }
 
+/// An origin that says "no" at once, which a budget of connects under way does not slow down.
+#[test]
+fn connects_follow_each_other_no_faster_than_an_origin_may_be_asked() {
+    let mut scene = Scene::new("", with_origins(["connects_per_second_max = 4"]));
+    let fail_new = |scene: &mut Scene, before: usize| {
+        for at in before..scene.dialed.len() {
+            let attempt = scene.dialed[at].0;
+            let fault = Fault::new(ErrorClass::NotFound, "no");
+            scene.shard.attempt_failed(scene.now, attempt, fault);
+            scene.shard.attempt_closed(attempt, 1);
+        }
+        scene.turn();
+        scene.dialed.len() - before
+    };
+    for number in 0..100 {
+        let before = scene.dialed.len();
+        scene.play(&format!("s{number}"), "");
+        fail_new(&mut scene, before);
+    }
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (4, 4));
+    for _ in 0..8 {
+        let before = scene.dialed.len();
+        scene.pass(Duration::from_millis(250));
+        assert_eq!(fail_new(&mut scene, before), 1);
+    }
+    let names: std::collections::BTreeSet<&String> =
+        scene.dialed.iter().map(|(_, url)| url).collect();
+    assert_eq!(names.len(), 12, "each is asked for once");
+    scene.pass(Duration::from_secs(16));
+    let busy = scene.refused.iter().filter(|(_, reason)| *reason == EndReason::Busy).count();
+    assert!(busy >= 80, "{busy} had no turn");
+    assert!(scene.dialed.len() < 20, "{}", scene.dialed.len());
+    scene.pass(Duration::from_secs(1));
+    let before = scene.dialed.len();
+    scene.play("later", "");
+    assert_eq!(scene.dialed.len(), before + 1);
+    scene.fail(ErrorClass::NotFound);
+    scene.assert_nothing_is_left();
+}
+
 #[test]
 fn a_hook_is_asked_first_and_origins_after_its_answer_or_its_time() {
     let with_hook = |config: &mut Config| {

@@ -46,6 +46,7 @@ mod invariants;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
+mod pace;
 mod places;
 mod player;
 mod players;
@@ -83,6 +84,7 @@ use hosts::Hosts;
 use idle::Idle;
 pub use keeping::RestoreError;
 pub use lifecycle::{PullNews, Stage};
+use pace::Paces;
 use places::HeldPlaces;
 pub use player::{Admitted, PlayRequest};
 pub use policy::Policy;
@@ -153,6 +155,7 @@ pub struct Shard {
     attempts: HashMap<AttemptId, StreamHandle>,
     budget: Budget<StreamHandle>,
     held_places: HeldPlaces,
+    paces: Paces,
     demands: Demands,
     idle: Idle,
     hosts: Hosts,
@@ -210,6 +213,7 @@ impl Shard {
             attempts: HashMap::new(),
             budget: Budget::default(),
             held_places: HeldPlaces::default(),
+            paces: Paces::default(),
             demands: Demands::default(),
             idle: Idle::default(),
             hosts: Hosts::default(),
@@ -288,7 +292,8 @@ impl Shard {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let flush = self.flush_queue.first().map(|&(due, _)| due);
         let idle = self.idle.first().map(|&(due, _)| due);
-        let own = [flush, idle, self.behind_due, self.bridging_due];
+        let pace = self.paces.poll_timeout();
+        let own = [flush, idle, pace, self.behind_due, self.bridging_due];
         self.timers.next().into_iter().chain(own.into_iter().flatten()).min()
     }
 
@@ -306,6 +311,7 @@ impl Shard {
             self.catch_up();
         }
         self.tell_idle(now);
+        self.keep_pace(now);
         while let Some(timer) = self.timers.take_due(now) {
             match timer {
                 Timer::Wait(connection) => self.wait_is_over(connection),

@@ -27,6 +27,11 @@ impl Shard {
         share.max(1)
     }
 
+    /// Those that may be under way if one more is to be now: none where it would come too soon after others.
+    pub(super) fn places_now(&self, now: Instant, origin: &str) -> usize {
+        if self.paces.is_open(now, origin) { self.places(origin) } else { 0 }
+    }
+
     /// An attempt needs its place no more; one on demand keeps it until it is closed.
     pub(super) fn leave_place(&mut self, now: Instant, place: Place) {
         if place.until_closed {
@@ -64,9 +69,8 @@ impl Shard {
         }
     }
 
-    fn hand_out_places(&mut self, now: Instant, origin: &str) {
-        let places = self.places(origin);
-        while let Some(handle) = self.budget.next(origin, places) {
+    pub(super) fn hand_out_places(&mut self, now: Instant, origin: &str) {
+        while let Some(handle) = self.budget.next(origin, self.places_now(now, origin)) {
             let pull = self.tables.get(handle).and_then(|stream| stream.pull());
             let waits = |side: &Side| {
                 let way = pull.and_then(|pull| pull.try_of(*side));
@@ -76,10 +80,12 @@ impl Shard {
                 && !self.shutting_down
             {
                 self.take_time_of_origin(now, handle);
+                self.paces.take(now, origin);
                 self.dial(now, handle, side);
             } else {
                 self.budget.give_back(origin);
             }
         }
+        self.await_pace(now, origin);
     }
 }

@@ -147,8 +147,9 @@ impl Shard {
         let pull = stream.pull().expect("only pulls are attempted");
         let timeout = pull.timeout(side);
         let origin = pull.try_of(side).expect("callers have one").origin();
-        let places = self.places(&origin);
+        let places = self.places_now(now, &origin);
         if self.budget.take(&origin, handle, places) {
+            self.paces.take(now, &origin);
             self.dial(now, handle, side);
         } else {
             let stream = self.tables.get_mut(handle).expect("just seen");
@@ -156,6 +157,7 @@ impl Shard {
             let way = pull.try_mut(side).expect("callers have one");
             let timer = self.timers.set(way.deadline(now, timeout), Timer::Queue(handle, side));
             way.state = PullState::Queued { timer };
+            self.await_pace(now, &origin);
         }
     }
 

@@ -198,6 +198,7 @@ impl Plan {
             timeout_ms: rng.u64(300..=3000),
             // One of each shard.
             connects_max: self.shards as u32,
+            connects_per_second_max: if rng.bool() { 0 } else { rng.u32(1..50) },
             send_hops: false,
             retry_count: rng.u32(0..3),
             ..OriginEntry::default()

@@ -58,6 +58,10 @@ pub(super) struct Hooks {
     next_keepalive: Option<Instant>,
     figures: HashMap<ShardId, Figures>,
     absents: Absents,
+    /// What of them nobody waits for the hook's word on: it fails, or is not told.
+    unheard: Vec<(StreamKey, Option<Generation>)>,
+    /// The last call about an absent stream was not taken.
+    not_found_fails: bool,
     counts: Arc<HookCounts>,
 }
 
@@ -84,6 +88,8 @@ impl Hooks {
             next_keepalive: None,
             figures: HashMap::new(),
             absents: Absents::default(),
+            unheard: Vec::new(),
+            not_found_fails: false,
             counts: keeper.hooks.clone(),
         }
     }
@@ -94,8 +100,9 @@ impl Hooks {
         if before.hook != self.config.hook {
             let hook = &self.config.hook;
             let gone = self.queue.retarget(|of| hook.url(of).map(|url| server_of(&url)));
-            gone.into_iter().for_each(|hook| self.count_dropped(hook));
+            gone.iter().for_each(|item| self.drop_item(item));
             self.verdicts.forget_servers();
+            self.not_found_fails = false;
         }
         let hook = &self.config.hook;
         self.next_keepalive = match hook.wants(Hook::ServerKeepalive) {
@@ -198,11 +205,12 @@ impl Hooks {
                     _ => &self.counts.failed,
                 });
                 if let Err(error) = posted {
-                    tracing::debug!(error, "a hook was not reached");
+                    tracing::debug!(%error, "a hook was not reached");
                 }
+                self.note_not_found(id, outcome);
                 if let Some(item) = self.queue.done(now, id, outcome) {
                     if outcome == Outcome::Refused && !item.once {
-                        self.count_dropped(item.hook);
+                        self.drop_item(&item);
                     }
                     follow(&item, &Said::of(posted), shards);
                 }
@@ -229,6 +237,7 @@ impl Hooks {
             self.answer(asker, verdict, shards);
         }
         self.call(now, shards);
+        self.tell_unheard(shards);
         let waiting = self.queue.waiting_count() + self.verdicts.waiting_count();
         self.counts.waiting.store(waiting as u64, Ordering::Relaxed);
     }
@@ -323,14 +332,40 @@ impl Hooks {
     fn enter(&mut self, item: Item) {
         let max = usize::try_from(self.config.hook.queue_max).unwrap_or(usize::MAX);
         if let Some(gone) = self.queue.push(item, max) {
-            self.count_dropped(gone);
+            self.drop_item(&gone);
         }
     }
 
-    fn count_dropped(&mut self, hook: Hook) {
+    /// Counts what is not told.
+    fn drop_item(&mut self, item: &Item) {
         count(&self.counts.dropped);
-        // It is told again for who comes later, and says nothing of what streams do.
-        self.lost += u64::from(hook != Hook::StreamNotFound);
+        match item.hook {
+            // It is told again for who comes later, and says nothing of what streams do.
+            Hook::StreamNotFound => self.leave_to_origins(item.key.as_ref(), item.generation),
+            _ => self.lost += 1,
+        }
+    }
+
+    /// Nobody waits for a hook that fails to tell of an absent stream; it is told later all the same.
+    fn note_not_found(&mut self, id: u64, outcome: Outcome) {
+        let item = self.queue.under_way(id).filter(|item| item.hook == Hook::StreamNotFound);
+        let Some(Item { key, generation, .. }) = item else { return };
+        let (key, generation) = (key.clone(), *generation);
+        self.not_found_fails = outcome != Outcome::Taken;
+        if self.not_found_fails {
+            self.leave_to_origins(key.as_ref(), generation);
+        }
+    }
+
+    fn tell_unheard(&mut self, shards: &mut Shards) {
+        for (key, generation) in self.unheard.drain(..) {
+            let ask = Ask::Demand { key: key.clone(), generation };
+            shards.put(0, FromKeeper::Ask { key, ask });
+        }
+    }
+
+    fn leave_to_origins(&mut self, key: Option<&StreamKey>, generation: Option<Generation>) {
+        self.unheard.extend(key.map(|key| (key.clone(), generation)));
     }
 
     fn answer(&self, asker: Asker, verdict: Verdict, shards: &mut Shards) {
@@ -345,6 +380,10 @@ impl Hooks {
     fn push_missing(&mut self, missing: Missing) {
         let Missing { key, place, peer, generation } = missing;
         let body = peer.map_or_else(|| body::stream(&key), |peer| body::of_peer(&key, &peer));
+        let url = self.config.hook.url(Hook::StreamNotFound);
+        if self.not_found_fails || url.is_some_and(|url| self.queue.is_gone(&server_of(&url))) {
+            self.leave_to_origins(Some(&key), Some(generation));
+        }
         self.push(Hook::StreamNotFound, place, (&key, Some(generation)), body);
     }
 
@@ -399,7 +438,7 @@ mod tests {
 
     use super::*;
     use crate::bus::event::{Asker as Wanted, What};
-    use crate::bus::keeper::{KeeperInbox, keeper_channel};
+    use crate::bus::keeper::{KeeperInbox, NoReply, keeper_channel};
     use crate::bus::mesh::Wake;
     use crate::events::ShardEnd;
     use crate::limits::HOOK_REFUSALS_MAX;
@@ -438,7 +477,16 @@ mod tests {
         }
 
         fn happen(&mut self, what: What) {
-            let key = StreamKey::in_default_vhost("live", "a").unwrap();
+            self.happen_to("a", what);
+        }
+
+        /// Players wait for what nobody brings.
+        fn ask_for(&mut self, stream: &str) {
+            self.happen_to(stream, What::Pending { by: Wanted::Players, url: None });
+        }
+
+        fn happen_to(&mut self, stream: &str, what: What) {
+            let key = StreamKey::in_default_vhost("live", stream).unwrap();
             let place = Place { run: 7, sequence: 1, time_ms: 0 };
             let event = Event { key, generation: Some(Generation(3)), what };
             self.hooks.event(clock::now(), place, &event);
@@ -504,6 +552,59 @@ mod tests {
         }
         assert_eq!((scene.hooks.lost, scene.hooks.is_done()), (1, true));
         assert!(scene.told.try_recv().is_err(), "nothing is done at its word");
+    }
+
+    /// The streams whose search begins in this turn.
+    fn searched(scene: &mut Scene) -> Vec<String> {
+        scene.hooks.tell_unheard(&mut scene.shards);
+        let searched = scene.told.try_iter().map(|told| match told {
+            FromKeeper::Ask { ask: Ask::Demand { key, generation }, .. } => {
+                assert_eq!(generation, Some(Generation(3)), "in the life that was told");
+                key.stream().to_owned()
+            }
+            _ => panic!("something else is asked"),
+        });
+        searched.collect()
+    }
+
+    #[test]
+    fn origins_are_asked_at_once_where_the_hook_fails_or_is_not_told() {
+        let mut scene = Scene::new();
+        scene.set(&[Hook::StreamNotFound], 2);
+        let now = clock::now();
+        let tell = |scene: &mut Scene, posted: Posted| {
+            let (id, _) = scene.hooks.queue.take(now).expect("it is told");
+            scene.hooks.tells_under_way += 1;
+            scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
+        };
+        scene.ask_for("a");
+        assert!(searched(&mut scene).is_empty(), "its word is awaited");
+        tell(&mut scene, Ok((503, Vec::new())));
+        assert_eq!(searched(&mut scene), ["a"]);
+        assert_eq!(scene.hooks.queue.waiting_count(), 1, "and it is told again");
+        scene.ask_for("b");
+        assert_eq!(searched(&mut scene), ["b"], "it has just failed");
+        tell(&mut scene, Ok((200, br#"{"code":0}"#.to_vec())));
+        assert_eq!(searched(&mut scene), ["b"], "as it always is without `close`");
+        scene.ask_for("c");
+        assert!(searched(&mut scene).is_empty(), "it works again");
+        scene.ask_for("d");
+        assert_eq!(searched(&mut scene), ["a"], "pushed out");
+        tell(&mut scene, Err(NoReply::Unreachable("it is gone".to_owned())));
+        assert_eq!(searched(&mut scene), ["c"]);
+        scene.set(&[], 2);
+        assert_eq!(searched(&mut scene), ["c", "d"], "it is switched off");
+    }
+
+    #[test]
+    fn a_server_that_another_hook_has_found_gone_is_not_waited_for() {
+        let mut scene = Scene::new();
+        scene.set(&[Hook::StreamNoneReader, Hook::StreamNotFound], 10);
+        scene.happen(What::Unwatched);
+        let (id, _) = scene.hooks.queue.take(clock::now()).unwrap();
+        scene.hooks.queue.done(clock::now(), id, Outcome::Unreachable);
+        scene.ask_for("b");
+        assert_eq!(searched(&mut scene), ["b"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use url::{Position, Url};
 
 use super::names::Names;
 use crate::bus::KeeperPort;
-use crate::bus::keeper::{HookPool, Posted, ToKeeper};
+use crate::bus::keeper::{HookPool, NoReply, Posted, ToKeeper};
 use crate::clock;
 use crate::proto::http::{PostReply, ReplyReader, encode_post};
 
@@ -56,7 +56,7 @@ impl Pool {
         }
         if self.threads == 0 {
             let (pool, id) = (self.which, order.id);
-            let posted = Err("no thread to call it from".to_owned());
+            let posted = Err(NoReply::Unreachable("no thread to call it from".to_owned()));
             self.keeper.tell(ToKeeper::Posted { pool, id, posted });
             return;
         }
@@ -88,13 +88,14 @@ fn post(order: &Order, names: &Names, kept: &mut Kept) -> Posted {
     if let Some((_, mut socket)) = old {
         match exchange(&mut socket, &request, deadline) {
             Ok(reply) => return Ok(done(reply, socket, server, kept)),
+            Err(error) if has_been_heard(&error) => return Err(unanswered(&error)),
             // The server has closed it meanwhile, as it may; it has not read the request.
-            Err(error) if !is_timeout(&error) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(_) => {}
         }
     }
-    let mut socket = connect(&order.url, names, deadline).map_err(|error| error.to_string())?;
-    let reply = exchange(&mut socket, &request, deadline).map_err(|error| error.to_string())?;
+    let unreachable = |error: io::Error| NoReply::Unreachable(error.to_string());
+    let mut socket = connect(&order.url, names, deadline).map_err(unreachable)?;
+    let reply = exchange(&mut socket, &request, deadline).map_err(|error| unanswered(&error))?;
     Ok(done(reply, socket, server, kept))
 }
 
@@ -153,11 +154,14 @@ fn exchange(socket: &mut TcpStream, request: &[u8], deadline: Instant) -> io::Re
     let mut reader = ReplyReader::default();
     let mut buffer = [0; 4096];
     let fault = |error| io::Error::new(ErrorKind::InvalidData, error);
+    let mut has_begun = false;
     loop {
         socket.set_read_timeout(Some(left(deadline)?))?;
         match socket.read(&mut buffer) {
+            Ok(0) if !has_begun => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(0) => return reader.handle_eof().map_err(fault),
             Ok(len) => {
+                has_begun = true;
                 if let Some(reply) = reader.handle_input(&buffer[..len]).map_err(fault)? {
                     return Ok(reply);
                 }
@@ -173,8 +177,14 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+/// Whether a call that failed so may have been read: it got a reply that is none, or nothing in time.
+fn has_been_heard(error: &io::Error) -> bool {
+    use ErrorKind::{InvalidData, TimedOut, WouldBlock};
+    matches!(error.kind(), InvalidData | TimedOut | WouldBlock)
+}
+
+fn unanswered(error: &io::Error) -> NoReply {
+    NoReply::Unanswered(error.to_string())
 }
 
 /// Name lookups of the C library take some; our own part needs little.
@@ -186,6 +196,7 @@ mod tests {
     use std::thread::spawn;
 
     use super::*;
+    use crate::limits::HOOK_REPLY_LEN_MAX;
 
     fn order(url: &str) -> Order {
         let timeout = Duration::from_secs(20);
@@ -224,11 +235,61 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_unreachable_only_without_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let mut soon = order(&url);
+        // The kernel takes the connection, and nobody reads.
+        soon.timeout = Duration::from_millis(500);
+        let silent = post(&soon, &Names::default(), &mut None);
+        assert!(matches!(silent, Err(NoReply::Unanswered(_))), "{silent:?}");
+        let len = HOOK_REPLY_LEN_MAX + 1;
+        let long = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{}", "x".repeat(len));
+        let replies = ["220 mail\r\n\r\n".to_owned(), long, String::new()];
+        let count = replies.len();
+        let server = spawn(move || {
+            drop(listener.accept().unwrap());
+            for reply in replies {
+                let (mut socket, _) = listener.accept().unwrap();
+                assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+                // The caller goes as soon as it has seen enough.
+                let _ = socket.write_all(reply.as_bytes());
+            }
+        });
+        for number in 0..count {
+            let posted = post(&order(&url), &Names::default(), &mut None);
+            assert!(matches!(posted, Err(NoReply::Unanswered(_))), "{number}: {posted:?}");
+        }
+        server.join().unwrap();
+        let gone = post(&order(&url), &Names::default(), &mut None);
+        assert!(matches!(gone, Err(NoReply::Unreachable(_))), "{gone:?}");
+    }
+
+    #[test]
+    fn what_is_no_reply_on_a_kept_connection_is_not_asked_for_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let server = spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            for reply in ["HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "what?\r\n\r\n"] {
+                assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+                socket.write_all(reply.as_bytes()).unwrap();
+            }
+        });
+        let (names, mut kept) = (Names::default(), None);
+        assert_eq!(post(&order(&url), &names, &mut kept), Ok((200, Vec::new())));
+        let posted = post(&order(&url), &names, &mut kept);
+        assert!(matches!(posted, Err(NoReply::Unanswered(_))), "{posted:?}");
+        server.join().unwrap();
+    }
+
+    #[test]
     fn link_local_addresses_are_not_called_and_others_are() {
         for url in ["http://169.254.169.254/", "http://[fe80::1]/", "http://[::ffff:169.254.1.1]/"]
         {
             let posted = post(&order(url), &Names::default(), &mut None);
-            assert_eq!(posted, Err("link-local addresses are not called".to_owned()), "{url}");
+            let why = "link-local addresses are not called".to_owned();
+            assert_eq!(posted, Err(NoReply::Unreachable(why)), "{url}");
         }
         for address in ["127.0.0.1", "10.0.0.1", "192.168.0.1", "fd00::1", "8.8.8.8"] {
             assert!(!is_link_local(address.parse().unwrap()), "{address}");

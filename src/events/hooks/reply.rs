@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::queue::Outcome;
-use crate::bus::keeper::Posted;
+use crate::bus::keeper::{NoReply, Posted};
 
 /// What a hook said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +41,11 @@ impl Said {
 
 /// Whether a hook that was told something has taken it: with a status of success, whatever it said beside
 /// that. Redirects are not followed. A server that is overloaded or behind a proxy that can't reach it says
-/// so with its status, for as long as that lasts.
+/// so with its status, for as long as that lasts. One that does not answer this call may answer others.
 pub(super) fn outcome(posted: &Posted) -> Outcome {
     match posted {
-        Err(_) => Outcome::Unreachable,
+        Err(NoReply::Unreachable(_)) => Outcome::Unreachable,
+        Err(NoReply::Unanswered(_)) => Outcome::NotNow,
         Ok((200..=299, _)) => Outcome::Taken,
         Ok((408 | 425 | 429 | 500.., _)) => Outcome::NotNow,
         Ok(_) => Outcome::Refused,
@@ -70,13 +71,17 @@ mod tests {
         for (status, body, said) in table {
             assert_eq!(Said::of(&Ok((status, body.into()))), said, "{status} {body}");
         }
-        assert_eq!(Said::of(&Err("x".into())), nothing("[network err]:x"));
+        for no_reply in [NoReply::Unreachable("x".into()), NoReply::Unanswered("x".into())] {
+            assert_eq!(Said::of(&Err(no_reply)), nothing("[network err]:x"));
+        }
     }
 
     #[test]
     fn a_server_has_taken_what_it_answers_with_success() {
         let of = |status| outcome(&Ok((status, Vec::new())));
-        assert_eq!(outcome(&Err(String::new())), Outcome::Unreachable);
+        let failed = |no_reply: fn(String) -> NoReply| outcome(&Err(no_reply(String::new())));
+        assert_eq!(failed(NoReply::Unreachable), Outcome::Unreachable);
+        assert_eq!(failed(NoReply::Unanswered), Outcome::NotNow);
         for status in [200, 204, 299] {
             assert_eq!(of(status), Outcome::Taken, "{status}");
         }
