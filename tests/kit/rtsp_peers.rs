@@ -68,13 +68,27 @@ impl Clip {
 
     /// The same in Matroska, which older programs can read whatever the codec.
     #[track_caller]
-    pub fn into_matroska(mut self) -> Self {
+    pub fn into_matroska(self) -> Self {
+        self.written_again("clip.mkv", &[])
+    }
+
+    /// The same, whose parameter sets of H.264 hold no three zeros in a row, so that no emulation prevention
+    /// byte (H.264, 7.4.1) is needed, which tshark would not take out: the time unit of 1 becomes another,
+    /// of which there are still 50 a second.
+    #[track_caller]
+    pub fn without_escapes(self) -> Self {
+        let rate = "h264_metadata=tick_rate=842150453/16843009";
+        self.written_again("plain.flv", &["-bsf:v", rate])
+    }
+
+    #[track_caller]
+    fn written_again(mut self, name: &'static str, more: &[&str]) -> Self {
         let mut command = Command::new(Modern::Yes.program());
         command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-i"]).arg(self.path());
-        command.args(["-c", "copy", "-y"]).arg(self.dir.file("clip.mkv"));
+        command.args(["-map", "0", "-c", "copy"]).args(more).arg("-y").arg(self.dir.file(name));
         let output = command.output().expect("ffmpeg");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        self.name = "clip.mkv";
+        self.name = name;
         self
     }
 }
