@@ -65,6 +65,40 @@ fn packets_of_hevc_pass_bit_equal() {
     passes_bit_equal("hevc_aac.flv", Lower::Udp, 2);
 }
 
+/// A datagram is a packet and is copied once, whoever plays. Of a packet that the end of a receive buffer cuts
+/// in two, as happens over TCP, the beginning was copied before, with the whole at the most.
+#[test]
+fn packets_are_copied_once_for_any_number_of_players() {
+    let media = Media::of("av.flv", Plan { turns: 1, ..Plan::default() });
+    let packets = media.packets.iter().filter(|packet| !packet.is_rtcp);
+    let sent: u64 = packets.map(|packet| packet.bytes.len() as u64).sum();
+    for (lower, copied_max) in [(Lower::Udp, sent), (Lower::Tcp, 3 * sent)] {
+        for pairs in [1, 6] {
+            let relay = Relay::start(2);
+            let url = relay.rtsp_url("a");
+            let publisher = RtspPublisher::start(relay.rtsp, &url, lower, &media);
+            relay.wait_online("a");
+            let players: Vec<RtspPlayer> = (0..pairs)
+                .flat_map(|_| LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower)))
+                .collect();
+            players.iter().for_each(|player| player.wait_units(Kind::Video, 100));
+            wait_until(LIVENESS, "all has come", || {
+                relay.metric("rillcast_media_bytes_in_total") == sent
+            });
+            let copied = relay.metric("rillcast_media_bytes_copied_total");
+            let what = format!("{} over {}, {} players", sent, lower.name(), players.len());
+            assert!((sent..=copied_max).contains(&copied), "{what}: {copied} bytes copied");
+            for beside in ["bridge", "joined"] {
+                let name = format!("rillcast_{beside}_bytes_copied_total");
+                assert_eq!(relay.metric(&name), 0, "{what}: {beside}");
+            }
+            drop(players);
+            publisher.stop();
+            relay.stop();
+        }
+    }
+}
+
 #[test]
 fn packets_pass_bit_equal_through_two_rillcasts() {
     for (shards, rtp_type) in [(1, "0"), (2, "0"), (1, "1"), (2, "1")] {
