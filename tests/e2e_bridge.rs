@@ -25,11 +25,12 @@ const CLOSE: WithinMs = WithinMs(10.0);
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
 
 /// Players of every FLV egress.
-fn flv_players(relay: &Relay) -> [Player; 3] {
+fn flv_players(relay: &Relay, stream: &str) -> [Player; 3] {
+    let path = format!("/live/{stream}.live.flv");
     [
-        Player::http_flv(relay.http, "/live/a.live.flv"),
-        Player::ws_flv(relay.http, "/live/a.live.flv"),
-        Player::rtmp(relay.rtmp, "live", "a"),
+        Player::http_flv(relay.http, &path),
+        Player::ws_flv(relay.http, &path),
+        Player::rtmp(relay.rtmp, "live", stream),
     ]
 }
 
@@ -112,7 +113,7 @@ fn rtsp_plays_as_flv(
     let relay = Relay::start(2);
     let mut publisher = start(&relay.rtsp_url("a"));
     relay.wait_online("a");
-    let players = flv_players(&relay);
+    let players = flv_players(&relay, "a");
     assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
     compare_flv(players, &clip.units, at_least, within);
     publisher.terminate(LIVENESS);
@@ -171,7 +172,7 @@ fn known_packets_play_as_flv() {
         let media = Media::of(file, Plan { sets, ..Plan::default() });
         let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &media);
         relay.wait_online("a");
-        let players = flv_players(&relay);
+        let players = flv_players(&relay, "a");
         decode_first_frames(Modern::Yes, &relay.flv_url("a"), 5);
         compare_flv(players, &media.units, BOTH, WithinMs(2.0));
         publisher.stop();
@@ -229,6 +230,73 @@ fn one_track_of_rtsp_plays_as_flv() {
         let clip = Clip::of(file);
         let start = |url: &str| ffmpeg_publish(Modern::No, &clip, url, Lower::Tcp);
         rtsp_plays_as_flv(&clip, at_least, CLOSE, start);
+    }
+}
+
+/// Codecs that a second rillcast hands on, each with its name there and the sounds of about two seconds.
+fn clips() -> Vec<(&'static str, Clip, usize)> {
+    vec![
+        ("aac", Clip::of("av.flv"), 40),
+        ("opus", Clip::with_sound("av.flv", Sound::Opus), 40),
+        ("pcma", Clip::with_sound("av.flv", Sound::PcmA), 8),
+        ("pcmu", Clip::with_sound("av.flv", Sound::PcmU), 8),
+        ("hevc", Clip::of("hevc_aac.flv"), 40),
+    ]
+}
+
+/// A rillcast pulls each clip from another one over RTSP, and players of FLV get what is in it.
+#[track_caller]
+fn second_rillcast_plays_as_flv(
+    lower: Lower,
+    within: WithinMs,
+    publish: impl Fn(&Relay, &str, &Clip) -> Box<dyn FnOnce()>,
+) {
+    let (origin, relay) = (Relay::start(2), Relay::start(2));
+    let clips = clips();
+    let rtp_type = if lower == Lower::Tcp { "0" } else { "1" };
+    let more = [("rtp_type", rtp_type), ("async", "1"), ("force", "1")];
+    let mut publishers = Vec::new();
+    for (name, clip, _) in &clips {
+        publishers.push(publish(&origin, name, clip));
+        let added = relay.add(name, &origin.rtsp_url(name), &more);
+        assert_eq!(added["code"], 0, "{name}: {added}");
+    }
+    let players = clips.iter().map(|(name, clip, audio)| {
+        relay.wait_online(name);
+        (flv_players(&relay, name), clip, AtLeast { video: 50, audio: *audio })
+    });
+    for (players, clip, at_least) in players.collect::<Vec<_>>() {
+        compare_flv(players, &clip.units, at_least, within);
+    }
+    publishers.into_iter().for_each(|stop| stop());
+    relay.stop();
+    origin.stop();
+}
+
+/// Of packets that were published there.
+#[test]
+fn packets_of_a_second_rillcast_play_as_flv() {
+    for lower in LOWERS {
+        second_rillcast_plays_as_flv(lower, WithinMs(2.0), |origin, name, clip| {
+            let media = Media::of_file(&clip.path(), Plan { turns: 1, ..Plan::default() });
+            let url = origin.rtsp_url(name);
+            let publisher = RtspPublisher::start(origin.rtsp, &url, Lower::Tcp, &media);
+            Box::new(|| publisher.stop())
+        });
+    }
+}
+
+/// Of packets that it makes of tags.
+#[test]
+fn tags_of_a_second_rillcast_play_as_flv() {
+    for lower in LOWERS {
+        second_rillcast_plays_as_flv(lower, CLOSE, |origin, name, clip| {
+            let url = origin.rtmp_url(name);
+            let mut publisher = ffmpeg_publish(Modern::Yes, clip, &url, Lower::Tcp);
+            Box::new(move || {
+                publisher.terminate(LIVENESS);
+            })
+        });
     }
 }
 
