@@ -19,6 +19,14 @@ pub enum Sets {
     InBandOnly,
 }
 
+/// Which tracks have sender reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    Both,
+    /// The one of this kind alone.
+    Only(Kind),
+}
+
 /// What to make of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -27,6 +35,7 @@ pub struct Plan {
     pub turns: u32,
     /// The first sender report of each track; they go on each second.
     pub report_after_ms: u32,
+    pub reported: Reported,
     /// How much later than its timestamps say sound is sent. Where it is sent earlier, it begins with what
     /// is due at the start.
     pub audio_late_ms: i32,
@@ -36,6 +45,8 @@ pub struct Plan {
     pub sets_apart: bool,
     /// Each picture of H.264 begins with a delimiter and a message, in packets of their own.
     pub leads: bool,
+    /// No picture of H.264 is a keyframe, as where an encoder refreshes them bit by bit.
+    pub refreshes: bool,
 }
 
 impl Default for Plan {
@@ -44,10 +55,12 @@ impl Default for Plan {
             sets: Sets::Everywhere,
             turns: 3,
             report_after_ms: 0,
+            reported: Reported::Both,
             audio_late_ms: 0,
             video_from_ms: 0,
             sets_apart: false,
             leads: false,
+            refreshes: false,
         }
     }
 }
@@ -168,7 +181,10 @@ impl Media {
             sent.extend(coded.iter().map(moved));
         }
         let mut packets = Vec::new();
-        let units = units::of_tags(&sent);
+        let mut units = units::of_tags(&sent);
+        if plan.refreshes {
+            units.iter_mut().filter(|unit| unit.is_keyframe).for_each(refresh);
+        }
         for (tag, unit) in sent.iter().zip(&units) {
             let of_tag = |(_, track): &(usize, &mut Track)| track.format.codec.kind() == tag.kind;
             let found = tracks.iter_mut().enumerate().find(of_tag);
@@ -336,7 +352,10 @@ impl Track {
             // Wraps soon.
             sequence: 65_500 + u16::from(number),
             ssrc: 0x1234_5670 + u32::from(number),
-            next_report_ms: plan.report_after_ms,
+            next_report_ms: match plan.reported {
+                Reported::Only(kind) if kind != codec.kind() => u32::MAX,
+                _ => plan.report_after_ms,
+            },
         }
     }
 
@@ -421,6 +440,19 @@ pub fn assert_same_packets(what: &str, media: &Media, recording: &Recording, at_
             assert_eq!(pair[1].sequence, next, "{what}: {codec:?}");
         }
     }
+}
+
+/// Makes slices of a keyframe of H.264 those of another picture.
+fn refresh(unit: &mut Unit) {
+    if unit.kind != Kind::Video {
+        return;
+    }
+    let mut nals = split_nals(&unit.bytes);
+    for nal in nals.iter_mut().filter(|nal| nal[0] & 0x1f == 5) {
+        nal[0] = nal[0] & 0xe0 | 1;
+    }
+    unit.bytes = units::picture(Codec::H264, &nals);
+    unit.is_keyframe = false;
 }
 
 fn fragments(codec: Codec, nal: &[u8]) -> Vec<Vec<u8>> {
