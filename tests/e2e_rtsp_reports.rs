@@ -14,6 +14,7 @@ use kit::rtp_media::{Media, Plan};
 use kit::rtsp::Lower;
 use kit::rtsp_peers::Clip;
 use kit::rtsp_player::RtspPlayer;
+use kit::rtsp_publisher::RtspPublisher;
 use kit::units::{self, WithinMs, assert_same, settled};
 use kit::{LIVENESS, Player, Relay, wait_until};
 
@@ -23,13 +24,20 @@ fn rtp_type(lower: Lower) -> (&'static str, &'static str) {
     ("rtp_type", if lower == Lower::Tcp { "0" } else { "1" })
 }
 
-/// What a camera was told, each report with its track.
+/// What a source was told, each report with its track.
 #[track_caller]
-fn reports(connection: &Connection) -> Vec<(usize, ReceiverReport)> {
+fn reports(rtcp: &[(usize, Vec<u8>)]) -> Vec<(usize, ReceiverReport)> {
     let read = |(track, bytes): &(usize, Vec<u8>)| {
         (*track, ReceiverReport::parse(bytes).unwrap_or_else(|fault| panic!("{fault}")))
     };
-    connection.rtcp.iter().map(read).collect()
+    rtcp.iter().map(read).collect()
+}
+
+/// Both tracks have been told of.
+fn tells_all(rtcp: &[(usize, Vec<u8>)]) -> bool {
+    let reports = reports(rtcp);
+    let is_of = |track| reports.iter().any(|(of, told)| *of == track && !told.blocks.is_empty());
+    is_of(0) && is_of(1)
 }
 
 #[track_caller]
@@ -43,7 +51,7 @@ fn only_connection(camera: &Camera) -> Connection {
 /// missing.
 #[track_caller]
 fn assert_reported(what: &str, connection: &Connection, media: &Media) {
-    let reports = reports(connection);
+    let reports = reports(&connection.rtcp);
     let own: BTreeSet<u32> = reports.iter().map(|(_, report)| report.ssrc).collect();
     assert_eq!(own.len(), 1, "{what}: one receiver, {reports:08x?}");
     let mut lost_in_all = 0;
@@ -84,14 +92,37 @@ fn camera_is_told_of_its_loss_under_our_own_ssrc() {
     for (camera, lower) in cameras.iter().zip(LOWERS) {
         let what = lower.name();
         wait_until(LIVENESS, &format!("{what}: a report about each track"), || {
-            let reports = reports(&only_connection(camera));
-            let is_of = |track| {
-                let mut of_track = reports.iter().filter(|(of, _)| *of == track);
-                of_track.any(|(_, report)| !report.blocks.is_empty())
-            };
-            is_of(0) && is_of(1)
+            tells_all(&only_connection(camera).rtcp)
         });
         assert_reported(what, &only_connection(camera), &camera.media);
+    }
+    relay.stop();
+}
+
+#[test]
+fn publisher_is_told_of_its_tracks_under_our_own_ssrc() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let publishers = LOWERS.map(|lower| {
+        RtspPublisher::start(relay.rtsp, &relay.rtsp_url(lower.name()), lower, &media)
+    });
+    for (publisher, lower) in publishers.into_iter().zip(LOWERS) {
+        let what = lower.name();
+        wait_until(LIVENESS, &format!("{what}: a report about each track"), || {
+            tells_all(&publisher.rtcp())
+        });
+        let reports = reports(&publisher.rtcp());
+        let own: BTreeSet<u32> = reports.iter().map(|(_, report)| report.ssrc).collect();
+        assert_eq!(own.len(), 1, "{what}: one receiver, {reports:08x?}");
+        for (track, report) in &reports {
+            let sent = media.rtp(*track)[0].ssrc;
+            assert!(!own.contains(&sent), "{what}: its own SSRC comes back");
+            for block in &report.blocks {
+                let told = (block.ssrc, block.fraction_lost, block.cumulative_lost);
+                assert_eq!(told, (sent, 0, 0), "{what}: {block:08x?}");
+            }
+        }
+        publisher.stop();
     }
     relay.stop();
 }
