@@ -255,6 +255,56 @@ fn bridge_comes_and_goes_with_its_players() {
     relay.stop();
 }
 
+/// How much the bridges make of what comes from now on, as a part of that.
+#[track_caller]
+fn part_made(relay: &Relay) -> f64 {
+    let totals = || {
+        ["rillcast_media_bytes_in_total", "rillcast_bridge_bytes_copied_total"]
+            .map(|name| relay.metric(name))
+    };
+    let before = totals();
+    let mut since = [0; 2];
+    wait_until(LIVENESS, "media goes on", || {
+        let now = totals();
+        since = [now[0] - before[0], now[1] - before[1]];
+        since[0] >= 40_000
+    });
+    since[1] as f64 / since[0] as f64
+}
+
+#[track_caller]
+fn assert_made_once(relay: &Relay) {
+    let made = part_made(relay);
+    assert!((0.7..1.5).contains(&made), "{made:.2} times what came");
+}
+
+/// Of both forms, for four players on two shards; and for nobody not a byte.
+#[test]
+fn bridge_makes_each_byte_once_and_while_somebody_wants_it() {
+    let relay = Relay::start(2);
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    assert_eq!(part_made(&relay), 0.0, "nobody wants it yet");
+    let players = four_players(&relay, "a");
+    players.iter().for_each(|player| player.wait_units(Kind::Audio, 30));
+    assert_made_once(&relay);
+    drop(players);
+    wait_until(LIVENESS, "no packets are made for nobody", || part_made(&relay) == 0.0);
+    publisher.stop();
+
+    let media = Media::of("av.flv", Plan { turns: 10, ..Plan::default() });
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("b"), Lower::Tcp, &media);
+    relay.wait_online("b");
+    assert_eq!(part_made(&relay), 0.0, "nobody wants it yet");
+    let players = [(); 4].map(|()| Player::http_flv(relay.http, "/live/b.live.flv"));
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 30));
+    assert_made_once(&relay);
+    drop(players);
+    wait_until(LIVENESS, "no tags are made for nobody", || part_made(&relay) == 0.0);
+    publisher.stop();
+    relay.stop();
+}
+
 /// Of what a bridge makes, and through a second relay that pulls it.
 #[test]
 fn players_of_a_bridge_are_told_where_each_track_begins() {
