@@ -11,8 +11,10 @@ use std::time::Instant;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
+use crate::bridge::BridgeCounts;
 use crate::bus::view::{Label, Metric, MetricKind, OriginView};
 use crate::media::state::ErrorClass;
+use crate::proto::rtp::DepacketizeError;
 use crate::shard::Shard;
 use crate::shard::ledger::Ledger;
 
@@ -49,7 +51,7 @@ pub fn of_shard(now: Instant, shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         plain("media_bytes_in_total", totals.media_bytes_in),
         plain("media_bytes_copied_total", totals.media_bytes_copied),
         plain("config_bytes_copied_total", totals.config_bytes_copied),
-        plain("bridge_bytes_copied_total", totals.bridge_bytes_copied),
+        plain("bridge_bytes_copied_total", totals.bridge.bytes_copied),
         plain("joined_bytes_copied_total", totals.joined_bytes_copied),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
@@ -70,6 +72,7 @@ pub fn of_shard(now: Instant, shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         let label = ("class", class.as_str());
         labeled("attempts_failed_total", label, MetricKind::Counter, value)
     }));
+    metrics.extend(of_bridges(&totals.bridge));
     let (name, kind) = ("demand_absences", MetricKind::Gauge);
     metrics.push(Metric { name, label: None, kind, value: demand.absences });
     metrics.extend(ErrorClass::ALL.iter().zip(totals.push_attempts_failed).map(
@@ -94,6 +97,17 @@ pub fn of_shard(now: Instant, shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         }),
     );
     metrics
+}
+
+/// What was no use for making the form that a source does not bring.
+fn of_bridges(counts: &BridgeCounts) -> impl Iterator<Item = Metric> {
+    let packets = DepacketizeError::REASONS.into_iter().zip(counts.packets_unread);
+    let packets = packets.map(|of| ("bridge_packets_unread_total", of));
+    let frames = counts.frames_dropped().map(|of| ("bridge_frames_dropped_total", of));
+    packets.chain(frames).map(|(name, (reason, value))| {
+        let label = Some(("reason", reason.into()));
+        Metric { name, label, kind: MetricKind::Counter, value }
+    })
 }
 
 /// The numbers of an origin of the config: others have no end.
@@ -256,6 +270,11 @@ const HELP: &[(&str, &str)] = &[
     (
         "bridge_bytes_copied_total",
         "Bytes copied to make RTP of FLV, or FLV of RTP, while somebody wants it.",
+    ),
+    ("bridge_packets_unread_total", "Packets that no frames could be made of for FLV, by reason."),
+    (
+        "bridge_frames_dropped_total",
+        "Frames that were not made RTP of FLV, or FLV of RTP, by reason.",
     ),
     ("udp_sends_lost_total", "Sends to players over UDP that their sockets did not take."),
     ("player_jumps_total", "Times that a slow player was moved to the newest keyframe."),

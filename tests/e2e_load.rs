@@ -83,6 +83,10 @@ fn serve(mut socket: TcpStream) -> std::io::Result<()> {
     if path == "/gone.flv" {
         return socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
     }
+    if path == "/silent.flv" {
+        // Until the player gives up.
+        return socket.read_exact(&mut [0]);
+    }
     socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\n\r\n")?;
     kit::pause(Duration::from_millis(200));
     socket.write_all(b"FLV\x01\x01\0\0\0\x09\0\0\0\0")?;
@@ -228,6 +232,38 @@ fn a_late_connect_is_part_of_the_join() {
 }
 
 #[test]
+fn players_that_wait_for_media_are_given_up_in_time() {
+    let url = format!("http://{}/silent.flv", faulty_server());
+    let times = ["--join-timeout", "0.5", "--warm-up", "2", "--duration", "1"];
+    let (report, was_content) =
+        load(&[&["play", "--url", &url, "--players", "2"][..], &times].concat());
+    assert!(!was_content);
+    assert_eq!(report["joins"]["failed"]["refused: no media in time"], 2, "{report:#}");
+    assert_eq!(report["joins"]["joined"], 0, "{report:#}");
+}
+
+#[test]
+fn players_join_over_the_ramp() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let url = format!("http://{}/a.flv", listener.local_addr().expect("a bound socket"));
+    let (found, came) = mpsc::channel();
+    spawn(move || {
+        for _ in listener.incoming().map_while(Result::ok) {
+            if found.send(clock::now()).is_err() {
+                return;
+            }
+        }
+    });
+    let times = ["--ramp", "1.5", "--warm-up", "0", "--duration", "0.1"];
+    load(&[&["play", "--url", &url, "--players", "3"][..], &times].concat());
+    let came: Vec<_> = came.try_iter().collect();
+    assert_eq!(came.len(), 3);
+    // Two of three parts of it lie between the first and the last: a second, or a little less when
+    // the first was late.
+    assert!(came[2] - came[0] >= Duration::from_millis(500), "{came:?}");
+}
+
+#[test]
 fn players_whose_frames_all_come_in_the_window_are_told() {
     // The stream's first frame comes 200 ms after the request, the window begins before.
     let url = format!("http://{}/late.flv", faulty_server());
@@ -329,6 +365,7 @@ fn waiting_for_a_flush_is_part_of_the_delay() {
         ("rtsp-tcp", "joined"),
         ("rtsp-tcp", "uring"),
         ("rtsp-udp", "send"),
+        ("rtsp-udp", "sendto"),
         ("rtsp-udp", "joined"),
         ("rtsp-udp", "uring"),
         ("rtsp-udp-gro", "joined"),
@@ -492,6 +529,34 @@ fn relay_carries_rtsp_over_both_transports() {
     relay.stop();
 }
 
+/// Streams that did not begin or did not last, and what was said of it.
+#[track_caller]
+fn assert_failed(report: &Value, started: u64, failed: u64) {
+    assert_eq!(report["started"], started, "{report:#}");
+    let reasons = report["failed"].as_object().expect("reasons");
+    let count: u64 = reasons.values().filter_map(Value::as_u64).sum();
+    assert_eq!(count, failed, "{report:#}");
+    assert!(report["faults"].to_string().contains("streams"), "{report:#}");
+}
+
+#[test]
+fn publishers_that_are_refused_or_closed_are_told() {
+    let relay = Relay::start(1);
+    let both = Streams::start(&relay.rtmp_url("s{i}"), 2);
+    relay.wait_online("s0");
+    relay.wait_online("s1");
+    let more = Streams::start(&relay.rtmp_url("s{i}"), 3);
+    relay.wait_online("s2");
+    let key = [("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "s0")];
+    let reply = relay.api("close_streams", &[&key[..], &[("force", "1")]].concat());
+    assert_eq!(reply["released"]["complete"], true, "{reply}");
+    wait_until(LIVENESS, "it is closed", || !relay.is_online("s0"));
+    assert_failed(&more.stop(), 1, 2);
+    let report = both.stop();
+    assert_failed(&report, 2, 1);
+    relay.stop();
+}
+
 #[test]
 fn ffmpeg_decodes_what_is_published() {
     let relay = Relay::start(1);
@@ -581,6 +646,8 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         &["load", "publish", "--url", "http://127.0.0.1/a.flv"],
         &["load", "slow", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp"],
         &["load", "limit", "--method", "joined"],
+        &["load", "limit", "--wire", "rtsp-tcp", "--method", "sendto"],
+        &["load", "pending", "--api", "http://192.0.2.1:80", "--secret", "s"],
         &["load", "publish", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp-gro"],
     ]
     .into_iter()
@@ -591,5 +658,5 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         log
     })
     .collect();
-    assert_eq!(lines.len(), 8, "{lines:?}");
+    assert_eq!(lines.len(), 10, "{lines:?}");
 }

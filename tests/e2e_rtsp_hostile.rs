@@ -404,16 +404,13 @@ fn noise_among_media_is_counted(lower: Lower) {
         recording.assert_announced(&what);
         assert_same_packets(&what, &cut_media, &recording, 150);
     }
-    let expected = || {
-        let mut counts = before.clone();
-        strays
-            .iter()
-            .for_each(|(reason, count)| *counts.entry(reason.clone()).or_default() += count);
-        *counts.entry("truncated".to_owned()).or_default() += cut_count as u64;
-        counts
-    };
-    assert_eq!(dropped(&relay), expected());
+    let mut expected = before;
+    for (reason, count) in &strays {
+        *expected.entry(reason.clone()).or_default() += count;
+    }
+    assert_eq!(dropped(&relay), expected);
     assert_eq!(relay.metric("rillcast_rtp_packets_lost_total"), 0);
+    assert_eq!(relay.metric("rillcast_rtp_packets_truncated_total"), cut_count as u64);
     for loss in losses(&relay, "a") {
         assert_eq!(loss, 0.0);
     }
@@ -423,7 +420,7 @@ fn noise_among_media_is_counted(lower: Lower) {
     good.stop();
     relay.wait_udp_pairs_free(ports);
     // Sources that are gone have counted, too.
-    assert_eq!(dropped(&relay), expected());
+    assert_eq!(dropped(&relay), expected);
     relay.stop();
 }
 
@@ -466,7 +463,9 @@ fn packets_of_hevc_that_are_cut_off_cost_their_pictures_alone() {
         assert!(!publisher.is_closed(), "its connection is open");
         publisher.stop();
     }
-    assert_eq!(dropped(&relay)["truncated"], 2 * cut_count as u64);
+    assert_eq!(relay.metric("rillcast_rtp_packets_truncated_total"), 2 * cut_count as u64);
+    let unread = by_reason(&relay, "rillcast_bridge_packets_unread_total");
+    assert_eq!(unread["cut_off"], 2 * cut_count as u64, "{unread:?}");
     assert_eq!(relay.metric("rillcast_session_errors_total"), 0);
     relay.stop();
 }

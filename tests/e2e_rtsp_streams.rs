@@ -6,6 +6,7 @@ mod kit;
 use kit::camera::{Camera, Habits};
 use kit::ffmpeg::Modern;
 use kit::flv::Kind;
+use kit::http::request;
 use kit::rtp_media::{Media, Plan, assert_same_packets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
@@ -55,6 +56,24 @@ fn payloads_of_unknown_codecs_pass_bit_equal() {
         publisher.stop();
         relay.stop();
     }
+}
+
+/// FLV has the codec, and not without its configuration.
+#[test]
+fn sound_that_can_not_be_configured_counts_as_rtsp_alone() {
+    let relay = Relay::start(2);
+    let mut media = Media::of("audio.flv", Plan::default());
+    media.formats[0].fmtp = media.formats[0].fmtp.replace("config=", "config=zz");
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    wait_rtsp_alone(&relay);
+    let refused = request(relay.http, "GET /live/a.live.flv", &[], &[]).expect("an answer");
+    assert_eq!(refused.status, 406, "{refused:?}");
+    let player = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+    player.wait_units(Kind::Audio, 30);
+    player.stop();
+    publisher.stop();
+    relay.stop();
 }
 
 #[test]

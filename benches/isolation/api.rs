@@ -14,6 +14,9 @@ use crate::kit::relay::key;
 use crate::kit::{Api, pause};
 use crate::report::micros;
 
+/// How many there are.
+const CALLERS: usize = 2;
+
 /// Between two calls of one caller, from one that is due to the next.
 const INTERVAL_NS: u64 = 20_000_000;
 
@@ -25,15 +28,18 @@ pub(crate) struct Callers {
 }
 
 /// Of the calls that were due at `since_ns` or later. Those that were due before and answered after
-/// belong to what went on before.
+/// belong to what went on before, with what they had waited by then.
 struct Seen {
     since_ns: u64,
     latencies: Histogram<u64>,
+    /// When the call was due that each caller waits for.
+    outstanding_ns: [Option<u64>; CALLERS],
 }
 
 impl Seen {
     fn new() -> Self {
-        Self { since_ns: clock::monotonic_ns(), latencies: micros() }
+        let since_ns = clock::monotonic_ns();
+        Self { since_ns, latencies: micros(), outstanding_ns: [None; CALLERS] }
     }
 
     fn note(&mut self, due_ns: u64) {
@@ -41,6 +47,14 @@ impl Seen {
             let micros = (clock::monotonic_ns() - due_ns) / 1000;
             self.latencies.saturating_record(micros);
         }
+    }
+
+    fn take(&mut self) -> Histogram<u64> {
+        for due_ns in self.outstanding_ns.into_iter().flatten() {
+            self.note(due_ns);
+        }
+        let new = Self { outstanding_ns: self.outstanding_ns, ..Self::new() };
+        std::mem::replace(self, new).latencies
     }
 }
 
@@ -52,7 +66,9 @@ impl Callers {
         let stopped = Arc::new(AtomicBool::new(false));
         let of_rtmp = ("schema", "rtmp".to_owned());
         let calls = [("getMediaList", of_rtmp), ("listStreamProxy", ("key", key("bench")))];
+        let mut numbers = 0..CALLERS;
         let threads = calls.map(|(name, (param, value))| {
+            let number = numbers.next().expect("a number for each");
             let (api, seen) = (api.clone(), Arc::clone(&seen));
             let (paused, stopped) = (Arc::clone(&paused), Arc::clone(&stopped));
             spawn(move || {
@@ -66,10 +82,14 @@ impl Callers {
                     match pace.take(clock::monotonic_ns()) {
                         Err(left_ns) => pause(Duration::from_nanos(left_ns)),
                         Ok(due_ns) => {
+                            let seen = || seen.lock().expect("no panic while locked");
+                            seen().outstanding_ns[number] = Some(due_ns);
                             let reply = api.call(name, &[(param, value.as_str())]);
                             let rows = reply["data"].as_array().map(Vec::len);
                             assert_eq!(rows, Some(1), "{name}: {reply}");
-                            seen.lock().expect("no panic while locked").note(due_ns);
+                            let mut seen = seen();
+                            seen.outstanding_ns[number] = None;
+                            seen.note(due_ns);
                         }
                     }
                 }
@@ -80,8 +100,7 @@ impl Callers {
 
     /// Latencies since the last call, µs.
     pub(crate) fn take(&self) -> Histogram<u64> {
-        let mut seen = self.seen.lock().expect("no panic while locked");
-        std::mem::replace(&mut *seen, Seen::new()).latencies
+        self.seen.lock().expect("no panic while locked").take()
     }
 
     pub(crate) fn pause(&self, pause: bool) {

@@ -75,10 +75,12 @@ fn measure(pulls: usize, quick: bool) -> Run {
         run.quiet.push(watch(quiet_time));
         let rss_before = process::rss_bytes(relay.process.child.id());
         players.take();
+        callers.take();
         let adding = clock::now();
         dead::add(&origins, &relay.api, pulls);
         let mut lifting = Lifting { add: adding.elapsed(), ..Lifting::default() };
         lifting.add_gaps = players.take_soon().0;
+        lifting.add_calls = callers.take();
         run.dead.push(watch(dead_time));
         run.grown_bytes.push(process::rss_bytes(relay.process.child.id()) - rss_before);
         callers.pause(true);

@@ -114,7 +114,9 @@ impl Player {
             let at = at.expect("the relay passes timestamps on as they are");
             let mut seen = shared.lock().expect("no panic while locked");
             if let Some((before_ms, before)) = self.last {
-                seen.gaps.saturating_record((now - before).as_micros() as u64);
+                // Each picture that it held up waited too.
+                let gap = ((now - before).as_micros() as u64).min(seen.gaps.high());
+                let _ = seen.gaps.record_correct(gap, u64::from(FRAME_MS) * 1000);
                 let step_ms = tag.timestamp_ms - before_ms;
                 seen.skipped += u64::from(step_ms / FRAME_MS).saturating_sub(1);
             }

@@ -31,6 +31,8 @@ pub(crate) struct Lifting {
     pub(crate) add_gaps: Histogram<u64>,
     pub(crate) list_gaps: Histogram<u64>,
     pub(crate) close_gaps: Histogram<u64>,
+    /// API calls while all are added.
+    pub(crate) add_calls: Histogram<u64>,
 }
 
 impl Default for Lifting {
@@ -43,6 +45,7 @@ impl Default for Lifting {
             add_gaps: micros(),
             list_gaps: micros(),
             close_gaps: micros(),
+            add_calls: micros(),
         }
     }
 }
@@ -84,13 +87,13 @@ pub(crate) fn print(runs: &[Run]) {
     }
     println!(
         "\n| dead pulls | add all, s | list all, ms | close all, s | longest gap meanwhile: add / \
-         list / close, ms | RSS per pull, bytes | SIGTERM to exit, s |"
+         list / close, ms | longest API call while adding, ms | RSS per pull, bytes | SIGTERM to exit, s |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for run in runs {
         let of = |pick: fn(&Lifting) -> f64| median(run.lifting.iter().map(pick));
         println!(
-            "| {} | {:.2} | {:.1} | {:.2} | {:.1} / {:.1} / {:.1} | {} | {:.2} |",
+            "| {} | {:.2} | {:.1} | {:.2} | {:.1} / {:.1} / {:.1} | {:.1} | {} | {:.2} |",
             run.pulls,
             of(|lifting| lifting.add.as_secs_f64()),
             of(|lifting| lifting.list.as_secs_f64() * 1000.0),
@@ -98,6 +101,7 @@ pub(crate) fn print(runs: &[Run]) {
             of(|lifting| ms(lifting.add_gaps.max())),
             of(|lifting| ms(lifting.list_gaps.max())),
             of(|lifting| ms(lifting.close_gaps.max())),
+            of(|lifting| ms(lifting.add_calls.max())),
             // The first time: afterwards the allocator has them.
             run.grown_bytes.first().expect("an alternation") / run.pulls as u64,
             run.stop.as_secs_f64(),

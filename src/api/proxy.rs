@@ -234,6 +234,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::api::testing::pulls::{URL, key_of, params, shown};
     use crate::api::testing::{Dial, FakeNode};
     use crate::bus::view::SessionProtocol;
     use crate::media::state::EndReason;
@@ -241,26 +242,8 @@ mod tests {
     use crate::shard::Stage;
     use crate::stream::Packaging;
 
-    const URL: &str = "rtmp://10.0.0.1/live/src?token=1";
-
-    fn params<'a>(stream: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let plain =
-            [("vhost", "__defaultVhost__"), ("app", "live"), ("stream", stream), ("url", URL)];
-        // Of a repeated name the last counts.
-        [&plain[..], more].concat()
-    }
-
-    fn key_of(stream: &str) -> String {
-        format!("__defaultVhost__/live/{stream}")
-    }
-
     fn refused() -> Fault {
         Fault::new(ErrorClass::Refused, "connection refused by 10.0.0.1:1935")
-    }
-
-    #[track_caller]
-    fn shown(node: &FakeNode, stream: &str) -> Value {
-        node.call("getProxyInfo", &[("key", &key_of(stream))])["data"].clone()
     }
 
     #[test]

@@ -58,24 +58,8 @@ mod tests {
 
     use super::*;
     use crate::api::testing::FakeNode;
+    use crate::api::testing::pulls::{URL, key_of, params, shown};
     use crate::media::state::{ErrorClass, Fault};
-
-    const URL: &str = "rtmp://10.0.0.1/live/src?token=1";
-
-    fn params<'a>(stream: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-        let plain =
-            [("vhost", "__defaultVhost__"), ("app", "live"), ("stream", stream), ("url", URL)];
-        [&plain[..], more].concat()
-    }
-
-    fn key_of(stream: &str) -> String {
-        format!("__defaultVhost__/live/{stream}")
-    }
-
-    #[track_caller]
-    fn shown(node: &FakeNode, stream: &str) -> Value {
-        node.call("getProxyInfo", &[("key", &key_of(stream))])["data"].clone()
-    }
 
     #[test]
     fn update_is_answered_when_a_new_source_takes_over_or_all_fail() {

@@ -4,6 +4,7 @@
 //! Left out: codecs that one of the forms can't carry or that we do not packetize (AV1, VP9, MP3 and
 //! others), and all tracks of a kind but the first.
 
+mod counts;
 mod metadata;
 mod out_track;
 mod picture_times;
@@ -11,8 +12,9 @@ mod tag;
 mod to_flv;
 mod to_rtp;
 
+pub use counts::BridgeCounts;
 pub use tag::FlvTag;
-pub use to_flv::ToFlv;
+pub use to_flv::{InPacket, ToFlv};
 pub use to_rtp::{OutPacket, ToRtp};
 
 #[cfg(test)]

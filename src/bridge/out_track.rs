@@ -7,7 +7,7 @@
 use crate::media::codec::{AacFrameTime, opus_samples};
 use crate::media::{Codec, Frame, Payload};
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
-use crate::proto::rtp::{Format, Packet, Packetizer, PacketizerConfig};
+use crate::proto::rtp::{Format, Packet, PacketizeError, Packetizer, PacketizerConfig};
 use crate::proto::rtsp::MediaDescription;
 
 #[derive(Debug)]
@@ -74,18 +74,24 @@ impl OutTrack {
     }
 
     /// Makes a frame's packets.
-    pub(super) fn packetize(&mut self, timed: TimedFrame, mut sink: impl FnMut(Packet)) {
+    ///
+    /// # Errors
+    /// [`PacketizeError`]; the next frame can be packetized all the same.
+    pub(super) fn packetize(
+        &mut self,
+        timed: TimedFrame,
+        mut sink: impl FnMut(Packet),
+    ) -> Result<(), PacketizeError> {
         let TimedFrame { codec, keyframe, decoding_ms, composition_ms, payload } = timed;
         let presentation_ms = decoding_ms.wrapping_add(i64::from(composition_ms));
         let nominal = self.ticks_at(presentation_ms);
         let ticks = if codec.is_video() { nominal } else { self.smooth(nominal, &payload) };
         let frame = Frame { codec, keyframe, timestamp: ticks as u32, payload };
-        // What can't be packetized is one damaged frame, which a player conceals like a loss.
-        let _ = self.packetizer.packetize(&frame, |packet| {
+        self.packetizer.packetize(&frame, |packet| {
             self.packet_count = self.packet_count.wrapping_add(1);
             self.octet_count = self.octet_count.wrapping_add(packet.payload.len() as u32);
             sink(packet);
-        });
+        })
     }
 
     /// RFC 3550, 6.4.1; `None` before the first packet.
@@ -152,7 +158,7 @@ mod tests {
             let codec = track.codec;
             let frame =
                 TimedFrame { codec, keyframe: false, decoding_ms, composition_ms: 0, payload };
-            track.packetize(frame, |packet| timestamps.push(packet.header.timestamp));
+            track.packetize(frame, |packet| timestamps.push(packet.header.timestamp)).unwrap();
         }
         timestamps
     }

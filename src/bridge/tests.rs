@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::tag::{CodedTag, Content};
-use super::{FlvTag, OutPacket, ToFlv, ToRtp};
+use super::{FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
 use crate::media::{Codec, MediaPart, Payload, TagKind};
 use crate::proto::flv::TagReader;
 use crate::proto::rtp::rtcp::{Compound, NtpTime, RtcpPacket};
@@ -98,8 +98,8 @@ fn pieces(codec: Codec, frame: Vec<u8>) -> Vec<Vec<u8>> {
 fn packets(tags: &[FlvTag]) -> (ToRtp, Vec<OutPacket>) {
     let mut converter = ToRtp::new(7);
     let mut packets = Vec::new();
-    for FlvTag { kind, timestamp_ms, payload } in tags.iter().cloned() {
-        converter.handle_tag(kind, timestamp_ms, payload, &mut |packet| packets.push(packet));
+    for tag in tags.iter().cloned() {
+        converter.handle_tag(tag, false, &mut |packet| packets.push(packet));
     }
     (converter, packets)
 }
@@ -135,7 +135,9 @@ fn back(converter: &ToRtp, packets: &[(OutPacket, Gap)]) -> Vec<FlvTag> {
         let ticks = i64::from(rtp.header().timestamp.wrapping_sub(start).cast_signed());
         let off_ms = (ticks * 1000 + rate / 2).div_euclid(rate);
         let time_ms = packet.time_ms.wrapping_add_signed(off_ms as i32);
-        to_flv.handle_packet(packet.track, &rtp, *gap, time_ms, &mut |tag| tags.push(tag));
+        let (track, gap, is_start) = (packet.track, *gap, packet.keyframe);
+        let incoming = InPacket { track, packet: &rtp, gap, time_ms, is_start };
+        to_flv.handle_packet(incoming, &mut |tag| tags.push(tag));
     }
     tags
 }
@@ -316,7 +318,9 @@ fn assert_capture(capture: &[u8], files: &[(TagKind, &[u8], u32)]) {
             let position_ns = clock.map(0, packet.header().timestamp, now).position_ns;
             let position = Duration::from_nanos((position_ns + 500_000).try_into().unwrap());
             let time_ms = 1000 + position.as_millis() as u32;
-            to_flv.handle_packet(number, packet, Gap::None, time_ms, &mut |tag| after.push(tag));
+            let (track, gap, is_start) = (number, Gap::None, false);
+            let incoming = InPacket { track, packet, gap, time_ms, is_start };
+            to_flv.handle_packet(incoming, &mut |tag| after.push(tag));
         }
     }
     for &(kind, flv, off_ms_max) in files {

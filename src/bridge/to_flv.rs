@@ -2,17 +2,18 @@
 //!
 //! First `onMetaData`, then the configurations that the session description tells, then frames; a
 //! configuration again before the first frame that it is for, when it changes. Video begins at a
-//! keyframe, since a player can't begin before. A frame that a loss has damaged is left out, as the
-//! depacketizer has it.
+//! keyframe, or where players of the packets may start for want of one, since a player can't begin
+//! before. A frame that a loss has damaged is left out, as the depacketizer has it.
 
 use bytes::Bytes;
 
+use super::counts::BridgeCounts;
 use super::metadata::Metadata;
 use super::picture_times::{PictureTimes, SoundTimes};
-use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload, is_carried};
+use super::tag::{COMPOSITION_MS_MAX, FlvTag, FrameHead, config_payload};
 use crate::media::codec::{AudioParameters, ParameterSets, VideoParameters};
 use crate::media::timeline::distance;
-use crate::media::{Codec, Frame, StartPoints, TagKind};
+use crate::media::{Codec, Frame, TagKind};
 use crate::proto::rtp::{
     Depacketized, Depacketizer, Format, Gap, LossPolicy, RtpPacket, TrackKind,
 };
@@ -27,6 +28,7 @@ pub struct ToFlv {
     newest_ms: Option<i64>,
     /// The metadata that was told last.
     metadata: Vec<u8>,
+    counts: BridgeCounts,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,20 @@ struct Track {
     times: PictureTimes,
     sounds: SoundTimes,
     awaiting_keyframe: bool,
-    starts: StartPoints,
+}
+
+/// A packet to be made tags, and what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct InPacket<'a> {
+    /// By its number in the description.
+    pub track: usize,
+    pub packet: &'a RtpPacket,
+    /// What is missing before it.
+    pub gap: Gap,
+    /// Where its timestamp lies on the timeline of the stream, in milliseconds modulo 2^32.
+    pub time_ms: u32,
+    /// Players of the packets may start at the picture that it begins, which may be no keyframe.
+    pub is_start: bool,
 }
 
 /// Where the last two timestamps lie on the timeline. A frame may end only with the packet after
@@ -55,32 +70,25 @@ struct Places {
 }
 
 impl ToFlv {
-    /// A converter for the first video and the first audio track that FLV can carry; `None` where
-    /// there is neither.
+    /// A converter for the main tracks of video and audio ([`SessionDescription::main_track`]) that FLV
+    /// can carry; `None` where there is neither.
     pub fn new(description: &SessionDescription) -> Option<Self> {
-        let mut taken: Vec<TrackKind> = Vec::new();
-        let tracks = description.media.iter().map(|media| {
-            let kind = media.format.kind;
-            let is_wanted = media.is_rtp && kind != TrackKind::Other && !taken.contains(&kind);
-            let track = is_wanted.then(|| Track::new(&media.format)).flatten()?;
-            taken.push(kind);
-            Some(track)
+        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+        let tracks = description.media.iter().enumerate().map(|(number, media)| {
+            let is_wanted = media.is_rtp && main.contains(&Some(number));
+            is_wanted.then(|| Track::new(&media.format)).flatten()
         });
         let tracks: Vec<_> = tracks.collect();
         let has_tracks = tracks.iter().any(Option::is_some);
-        has_tracks.then_some(Self { tracks, newest_ms: None, metadata: Vec::new() })
+        has_tracks.then(|| {
+            let (metadata, counts) = (Vec::new(), BridgeCounts::default());
+            Self { tracks, newest_ms: None, metadata, counts }
+        })
     }
 
-    /// Takes the next packet of a track, in the order of its sequence, and what is missing before
-    /// it. `time_ms` is where its timestamp lies on the timeline of the stream, modulo 2^32.
-    pub fn handle_packet(
-        &mut self,
-        track: usize,
-        packet: &RtpPacket,
-        gap: Gap,
-        time_ms: u32,
-        sink: &mut impl FnMut(FlvTag),
-    ) {
+    /// Takes the next packet of a track, in the order of its sequence.
+    pub fn handle_packet(&mut self, incoming: InPacket<'_>, sink: &mut impl FnMut(FlvTag)) {
+        let InPacket { track, packet, gap, time_ms, is_start } = incoming;
         if self.tracks.get(track).is_none_or(Option::is_none) {
             return;
         }
@@ -94,11 +102,28 @@ impl ToFlv {
         self.newest_ms = Some(place);
         let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
         taken.places.note(packet.header().timestamp, place);
-        // What can't be read is counted there and damages one frame.
-        let _ = taken.depacketizer.handle_packet(packet, gap);
+        if is_start {
+            taken.depacketizer.start_at_next();
+        }
+        // What can't be read damages one frame.
+        if let Err(error) = taken.depacketizer.handle_packet(packet, gap) {
+            self.counts.packets_unread[error.reason()] += 1;
+        }
         while let Some(item) = self.next_item(track) {
             self.take_item(track, item, sink);
         }
+    }
+
+    /// What was no use.
+    pub fn counts(&self) -> BridgeCounts {
+        let mut counts = self.counts;
+        for track in self.tracks.iter().flatten() {
+            let frames = track.depacketizer.counts();
+            counts.damaged += frames.damaged;
+            counts.unconfigured += frames.unconfigured;
+            counts.before_keyframe += frames.awaiting_keyframe;
+        }
+        counts
     }
 
     fn next_item(&mut self, track: usize) -> Option<Depacketized> {
@@ -107,16 +132,14 @@ impl ToFlv {
 
     fn take_item(&mut self, track: usize, item: Depacketized, sink: &mut impl FnMut(FlvTag)) {
         let Some(Some(taken)) = self.tracks.get_mut(track) else { return };
-        let mut frame = match item {
+        let frame = match item {
             Depacketized::Config { record, .. } => return taken.set_config(record),
             Depacketized::Frame(frame) => frame,
         };
         let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
-        if taken.codec.is_video() {
-            frame.keyframe = taken.starts.is_start(frame.keyframe, presentation as u32);
-        }
         taken.awaiting_keyframe &= !frame.keyframe;
         if taken.awaiting_keyframe {
+            self.counts.before_keyframe += 1;
             return;
         }
         let decoding = match taken.codec.is_video() {
@@ -153,9 +176,7 @@ impl Track {
     fn new(format: &Format) -> Option<Self> {
         let &Format { clock_rate, channels, .. } = format;
         let codec = format.codec();
-        let is_g711 = matches!(codec, Codec::PcmA | Codec::PcmU);
-        // FLV has G.711 of 8 kHz only.
-        if !is_carried(codec) || is_g711 && (clock_rate != 8000 || channels > 2) {
+        if !format.fits_flv() {
             return None;
         }
         let mut track = Self {
@@ -169,7 +190,6 @@ impl Track {
             times: PictureTimes::new(None),
             sounds: SoundTimes::default(),
             awaiting_keyframe: codec.is_video(),
-            starts: StartPoints::default(),
         };
         while let Some(Depacketized::Config { record, .. }) = track.depacketizer.poll_item() {
             track.set_config(record);
@@ -264,6 +284,8 @@ mod tests {
     const PPS: &[u8] = b"\x68\xce\x0f\xc8";
     const OTHER_PPS: &[u8] = b"\x68\xce\x0f\xc9";
 
+    type Tag = (TagKind, u32, Vec<u8>);
+
     struct Bench {
         converter: ToFlv,
         sequence: u16,
@@ -276,19 +298,34 @@ mod tests {
         }
 
         /// Feeds a packet; each tag as kind, time, and payload.
-        fn feed(
-            &mut self,
-            track: usize,
-            time_ms: u32,
-            timestamp: u32,
-            payload: &[u8],
-        ) -> Vec<(TagKind, u32, Vec<u8>)> {
+        fn feed(&mut self, track: usize, time_ms: u32, timestamp: u32, payload: &[u8]) -> Vec<Tag> {
+            let header = self.header(timestamp);
+            self.feed_packet(header, payload, (track, time_ms, false))
+        }
+
+        /// Feeds a packet of the first track without a marker, at which players may start or not.
+        fn feed_open(&mut self, time_ms: u32, payload: &[u8], is_start: bool) -> Vec<Tag> {
+            let header = RtpHeader { marker: false, ..self.header(90 * time_ms) };
+            self.feed_packet(header, payload, (0, time_ms, is_start))
+        }
+
+        fn header(&mut self, timestamp: u32) -> RtpHeader {
             let sequence = self.sequence;
             self.sequence += 1;
-            let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 1 };
+            RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 1 }
+        }
+
+        fn feed_packet(
+            &mut self,
+            header: RtpHeader,
+            payload: &[u8],
+            (track, time_ms, is_start): (usize, u32, bool),
+        ) -> Vec<Tag> {
             let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into()).unwrap();
+            let gap = Gap::None;
+            let incoming = InPacket { track, packet: &packet, gap, time_ms, is_start };
             let mut tags = Vec::new();
-            self.converter.handle_packet(track, &packet, Gap::None, time_ms, &mut |tag| {
+            self.converter.handle_packet(incoming, &mut |tag| {
                 tags.push((tag.kind, tag.timestamp_ms, tag.payload.to_vec()));
             });
             tags
@@ -327,15 +364,20 @@ mod tests {
     }
 
     #[test]
-    fn video_without_keyframes_begins_after_a_while() {
+    fn video_without_keyframes_begins_where_players_of_its_packets_do() {
         let mut bench = Bench::new("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\n");
-        bench.feed(0, 0, 0, &aggregated(&[SPS, PPS, b"\x41\x88"]));
-        for frame in 1..250 {
-            assert_eq!(bench.feed(0, 40 * frame, 3600 * frame, b"\x41\x88"), []);
+        bench.feed_open(0, &aggregated(&[SPS, PPS, b"\x41\x9a"]), false);
+        for frame in 1..50 {
+            assert_eq!(bench.feed_open(40 * frame, b"\x41\x9a", false), []);
         }
-        let tags = bench.feed(0, 10_000, 900_000, b"\x41\x88");
-        assert_eq!(tags.last().unwrap().2[..2], *b"\x17\x01");
-        let tags = bench.feed(0, 10_040, 903_600, b"\x41\x88");
+        assert_eq!(bench.feed_open(2000, b"\x41\x9b", true), [], "it ends the picture before");
+        let video = |tags: Vec<Tag>| {
+            tags.into_iter().filter(|(kind, ..)| *kind == TagKind::Video).collect::<Vec<_>>()
+        };
+        let tags = video(bench.feed_open(2040, b"\x41\x9c", false));
+        assert_eq!(tags.iter().map(|tag| tag.1).collect::<Vec<_>>(), [2000; 2]);
+        assert_eq!(tags[1].2, b"\x17\x01\0\0\0\0\0\0\x02\x41\x9b");
+        let tags = bench.feed_open(2080, b"\x41\x9d", false);
         assert_eq!(tags[0].2[..2], *b"\x27\x01");
     }
 

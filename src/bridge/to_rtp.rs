@@ -9,12 +9,13 @@ use crate::limits::{BRIDGE_HELD_FRAMES_MAX, BRIDGE_HELD_LEN_MAX, BRIDGE_WAIT_MS}
 use crate::media::timeline::distance;
 use crate::media::{Codec, Payload, TagKind};
 use crate::proto::rtp::rtcp::NtpTime;
-use crate::proto::rtp::{Format, Packet, PacketizerConfig};
+use crate::proto::rtp::{Format, Packet, PacketizeError, PacketizerConfig};
 use crate::proto::rtsp::SessionDescription;
 
+use super::counts::BridgeCounts;
 use super::metadata::Announced;
 use super::out_track::{OutTrack, TimedFrame};
-use super::tag::{CodedTag, Content, is_carried};
+use super::tag::{CodedTag, Content, FlvTag, is_carried};
 
 /// Makes RTP packets of one stream's tags.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct ToRtp {
     /// The last tag's time, unwrapped.
     newest_ms: Option<i64>,
     cname: String,
+    counts: BridgeCounts,
 }
 
 /// A packet, and what those who keep and send it need to know of it.
@@ -39,7 +41,8 @@ pub struct OutPacket {
     pub kind: TagKind,
     /// Decoding time of the frame, as its tag told it.
     pub time_ms: u32,
-    /// The first packet of a video keyframe; the parameter sets begin there.
+    /// The first packet of a video keyframe, or of what stands in for one; the parameter sets begin
+    /// there.
     pub keyframe: bool,
     pub packet: Packet,
 }
@@ -83,25 +86,25 @@ impl ToRtp {
             is_complete: false,
             newest_ms: None,
             cname: format!("{:016x}@rillcast", random.u64(..)),
+            counts: BridgeCounts::default(),
         }
     }
 
-    /// Takes the next tag, `payload` being what follows its header. Packets come in the order of
-    /// the tags; the first ones when the tracks are known.
-    pub fn handle_tag(
-        &mut self,
-        kind: TagKind,
-        timestamp_ms: u32,
-        payload: Payload,
-        sink: &mut impl FnMut(OutPacket),
-    ) {
+    /// Takes the next tag. Players of the tags may start at the picture in it where `is_start`, also
+    /// where that is no keyframe. Packets come in the order of the tags; the first ones when the tracks
+    /// are known.
+    pub fn handle_tag(&mut self, tag: FlvTag, is_start: bool, sink: &mut impl FnMut(OutPacket)) {
+        let FlvTag { kind, timestamp_ms, payload } = tag;
         if kind == TagKind::Script {
             if let Some(announced) = Announced::read(&payload) {
                 self.announced = Some(announced);
             }
             return;
         }
-        let Some(tag) = CodedTag::read(kind, &payload) else { return };
+        let Some(tag) = CodedTag::read(kind, &payload) else {
+            self.counts.unreadable += 1;
+            return;
+        };
         let lane = usize::from(kind == TagKind::Audio);
         let decoding_ms = self.unwrap_time(timestamp_ms);
         if tag.content == Content::Config {
@@ -109,6 +112,7 @@ impl ToRtp {
         } else {
             self.lanes[lane].note_frame(&tag, decoding_ms, self.is_complete);
             let CodedTag { codec, keyframe, composition_ms, body: payload, .. } = tag;
+            let keyframe = keyframe || is_start && kind == TagKind::Video;
             let frame = TimedFrame { codec, keyframe, decoding_ms, composition_ms, payload };
             self.take_frame(lane, frame, sink);
         }
@@ -138,6 +142,11 @@ impl ToRtp {
         track.sender_report(place, ntp, &self.cname)
     }
 
+    /// What was no use.
+    pub fn counts(&self) -> BridgeCounts {
+        self.counts
+    }
+
     fn unwrapped(&self, time_ms: u32) -> i64 {
         let from = |newest: i64| newest.wrapping_add(distance(newest as u32, time_ms));
         self.newest_ms.map_or_else(|| i64::from(time_ms), from)
@@ -155,19 +164,33 @@ impl ToRtp {
         } else if self.lanes[lane].track().is_some() {
             self.held_len += frame.payload.len();
             self.held.push((lane, frame));
+        } else if self.lanes[lane].is_unconfigured() {
+            self.counts.unconfigured += 1;
+        } else {
+            self.counts.left_out += 1;
         }
     }
 
     fn packetize(&mut self, lane: usize, frame: TimedFrame, sink: &mut impl FnMut(OutPacket)) {
         let is_second = lane == AUDIO && self.lanes[VIDEO].track().is_some();
-        let LaneState::Track(track) = &mut self.lanes[lane].state else { return };
+        let LaneState::Track(track) = &mut self.lanes[lane].state else {
+            self.counts.left_out += 1;
+            return;
+        };
         let (time_ms, mut keyframe) = (frame.decoding_ms as u32, frame.keyframe);
-        track.packetize(frame, |packet| {
+        let made = track.packetize(frame, |packet| {
             let keyframe = std::mem::take(&mut keyframe);
             let kind = if lane == VIDEO { TagKind::Video } else { TagKind::Audio };
             let track = usize::from(is_second);
             sink(OutPacket { track, kind, time_ms, keyframe, packet });
         });
+        // It is one damaged frame, which a player conceals like a loss.
+        match made {
+            Ok(()) => {}
+            Err(PacketizeError::NalLength) => self.counts.unreadable += 1,
+            Err(PacketizeError::TooLong(_)) => self.counts.too_long += 1,
+            Err(PacketizeError::Codec) => self.counts.left_out += 1,
+        }
     }
 
     fn check_complete(&mut self, sink: &mut impl FnMut(OutPacket)) {
@@ -330,7 +353,8 @@ mod tests {
             };
             let mut packets = Vec::new();
             let payload = Bytes::from_static(payload).into();
-            self.converter.handle_tag(kind, timestamp_ms, payload, &mut |packet| {
+            let tag = FlvTag { kind, timestamp_ms, payload };
+            self.converter.handle_tag(tag, false, &mut |packet| {
                 packets.push((packet.track, packet.time_ms, packet.keyframe));
             });
             packets
@@ -403,6 +427,25 @@ mod tests {
         assert!(bench.converter.is_complete());
         assert_eq!(bench.tracks(), [Codec::Aac]);
         assert_eq!(bench.feed(700, SOUND), [(0, 700, false)]);
+    }
+
+    #[test]
+    fn what_no_packets_are_made_of_is_counted() {
+        let mut bench = Bench::new();
+        bench.feed(0, BOTH);
+        bench.feed(0, SOUND);
+        bench.feed(0, AVC);
+        bench.feed(0, AAC);
+        assert!(bench.converter.is_complete());
+        // A length that goes beyond the frame, the end of the sequence, MP3.
+        for tag in [&b"\x27\x01\0\0\0\0\0\0\x09\x41\x88"[..], b"\x17\x02\0\0\0", b"\x2f\xff\xfb"] {
+            let kind = if tag[0] == 0x2f { TagKind::Audio } else { TagKind::Video };
+            let payload = Bytes::from_static(tag).into();
+            let tag = FlvTag { kind, timestamp_ms: 0, payload };
+            bench.converter.handle_tag(tag, false, &mut |packet| panic!("{packet:?}"));
+        }
+        let BridgeCounts { unconfigured, unreadable, left_out, .. } = bench.converter.counts();
+        assert_eq!((unconfigured, unreadable, left_out), (1, 2, 1));
     }
 
     #[test]

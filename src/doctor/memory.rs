@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Outcome, set_sysctl};
 use super::host::{Unknown, bytes_text};
+use super::plan::Plan;
 use super::{Check, Exam};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -23,7 +24,8 @@ fn size(exam: &Exam<'_>) -> Outcome {
         return Ok(Finding::fine(found));
     }
     let why = "the kernel kills what takes the most when there is none left";
-    let remedy = "limits.connections_per_shard_max   # in the config: fewer, or a larger machine";
+    let fewer = exam.plan.fewer_connections(available, Plan::memory_bytes);
+    let remedy = format!("{fewer}   # in the config; or a larger machine");
     Ok(Finding::costs(found, why, remedy))
 }
 

@@ -90,6 +90,20 @@ impl Plan {
             + self.shards() as u64 * (receive + bus)
             + 16 * 1024 * 1024
     }
+
+    /// The line of the config with which `need` stays within `have`: fewer connections, one a shard
+    /// at the least.
+    pub(super) fn fewer_connections(&self, have: u64, need: fn(&Self) -> u64) -> String {
+        let shards = self.shards().max(1) as u64;
+        let fits =
+            |per_shard| need(&Self { connections: per_shard * shards, ..self.clone() }) <= have;
+        let (mut least, mut too_many) = (1, self.connections.div_ceil(shards) + 1);
+        while too_many - least > 1 {
+            let middle = least.midpoint(too_many);
+            if fits(middle) { least = middle } else { too_many = middle }
+        }
+        format!("limits.connections_per_shard_max = {least}")
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +141,11 @@ mod tests {
         assert_eq!(few_ports.descriptors(), 5 + 2 * 3 + 64);
         assert_eq!(plan.socket_bytes(), 200 * (32_768 + 13_107));
         assert!(plan.memory_bytes() > plan.socket_bytes() + ((2 * 9) << 20));
+        // Of a connection 5 are needed, and 64 by the relay itself.
+        let line = |have| plan.fewer_connections(have, Plan::descriptors);
+        assert_eq!(line(64 + 2 * 5 * 70 + 9), "limits.connections_per_shard_max = 70");
+        assert_eq!(line(1), "limits.connections_per_shard_max = 1");
+        assert_eq!(line(u64::MAX), "limits.connections_per_shard_max = 100");
     }
 
     #[test]

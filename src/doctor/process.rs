@@ -3,6 +3,7 @@
 use super::cgroup;
 use super::finding::{Finding, Outcome, set_sysctl};
 use super::host::{Unknown, bytes_text, cpu_list_text};
+use super::plan::Plan;
 use super::{Check, Exam};
 use crate::rt::LOCKED_MEMORY_MIN;
 
@@ -65,7 +66,8 @@ fn open_files(exam: &Exam<'_>) -> Outcome {
     let remedy = format!(
         "LimitNOFILE={needed}   # systemd; Docker: --ulimit nofile={needed}; \
          root's shell: ulimit -Hn {needed}\n\
-         limits.connections_per_shard_max   # in the config, where so many are not expected"
+         {}   # in the config, where so many are not expected",
+        exam.plan.fewer_connections(hard, Plan::descriptors)
     );
     if hard < exam.plan.own_descriptors() {
         return Ok(Finding::blocks(found, "the rings and listeners alone are more", remedy));
@@ -114,8 +116,11 @@ fn cpus(exam: &Exam<'_>) -> Outcome {
     if !strange.is_empty() {
         let found = format!("CPU {} is not this process's to use", cpu_list_text(&strange));
         let why = format!("it may use {}", cpu_list_text(&allowed));
-        let remedy = "change server.cpus, or CPUAffinity= and AllowedCPUs= (systemd), taskset, \
-                      --cpuset-cpus (Docker)";
+        let remedy = format!(
+            "server.cpus = \"{}\"   # or CPUAffinity= and AllowedCPUs= (systemd), taskset, \
+             --cpuset-cpus (Docker)",
+            cpu_list_text(&allowed)
+        );
         return Ok(Finding::blocks(found, why, remedy));
     }
     if plan.homeless_shards > 0 {

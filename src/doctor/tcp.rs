@@ -5,6 +5,7 @@
 use super::finding::{Finding, Outcome, set_sysctl};
 use super::host::{Unknown, bytes_text};
 use super::nic::nics;
+use super::plan::Plan;
 use super::{Check, Exam};
 use crate::ring::socket::LISTEN_BACKLOG;
 
@@ -75,8 +76,9 @@ fn tcp_mem(exam: &Exam<'_>) -> Outcome {
     let pages = needed.div_ceil(page_len);
     let value = format!("{} {} {}", pages - pages / 4, pages, pages + pages / 2);
     let remedy = format!(
-        "{}\nlimits.connections_per_shard_max   # in the config, where the memory is not there",
-        set_sysctl(KEY, value)
+        "{}\n{}   # in the config, where the memory is not there",
+        set_sysctl(KEY, value),
+        exam.plan.fewer_connections(from, Plan::socket_bytes)
     );
     Ok(Finding::costs(found, why, remedy))
 }

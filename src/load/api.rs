@@ -53,6 +53,11 @@ impl Api {
         Ok(Self { base: base_url, address, secret: secret.to_owned(), timeout })
     }
 
+    /// Whether the server is on this machine, as far as its address tells.
+    pub(crate) fn is_local(&self) -> bool {
+        self.address.ip().to_canonical().is_loopback()
+    }
+
     /// Calls `/index/api/<name>`.
     ///
     /// # Errors

@@ -6,8 +6,7 @@
 //! are measured.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::sync::Arc;
+use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -19,60 +18,12 @@ use super::figures::Spread;
 use super::member::{Measure, Member, Place, SocketEvent, socket_number, socket_of};
 use super::options::Leave;
 use super::outcome::{Outcome, Role};
+use super::plan::{Join, Mode, Plan};
 use super::player::{End, Look, Player};
 use super::progress::Progress;
-use super::target::Target;
 use super::watch::Counts;
 use crate::clock;
 use crate::limits::LOAD_RECEIVE_LEN;
-
-/// What the players of one thread do, and when.
-pub(super) struct Plan {
-    /// The thread's number.
-    pub(super) thread: usize,
-    pub(super) targets: Arc<Vec<Target>>,
-    /// In the order of their times.
-    pub(super) joins: VecDeque<Join>,
-    pub(super) mode: Mode,
-    pub(super) window: Window,
-    /// From when it was to join to the first keyframe.
-    pub(super) join_timeout: Duration,
-    pub(super) visit: Visit,
-    /// Bytes that slow players read in a second from their first keyframe on.
-    pub(super) slow_bytes_per_s: u32,
-}
-
-/// One player to come.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Join {
-    pub(super) at_ns: u64,
-    /// Index of what it plays.
-    pub(super) target: usize,
-    pub(super) role: Role,
-}
-
-/// How long visitors stay, and how they leave.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Visit {
-    /// From when it was to join; unless given, until a second after the first keyframe.
-    pub(super) stay_ns: Option<u64>,
-    pub(super) leave: Leave,
-}
-
-/// When is measured; ns of the monotonic clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) start_ns: u64,
-    pub(super) end_ns: u64,
-}
-
-/// How the sockets are waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    Sweep,
-    /// Wakes with the first byte.
-    Blocking,
-}
 
 /// The thread's state.
 pub(super) struct Crowd<'a> {
@@ -257,7 +208,7 @@ impl<'a> Crowd<'a> {
         self.untold.add(&member.player.watch.counts.since(&before));
         if !member.has_joined && !self.is_finished && member.player.times.keyframe_ns.is_some() {
             member.has_joined = true;
-            self.outcome.of(member.role).note(&member.player.times);
+            self.outcome.of(member.role).note(&member.player.times, look.now_ns);
             self.progress.joined.fetch_add(1, Relaxed);
             if member.role == Role::Visitor && self.plan.visit.stay_ns.is_none() {
                 let leaves_ns = look.now_ns + VISIT_NS;
@@ -301,8 +252,8 @@ impl<'a> Crowd<'a> {
             if now_ns.saturating_sub(member.player.times.due_ns) < timeout_ns {
                 return true;
             }
-            let end = End::Refused(member.player.times.missing_step().to_owned());
-            self.end(place.0, now_ns, &end);
+            let step = member.player.times.missing_step();
+            self.give_up(place.0, now_ns, step);
             false
         });
         self.joining = joining;
@@ -336,8 +287,7 @@ impl<'a> Crowd<'a> {
                 self.outcome.visitors.left += 1;
                 self.remove(place.0);
             } else {
-                let end = End::Refused("no keyframe during its stay".to_owned());
-                self.end(place.0, now_ns, &end);
+                self.give_up(place.0, now_ns, "no keyframe during its stay");
             }
         }
     }
@@ -374,21 +324,33 @@ impl<'a> Crowd<'a> {
         Some(member)
     }
 
+    /// A member that has not joined waits no longer.
+    fn give_up(&mut self, index: usize, now_ns: u64, reason: &str) {
+        let Some(member) = self.take(index, now_ns) else { return };
+        let end = End::Refused(reason.to_owned());
+        self.outcome.of(member.role).give_up(&member.player.times, now_ns, &end);
+        self.progress.failed.fetch_add(1, Relaxed);
+    }
+
     /// A member is gone.
     fn end(&mut self, index: usize, now_ns: u64, end: &End) {
-        let Some(mut member) = self.remove(index) else { return };
-        if self.is_finished {
-            return;
-        }
-        let outcome = &mut self.outcome;
-        outcome.broken_tags += member.player.wrong_sizes() + u64::from(end.is_broken());
-        outcome.players.extend(member.player.watch.finish(now_ns, &mut outcome.figures));
+        let Some(member) = self.take(index, now_ns) else { return };
+        self.outcome.broken_tags += u64::from(end.is_broken());
         if member.has_joined {
-            outcome.of(member.role).lose(end);
+            self.outcome.of(member.role).lose(end);
         } else {
-            outcome.of(member.role).fail(end);
+            self.outcome.of(member.role).fail(end);
             self.progress.failed.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Takes a member out, and what it saw into account; none when the run is over.
+    fn take(&mut self, index: usize, now_ns: u64) -> Option<Member> {
+        let mut member = self.remove(index).filter(|_| !self.is_finished)?;
+        let outcome = &mut self.outcome;
+        outcome.broken_tags += member.player.wrong_sizes();
+        outcome.players.extend(member.player.watch.finish(now_ns, &mut outcome.figures));
+        Some(member)
     }
 
     /// Takes stock of all members.
@@ -407,17 +369,13 @@ impl<'a> Crowd<'a> {
                 continue;
             }
             let times = &member.player.times;
-            if member.role == Role::Visitor {
-                let age_ns = now_ns.saturating_sub(times.due_ns);
-                // One that came just now is nobody's fault.
-                if age_ns < VISITOR_AGE_NS_MAX {
-                    continue;
-                }
-                // It waited for that long at least.
-                outcome.visitors.keyframe.record_ns(age_ns);
+            let age_ns = now_ns.saturating_sub(times.due_ns);
+            // A visitor that came just now is nobody's fault.
+            if member.role == Role::Visitor && age_ns < VISITOR_AGE_NS_MAX {
+                continue;
             }
             let end = End::Refused(format!("{} (when the run ended)", times.missing_step()));
-            outcome.of(member.role).fail(&end);
+            outcome.of(member.role).give_up(times, now_ns, &end);
         }
         self.is_finished = true;
     }
@@ -485,9 +443,11 @@ mod tests {
     use std::io::Write as _;
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::{AsFd as _, AsRawFd as _};
+    use std::sync::Arc;
 
     use nix::sys::socket::{MsgFlags, recv};
 
+    use super::super::plan::{Visit, Window};
     use super::super::target::expand;
     use super::*;
 

@@ -34,6 +34,9 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
     if options.wire == Wire::Flv && options.method == Method::Joined {
         return Err("--method joined is for packets: --wire rtsp-tcp or rtsp-udp".into());
     }
+    if matches!(options.wire, Wire::Flv | Wire::RtspTcp) && options.method == Method::Sendto {
+        return Err("--method sendto is for datagrams: --wire rtsp-udp".into());
+    }
     let clip = Clip::load(options.file.as_deref())?;
     let cpus = options.cpus.as_ref().map_or(&[][..], |list| list.cpus());
     let threads = cpus.len().max(1);
@@ -94,6 +97,7 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
 fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, Failure> {
     let method = match options.method {
         Method::Send => "send",
+        Method::Sendto => "sendto",
         Method::Joined => "joined send",
         Method::Uring => "io_uring",
     };
@@ -346,8 +350,11 @@ impl Sender {
         let players = players.into_iter().filter_map(of_rtsp).collect();
         let calls = match ring {
             Some(ring) => Calls::Uring(ring),
-            None if options.method == Method::Joined => Calls::Joined,
-            None => Calls::Single,
+            None => match options.method {
+                Method::Joined => Calls::Joined,
+                Method::Sendto => Calls::Addressed,
+                Method::Send | Method::Uring => Calls::Single,
+            },
         };
         Ok(Self::Rtsp { packets, calls, players })
     }

@@ -262,6 +262,8 @@ pub struct LimitOptions {
 pub enum Method {
     /// send(2), one after another: of RTP one for each packet.
     Send,
+    /// sendto(2) for each packet over UDP: the kernel looks up the way each time.
+    Sendto,
     /// Of RTP, all packets of a flush together: in one send over TCP, by UDP_SEGMENT over UDP.
     Joined,
     /// Batches of an io_uring; of RTP over TCP all packets of a flush in one send.

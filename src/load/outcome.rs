@@ -60,20 +60,29 @@ pub(super) struct ThreadUse {
 
 impl Joins {
     /// A player has its first keyframe.
-    pub(super) fn note(&mut self, times: &Times) {
+    pub(super) fn note(&mut self, times: &Times, now_ns: u64) {
         self.joined += 1;
+        self.record_steps(times, now_ns);
+    }
+
+    /// A player waits no longer. For what it lacks it waited that long at least.
+    pub(super) fn give_up(&mut self, times: &Times, now_ns: u64, end: &End) {
+        self.record_steps(times, now_ns);
+        self.fail(end);
+    }
+
+    fn record_steps(&mut self, times: &Times, now_ns: u64) {
         let steps = [
             (&mut self.connect, times.connected_ns),
             (&mut self.first_byte, times.first_byte_ns),
             (&mut self.keyframe, times.keyframe_ns),
         ];
         for (spread, at_ns) in steps {
-            at_ns
-                .into_iter()
-                .for_each(|at_ns| spread.record_ns(at_ns.saturating_sub(times.due_ns)));
+            spread.record_ns(at_ns.unwrap_or(now_ns).saturating_sub(times.due_ns));
         }
     }
 
+    /// A player was turned away.
     pub(super) fn fail(&mut self, end: &End) {
         *self.failed.entry(end.to_string()).or_default() += 1;
     }

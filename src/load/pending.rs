@@ -20,7 +20,7 @@ use super::options::PendingOptions;
 use super::outcome::add_reasons;
 use super::pace::Pace;
 use super::progress::{Shown, filled};
-use super::report::{self, line, or_dash, round, row};
+use super::report::{self, CPU_RATIO_MAX, line, or_dash, round, row};
 use super::results::Results;
 use super::server::{Sample, Server};
 use super::{Failure, Wait, seconds_ns, soak};
@@ -33,6 +33,9 @@ pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, 
     let results = Results::open(&options.output)?;
     // Threads that are started from now on have the same.
     options.cpus.as_ref().map(|list| soak::pin_to(list.cpus())).transpose()?;
+    if options.origin.is_empty() && !api.is_local() {
+        return Err("dead origins are on this machine, the server is not: give --origin".into());
+    }
     let origins = DeadOrigins::start()?;
     let pulls = Pulls { api: &api, options, origins: &origins };
     // Whether there is somebody who answers us.
@@ -43,12 +46,16 @@ pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, 
         is_stopped |= wait(at_most);
         is_stopped
     };
+    let (ourselves, cpus) = (Server::new(&[std::process::id()])?, cpu_count(options));
+    let idle = ourselves.sample();
     let added = pulls.each("adding", seconds_ns(options.ramp), &mut wait, Pulls::add);
+    let busy_s = ourselves.sample().ticked_seconds_since(&idle);
+    let client_cpu_ratio = busy_s / (added.took_s * cpus as f64);
     let held = pulls.hold(&server, &mut wait);
     // Whatever happened: nothing is left behind.
     let deleted = pulls.each("deleting", 0, &mut pause, Pulls::delete);
     let left = pulls.count_left()?;
-    let course = Course { before, added, held, deleted, left };
+    let course = Course { before, added, client_cpu_ratio, held, deleted, left };
     let report = PendingReport::new(options, &server, course);
     results.publish(&report, &report.render())?;
     Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -87,6 +94,8 @@ impl Calls {
 struct Course {
     before: Sample,
     added: Calls,
+    /// What we used of our CPUs meanwhile.
+    client_cpu_ratio: f64,
     held: Held,
     deleted: Calls,
     left: u64,
@@ -244,6 +253,12 @@ fn pause(time: Duration) -> bool {
     false
 }
 
+/// CPUs that the calls are made on.
+fn cpu_count(options: &PendingOptions) -> usize {
+    let given = options.cpus.as_ref().map(|list| list.cpus().len());
+    given.or_else(|| thread::available_parallelism().map(usize::from).ok()).unwrap_or(1)
+}
+
 /// ZLMediaKit leaves `data` out when there is nothing.
 fn count_ours(reply: &Value) -> u64 {
     let rows = reply["data"].as_array().map_or(&[][..], Vec::as_slice);
@@ -274,6 +289,8 @@ struct PendingReport {
     add_ms: Option<Summary>,
     add_s: f64,
     add_failed: BTreeMap<String, u64>,
+    /// What we used of our CPUs while we added.
+    client_cpu_ratio: f64,
     held_s: f64,
     media_list_ms: Option<Summary>,
     pull_list_ms: Option<Summary>,
@@ -294,7 +311,7 @@ struct PendingReport {
 
 impl PendingReport {
     fn new(options: &PendingOptions, server: &Server, course: Course) -> Self {
-        let Course { before, added, held, deleted, left } = course;
+        let Course { before, added, client_cpu_ratio, held, deleted, left } = course;
         let pulls_added = added.succeeded_count();
         let grown = held.end.rss_bytes as f64 - before.rss_bytes as f64;
         let mut list_failed = held.media_list.failed;
@@ -308,6 +325,7 @@ impl PendingReport {
             add_ms: added.times.summary(),
             add_s: round(added.took_s, 3),
             add_failed: added.failed,
+            client_cpu_ratio: round(client_cpu_ratio, 4),
             held_s: round(held.seconds, 3),
             media_list_ms: held.media_list.times.summary(),
             pull_list_ms: held.pull_list.times.summary(),
@@ -343,6 +361,9 @@ impl PendingReport {
             .collect();
         if self.left > 0 {
             faults.push(format!("{} pulls are still listed after their delete", self.left));
+        }
+        if self.client_cpu_ratio > CPU_RATIO_MAX {
+            faults.push("THE CLIENT IS THE BOTTLENECK: adding was measured of itself".to_owned());
         }
         faults
     }

@@ -9,12 +9,59 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crowd::{Join, Mode, Plan, Visit, Window};
 use super::options::{CrowdOptions, Leave};
 use super::outcome::Role;
 use super::seconds_ns;
 use super::target::Target;
 use crate::clock;
+
+/// What the players of one thread do, and when.
+pub(super) struct Plan {
+    /// The thread's number.
+    pub(super) thread: usize,
+    pub(super) targets: Arc<Vec<Target>>,
+    /// In the order of their times.
+    pub(super) joins: VecDeque<Join>,
+    pub(super) mode: Mode,
+    pub(super) window: Window,
+    /// From when it was to join to the first keyframe.
+    pub(super) join_timeout: Duration,
+    pub(super) visit: Visit,
+    /// Bytes that slow players read in a second from their first keyframe on.
+    pub(super) slow_bytes_per_s: u32,
+}
+
+/// One player to come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Join {
+    pub(super) at_ns: u64,
+    /// Index of what it plays.
+    pub(super) target: usize,
+    pub(super) role: Role,
+}
+
+/// How long visitors stay, and how they leave.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit {
+    /// From when it was to join; unless given, until a second after the first keyframe.
+    pub(super) stay_ns: Option<u64>,
+    pub(super) leave: Leave,
+}
+
+/// When is measured; ns of the monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) start_ns: u64,
+    pub(super) end_ns: u64,
+}
+
+/// How the sockets are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Sweep,
+    /// Wakes with the first byte.
+    Blocking,
+}
 
 /// When what happens; ns of the monotonic clock.
 #[derive(Debug, Clone, Copy)]

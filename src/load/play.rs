@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::crowd::Visit;
 use super::options::{ChurnOptions, CrowdOptions, PlayOptions, SlowOptions, TargetOptions};
-use super::plan::Guests;
+use super::plan::{Guests, Visit};
 use super::report::{Asked, Report};
 use super::results::Results;
 use super::stage::Stage;

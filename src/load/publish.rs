@@ -171,8 +171,14 @@ impl IngestUse {
     fn new(before: &Sample, start: &Mark, end: &Mark, streams: usize) -> Self {
         let wall_s = (end.at_ns - start.at_ns) as f64 / 1e9;
         let gigabytes = (end.bytes - start.bytes) as f64 / 1e9;
-        let (settled, moments) = (&start.sample, &[][..]);
-        let samples = Samples { before, settled, start: &start.sample, end: &end.sample, moments };
+        let samples = Samples {
+            before,
+            settled: &start.sample,
+            start: &start.sample,
+            end: &end.sample,
+            moments: &[],
+            warm_up_rss_bytes: 0,
+        };
         // A stream is to a publisher what a player is to the others.
         let work = Work { wall_s, gigabytes, players: streams, has_guests: false };
         let used = ProcessUse::new(&samples, work);

@@ -50,7 +50,7 @@ pub(super) struct Sent {
     pub(super) bytes: u64,
     /// Packets that the kernel did not take.
     pub(super) unsent_packets: u64,
-    /// From the connect to the server's yes.
+    /// From when it was to connect to the server's yes.
     pub(super) accept: Spread,
     /// From the time at which a tag was due to that at which the kernel had all of it.
     pub(super) lateness: Spread,
@@ -96,17 +96,17 @@ impl Publishers {
     }
 
     fn start_due(&mut self, now_ns: u64) {
-        while self.starts.front().is_some_and(|(at_ns, _)| *at_ns <= now_ns) {
-            let Some((_, target)) = self.starts.pop_front() else { return };
-            if let Err(error) = self.start(&target) {
+        while self.starts.front().is_some_and(|(due_ns, _)| *due_ns <= now_ns) {
+            let Some((due_ns, target)) = self.starts.pop_front() else { return };
+            if let Err(error) = self.start(&target, due_ns) {
                 self.sent.settled += 1;
                 self.sent.fail(&*error);
             }
         }
     }
 
-    fn start(&mut self, target: &Target) -> Result<(), super::Failure> {
-        let stream = Stream::start(target, &self.clip, self.chunk_size)?;
+    fn start(&mut self, target: &Target, due_ns: u64) -> Result<(), super::Failure> {
+        let stream = Stream::start(target, &self.clip, self.chunk_size, due_ns)?;
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         let event = EpollEvent::new(events, self.streams.len() as u64);
         self.epoll.add(&stream.connection, event)?;
@@ -183,7 +183,7 @@ impl Publishers {
             let now_ns = clock::monotonic_ns();
             self.sent.started += 1;
             self.sent.settled += 1;
-            self.sent.accept.record_ns(now_ns - stream.started_ns);
+            self.sent.accept.record_ns(now_ns.saturating_sub(stream.due_ns));
             stream.begin(&self.clip, now_ns)?;
             self.due.push(Reverse((stream.due_ns(&self.clip), index)));
         }

@@ -5,11 +5,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::crowd::Mode;
 use super::figures::Summary;
 use super::guests::{SlowReport, VisitorReport};
 use super::outcome::{Joins, ThreadUse};
-use super::plan::Guests;
+use super::plan::{Guests, Mode};
 use super::server_use::ServerUse;
 use super::stage::Performance;
 use super::target::Protocol;
@@ -433,7 +432,7 @@ pub(super) fn round(number: f64, digits: i32) -> f64 {
 }
 
 /// Share of a CPU from which on a thread of ours may be what limits.
-const CPU_RATIO_MAX: f64 = 0.85;
+pub(super) const CPU_RATIO_MAX: f64 = 0.85;
 
 /// Lateness of sweeps from which on it is us who are late. With the kernel's stamps a late sweep
 /// falsifies nothing until it finds two frames of a player at once, or its socket full.
@@ -446,9 +445,9 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::super::crowd::Visit;
     use super::super::options::Leave;
     use super::super::outcome::Outcome;
+    use super::super::plan::Visit;
     use super::super::target::Protocol;
     use super::super::watch::{Counts, Stalls};
     use super::*;

@@ -59,6 +59,8 @@ pub(super) struct Samples<'a> {
     pub(super) start: &'a Sample,
     pub(super) end: &'a Sample,
     pub(super) moments: &'a [Moment],
+    /// The most RSS between `settled` and `start`.
+    pub(super) warm_up_rss_bytes: u64,
 }
 
 /// What was done for it.
@@ -83,18 +85,21 @@ impl Work {
 
 impl ProcessUse {
     pub(super) fn new(samples: &Samples<'_>, work: Work) -> Self {
-        let Samples { before, settled, start, end, moments } = samples;
+        let Samples { before, settled, start, end, moments, warm_up_rss_bytes } = samples;
         let cpu_s = end.cpu_seconds_since(start);
         // With guests the growth after the ramp is theirs.
         let with_players = if work.has_guests { settled } else { end };
         let grown = with_players.rss_bytes as f64 - before.rss_bytes as f64;
-        let rss_max_bytes = moments.iter().map(|moment| moment.rss_bytes).max().unwrap_or(0);
+        let rss_bytes = moments.iter().map(|moment| moment.rss_bytes).chain([*warm_up_rss_bytes]);
+        let rss_max_bytes = rss_bytes.max().unwrap_or(0);
         Self {
             processes: end.processes,
             cpu_s: cpu_s.map(|seconds| round(seconds, 4)),
             cpu_ticked_s: round(end.ticked_seconds_since(start), 2),
             cpu_s_per_gb: cpu_s.and_then(|seconds| work.per_gb(seconds)),
+            // What guests cost is not told apart.
             cpu_us_per_player_second: cpu_s
+                .filter(|_| !work.has_guests)
                 .and_then(|seconds| work.per_player(seconds * 1e6 / work.wall_s))
                 .map(|micros| round(micros, 1)),
             rss_before_bytes: before.rss_bytes,
@@ -237,6 +242,7 @@ mod tests {
             start: &start,
             end: &end,
             moments: &moments,
+            warm_up_rss_bytes: 50_000_000,
         };
         ProcessUse::new(&samples, work)
     }
@@ -251,11 +257,12 @@ mod tests {
         assert_eq!(of_all.cpu_us_per_player_second, Some(9000.0));
         assert_eq!(of_all.rss_per_player_bytes, Some(1_500_000.0));
         assert_eq!((of_all.rss_before_bytes, of_all.rss_settled_bytes), (10_000_000, 30_000_000));
-        assert_eq!((of_all.rss_bytes, of_all.rss_max_bytes), (40_000_000, 45_000_000));
+        assert_eq!((of_all.rss_bytes, of_all.rss_max_bytes), (40_000_000, 50_000_000));
         assert_eq!((of_all.fds, of_all.processes), (Some(9), 2));
         // What grows once the steady ones are there is the guests'.
         let with_guests = use_of(Work { has_guests: true, ..work });
         assert_eq!(with_guests.rss_per_player_bytes, Some(1_000_000.0));
+        assert_eq!(with_guests.cpu_us_per_player_second, None, "guests cost something too");
         let of_none = use_of(Work { gigabytes: 0.0, players: 0, ..work });
         assert_eq!((of_none.cpu_s_per_gb, of_none.rss_per_player_bytes), (None, None));
         assert_eq!(of_none.cpu_us_per_player_second, None);
@@ -271,6 +278,7 @@ mod tests {
             start: &unseen,
             end: &unseen,
             moments: &moments,
+            warm_up_rss_bytes: 50_000_000,
         };
         let work = Work { wall_s: 10.0, gigabytes: 0.9, players: 20, has_guests: false };
         let used = ProcessUse::new(&samples, work);

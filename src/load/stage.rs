@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::crowd::{Crowd, Mode};
+use super::crowd::Crowd;
 use super::options::{CrowdOptions, RtspTransport, ServerOptions};
 use super::outcome::Outcome;
-use super::plan::{self, Guests, Times};
+use super::plan::{self, Guests, Mode, Times};
 use super::progress::{Progress, Shown};
 use super::server::{Sample, Server};
 use super::server_use::{Moment, ProcessUse, Samples, ServerUse, SoakUse, Work};
@@ -110,7 +110,12 @@ impl Watcher<'_> {
             return None;
         }
         let settled = self.server.sample();
-        if until(times.window.start_ns, "warming up", &mut nothing) {
+        // Slow players may be there and gone again before the window.
+        let mut warm_up_rss_bytes = settled.rss_bytes;
+        let mut note_rss = || {
+            warm_up_rss_bytes = warm_up_rss_bytes.max(self.server.sample().rss_bytes);
+        };
+        if until(times.window.start_ns, "warming up", &mut note_rss) {
             return None;
         }
         let start = self.mark();
@@ -122,7 +127,7 @@ impl Watcher<'_> {
         });
         let end = self.mark();
         shown.clear();
-        Some(Marks { settled, start, end, moments })
+        Some(Marks { settled, warm_up_rss_bytes, start, end, moments })
     }
 
     fn mark(&self) -> Mark {
@@ -147,6 +152,8 @@ struct Mark {
 struct Marks {
     /// When the steady players had joined.
     settled: Sample,
+    /// The most from then to the window.
+    warm_up_rss_bytes: u64,
     start: Mark,
     end: Mark,
     /// Once a second in between.
@@ -177,6 +184,7 @@ impl Marks {
             start: &self.start.sample,
             end: &self.end.sample,
             moments: &self.moments,
+            warm_up_rss_bytes: self.warm_up_rss_bytes,
         };
         let process = server.is_given().then(|| ProcessUse::new(&samples, work));
         let soaked = self.start.soak_ns.zip(self.end.soak_ns);
@@ -205,7 +213,13 @@ mod tests {
         };
         // Of ten seconds it got seven and a half.
         let (start, end) = (mark(5, 100, 1_000), mark(15, 500_000_100, 8_500));
-        let marks = Marks { settled: Sample::default(), start, end, moments: Vec::new() };
+        let marks = Marks {
+            settled: Sample::default(),
+            warm_up_rss_bytes: 0,
+            start,
+            end,
+            moments: Vec::new(),
+        };
         let (server, before) = (Server::new(&[]).expect("none"), Sample::default());
         let server_use = marks.server_use(&server, &before, Guests::None, &Outcome::default());
         let server_use = server_use.expect("there was a soak");

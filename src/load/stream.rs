@@ -21,7 +21,8 @@ use crate::proto::rtsp;
 pub(super) struct Stream {
     outlet: Outlet,
     pub(super) connection: Connection,
-    pub(super) started_ns: u64,
+    /// When it was to connect; ns of the monotonic clock.
+    pub(super) due_ns: u64,
     /// When its first tag was due; none until the server says yes.
     base_ns: Option<u64>,
     next: u64,
@@ -46,13 +47,18 @@ pub(super) struct Piece {
 }
 
 impl Stream {
-    /// Begins to connect.
-    pub(super) fn start(target: &Target, clip: &Clip, chunk_size: u32) -> Result<Self, Failure> {
-        let started_ns = clock::monotonic_ns();
+    /// Begins to connect, which was due at `due_ns`.
+    pub(super) fn start(
+        target: &Target,
+        clip: &Clip,
+        chunk_size: u32,
+        due_ns: u64,
+    ) -> Result<Self, Failure> {
+        let seed = clock::monotonic_ns();
         let connection = Connection::start(target.address)?;
         let outlet = match target.protocol {
             Protocol::Rtsp(transport) => {
-                Outlet::Rtsp(Box::new(RtspOutlet::new(target, transport.into(), clip, started_ns)?))
+                Outlet::Rtsp(Box::new(RtspOutlet::new(target, transport.into(), clip, seed)?))
             }
             _ => {
                 let (app, stream) = (target.app.clone(), target.stream.clone());
@@ -60,14 +66,14 @@ impl Stream {
                     chunk_size,
                     ..rtmp::PublisherConfig::new(app, stream, target.tc_url.clone())
                 };
-                let session = rtmp::PublisherSession::new(clock::now(), started_ns, config);
+                let session = rtmp::PublisherSession::new(clock::now(), seed, config);
                 Outlet::Rtmp(Box::new(session))
             }
         };
         Ok(Self {
             outlet,
             connection,
-            started_ns,
+            due_ns,
             base_ns: None,
             next: 0,
             given: 0,
@@ -286,7 +292,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let url = format!("rtmp://{}/live/s0", listener.local_addr().expect("bound"));
         let (targets, clip) = (expand(&url, 0, 1).expect("a URL"), Clip::load(None).expect("ours"));
-        let mut stream = Stream::start(&targets[0], &clip, 4096).expect("a listener");
+        let mut stream = Stream::start(&targets[0], &clip, 4096, 0).expect("a listener");
         let (_server, _) = listener.accept().expect("a publisher");
         let begun_ns = clock::monotonic_ns();
         stream.begin(&clip, begun_ns).expect("a connection");

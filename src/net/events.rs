@@ -212,7 +212,7 @@ impl Driver {
         let Some((key, generation, what)) = left(link, now) else { return };
         log_closed(link, now);
         (link.part, link.has_started) = (None, false);
-        link.told = (now, link.received_bytes, link.sent_bytes);
+        link.told = Some(Box::new((now, link.received_bytes, link.sent_bytes)));
         self.shard.tell_of(key, generation, what);
     }
 
@@ -233,7 +233,8 @@ fn left(link: &Link, now: Instant) -> Option<(StreamKey, Option<Generation>, Wha
     if !link.has_started && part.ended.is_some() {
         return None;
     }
-    let (since, received_bytes, sent_bytes) = link.told;
+    let told = link.told.as_deref().copied();
+    let (since, received_bytes, sent_bytes) = told.unwrap_or((link.opened, 0, 0));
     let traffic = Traffic {
         received_bytes: link.received_bytes - received_bytes,
         sent_bytes: link.sent_bytes - sent_bytes,

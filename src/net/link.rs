@@ -60,9 +60,8 @@ pub(super) struct Link {
     pub(super) part: Option<Part>,
     /// It has played or published.
     pub(super) has_started: bool,
-    /// Until when, and until how many bytes in and out, its earlier parts were told: over RTSP a
-    /// connection may have several.
-    pub(super) told: (Instant, u64, u64),
+    /// Until when, and until how many bytes in and out, its earlier parts were told, where it had any.
+    pub(super) told: Option<Box<(Instant, u64, u64)>>,
     /// The query that it came with, raw.
     pub(super) params: String,
     /// ZLMediaKit's word for what it plays or publishes over.
@@ -94,11 +93,7 @@ pub(super) enum Role {
     PlayerOverUdp,
     Publisher(StreamHandle),
     /// Moves to the owner of its key when the kernel has let go of it; input is kept.
-    Leaving {
-        key: StreamKey,
-        params: String,
-        held: Vec<Bytes>,
-    },
+    Leaving(Box<Leaving>),
     /// A hook is asked whether it may play or publish.
     Judged,
     /// A request is answered by the API.
@@ -109,10 +104,17 @@ pub(super) enum Role {
     Attempt(AttemptId),
 }
 
+/// A publisher on its way.
+pub(super) struct Leaving {
+    pub(super) key: StreamKey,
+    pub(super) params: String,
+    pub(super) held: Vec<Bytes>,
+}
+
 impl Role {
     /// Nobody but us ends it.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self, Self::None | Self::Leaving { .. } | Self::Follower(_) | Self::Judged)
+        matches!(self, Self::None | Self::Leaving(_) | Self::Follower(_) | Self::Judged)
     }
 }
 
@@ -174,7 +176,7 @@ impl Link {
             opened: now,
             part: None,
             has_started: false,
-            told: (now, 0, 0),
+            told: None,
             params: String::new(),
             protocol: "",
             received_bytes: 0,

@@ -121,7 +121,6 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
         ("too_long", datagrams_too_long),
         ("unwanted", datagrams_unwanted),
         ("malformed_rtcp", rtp.malformed_rtcp),
-        ("truncated", rtp.truncated),
     ];
     let dropped = reasons.map(|(reason, value)| Metric {
         name: "rtp_packets_dropped_total",
@@ -139,6 +138,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
     let timeouts = counters.rtsp_errors[ServerError::SessionTimeout.reason()];
     let plain = [
         ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
+        ("rtp_packets_truncated_total", MetricKind::Counter, rtp.truncated),
         ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
         ("rtsp_session_timeouts_total", MetricKind::Counter, timeouts),
         ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),

@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::admission::Refused;
 use super::driver::Driver;
-use super::link::{Link, Part, Role, Session};
+use super::link::{Leaving, Link, Part, Role, Session};
 use super::verdicts::Wanted;
 use crate::access::Entry;
 use crate::bus::message::Message;
@@ -102,7 +102,7 @@ impl Driver {
             return;
         }
         let Some(link) = self.links.get_mut(token) else { return };
-        link.role = Role::Leaving { key, params, held: Vec::new() };
+        link.role = Role::Leaving(Box::new(Leaving { key, params, held: Vec::new() }));
         if link.polling {
             self.ring.cancel(token, OpKind::PollWritable);
         }
@@ -178,7 +178,8 @@ impl Driver {
         }
         let unsent = link.take_unsent();
         let Link { id, fd, local, peer, session, role, opened, received_bytes, guest, .. } = *link;
-        let Role::Leaving { key, params, held } = role else { return };
+        let Role::Leaving(leaving) = role else { return };
+        let Leaving { key, params, held } = *leaving;
         self.counters.handed_over += 1;
         let owner = self.shard.owner_of(&key);
         let moved = Moved {

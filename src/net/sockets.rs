@@ -16,9 +16,9 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         link.received_bytes += bytes.len() as u64;
         self.counters.receives += 1;
-        if let Role::Leaving { held, .. } = &mut link.role {
+        if let Role::Leaving(leaving) = &mut link.role {
             // A view of this shard's receive buffers must not leave it.
-            held.push(Bytes::copy_from_slice(&bytes));
+            leaving.held.push(Bytes::copy_from_slice(&bytes));
             return;
         }
         if link.phase == Phase::Open {
@@ -42,7 +42,7 @@ impl Driver {
             return;
         }
         let link = self.links.get_mut(token).expect("it is not gone");
-        if matches!(link.role, Role::Leaving { .. }) {
+        if matches!(link.role, Role::Leaving(_)) {
             match ended {
                 Ended::Eof | Ended::Error(_) => self.close(token),
                 _ => self.hand_over(token),
@@ -64,7 +64,7 @@ impl Driver {
         if matches!(link.role, Role::Player) && link.phase == Phase::Open {
             let id = link.id;
             self.shard.writable(self.now, id, &mut self.wire);
-        } else if matches!(link.role, Role::Leaving { .. }) && !link.receiving {
+        } else if matches!(link.role, Role::Leaving(_)) && !link.receiving {
             self.hand_over(token);
         } else {
             self.send_out(token);
@@ -159,7 +159,7 @@ impl Driver {
             Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
-            Role::None | Role::Leaving { .. } | Role::Asking | Role::Judged => {}
+            Role::None | Role::Leaving(_) | Role::Asking | Role::Judged => {}
         }
         None
     }

@@ -237,7 +237,7 @@ impl Driver {
         }
         if !self.gone_if_closing(owner)
             && let Some(link) = self.links.get(owner)
-            && matches!(link.role, Role::Leaving { .. })
+            && matches!(link.role, Role::Leaving(_))
         {
             self.hand_over(owner);
         }

@@ -110,11 +110,11 @@ fn a_large_gop_takes_several_turns_and_others_go_on() {
     (0..3).for_each(|_| scene.turn());
     scene.play("large", 3, Packaging::Rtsp);
     scene.play("small", 4, Packaging::Rtsp);
-    let mut made = vec![scene.shard.totals().bridge_bytes_copied];
+    let mut made = vec![scene.shard.totals().bridge.bytes_copied];
     let mut turns_until_all_play = 0;
     for turn in 0..100 {
         scene.turn();
-        made.push(scene.shard.totals().bridge_bytes_copied);
+        made.push(scene.shard.totals().bridge.bytes_copied);
         if scene.admitted.len() < 2 {
             turns_until_all_play = turn;
         }
@@ -133,10 +133,10 @@ fn a_large_gop_takes_several_turns_and_others_go_on() {
     // It stands still then, and goes on with what comes.
     scene.turn();
     assert!(!scene.is_due() && scene.shard.bridging.is_empty());
-    let before = scene.shard.totals().bridge_bytes_copied;
+    let before = scene.shard.totals().bridge.bytes_copied;
     scene.tag("large", TagKind::Video, 4000, &picture(0x27));
     scene.turn();
-    assert!(scene.shard.totals().bridge_bytes_copied > before);
+    assert!(scene.shard.totals().bridge.bytes_copied > before);
 }
 
 #[test]

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bus_tests::NoPlayers;
+use super::push_tests::push_options;
 use super::{Action, PlayRequest, Policy, Shard, Stage};
 use crate::bus::event::What;
-use crate::bus::message::{Ask, IdleClose, PullOptions, PushOptions, Ticket};
+use crate::bus::message::{Ask, IdleClose, PullOptions, Ticket};
 use crate::bus::view::PublisherView;
 use crate::clock;
 use crate::config::{Config, Hook};
 use crate::journal::Record;
-
 use crate::media::state::{EndReason, ErrorClass, Fault, StreamState};
 use crate::media::{
     AttemptId, ConnectionId, Form, MediaPart, ShardId, SourceUrl, StreamKey, TagKind,
@@ -453,15 +453,8 @@ fn a_lost_pull_is_tried_again_while_it_is_pushed() {
     scene.media();
     let (source, url) = (scene.dialed[0].0, "rtmp://other/live/a");
     let url = Arc::new(SourceUrl::parse(url, false).unwrap());
-    let options = PushOptions {
-        retries_max: None,
-        force: true,
-        no_wait: true,
-        timeout: Duration::from_secs(10),
-        rtp_transport: LowerTransport::Tcp,
-    };
     let digest = url.digest();
-    scene.ask(Ask::AddPush { key: key("a"), url, options });
+    scene.ask(Ask::AddPush { key: key("a"), url, options: push_options() });
     scene.leave(player);
     scene.shard.attempt_failed(scene.now, source, Fault::new(ErrorClass::Lost, "it broke"));
     scene.shard.attempt_closed(source, 1);

@@ -45,7 +45,7 @@ impl Shard {
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
         self.totals.config_bytes_copied += bytes.config_copied;
-        self.totals.bridge_bytes_copied += stream.media.bridged_bytes();
+        self.totals.bridge += stream.media.bridge_counts();
         self.forget_pull(&stream, reason);
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::push_tests::push_options;
 use super::{Action, Policy, Shard};
 use crate::bus::event::{End, What};
 use crate::bus::message::{
-    Answer, Ask, CloseOutcome, IdleClose, LocalId, Message, PullOptions, PushOptions, Ticket,
+    Answer, Ask, CloseOutcome, IdleClose, LocalId, Message, PullOptions, Ticket,
 };
 use crate::bus::view::PublisherView;
 use crate::clock;
@@ -256,15 +257,8 @@ fn pending_pull_is_not_closed_for_being_idle() {
 fn stream_that_is_pushed_is_not_idle() {
     let mut scene = Scene::new(after(5), |_| {});
     let url = Arc::new(SourceUrl::parse("rtmp://other/live/a", false).unwrap());
-    let options = PushOptions {
-        retries_max: None,
-        force: true,
-        no_wait: true,
-        timeout: Duration::from_secs(10),
-        rtp_transport: LowerTransport::Tcp,
-    };
     let (key, digest) = (scene.key.clone(), url.digest());
-    scene.ask(Ask::AddPush { key: key.clone(), url, options });
+    scene.ask(Ask::AddPush { key: key.clone(), url, options: push_options() });
     for _ in 0..10 {
         scene.pass(SECOND * 6);
         assert_eq!((scene.unwatched(), scene.lives()), (0, true));

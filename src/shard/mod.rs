@@ -153,7 +153,7 @@ pub struct Shard {
     pushes: Pushes,
     timers: Timers,
     locals: Locals,
-    members: HashMap<ConnectionId, Member>,
+    members: HashMap<ConnectionId, Box<Member>>,
     /// Presences that were told to end and have not said `Released`.
     ended_locals: HashSet<LocalId>,
     closings: HashMap<Generation, Closing>,
@@ -427,7 +427,7 @@ impl Shard {
             totals.media_bytes_in += bytes.received;
             totals.media_bytes_copied += bytes.copied;
             totals.config_bytes_copied += bytes.config_copied;
-            totals.bridge_bytes_copied += stream.media.bridged_bytes();
+            totals.bridge += stream.media.bridge_counts();
         }
         totals
     }

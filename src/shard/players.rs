@@ -47,7 +47,9 @@ impl Shard {
             here.asking = here.asking.take().or(asking);
             Role::Waiter(self.timers.set(now + wait, Timer::Wait(connection)))
         };
-        self.members.insert(connection, Member { key: key.clone(), role, packaging, local, peer });
+        // Boxed: a table that has just doubled is half empty places.
+        let member = Box::new(Member { key: key.clone(), role, packaging, local, peer });
+        self.members.insert(connection, member);
         self.interest_changed(&key, form);
     }
 

@@ -25,6 +25,17 @@ const HERE: ShardId = ShardId(0);
 const URL: &str = "rtmp://cdn/live/out";
 const PUBLISHER: ConnectionId = ConnectionId { serial: 1, shard: HERE };
 
+/// A push without end that is acknowledged at once.
+pub(super) fn push_options() -> PushOptions {
+    PushOptions {
+        retries_max: None,
+        force: true,
+        no_wait: true,
+        timeout: Duration::from_secs(10),
+        rtp_transport: LowerTransport::Tcp,
+    }
+}
+
 /// Takes everything.
 struct Sink;
 
@@ -92,13 +103,7 @@ impl Scene {
     }
 
     fn add(&mut self, url: &str, force: bool, no_wait: bool) {
-        let options = PushOptions {
-            retries_max: None,
-            force,
-            no_wait,
-            timeout: Duration::from_secs(10),
-            rtp_transport: LowerTransport::Tcp,
-        };
+        let options = PushOptions { force, no_wait, ..push_options() };
         let url = Arc::new(SourceUrl::parse(url, false).unwrap());
         self.ask(Ask::AddPush { key: key(), url, options });
     }
@@ -430,15 +435,8 @@ fn login_of_a_push_comes_back_with_it() {
     let login = Login { user: "u".to_owned(), password: "p".to_owned() };
     let url = SourceUrl::parse("rtsp://cdn/live/out", false).unwrap();
     let url = Arc::new(url.with_login(Some(login.clone())));
-    let options = PushOptions {
-        retries_max: None,
-        force: true,
-        no_wait: true,
-        timeout: Duration::from_secs(10),
-        rtp_transport: LowerTransport::Tcp,
-    };
     let mut scene = Scene::new();
-    scene.ask(Ask::AddPush { key: key(), url: url.clone(), options });
+    scene.ask(Ask::AddPush { key: key(), url: url.clone(), options: push_options() });
     let [Record::AddPush(kept)] = &scene.kept[..] else { panic!("{:?}", scene.kept) };
     assert_eq!(kept.login, Some(login));
     let records = [kept.clone()];
@@ -450,13 +448,7 @@ fn login_of_a_push_comes_back_with_it() {
 #[test]
 fn push_that_gives_up_is_taken_out_of_the_journal() {
     let mut scene = Scene::live();
-    let options = PushOptions {
-        retries_max: Some(0),
-        force: true,
-        no_wait: true,
-        timeout: Duration::from_secs(10),
-        rtp_transport: LowerTransport::Tcp,
-    };
+    let options = PushOptions { retries_max: Some(0), ..push_options() };
     let url = Arc::new(SourceUrl::parse(URL, false).unwrap());
     scene.ask(Ask::AddPush { key: key(), url, options });
     scene.fail(ErrorClass::Refused);

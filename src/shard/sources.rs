@@ -281,12 +281,12 @@ impl Shard {
         }
         self.end_attached(handle, |of| of == Form::Rtp, EndReason::SourceLost);
         let stream = self.tables.get_mut(handle).expect("it stays");
-        let (bytes, bridged) = (stream.media.bytes(), stream.media.bridged_bytes());
+        let (bytes, bridged) = (stream.media.bytes(), stream.media.bridge_counts());
         stream.media.take_form(form);
         if !stream.is_had() {
             stream.media.start_over();
         }
-        self.totals.bridge_bytes_copied += bridged;
+        self.totals.bridge += bridged;
         self.totals.media_bytes_in += bytes.received;
         self.totals.media_bytes_copied += bytes.copied;
         self.totals.config_bytes_copied += bytes.config_copied;

@@ -1,6 +1,7 @@
 //! What a shard counts.
 
 use super::Shard;
+use crate::bridge::BridgeCounts;
 use crate::egress::CrowdTotals;
 use crate::media::state::ErrorClass;
 
@@ -10,8 +11,8 @@ pub struct Totals {
     pub media_bytes_in: u64,
     pub media_bytes_copied: u64,
     pub config_bytes_copied: u64,
-    /// Copied to make the form that a source does not bring.
-    pub bridge_bytes_copied: u64,
+    /// Of making the form that a source does not bring.
+    pub bridge: BridgeCounts,
     /// Copied once more to send them in one piece to many.
     pub joined_bytes_copied: u64,
     pub media_bytes_out: u64,

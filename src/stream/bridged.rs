@@ -4,11 +4,12 @@
 use super::ingest::Ingest;
 use super::log::{Entry, Log, PacketEntry};
 use super::tracks::Tracks;
-use crate::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
+use crate::bridge::{BridgeCounts, FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
 use crate::proto::rtp::{Gap, RtpPacket, TrackKind};
+use crate::proto::rtsp::SessionDescription;
 
 /// One stream in the form that is made of the other.
 pub(super) struct Bridged {
@@ -19,7 +20,6 @@ pub(super) struct Bridged {
     is_ready: bool,
     /// Another source has taken over since it was made.
     source_changed: bool,
-    bytes_copied: u64,
 }
 
 enum Direction {
@@ -28,6 +28,7 @@ enum Direction {
 }
 
 /// Tags made of packets.
+#[derive(Default)]
 struct Tags {
     converter: Option<ToFlv>,
     ingest: Ingest,
@@ -35,6 +36,8 @@ struct Tags {
     due: Vec<Option<u16>>,
     /// The sequence number in the log from which on the track's source has begun anew.
     restarts: Vec<Option<u64>>,
+    /// Of converters for tracks that the source had before.
+    counts: BridgeCounts,
 }
 
 /// Packets made of tags.
@@ -46,6 +49,8 @@ struct Packets {
     newest_ms: i64,
     /// By track: when its last report was, unwrapped.
     reported_ms: Vec<Option<i64>>,
+    /// Beside those of the converter.
+    counts: BridgeCounts,
 }
 
 impl Bridged {
@@ -60,6 +65,7 @@ impl Bridged {
                 epoch_unix: now_unix.wrapping_sub(u64::from(timestamp_ms / 1000)),
                 newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
+                counts: BridgeCounts::default(),
             })),
         };
         let mut bridged = Self {
@@ -68,14 +74,14 @@ impl Bridged {
             direction,
             is_ready: false,
             source_changed: false,
-            bytes_copied: 0,
         };
         if let Direction::ToRtp(packets) = &mut bridged.direction {
             // The configurations are behind the keyframe.
             for (kind, payload) in &source.prelude_at_start().tags {
                 let mut whole = Payload::new();
                 whole.push(payload.clone());
-                packets.converter.handle_tag(*kind, timestamp_ms, whole, &mut |_| {});
+                let tag = FlvTag { kind: *kind, timestamp_ms, payload: whole };
+                packets.converter.handle_tag(tag, false, &mut |_| {});
             }
         }
         bridged
@@ -86,14 +92,13 @@ impl Bridged {
     pub(super) fn of_tags(mut log: Log, mut ingest: Ingest) -> Self {
         ingest.change_source(&mut log);
         ingest.count_anew();
-        let tags = Tags { converter: None, ingest, due: Vec::new(), restarts: Vec::new() };
+        let tags = Tags { ingest, ..Tags::default() };
         Self {
             log,
             next_seq: 0,
             direction: Direction::ToFlv(Box::new(tags)),
             is_ready: true,
             source_changed: true,
-            bytes_copied: 0,
         }
     }
 
@@ -107,12 +112,15 @@ impl Bridged {
         Some((self.log, ingest))
     }
 
-    /// Whether FLV, or RTP, can carry a stream of these tracks.
-    pub(super) fn can_carry(form: Form, tracks: &Tracks) -> bool {
-        let codecs = [&tracks.video, &tracks.audio].into_iter().flatten().map(|track| track.codec);
-        let mut known = codecs
-            .filter(|&codec| form == Form::Flv && codec == Codec::Mp3 || is_packetized(codec));
-        known.next().is_some()
+    /// Whether packets can be made of tags of these tracks, as far as they are known.
+    pub(super) fn can_be_packets(tracks: &Tracks) -> bool {
+        let mut tracks = [&tracks.video, &tracks.audio].into_iter().flatten();
+        tracks.any(|track| is_packetized(track.codec))
+    }
+
+    /// Whether tags can be made of packets that are described so.
+    pub(super) fn can_be_tags(description: &SessionDescription) -> bool {
+        ToFlv::new(description).is_some()
     }
 
     /// Whether what players were told of the tracks still holds: each is of its codec and rate, and a
@@ -144,9 +152,7 @@ impl Bridged {
             let entry = *source.entry(seq).expect("what is flushed is held until it was read");
             match &mut self.direction {
                 Direction::ToFlv(tags) => tags.handle(&mut self.log, source, seq),
-                Direction::ToRtp(packets) => {
-                    self.bytes_copied += packets.handle(&mut self.log, source, &entry);
-                }
+                Direction::ToRtp(packets) => packets.handle(&mut self.log, source, &entry),
             }
             self.next_seq = seq + 1;
             len += u64::from(entry.len);
@@ -223,22 +229,21 @@ impl Bridged {
         &mut self.log
     }
 
-    pub(super) fn bytes_copied(&self) -> u64 {
+    pub(super) fn counts(&self) -> BridgeCounts {
         match &self.direction {
-            Direction::ToFlv(tags) => tags.ingest.bytes().copied,
-            Direction::ToRtp(_) => self.bytes_copied,
+            Direction::ToFlv(tags) => tags.counts(),
+            Direction::ToRtp(packets) => {
+                let mut counts = packets.counts;
+                counts += packets.converter.counts();
+                counts
+            }
         }
     }
 }
 
 impl Tags {
     fn new(source: &Log) -> Self {
-        let mut tags = Self {
-            converter: None,
-            ingest: Ingest::default(),
-            due: Vec::new(),
-            restarts: Vec::new(),
-        };
+        let mut tags = Self::default();
         tags.begin(source);
         tags
     }
@@ -247,9 +252,17 @@ impl Tags {
     fn begin(&mut self, source: &Log) {
         let description = source.description();
         let count = description.map_or(0, |description| description.media.len());
+        self.counts += self.converter.as_ref().map(ToFlv::counts).unwrap_or_default();
         self.converter = description.and_then(|description| ToFlv::new(description));
         self.due = vec![None; count];
         self.restarts = vec![None; count];
+    }
+
+    fn counts(&self) -> BridgeCounts {
+        let mut counts = self.counts;
+        counts += self.converter.as_ref().map(ToFlv::counts).unwrap_or_default();
+        counts.bytes_copied += self.ingest.bytes().copied;
+        counts
     }
 
     fn is_ready(&self) -> bool {
@@ -272,7 +285,10 @@ impl Tags {
             Some(due) => Gap::Lost(u32::from(sequence.wrapping_sub(due))),
         };
         let ingest = &mut self.ingest;
-        converter.handle_packet(entry.track(), &packet, gap, entry.timestamp_ms, &mut |tag| {
+        // Of a source without keyframes only its log knows where players may start.
+        let (time_ms, is_start) = (entry.timestamp_ms, entry.keyframe);
+        let incoming = InPacket { track: entry.track(), packet: &packet, gap, time_ms, is_start };
+        converter.handle_packet(incoming, &mut |tag| {
             let FlvTag { kind, timestamp_ms, payload } = tag;
             ingest.handle_tag(log, kind, timestamp_ms, &payload);
         });
@@ -297,25 +313,20 @@ impl Packets {
         self.converter.is_complete() && self.converter.description().is_none()
     }
 
-    /// Returns the bytes that were copied.
-    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) -> u64 {
+    fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) {
         let mut payload = Payload::new();
         source.views(entry.payload()).for_each(|view| payload.push(view));
-        let mut copied = 0;
         let mut made: Vec<OutPacket> = Vec::new();
-        let was_complete = self.converter.is_complete();
-        self.converter.handle_tag(entry.kind, entry.timestamp_ms, payload, &mut |packet| {
-            made.push(packet);
-        });
-        // Before that what is made is of earlier tags as well.
-        let mut is_start = entry.keyframe && was_complete;
-        for mut packet in made {
-            // Of a source without keyframes only its log knows where players may start.
-            packet.keyframe |= std::mem::take(&mut is_start) && packet.kind == TagKind::Video;
+        let tag = FlvTag { kind: entry.kind, timestamp_ms: entry.timestamp_ms, payload };
+        // Of a source without keyframes only its log knows where players may start.
+        self.converter.handle_tag(tag, entry.keyframe, &mut |packet| made.push(packet));
+        for packet in made {
             self.report_if_due(log, &packet);
-            copied += write(log, &packet);
+            match write(log, &packet) {
+                Some(copied) => self.counts.bytes_copied += copied,
+                None => self.counts.too_long += 1,
+            }
         }
-        copied
     }
 
     fn report_if_due(&mut self, log: &mut Log, packet: &OutPacket) {
@@ -353,13 +364,11 @@ fn is_packetized(codec: Codec) -> bool {
     matches!(codec, H264 | H265 | Aac | Opus | PcmA | PcmU)
 }
 
-/// Returns the bytes that were copied.
-fn write(log: &mut Log, made: &OutPacket) -> u64 {
+/// Returns the bytes that were copied; `None` of a packet that is too long, of a codec whose frames are
+/// not cut: no encoder makes such a frame.
+fn write(log: &mut Log, made: &OutPacket) -> Option<u64> {
     let OutPacket { track, kind, time_ms, keyframe, packet } = made;
-    if u16::try_from(packet.len()).is_err() {
-        // Of a codec whose frames are not cut; no encoder makes such a frame.
-        return 0;
-    }
+    u16::try_from(packet.len()).ok()?;
     let entry = PacketEntry {
         channel: 2 * *track as u8,
         kind: *kind,
@@ -371,5 +380,5 @@ fn write(log: &mut Log, made: &OutPacket) -> u64 {
     let header = packet.header.encode();
     let pieces = std::iter::once(&header[..]).chain(packet.payload.slices());
     log.push_packet(entry, packet.len(), pieces);
-    packet.len() as u64
+    Some(packet.len() as u64)
 }

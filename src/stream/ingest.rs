@@ -110,6 +110,11 @@ impl Ingest {
         self.starts.start_at_next();
     }
 
+    /// The last keyframe is too far back to be kept.
+    pub fn forget_keyframe(&mut self) {
+        self.starts.forget_keyframe();
+    }
+
     /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self, log: &mut Log) {
         let dropped = self.dropped + self.drafts.len() as u64;

@@ -287,8 +287,8 @@ impl Log {
     }
 
     /// Drops what nobody needs: tags before the newest GOP and before the `slowest` cursor. A GOP
-    /// larger than `gop_bytes_max` is given up; new players then wait for the next keyframe. Holes
-    /// count, so that they are bounded as well.
+    /// larger than `gop_bytes_max` is given up; new players then wait for the next keyframe, or what
+    /// stands in for it. Holes count, so that they are bounded as well.
     pub fn trim(&mut self, slowest: Option<u64>, gop_bytes_max: u64) {
         if let Some(gop) = self.gop_seq
             && self.tape.committed() - self.position_of(gop) > gop_bytes_max

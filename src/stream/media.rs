@@ -8,6 +8,7 @@ use super::ingest::{Ingest, IngestBytes, Progress};
 use super::log::Log;
 use super::rtp_ingest::{RtpIngest, RtpProgress};
 use super::tracks::Tracks;
+use crate::bridge::BridgeCounts;
 use crate::limits::BRIDGE_SLICE_LEN;
 use crate::media::{Form, MediaPart};
 use crate::proto::rtp::{Gap, RtpPart};
@@ -19,8 +20,10 @@ pub struct Media {
     log: Log,
     ingest: Intake,
     bridged: Option<Box<Bridged>>,
+    /// Of packets: tags can be made of them, by the last description.
+    can_be_tags: bool,
     /// Of bridges that are gone.
-    bridged_bytes: u64,
+    bridge_counts: BridgeCounts,
 }
 
 enum Intake {
@@ -49,7 +52,8 @@ impl Media {
             Form::Flv => Intake::Flv(Box::default()),
             Form::Rtp => Intake::Rtp(Box::default()),
         };
-        Self { log: Log::default(), ingest, bridged: None, bridged_bytes: 0 }
+        let bridge_counts = BridgeCounts::default();
+        Self { log: Log::default(), ingest, bridged: None, can_be_tags: false, bridge_counts }
     }
 
     /// The form that the source brings.
@@ -90,6 +94,9 @@ impl Media {
             bridged.restart(track, self.log.next_seq());
         }
         let begins = matches!(part, RtpPart::Begin(_));
+        if let RtpPart::Begin(description) = &part {
+            self.can_be_tags = Bridged::can_be_tags(description);
+        }
         match ingest.handle(&mut self.log, now, part) {
             RtpProgress::Media(progress) => {
                 if begins
@@ -164,6 +171,7 @@ impl Media {
     /// Nobody has anything of it any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self) {
         self.drop_other();
+        self.can_be_tags = false;
         match &mut self.ingest {
             Intake::Flv(ingest) => ingest.start_over(&mut self.log),
             Intake::Rtp(ingest) => ingest.start_over(&mut self.log),
@@ -195,7 +203,7 @@ impl Media {
     /// Nobody wants the form that the source does not bring.
     pub fn drop_other(&mut self) {
         if let Some(bridged) = self.bridged.take() {
-            self.bridged_bytes += bridged.bytes_copied();
+            self.bridge_counts += bridged.counts();
         }
     }
 
@@ -209,13 +217,22 @@ impl Media {
         }
     }
 
-    /// Drops what nobody needs of a form, as [`Log::trim`] does.
+    /// Drops what nobody needs of a form, as [`Log::trim`] does. Where the source's GOP is given up, a
+    /// picture is to stand in for its keyframe.
     pub fn trim(&mut self, form: Form, slowest: Option<u64>, gop_bytes_max: u64) {
-        let bridged = self.bridged.as_ref().filter(|_| form == self.form());
+        let is_own = form == self.form();
+        let bridged = self.bridged.as_ref().filter(|_| is_own);
         let read = bridged.map(|bridged| bridged.next_seq());
         let slowest = slowest.into_iter().chain(read).min();
-        if let Some(log) = self.log_mut(form) {
-            log.trim(slowest, gop_bytes_max);
+        let Some(log) = self.log_mut(form) else { return };
+        let dropped = log.gops_dropped();
+        log.trim(slowest, gop_bytes_max);
+        // Where players of the other form start follows from where those of this one do.
+        if is_own && log.gops_dropped() > dropped {
+            match &mut self.ingest {
+                Intake::Flv(ingest) => ingest.forget_keyframe(),
+                Intake::Rtp(ingest) => ingest.forget_keyframe(),
+            }
         }
     }
 
@@ -252,7 +269,11 @@ impl Media {
 
     /// The form can be made, as far as the tracks that are known tell.
     pub fn can_be(&self, form: Form) -> bool {
-        form == self.form() || Bridged::can_carry(form, self.tracks())
+        match self.form() {
+            own if own == form => true,
+            Form::Flv => Bridged::can_be_packets(self.tracks()),
+            Form::Rtp => self.can_be_tags,
+        }
     }
 
     pub fn bytes(&self) -> IngestBytes {
@@ -262,9 +283,11 @@ impl Media {
         }
     }
 
-    /// Bytes copied to make the other form.
-    pub fn bridged_bytes(&self) -> u64 {
-        self.bridged_bytes + self.bridged.as_ref().map_or(0, |bridged| bridged.bytes_copied())
+    /// What making the other form took, and what was no use for it.
+    pub fn bridge_counts(&self) -> BridgeCounts {
+        let mut counts = self.bridge_counts;
+        counts += self.bridged.as_ref().map(|bridged| bridged.counts()).unwrap_or_default();
+        counts
     }
 
     pub fn tracks(&self) -> &Tracks {
@@ -295,400 +318,4 @@ impl Media {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::media::TagKind;
-    use crate::proto::rtp::{RtpHeader, RtpPacket};
-    use crate::proto::rtsp::SessionDescription;
-    use crate::stream::Entry;
-
-    fn tag(media: &mut Media, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
-        let (lane, len) = (kind as u32, payload.len() as u32);
-        media.handle(MediaPart::Begin { lane, kind, timestamp_ms, len });
-        media.handle(MediaPart::Data { lane, bytes: Bytes::copy_from_slice(payload) });
-    }
-
-    /// The other form, with what there is of it.
-    fn want(media: &mut Media, now_unix: u64) {
-        media.want_other(7, now_unix);
-        while media.other_is_behind() {
-            media.make_other();
-        }
-    }
-
-    const PCMA: u8 = 0x72;
-
-    #[test]
-    fn tags_are_made_packets_from_where_players_start_and_on() {
-        let mut media = Media::default();
-        let sound = |index: u32| [&[PCMA][..], &[index as u8; 160]].concat();
-        for index in 0..60 {
-            tag(&mut media, TagKind::Audio, index * 20, &sound(index));
-        }
-        media.flush();
-        assert!(media.log(Form::Rtp).is_none());
-        want(&mut media, 1_700_000_000);
-        for index in 60..120 {
-            tag(&mut media, TagKind::Audio, index * 20, &sound(index));
-        }
-        media.flush();
-        let log = media.log(Form::Rtp).expect("it is made");
-        assert_eq!(log.description().expect("told").media.len(), 1);
-        let packets: Vec<RtpPacket> = log
-            .range(log.first_seq()..log.flushed_seq())
-            .filter(|entry| !entry.is_rtcp())
-            .map(|entry| RtpPacket::parse(log.bytes(entry.packet())).expect("sound"))
-            .collect();
-        assert_eq!(packets.len(), 60);
-        assert_eq!(packets[0].payload()[..], [60; 160]);
-        let steps = packets
-            .windows(2)
-            .map(|two| two[1].header().timestamp.wrapping_sub(two[0].header().timestamp));
-        assert!(steps.into_iter().all(|step| step == 160));
-        assert!(media.bridged_bytes() >= 60 * 160);
-        media.drop_other();
-        assert!(media.log(Form::Rtp).is_none() && media.bridged_bytes() > 0);
-    }
-
-    #[test]
-    fn a_frame_that_no_packet_can_carry_is_left_out() {
-        let mut media = Media::default();
-        let opus = |len: usize| [&b"\x91Opus"[..], &vec![7; len]].concat();
-        tag(&mut media, TagKind::Audio, 0, &opus(100));
-        media.flush();
-        want(&mut media, 0);
-        for (index, len) in [100, 70_000, 100].into_iter().enumerate() {
-            tag(&mut media, TagKind::Audio, 20 + 600 * index as u32, &opus(len));
-        }
-        media.flush();
-        let log = media.log(Form::Rtp).expect("it is made");
-        let entries = log.range(log.first_seq()..log.flushed_seq());
-        assert_eq!(entries.filter(|entry| !entry.is_rtcp()).count(), 2);
-    }
-
-    #[test]
-    fn packets_of_another_codec_are_of_no_use_to_players() {
-        let mut media = Media::default();
-        tag(&mut media, TagKind::Audio, 0, &[PCMA, 1, 2, 3]);
-        media.flush();
-        want(&mut media, 0);
-        for index in 1..40 {
-            tag(&mut media, TagKind::Audio, 20 * index, &[PCMA, 1, 2, 3]);
-        }
-        media.flush();
-        assert!(media.log(Form::Rtp).is_some() && !media.other_is_void());
-        media.change_source();
-        tag(&mut media, TagKind::Audio, 0, &[PCMA, 1, 2, 3]);
-        media.flush();
-        assert!(!media.other_is_void());
-        media.change_source();
-        tag(&mut media, TagKind::Audio, 0, b"\x91Opus\x07\x07");
-        media.flush();
-        assert!(media.other_is_void());
-    }
-
-    fn now() -> (Instant, u64) {
-        (crate::clock::now(), 1_700_000_000)
-    }
-
-    fn packet(
-        (media, now): (&mut Media, (Instant, u64)),
-        (sequence, timestamp): (u16, u32),
-        payload: &[u8],
-        gap: Gap,
-    ) {
-        let header = RtpHeader { marker: false, payload_type: 96, sequence, timestamp, ssrc: 5 };
-        let bytes = [&header.encode()[..], payload].concat();
-        let packet = RtpPacket::parse(bytes.into()).expect("sound");
-        media.handle_rtp(now, RtpPart::Packet { track: 0, packet, gap });
-    }
-
-    fn begin(media: &mut Media, sdp: &str) -> MediaProgress {
-        let description = SessionDescription::parse(sdp.as_bytes()).expect("a description");
-        media.handle_rtp(now(), RtpPart::Begin(description.into()))
-    }
-
-    /// Both sets and a keyframe in one packet.
-    const KEYFRAME: &[u8] =
-        b"\x78\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\
-          \x83\x2a\0\x04\x68\xce\x0f\xc8\0\x02\x65\x88";
-    const H264: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
-
-    #[test]
-    fn tags_go_on_where_a_source_begins_anew() {
-        let (mut media, now) = (Media::new(Form::Rtp), now());
-        begin(&mut media, H264);
-        want(&mut media, 0);
-        packet((&mut media, now), (1, 0), KEYFRAME, Gap::None);
-        packet((&mut media, now), (2, 3600), b"\x41\x01", Gap::None);
-        packet((&mut media, now), (3, 7200), b"\x5c\x81ab", Gap::None);
-        media.flush();
-        // The end of a picture whose beginning is another one's, at a moment that nothing parts from
-        // the last packet's.
-        packet((&mut media, now), (40_000, 2_000_000_000), b"\x5c\x41cd", Gap::Restart);
-        packet((&mut media, now), (40_001, 2_000_003_600), KEYFRAME, Gap::None);
-        packet((&mut media, now), (40_002, 2_000_007_200), b"\x41\x02", Gap::None);
-        packet((&mut media, now), (40_003, 2_000_010_800), b"\x41\x03", Gap::None);
-        media.flush();
-        let log = media.log(Form::Flv).expect("it is made");
-        let frames = frames(log);
-        let payloads: Vec<&[u8]> = frames.iter().map(|(_, payload)| &payload[..]).collect();
-        assert_eq!(payloads, [b"\x65\x88", b"\x41\x01", b"\x65\x88", b"\x41\x02"]);
-        assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
-    }
-
-    #[test]
-    fn tracks_of_which_no_tags_can_be_made_end_players_of_tags() {
-        let mut media = Media::new(Form::Rtp);
-        begin(&mut media, H264);
-        want(&mut media, 0);
-        packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
-        media.flush();
-        media.change_source();
-        assert!(!media.other_is_void());
-        let progress = begin(&mut media, "v=0\r\nm=video 0 RTP/AVP 26\r\n");
-        assert_eq!(progress, MediaProgress::NewTracks);
-        assert!(media.other_is_void());
-        // They may come back.
-        media.change_source();
-        begin(&mut media, H264);
-        assert!(!media.other_is_void());
-    }
-
-    /// Video tags of a log that can be played: timestamps, and payloads behind the tag's header.
-    fn frames(log: &Log) -> Vec<(u32, Vec<u8>)> {
-        log.range(log.first_seq()..log.flushed_seq())
-            .filter(|entry| entry.kind == TagKind::Video && !entry.config)
-            .map(|entry| (entry.timestamp_ms, log.bytes(entry.payload())[9..].to_vec()))
-            .collect()
-    }
-
-    #[test]
-    fn tags_go_on_where_the_next_source_brings_packets_and_back() {
-        let (mut media, now) = (Media::default(), now());
-        let key = |of: u8| [b"\x17\x01\0\0\0\0\0\0\x02", &[0x65, of][..]].concat();
-        tag(&mut media, TagKind::Video, 0, super::super::testing::VIDEO_CONFIG);
-        tag(&mut media, TagKind::Video, 1000, &key(1));
-        media.flush();
-        let seq = media.log(Form::Flv).expect("its own").flushed_seq();
-        media.take_form(Form::Rtp);
-        assert_eq!((media.form(), media.bytes()), (Form::Rtp, IngestBytes::default()));
-        media.flush();
-        assert!(!media.other_is_void(), "nothing is known of the source");
-        begin(&mut media, H264);
-        packet((&mut media, now), (1, 0), KEYFRAME, Gap::None);
-        packet((&mut media, now), (2, 3600), b"\x41\x01", Gap::None);
-        packet((&mut media, now), (3, 7200), b"\x41\x02", Gap::None);
-        media.flush();
-        assert!(!media.other_is_void());
-        let log = media.log(Form::Flv).expect("it goes on");
-        assert!(log.flushed_seq() > seq + 1);
-        assert_eq!(log.range(log.first_seq()..seq).count(), 2, "what there was");
-        media.take_form(Form::Flv);
-        tag(&mut media, TagKind::Video, 500_000, super::super::testing::VIDEO_CONFIG);
-        tag(&mut media, TagKind::Video, 500_000, &key(2));
-        media.flush();
-        let frames = frames(media.log(Form::Flv).expect("its own"));
-        let payloads: Vec<&[u8]> = frames.iter().map(|(_, payload)| &payload[..]).collect();
-        assert_eq!(payloads, [&b"\x65\x01"[..], b"\x65\x88", b"\x41\x01", b"\x65\x02"]);
-        assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
-        assert!(frames.last().expect("four").0 < 10_000, "one timeline: {frames:?}");
-    }
-
-    #[test]
-    fn packets_begin_anew_where_the_next_source_brings_tags() {
-        let mut media = Media::new(Form::Rtp);
-        begin(&mut media, H264);
-        packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
-        media.flush();
-        media.take_form(Form::Flv);
-        assert!(media.log(Form::Flv).is_some_and(|log| log.next_seq() == 0));
-        assert!(media.log(Form::Rtp).is_none());
-    }
-
-    #[test]
-    fn reports_of_what_is_made_packets_go_on_over_the_wrap() {
-        let mut media = Media::default();
-        let first = u32::MAX - 999;
-        let sound = [&[PCMA][..], &[7; 160]].concat();
-        tag(&mut media, TagKind::Audio, first, &sound);
-        media.flush();
-        want(&mut media, 1_700_000_000);
-        for index in 1..600 {
-            tag(&mut media, TagKind::Audio, first.wrapping_add(20 * index), &sound);
-        }
-        media.flush();
-        let log = media.log(Form::Rtp).expect("it is made");
-        let reports = log.range(log.first_seq()..log.flushed_seq()).filter(|entry| entry.is_rtcp());
-        let ntp_ms = reports.map(|entry| {
-            let bytes = log.bytes(entry.packet());
-            let ntp = u64::from_be_bytes(*bytes[8..].first_chunk().expect("a report"));
-            ((u128::from(ntp) * 1000) >> 32) as u64
-        });
-        let ntp_ms: Vec<u64> = ntp_ms.collect();
-        assert_eq!(ntp_ms.len(), 12);
-        assert!(ntp_ms.windows(2).all(|two| (999..=1001).contains(&(two[1] - two[0]))));
-        // 1900 to 1970, and the time of the first tag.
-        assert!((ntp_ms[0] / 1000).abs_diff(2_208_988_800 + 1_700_000_000) <= 1, "{ntp_ms:?}");
-    }
-
-    #[test]
-    fn packets_are_made_tags() {
-        let mut media = Media::new(Form::Rtp);
-        let now = (crate::clock::now(), 1_700_000_000);
-        let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\n";
-        let description = SessionDescription::parse(sdp).expect("a description");
-        media.handle_rtp(now, RtpPart::Begin(description.into()));
-        want(&mut media, 0);
-        for index in 0..10_u16 {
-            let header = RtpHeader {
-                marker: false,
-                payload_type: 8,
-                sequence: index,
-                timestamp: 160 * u32::from(index),
-                ssrc: 5,
-            };
-            let bytes = [&header.encode()[..], &[index as u8; 160]].concat();
-            let packet = RtpPacket::parse(bytes.into()).expect("sound");
-            media.handle_rtp(now, RtpPart::Packet { track: 0, packet, gap: Gap::None });
-        }
-        media.flush();
-        let log = media.log(Form::Flv).expect("it is made");
-        let tags: Vec<u32> = log
-            .range(log.first_seq()..log.flushed_seq())
-            .filter(|entry| entry.kind == TagKind::Audio)
-            .map(|entry| entry.timestamp_ms)
-            .collect();
-        assert_eq!(tags.len(), 10);
-        assert!(tags.windows(2).all(|two| two[1] - two[0] == 20), "{tags:?}");
-    }
-
-    const AVC: &[u8] =
-        b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\
-        \x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
-
-    /// Tags of a picture of so many bytes, and of a sound.
-    fn tags(media: &mut Media, timestamp_ms: u32, keyframe: bool, len: u32) {
-        let head: &[u8] = if keyframe { b"\x17\x01\0\0\0" } else { b"\x27\x01\0\0\0" };
-        let kind = if keyframe { 0x65 } else { 0x41 };
-        let body: Vec<u8> = (1..len).map(|at| (at + timestamp_ms) as u8 | 1).collect();
-        let picture = [head, &len.to_be_bytes(), &[kind], &body].concat();
-        tag(media, TagKind::Video, timestamp_ms, &picture);
-        tag(
-            media,
-            TagKind::Audio,
-            timestamp_ms,
-            &[&[PCMA][..], &[timestamp_ms as u8; 160]].concat(),
-        );
-    }
-
-    /// Packets of a picture and of a sound.
-    fn packets(media: &mut Media, count: &mut u16, keyframe: bool, len: usize) {
-        let timestamp = 3600 * u32::from(*count);
-        if keyframe {
-            packet((media, now()), (*count, timestamp), KEYFRAME, Gap::None);
-            *count += 1;
-        }
-        let body: Vec<u8> = (1..len).map(|at| (at + usize::from(*count)) as u8 | 1).collect();
-        packet((media, now()), (*count, timestamp), &[&[0x41][..], &body].concat(), Gap::None);
-        *count += 1;
-    }
-
-    /// Everything that is in a log: what each entry is, and its bytes.
-    fn contents(log: &Log) -> Vec<(Entry, Bytes)> {
-        let entries = log.range(log.first_seq()..log.flushed_seq());
-        entries.map(|entry| (*entry, log.bytes(entry.position..entry.end()))).collect()
-    }
-
-    /// A GOP of 5 MB that somebody comes to, goes on with a flush after each slice, a keyframe and a
-    /// trimmed log among them. Sliced or at once, the same is made.
-    fn made_of(form: Form, len_max: u64) -> (Vec<(Entry, Bytes)>, usize) {
-        let mut media = Media::new(form);
-        let mut count = 0;
-        let mut bring = |media: &mut Media, at: u32, keyframe: bool| match form {
-            Form::Flv => tags(media, 40 * at, keyframe, 50_000),
-            Form::Rtp => (0..36).for_each(|packet| {
-                packets(media, &mut count, keyframe && packet == 0, 1400);
-            }),
-        };
-        match form {
-            Form::Flv => tag(&mut media, TagKind::Video, 0, AVC),
-            Form::Rtp => drop(begin(&mut media, H264)),
-        }
-        (0..100).for_each(|at| bring(&mut media, at, at == 0));
-        media.flush();
-        media.want_other(7, 0);
-        let mut slices = 0;
-        for at in 100..140 {
-            let bridged = media.bridged.as_mut().expect("just wanted");
-            if bridged.is_behind(&media.log) {
-                let (copied, before) = (bridged.bytes_copied(), bridged.next_seq());
-                bridged.follow(&media.log, len_max);
-                assert!(bridged.next_seq() > before);
-                let copied = bridged.bytes_copied() - copied;
-                // What waited until the tracks were known comes with the slice in which they are.
-                assert!(copied <= len_max.saturating_mul(2), "{copied} bytes in one slice");
-                slices += 1;
-            }
-            bring(&mut media, at, at == 103);
-            media.log.flush();
-            media.trim(form, None, u64::MAX);
-        }
-        while media.other_is_behind() {
-            media.bridged.as_mut().expect("made").follow(&media.log, len_max);
-            slices += 1;
-        }
-        (contents(media.log(form.other()).expect("it is made")), slices)
-    }
-
-    #[test]
-    fn a_large_gop_is_made_in_slices_and_nothing_differs() {
-        for form in Form::ALL {
-            let (at_once, _) = made_of(form, u64::MAX);
-            let (sliced, slices) = made_of(form, BRIDGE_SLICE_LEN);
-            assert!(slices >= 5, "{slices} slices of {form:?}");
-            assert_eq!(sliced.len(), at_once.len());
-            assert!(sliced == at_once, "{form:?} differs");
-            assert!(sliced.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > 7_000_000);
-        }
-    }
-
-    #[test]
-    fn what_is_left_of_a_source_is_not_taken_for_the_next_ones() {
-        let mut media = Media::default();
-        tag(&mut media, TagKind::Video, 0, AVC);
-        (0..100).for_each(|at| tags(&mut media, 40 * at, at == 0, 50_000));
-        media.flush();
-        media.want_other(7, 0);
-        media.make_other();
-        assert!(media.other_is_behind());
-        media.change_source();
-        assert!(!media.other_is_behind());
-        tags(&mut media, 0, true, 1000);
-        media.flush();
-        let made = contents(media.log(Form::Rtp).expect("it is made"));
-        let keyframes = made.iter().filter(|(entry, _)| entry.keyframe).count();
-        assert_eq!(keyframes, 2);
-        assert!(made.len() < 3000, "{} packets", made.len());
-    }
-
-    #[test]
-    fn codecs_that_no_packets_are_made_of_are_known_with_the_tracks() {
-        let mut media = Media::default();
-        tag(&mut media, TagKind::Video, 0, b"\x91vp09\0\0");
-        media.flush();
-        want(&mut media, 0);
-        // A sound that can be carried may be late.
-        assert!(!media.other_is_barren());
-        tag(&mut media, TagKind::Audio, 10, b"\x2f\xff\xfb");
-        media.flush();
-        assert!(media.other_is_barren() && media.log(Form::Rtp).is_none());
-
-        let mut media = Media::new(Form::Rtp);
-        begin(&mut media, "v=0\r\nm=video 0 RTP/AVP 26\r\n");
-        want(&mut media, 0);
-        assert!(media.other_is_barren());
-    }
-}
+mod tests;

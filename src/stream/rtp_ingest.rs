@@ -78,6 +78,11 @@ impl RtpIngest {
         self.starts_at_next = true;
     }
 
+    /// The last keyframe is too far back to be kept.
+    pub fn forget_keyframe(&mut self) {
+        self.lanes.iter_mut().for_each(Lane::forget_keyframe);
+    }
+
     /// Nobody has anything of the log any more: begin anew. What was counted stays counted.
     pub fn start_over(&mut self, log: &mut Log) {
         *self = Self { bytes: self.bytes, dropped: self.dropped, ..Self::default() };
@@ -340,20 +345,11 @@ impl RtpIngest {
     }
 }
 
-/// Whether packets of one description can go on under the other.
+/// Whether packets of a description can go on where those of another one ended.
 fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool {
-    let tracks = |of: &SessionDescription| -> Vec<_> {
-        let formats = of.media.iter().map(|media| &media.format);
-        formats
-            .map(|of| {
-                let layout = ["sizelength", "indexlength", "mode", "cpresent"]
-                    .map(|name| of.parameter(name).map(str::to_owned));
-                let form = (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels);
-                (form, layout, of.config(), of.parameter_sets())
-            })
-            .collect()
-    };
-    tracks(one) == tracks(other)
+    let mut tracks = one.media.iter().zip(&other.media);
+    one.media.len() == other.media.len()
+        && tracks.all(|(one, other)| other.format.continues(&one.format))
 }
 
 /// Wraps, as timestamps of tags do.
@@ -361,9 +357,9 @@ fn to_ms(place_ns: i64) -> u32 {
     place_ns.div_euclid(1_000_000) as u32
 }
 
-/// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
 /// From the last packet of a source to the first of the next one, at the least: a frame.
 const JOIN_STEP_NS: i64 = 40_000_000;
+/// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
 const START_NS: i64 = NS_PER_SECOND;
 const NS_PER_SECOND: i64 = 1_000_000_000;
 const CNAME: &str = "rillcast";

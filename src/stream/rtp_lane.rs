@@ -123,6 +123,11 @@ impl Lane {
         self.starts.start_at_next();
     }
 
+    /// The last keyframe is too far back to be kept.
+    pub(super) fn forget_keyframe(&mut self) {
+        self.starts.forget_keyframe();
+    }
+
     /// Whether a packet of a source that took over lies where players have had the old one's.
     pub(super) fn is_behind_join(&mut self, place_ns: i64) -> bool {
         self.floor_ns.take_if(|floor_ns| place_ns - *floor_ns > FLOOR_MEMORY_NS);

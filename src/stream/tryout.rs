@@ -32,6 +32,8 @@ pub struct Tryout {
     open: Vec<OpenTag>,
     configs: VecDeque<Config>,
     description: Option<Arc<SessionDescription>>,
+    /// Its main track of video.
+    video: Option<usize>,
     accesses: Vec<RandomAccess>,
     /// What the source said of its tracks' clocks.
     told: Vec<RtpPart>,
@@ -179,6 +181,7 @@ impl Tryout {
                 self.accesses = codecs.map(RandomAccess::new).collect();
                 self.told.clear();
                 self.lead.clear();
+                self.video = description.main_track(TrackKind::Video);
                 self.description = Some(description);
                 None
             }
@@ -213,7 +216,7 @@ impl Tryout {
             // Metadata and the like are no sign of what they go beside.
             return None;
         }
-        let video = description.main_track(TrackKind::Video);
+        let video = self.video;
         let format_of = |track: usize| &description.media[track].format;
         // Of other codecs it is not known where their keyframes are.
         let known = |of: &&Format| matches!(of.codec(), Codec::H264 | Codec::H265);

@@ -2,7 +2,7 @@
 //! of what is made of them.
 
 use bytes::Bytes;
-use rillcast::bridge::{FlvTag, OutPacket, ToFlv, ToRtp};
+use rillcast::bridge::{FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
 use rillcast::media::{Payload, TagKind};
 use rillcast::proto::flv::classify::classify;
 use rillcast::proto::rtp::rtcp::NtpTime;
@@ -12,8 +12,8 @@ use rillcast::proto::rtsp::SessionDescription;
 /// Makes packets of tags that the input describes, and tags of those.
 ///
 /// Each tag: its length (8 bits; times 8 with the highest flag), flags (2 bits of kind, where 3 is one
-/// of [`KNOWN_TAGS`] that the length chooses; seconds instead of milliseconds), milliseconds since the
-/// one before, with a sign, and payload.
+/// of [`KNOWN_TAGS`] that the length chooses; seconds instead of milliseconds; players may start there),
+/// milliseconds since the one before, with a sign, and payload.
 pub fn to_rtp(data: &[u8]) {
     let mut converter = ToRtp::new(1);
     let mut packets = Vec::new();
@@ -32,7 +32,8 @@ pub fn to_rtp(data: &[u8]) {
             (kinds[usize::from(flags & 3)], payload)
         };
         let payload: Payload = payload.chunks(50).map(Bytes::copy_from_slice).collect();
-        converter.handle_tag(kind, time_ms, payload, &mut |packet| packets.push(packet));
+        let tag = FlvTag { kind, timestamp_ms: time_ms, payload };
+        converter.handle_tag(tag, flags & 0x20 != 0, &mut |packet| packets.push(packet));
     }
     let description = converter.description();
     assert!(packets.is_empty() || converter.is_complete());
@@ -47,21 +48,22 @@ fn give_back(converter: &ToRtp, description: &SessionDescription, packets: &[Out
     let read = SessionDescription::parse(text.as_bytes()).expect("a description of ours");
     let Some(mut to_flv) = ToFlv::new(&read) else { return };
     let mut seen = Seen::default();
-    for OutPacket { track, time_ms, packet, .. } in packets {
-        assert!(*track < description.media.len());
-        assert!(converter.sender_report(*track, *time_ms, NtpTime(0)).is_some());
+    for &OutPacket { track, time_ms, keyframe: is_start, ref packet, .. } in packets {
+        assert!(track < description.media.len());
+        assert!(converter.sender_report(track, time_ms, NtpTime(0)).is_some());
         let Some(bytes) = packet.clone().interleaved(0) else { continue };
         let bytes = Bytes::from(bytes.to_vec()).slice(4..);
         let packet = RtpPacket::parse(bytes).expect("a packet of ours");
         let sink = &mut |tag: FlvTag| seen.check(&tag);
-        to_flv.handle_packet(*track, &packet, Gap::None, *time_ms, sink);
+        let gap = Gap::None;
+        to_flv.handle_packet(InPacket { track, packet: &packet, gap, time_ms, is_start }, sink);
     }
 }
 
 /// Makes tags of packets that the input describes, of the tracks that its first byte chooses.
 ///
 /// Each packet: its length (8 bits; times 8 with the highest flag), flags (marker, 2 bits of gap, same
-/// timestamp, second track, a jump in time), payload.
+/// timestamp, second track, a jump in time, players may start there), payload.
 pub fn to_flv(data: &[u8]) {
     let Some((&choice, mut rest)) = data.split_first() else { return };
     let text = DESCRIPTIONS[usize::from(choice) % DESCRIPTIONS.len()];
@@ -92,7 +94,8 @@ pub fn to_flv(data: &[u8]) {
         let time_ms = (timestamp / 90).wrapping_add(shift_ms);
         let track = usize::from(flags >> 4 & 1);
         let sink = &mut |tag: FlvTag| seen.check(&tag);
-        converter.handle_packet(track, &packet, gap, time_ms, sink);
+        let is_start = flags & 0x40 != 0;
+        converter.handle_packet(InPacket { track, packet: &packet, gap, time_ms, is_start }, sink);
     }
 }
 

@@ -2,6 +2,7 @@
 //! what would be a socket is what the test says.
 
 mod exchange;
+pub(in crate::api) mod pulls;
 mod world;
 
 use std::cell::RefCell;

@@ -4,7 +4,7 @@
 //! player and track. Players are not read from once they play: their reports stay in the sockets.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub(in crate::load) struct FloorPlayer {
     connection: TcpStream,
     /// Of each track, over UDP.
     sockets: Vec<UdpSocket>,
+    /// Where they are connected to.
+    peers: Vec<SocketAddr>,
 }
 
 /// The packets of one flush, in one run of bytes.
@@ -48,6 +50,8 @@ pub(in crate::load) struct Packets {
 pub(in crate::load) enum Calls {
     /// One for each packet.
     Single,
+    /// The same over UDP with the player's address in each, as from a socket that is not connected.
+    Addressed,
     /// One for all packets of a flush that can go together.
     Joined,
     Uring(Box<EgressRing>),
@@ -71,7 +75,7 @@ impl FloorPlayer {
     ) -> Result<Self, Failure> {
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut session = ServerSession::new(clock::now(), 1, ServerConfig::default());
-        let mut sockets = Vec::new();
+        let (mut sockets, mut peers) = (Vec::new(), Vec::new());
         let mut buffer = vec![0; LOAD_REQUEST_LEN_MAX];
         let mut is_playing = false;
         loop {
@@ -86,7 +90,9 @@ impl FloorPlayer {
                         let pair = UdpPair::bind(connection.local_addr()?.ip())?;
                         pair.connect(connection.peer_addr()?.ip(), client_port)?;
                         session.accept_udp(now, pair.ports())?;
-                        sockets.push(pair.into_rtp());
+                        let socket = pair.into_rtp();
+                        peers.push(socket.peer_addr()?);
+                        sockets.push(socket);
                     }
                     Output::Event(ServerEvent::Play(_)) => {
                         session.accept_play(now, &[])?;
@@ -97,7 +103,7 @@ impl FloorPlayer {
             }
             if is_playing {
                 connection.set_nodelay(true)?;
-                return Ok(Self { connection, sockets });
+                return Ok(Self { connection, sockets, peers });
             }
             match connection.read(&mut buffer)? {
                 0 => return Err("a player left before it played".into()),
@@ -166,7 +172,7 @@ impl Packets {
                 // What a socket does not take is lost, as on any way over UDP.
                 batch.submit(|_, _| {});
             }
-            (Calls::Single, LowerTransport::Tcp) => players.retain(|player| {
+            (Calls::Single | Calls::Addressed, LowerTransport::Tcp) => players.retain(|player| {
                 let taken = |(_, place): &(usize, Range<usize>)| {
                     is_taken(&player.connection, &self.bytes[place.clone()])
                 };
@@ -179,6 +185,14 @@ impl Packets {
                 for player in players {
                     for (track, place) in &self.places {
                         let _ = player.sockets[*track].send(&self.bytes[place.clone()]);
+                    }
+                }
+            }
+            (Calls::Addressed, LowerTransport::Udp) => {
+                for player in players {
+                    for (track, place) in &self.places {
+                        let (socket, peer) = (&player.sockets[*track], player.peers[*track]);
+                        let _ = socket.send_to(&self.bytes[place.clone()], peer);
                     }
                 }
             }

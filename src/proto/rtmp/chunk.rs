@@ -34,7 +34,7 @@ pub struct ChunkReader {
     /// Index of the stream whose chunk is being read, and its bytes still to come.
     current: Option<(usize, usize)>,
     /// The beginning of a message that followed an aborted one.
-    queued: Option<ChunkItem>,
+    queued: Option<Box<MediaPart>>,
 }
 
 #[derive(Debug, Default)]
@@ -54,7 +54,7 @@ struct ChunkStream {
     kind: u8,
     stream_id: u32,
     /// Payload bytes of the message that are still to come; 0 between messages.
-    left: usize,
+    left: u32,
     body: Body,
 }
 
@@ -62,8 +62,14 @@ struct ChunkStream {
 enum Body {
     Media,
     Whole(Vec<u8>),
-    /// The tags of an aggregate, and the bytes of the chunk that were not parsed yet.
-    Aggregate(Box<TagParser>, Bytes),
+    Aggregate(Box<Aggregate>),
+}
+
+/// The tags of an aggregate, and the bytes of the chunk that were not parsed yet.
+#[derive(Debug)]
+struct Aggregate {
+    parser: TagParser,
+    unparsed: Bytes,
 }
 
 impl Default for ChunkReader {
@@ -91,7 +97,7 @@ impl ChunkReader {
     pub fn next_item(&mut self, input: &mut Bytes) -> Result<Option<ChunkItem>, ChunkError> {
         loop {
             let item = match self.current {
-                _ if self.queued.is_some() => self.queued.take(),
+                _ if self.queued.is_some() => self.queued.take().map(|part| ChunkItem::Part(*part)),
                 None if input.is_empty() => return Ok(None),
                 None => self.read_header(input)?,
                 Some((index, left)) if !self.streams[index].has_unparsed() => {
@@ -122,7 +128,7 @@ impl ChunkReader {
     /// Bytes that what has begun still lacks, at least; 0 between messages.
     pub fn lacking(&self) -> usize {
         let header = usize::from(self.carry.len > 0);
-        self.streams.iter().fold(header, |sum, stream| sum + stream.left)
+        self.streams.iter().fold(header, |sum, stream| sum + stream.left as usize)
     }
 
     fn read_header(&mut self, input: &mut Bytes) -> Result<Option<ChunkItem>, ChunkError> {
@@ -160,18 +166,18 @@ impl ChunkReader {
         let index = self.stream_index(&header)?;
         let stream = &mut self.streams[index];
         if header.fields == Fields::None && stream.left > 0 {
-            self.current = Some((index, stream.left.min(self.chunk_size)));
+            self.current = Some((index, stream.chunk_left(self.chunk_size)));
             return Ok(None);
         }
         // A new header within a message ends it: librtmp goes on after a dropped frame like that.
-        let abort = stream.abort().map(ChunkItem::Part);
-        let begin = stream.begin_message(header.fields)?.map(ChunkItem::Part);
-        self.current = Some((index, stream.left.min(self.chunk_size)));
+        let abort = stream.abort();
+        let begin = stream.begin_message(header.fields)?;
+        self.current = Some((index, stream.chunk_left(self.chunk_size)));
         if abort.is_some() {
-            self.queued = begin;
-            return Ok(abort);
+            self.queued = begin.map(Box::new);
+            return Ok(abort.map(ChunkItem::Part));
         }
-        Ok(begin)
+        Ok(begin.map(ChunkItem::Part))
     }
 
     fn stream_index(&mut self, header: &ChunkHeader) -> Result<usize, ChunkError> {
@@ -185,6 +191,8 @@ impl ChunkReader {
         if self.streams.len() == CHUNK_STREAMS_MAX {
             return Err(ChunkError::TooManyChunkStreams);
         }
+        // Players use two or three for as long as they live.
+        self.streams.reserve_exact(1);
         self.streams.push(ChunkStream::new(header.csid));
         Ok(self.streams.len() - 1)
     }
@@ -193,13 +201,13 @@ impl ChunkReader {
         let stream = &mut self.streams[index];
         let bytes = input.split_to(input.len().min(left));
         self.current = Some((index, left - bytes.len()));
-        stream.left -= bytes.len();
+        stream.left -= bytes.len() as u32;
         match &mut stream.body {
             Body::Media => {
                 return Some(ChunkItem::Part(MediaPart::Data { lane: stream.csid, bytes }));
             }
             Body::Whole(payload) => payload.extend_from_slice(&bytes),
-            Body::Aggregate(_, unparsed) => *unparsed = bytes,
+            Body::Aggregate(aggregate) => aggregate.unparsed = bytes,
         }
         None
     }
@@ -212,9 +220,9 @@ impl ChunkReader {
         }
         let payload = match std::mem::replace(&mut stream.body, Body::Media) {
             Body::Media => return Ok(None),
-            Body::Aggregate(parser, _) => {
+            Body::Aggregate(aggregate) => {
                 let abort = MediaPart::Abort { lane: stream.csid };
-                return Ok(parser.is_within_media().then_some(ChunkItem::Part(abort)));
+                return Ok(aggregate.parser.is_within_media().then_some(ChunkItem::Part(abort)));
             }
             Body::Whole(payload) => payload,
         };
@@ -265,13 +273,19 @@ impl ChunkStream {
         self.time.extended.then_some([self.time.value, self.timestamp_ms])
     }
 
+    /// Payload bytes of a chunk that begins.
+    fn chunk_left(&self, chunk_size: usize) -> usize {
+        chunk_size.min(self.left as usize)
+    }
+
     fn has_unparsed(&self) -> bool {
-        matches!(&self.body, Body::Aggregate(_, unparsed) if !unparsed.is_empty())
+        matches!(&self.body, Body::Aggregate(aggregate) if !aggregate.unparsed.is_empty())
     }
 
     fn next_tag_part(&mut self) -> Result<Option<ChunkItem>, ChunkError> {
         match &mut self.body {
-            Body::Aggregate(parser, unparsed) => {
+            Body::Aggregate(aggregate) => {
+                let Aggregate { parser, unparsed } = &mut **aggregate;
                 let part = parser.next_part(unparsed)?;
                 if unparsed.is_empty() {
                     // An empty view holds its receive buffer all the same.
@@ -289,7 +303,7 @@ impl ChunkStream {
         let was_media = match std::mem::replace(&mut self.body, Body::Media) {
             Body::Media => true,
             Body::Whole(_) => false,
-            Body::Aggregate(parser, _) => parser.is_within_media(),
+            Body::Aggregate(aggregate) => aggregate.parser.is_within_media(),
         };
         (was_within && was_media).then_some(MediaPart::Abort { lane: self.csid })
     }
@@ -310,20 +324,20 @@ impl ChunkStream {
             Fields::None => {}
         }
         self.timestamp_ms = self.timestamp_ms.wrapping_add(self.time.value);
-        self.left = self.message_len as usize;
+        self.left = self.message_len;
         let is_media = matches!(self.kind, kind::AUDIO | kind::VIDEO);
         if is_media || self.kind == kind::AGGREGATE {
-            if self.left > MESSAGE_LEN_MAX {
+            if self.left as usize > MESSAGE_LEN_MAX {
                 return Err(ChunkError::MediaTooLong(self.message_len));
             }
-        } else if self.left > SCRIPT_LEN_MAX {
+        } else if self.left as usize > SCRIPT_LEN_MAX {
             return Err(ChunkError::MessageTooLong { kind: self.kind, len: self.message_len });
         }
         self.body = match self.kind {
             kind::AUDIO | kind::VIDEO => Body::Media,
             kind::AGGREGATE => {
                 let parser = TagParser::starting_at(self.csid, self.timestamp_ms);
-                Body::Aggregate(Box::new(parser), Bytes::new())
+                Body::Aggregate(Box::new(Aggregate { parser, unparsed: Bytes::new() }))
             }
             _ => Body::Whole(Vec::new()),
         };

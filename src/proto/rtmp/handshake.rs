@@ -36,7 +36,10 @@ pub enum HandshakeKind {
 #[derive(Debug)]
 pub struct ServerHandshake {
     rng: fastrand::Rng,
+    /// C0 and C1, as far as they have come.
     received: Received,
+    /// Bytes of C2 that are still to come, once C1 is answered.
+    c2_left: Option<usize>,
 }
 
 /// The client's side.
@@ -61,7 +64,8 @@ pub enum ServerStep {
 impl ServerHandshake {
     /// `seed` feeds the random bytes; they are no secret.
     pub fn new(seed: u64) -> Self {
-        Self { rng: fastrand::Rng::with_seed(seed), received: Received::default() }
+        let rng = fastrand::Rng::with_seed(seed);
+        Self { rng, received: Received::default(), c2_left: None }
     }
 
     /// Takes what belongs to the handshake from `input`.
@@ -69,17 +73,20 @@ impl ServerHandshake {
     /// # Errors
     /// [`HandshakeError`] for a version that is not served, at its first byte.
     pub fn next_step(&mut self, input: &mut Bytes) -> Result<ServerStep, HandshakeError> {
-        self.received.fill(input);
-        self.received.check_version()?;
-        if !self.received.is_answered {
-            let Some(c1) = self.received.block(1) else { return Ok(ServerStep::Waiting) };
-            let reply = self.reply(&c1);
-            self.received.is_answered = true;
-            return Ok(ServerStep::Reply(reply));
+        if let Some(left) = &mut self.c2_left {
+            // C2 is not looked at: encoders that answer with anything are served everywhere.
+            let len = input.len().min(*left);
+            input.advance(len);
+            *left -= len;
+            return Ok(if *left == 0 { ServerStep::Done } else { ServerStep::Waiting });
         }
-        // C2 is not looked at: encoders that answer with anything are served everywhere.
-        let is_done = self.received.block(1 + BLOCK_LEN).is_some();
-        Ok(if is_done { ServerStep::Done } else { ServerStep::Waiting })
+        self.received.fill(input, 1 + BLOCK_LEN);
+        self.received.check_version()?;
+        let Some(c1) = self.received.block(1) else { return Ok(ServerStep::Waiting) };
+        // Players come by the thousand: what each had said is not kept while its C2 is on the way.
+        self.received = Received::default();
+        self.c2_left = Some(BLOCK_LEN);
+        Ok(ServerStep::Reply(self.reply(&c1)))
     }
 
     fn reply(&mut self, c1: &Block) -> Bytes {
@@ -121,7 +128,7 @@ impl ClientHandshake {
     /// # Errors
     /// [`HandshakeError`] for a version that is not ours, at its first byte.
     pub fn handle_input(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, HandshakeError> {
-        self.received.fill(input);
+        self.received.fill(input, 1 + 2 * BLOCK_LEN);
         self.received.check_version()?;
         // S2 is waited for but not looked at: servers differ in what they echo.
         let (Some(s1), Some(_)) = (self.received.block(1), self.received.block(1 + BLOCK_LEN))
@@ -140,16 +147,16 @@ impl ClientHandshake {
     }
 }
 
-/// The peer's version byte and two blocks, as far as they have come.
+/// The peer's version byte and blocks, as far as they have come.
 #[derive(Debug, Default)]
 struct Received {
     bytes: Vec<u8>,
-    is_answered: bool,
 }
 
 impl Received {
-    fn fill(&mut self, input: &mut Bytes) {
-        let len = input.len().min(1 + 2 * BLOCK_LEN - self.bytes.len());
+    /// Takes from `input` up to `len_max` bytes in all.
+    fn fill(&mut self, input: &mut Bytes, len_max: usize) {
+        let len = input.len().min(len_max - self.bytes.len());
         self.bytes.extend_from_slice(&input[..len]);
         input.advance(len);
     }

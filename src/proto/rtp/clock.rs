@@ -1,26 +1,7 @@
 //! The RTP clocks of a stream's tracks on one timeline (RFC 3550, 5.1 and 6.4.1).
 //!
 //! Each track counts ticks of its own rate from a random start, modulo 2^32. They are put on one
-//! timeline, in nanoseconds, like this:
-//!
-//! 1. Timestamps are unwrapped to the nearest 64-bit count.
-//! 2. The first track with media is the *reference*: its first packet is position 0, and it is
-//!    never corrected.
-//! 3. Another track joins by the first of these that is known and plausible: the NTP times in both
-//!    tracks' sender reports; the starts in `RTP-Info`; the time of arrival.
-//! 4. Later sender reports show by how much a track is off: each pair of a report of its own and one
-//!    of the reference, once. The first pair, where none had told the track's place, is followed
-//!    exactly, and in haste: ahead at once, back as fast as places can rise. After that the median of
-//!    the last three counts, so that one report that wobbles, or a wall clock that is set between two
-//!    of them, moves nothing. Where that is off by more than [`DEAD_BAND_NS`] the track is moved so
-//!    slowly that nobody hears it, from [`HASTE_NS`] on in haste. More than [`CORRECTION_NS_MAX`] is a wall clock that was set, or
-//!    one that each track has its own of: ignored.
-//! 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
-//!    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
-//!    of the last pictures: the track goes on where arrival says, and reports from before it tell
-//!    nothing of what comes after.
-//!
-//! Positions before the reference's first packet are negative.
+//! timeline, in nanoseconds, by the rules of [`StreamClock`].
 
 mod correction;
 
@@ -31,6 +12,23 @@ use crate::proto::rtp::rtcp::SenderReport;
 use correction::{Correction, Pace};
 
 /// The clocks of one stream. Tracks are counted from 0.
+///
+/// 1. Timestamps are unwrapped to the nearest 64-bit count.
+/// 2. The first track with media is the *reference*: its first packet is position 0, and it is
+///    never corrected. Positions before that are negative.
+/// 3. Another track joins by the first of these that is known and plausible: the NTP times in both
+///    tracks' sender reports; the starts in `RTP-Info`; the time of arrival.
+/// 4. Later sender reports show by how much a track is off: each pair of a report of its own and one
+///    of the reference, once. The first pair, where none had told the track's place, is followed
+///    exactly, and in haste: ahead at once, back as fast as places can rise. After that the median of
+///    the last three counts, so that one report that wobbles, or a wall clock that is set between two
+///    of them, moves nothing. Where that is off by more than [`DEAD_BAND_NS`] the track is moved so
+///    slowly that nobody hears it, from [`HASTE_NS`] on in haste. More than [`CORRECTION_NS_MAX`] is
+///    a wall clock that was set, or one that each track has its own of: ignored.
+/// 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
+///    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
+///    of the last pictures: the track goes on where arrival says, and reports from before it tell
+///    nothing of what comes after.
 #[derive(Debug)]
 pub struct StreamClock {
     tracks: Vec<TrackClock>,

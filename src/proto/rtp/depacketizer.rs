@@ -86,6 +86,24 @@ pub enum DepacketizeError {
     BadConfig,
 }
 
+impl DepacketizeError {
+    /// In few words, for those who count it.
+    pub const REASONS: [&str; 6] =
+        ["cut_off", "unknown_type", "unsupported", "no_start", "too_long", "bad_config"];
+
+    /// Its place in [`Self::REASONS`].
+    pub fn reason(self) -> usize {
+        match self {
+            Self::CutOff => 0,
+            Self::UnknownType(_) => 1,
+            Self::Unsupported(_) => 2,
+            Self::NoStart => 3,
+            Self::TooLong => 4,
+            Self::BadConfig => 5,
+        }
+    }
+}
+
 /// Where a format puts what it makes.
 #[derive(Debug, Default)]
 struct Sink {
@@ -125,6 +143,16 @@ impl Depacketizer {
             _ => return None,
         };
         Some(Self { format: payload_format, sink })
+    }
+
+    /// The next packet begins a picture, or what comes before one, that stands in for a keyframe: it is
+    /// one by its frame, unless it is damaged. Of audio that says nothing.
+    pub fn start_at_next(&mut self) {
+        match &mut self.format {
+            PayloadFormat::H264(format) => format.start_at_next(),
+            PayloadFormat::H265(format) => format.start_at_next(),
+            _ => {}
+        }
     }
 
     /// Takes the next packet, and what is missing before it.
@@ -271,6 +299,10 @@ mod testing {
                 }
             });
             told.collect()
+        }
+
+        pub(super) fn start_at_next(&mut self) {
+            self.depacketizer.start_at_next();
         }
 
         pub(super) fn flush(&mut self) -> Vec<Item> {

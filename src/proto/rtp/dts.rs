@@ -1,20 +1,21 @@
 //! Decoding times for pictures of which RTP tells only the presentation time.
 //!
 //! The exact way is to read each picture's order count, which takes a parser of slice headers for
-//! every codec. This one needs the times alone: where at most `depth` pictures are decoded between a
-//! picture and one that is shown before it, the `depth + 1`-th highest presentation time so far is a
-//! decoding time. It rises with every picture, it is never above the picture's own time, and
-//! it needs no picture that is still to come, so nothing is delayed. Without B-frames (`depth` 0)
-//! it is the presentation time.
-//!
-//! `depth` is what the parameter sets tell (H.265 always does). Where they do not, it is learned: when
-//! a picture comes that is shown before more pictures than `depth` allows, `depth` grows, and for
-//! that many pictures decoding times are only one tick apart and may be above presentation times. So
-//! they may be where a stream begins with a keyframe that others are shown before (an open group), and
-//! where the source's clock was set back. What was learned is forgotten when the last
-//! [`MEMORY_PICTURES`] have not needed it.
+//! every codec. This one needs the times alone.
 
 /// Decoding times of one track, in the ticks of its clock.
+///
+/// Where at most `depth` pictures are decoded between a picture and one that is shown before it, the
+/// `depth + 1`-th highest presentation time so far is a decoding time. It rises with every picture, it
+/// is never above the picture's own time, and it needs no picture that is still to come, so nothing is
+/// delayed. Without B-frames (`depth` 0) it is the presentation time.
+///
+/// `depth` is what the parameter sets tell (H.265 always does). Where they do not, it is learned: when
+/// a picture comes that is shown before more pictures than `depth` allows, `depth` grows, and for
+/// that many pictures decoding times are only one tick apart and may be above presentation times. So
+/// they may be where a stream begins with a keyframe that others are shown before (an open group), and
+/// where the source's clock was set back. What was learned is forgotten when the last
+/// [`MEMORY_PICTURES`] have not needed it.
 #[derive(Debug, Clone)]
 pub struct DecodingTimes {
     depth: usize,

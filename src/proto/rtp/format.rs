@@ -90,6 +90,16 @@ impl Format {
         }
     }
 
+    /// Whether FLV has a form for frames of it (E.4.2.1, E.4.3.1, Enhanced RTMP v2): of G.711 for that
+    /// of 8 kHz alone, with two channels at most.
+    pub fn fits_flv(&self) -> bool {
+        match self.codec() {
+            Codec::H264 | Codec::H265 | Codec::Aac | Codec::Opus => true,
+            Codec::PcmA | Codec::PcmU => self.clock_rate == 8000 && self.channels <= 2,
+            _ => false,
+        }
+    }
+
     pub fn is_latm(&self) -> bool {
         self.encoding.eq_ignore_ascii_case("MP4A-LATM")
     }
@@ -104,6 +114,21 @@ impl Format {
     /// A numeric parameter of `fmtp`.
     pub fn number(&self, name: &str) -> Option<u32> {
         self.parameter(name)?.parse().ok()
+    }
+
+    /// Whether packets of this format can go on behind those of another one: players were told that, and
+    /// what reads its packets was made for it. Payload types may differ.
+    pub fn continues(&self, other: &Self) -> bool {
+        let read = |of: &Self| {
+            let form = (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels);
+            let layout = LAYOUT_NUMBERS.map(|name| of.number(name).unwrap_or(0));
+            let mode = of.parameter("mode").map(str::to_ascii_lowercase);
+            let is_interleaved = of.number("packetization-mode") == Some(2);
+            let is_in_band = of.parameter("cpresent") != Some("0");
+            let config = (of.config(), of.parameter_sets(), of.opus_head());
+            (form, layout, mode, is_interleaved, is_in_band, config)
+        };
+        read(self) == read(other)
     }
 
     /// The parameter sets that are told out of band, of H.264 and H.265.
@@ -246,6 +271,22 @@ const AUDIO_ENCODINGS: [(&str, Codec); 7] = [
     ("AC3", Codec::Ac3),
 ];
 
+/// What else tells how payloads are to be read: of AAC (RFC 3640, 4.1), and of H.265 (RFC 7798, 7.1).
+const LAYOUT_NUMBERS: [&str; 12] = [
+    "sizelength",
+    "indexlength",
+    "indexdeltalength",
+    "constantsize",
+    "constantduration",
+    "ctsdeltalength",
+    "dtsdeltalength",
+    "randomaccessindication",
+    "streamstateindication",
+    "auxiliarydatasizelength",
+    "maxdisplacement",
+    "sprop-max-don-diff",
+];
+
 /// Payload type, encoding name, clock rate and channels. G.722's rate is an erratum that stayed.
 const STATIC_TYPES: [(u8, &str, u32, u8); 14] = [
     (0, "PCMU", 8000, 1),
@@ -273,6 +314,51 @@ mod tests {
         format.read_rtpmap(rtpmap);
         format.parameters = parameters.to_owned();
         format
+    }
+
+    #[test]
+    fn what_changes_how_packets_are_read_is_another_format() {
+        let aac = "mode=AAC-hbr;sizelength=13;indexlength=3;indexdeltalength=3;config=1190";
+        let of = |rtpmap: &str, parameters: &str| format(TrackKind::Audio, rtpmap, parameters);
+        let base = of("mpeg4-generic/48000/2", aac);
+        let mut other = of("MPEG4-GENERIC/48000/2", &aac.to_ascii_uppercase());
+        other.payload_type = 97;
+        assert!(other.continues(&base), "case and payload type");
+        for change in
+            ["sizelength=6", "indexlength=2", "indexdeltalength=2", "config=1210", "mode=AAC-lbr"]
+        {
+            // The first of a name counts.
+            let changed = of("mpeg4-generic/48000/2", &format!("{change};{aac}"));
+            assert!(!changed.continues(&base), "{change}");
+        }
+        for addition in [
+            "constantsize=9",
+            "constantduration=1024",
+            "ctsdeltalength=8",
+            "dtsdeltalength=8",
+            "randomaccessindication=1",
+            "streamstateindication=2",
+            "auxiliarydatasizelength=8",
+            "maxdisplacement=3072",
+        ] {
+            let changed = of("mpeg4-generic/48000/2", &format!("{aac};{addition}"));
+            assert!(!changed.continues(&base) && !base.continues(&changed), "{addition}");
+            let (name, _) = addition.split_once('=').unwrap();
+            let told = of("mpeg4-generic/48000/2", &format!("{aac};{name}=0"));
+            assert!(told.continues(&base), "{name} of 0 is the default");
+        }
+        for (kind, rtpmap, one, other, continues) in [
+            (TrackKind::Audio, "MP4A-LATM/48000/2", "", "cpresent=0", false),
+            (TrackKind::Audio, "MP4A-LATM/48000/2", "", "cpresent=1", true),
+            (TrackKind::Audio, "opus/48000/2", "sprop-stereo=1", "sprop-stereo=0", false),
+            (TrackKind::Audio, "opus/48000/2", "", "sprop-stereo=1;useinbandfec=1", true),
+            (TrackKind::Video, "H265/90000", "", "sprop-max-don-diff=2", false),
+            (TrackKind::Video, "H264/90000", "packetization-mode=1", "packetization-mode=2", false),
+            (TrackKind::Video, "H264/90000", "", "packetization-mode=1;profile-level-id=42", true),
+        ] {
+            let [one, other] = [one, other].map(|parameters| format(kind, rtpmap, parameters));
+            assert_eq!(other.continues(&one), continues, "{other:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Where in a run of packets a player can start, told from each packet alone.
 //!
 //! For those who keep packets and not frames: an index of keyframes needs no depacketizer. A player can
-//! start at a picture that is a keyframe or has the message of a recovery point, which is known with the
-//! packet where that begins. The first packet that it needs is an earlier one: delimiters, messages and
-//! parameter sets in packets of their own come before, also under a timestamp of their own (Reolink's
-//! cameras) or that of the picture before. Parameter sets alone are no start: encoders repeat them between
-//! keyframes.
+//! start at a picture that is a keyframe, has the message of a recovery point, or (H.264) begins with an
+//! intra slice behind parameter sets, as open GOPs do; the packet where that begins tells. The first that
+//! it needs is an earlier one: delimiters, messages and parameter sets in packets of their own come
+//! before, also under a timestamp of their own (Reolink's cameras) or that of the picture before.
+//! Parameter sets alone are no start: encoders repeat them between keyframes.
 
 use bytes::Bytes;
 
@@ -53,6 +53,16 @@ struct Contents {
     slice: bool,
     /// Where a keyframe begins, or the message of a recovery point.
     key: bool,
+    /// Where a picture begins with a slice that needs no other picture.
+    intra: bool,
+}
+
+/// How much of a NAL unit a payload has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    First,
+    Further,
 }
 
 impl RandomAccess {
@@ -94,7 +104,8 @@ impl RandomAccess {
         self.has_slice |= contents.slice;
         self.has_lead |= contents.lead;
         self.has_first_set |= contents.first_set;
-        let is_start = contents.key && !self.is_told && self.told != Some(timestamp);
+        let is_key = contents.key || contents.intra && self.has_first_set;
+        let is_start = is_key && !self.is_told && self.told != Some(timestamp);
         if is_start {
             (self.is_told, self.told) = (true, Some(timestamp));
         }
@@ -108,18 +119,18 @@ impl Contents {
     fn of(codec: Codec, payload: &[u8]) -> Self {
         let mut contents = Self::default();
         match (codec, payload) {
-            (Codec::H264, [header, fragment, ..]) if header & 0x1f == 28 => {
-                contents.note(codec, fragment & 0x1f, fragment & START_BIT != 0, &[]);
+            (Codec::H264, [header, fragment, body @ ..]) if header & 0x1f == 28 => {
+                contents.note(codec, fragment & 0x1f, Extent::of_fragment(*fragment), body);
             }
-            (Codec::H265, [header, _, fragment, ..]) if header >> 1 & 0x3f == 49 => {
-                contents.note(codec, fragment & 0x3f, fragment & START_BIT != 0, &[]);
+            (Codec::H265, [header, _, fragment, body @ ..]) if header >> 1 & 0x3f == 49 => {
+                contents.note(codec, fragment & 0x3f, Extent::of_fragment(*fragment), body);
             }
             _ => for_each_nal(codec, payload, |nal| match (codec, nal) {
                 (Codec::H264, [header, body @ ..]) => {
-                    contents.note(codec, header & 0x1f, true, body);
+                    contents.note(codec, header & 0x1f, Extent::Whole, body);
                 }
                 (_, [header, _, body @ ..]) => {
-                    contents.note(codec, header >> 1 & 0x3f, true, body);
+                    contents.note(codec, header >> 1 & 0x3f, Extent::Whole, body);
                 }
                 _ => {}
             }),
@@ -128,17 +139,31 @@ impl Contents {
     }
 
     /// Notes a NAL unit of this type, or a part of it. Of a part no message is read.
-    fn note(&mut self, codec: Codec, kind: u8, begins: bool, body: &[u8]) {
+    fn note(&mut self, codec: Codec, kind: u8, extent: Extent, body: &[u8]) {
         let (is_slice, is_key, is_set, is_message) = match codec {
             Codec::H264 => (matches!(kind, 1..=5), kind == 5, matches!(kind, 7 | 8), kind == 6),
             _ => (kind < 32, matches!(kind, 16..=23), matches!(kind, 32..=34), kind == 39),
         };
-        let is_recovery_point = is_message && tells_recovery_point(body);
+        let is_recovery_point = is_message && extent == Extent::Whole && tells_recovery_point(body);
+        let begins = extent != Extent::Further;
         self.lead |= is_set || is_recovery_point;
         self.first_set |= kind == if codec == Codec::H264 { 7 } else { 32 };
         self.slice |= is_slice;
         self.key |= is_key && begins || is_recovery_point;
+        self.intra |= codec == Codec::H264 && kind == 1 && begins && begins_intra(body);
     }
+}
+
+impl Extent {
+    fn of_fragment(header: u8) -> Self {
+        if header & START_BIT != 0 { Self::First } else { Self::Further }
+    }
+}
+
+/// Whether a slice of H.264 is the first of its picture and intra (7.3.3, table 7-6): `first_mb_in_slice`
+/// is 0, `slice_type` 2 or 7, of one bit and of three or seven (9.1).
+fn begins_intra(slice: &[u8]) -> bool {
+    slice.first().is_some_and(|first| first >> 4 == 0b1011 || *first == 0b1000_1000)
 }
 
 /// A payload of several NAL units: STAP-A, AP.
@@ -342,6 +367,35 @@ mod tests {
         let h265: [(u8, &[u8]); 3] =
             [(0, b"\x02\x01\x80"), (1, b"\x4e\x01\x06\x01\xc4\x80"), (2, b"\x4e\x01\x05\0\x80")];
         assert_eq!(steps(Codec::H265, &h265), ["b", "bls", "l"]);
+    }
+
+    #[test]
+    fn intra_slice_behind_parameter_sets_is_a_start() {
+        let h264: [(u8, &[u8]); 12] = [
+            (1, b"\x67\x42"),
+            (1, b"\x68\xce"),
+            // All of the picture is intra, and the next slice as well.
+            (1, b"\x41\x88"),
+            (1, b"\x41\x88"),
+            // In one packet, only this slice.
+            (2, b"\x78\0\x02\x67\x42\0\x02\x41\xb8"),
+            // In fragments.
+            (3, b"\x67\x42"),
+            (3, b"\x5c\x81\x88"),
+            (3, b"\x5c\x41\x88"),
+            // Without a set, behind one of pictures alone, and not the first slice.
+            (4, b"\x41\x88"),
+            (5, b"\x68\xce"),
+            (5, b"\x41\x88"),
+            (6, b"\x78\0\x02\x67\x42\0\x02\x41\x9a\0\x02\x41\x0b"),
+        ];
+        let expected = ["bl", "l", "s", "", "bs", "bl", "s", "", "b", "bl", "", "b"];
+        assert_eq!(steps(Codec::H264, &h264), expected);
+        // The rest of a fragmented slice, and a slice of H.265, may look the same.
+        let rest: [(u8, &[u8]); 2] = [(1, b"\x67\x42"), (1, b"\x5c\x01\x88")];
+        assert_eq!(steps(Codec::H264, &rest), ["bl", ""]);
+        let h265: [(u8, &[u8]); 2] = [(1, b"\x40\x01"), (1, b"\x02\x01\x88")];
+        assert_eq!(steps(Codec::H265, &h265), ["bl", ""]);
     }
 
     #[test]

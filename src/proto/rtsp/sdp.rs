@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::limits::{RTSP_BODY_LEN_MAX, SDP_LINES_MAX, SDP_MEDIA_MAX};
 use crate::media::Codec;
+use crate::proto::rtp::depacketizer::{Depacketizer, LossPolicy};
 use crate::proto::rtp::format::{Format, TrackKind};
 
 /// A session description.
@@ -81,15 +82,17 @@ impl SessionDescription {
         if description.media.is_empty() { Err(SdpError::NoMedia) } else { Ok(description) }
     }
 
-    /// The track that stands for all of its kind where one alone can: the first whose frames are known
-    /// to us, or else the first.
+    /// The track that stands for all of its kind where one alone can, over FLV as well: the first that
+    /// can be made FLV, or else the first whose frames are known to us, or else the first.
     pub fn main_track(&self, kind: TrackKind) -> Option<usize> {
         use Codec::{Aac, H264, H265, Opus, PcmA, PcmU};
-        let formats = self.media.iter().map(|media| &media.format).enumerate();
-        let mut of_kind = formats.filter(|(_, format)| format.kind == kind).peekable();
-        let first = of_kind.peek().map(|(track, _)| *track);
-        let is_known = |of: &Format| matches!(of.codec(), H264 | H265 | Aac | Opus | PcmA | PcmU);
-        of_kind.find(|(_, format)| is_known(format)).map(|(track, _)| track).or(first)
+        let is_known =
+            |format: &Format| matches!(format.codec(), H264 | H265 | Aac | Opus | PcmA | PcmU);
+        let media = self.media.iter().enumerate();
+        let mut of_kind = media.filter(|(_, media)| media.format.kind == kind);
+        let found = of_kind.clone().find(|(_, media)| media.can_be_flv());
+        let found = found.or_else(|| of_kind.clone().find(|(_, media)| is_known(&media.format)));
+        found.or_else(|| of_kind.next()).map(|(track, _)| track)
     }
 
     /// The description's text, for a stream that is live: tracks are addressed relative to it.
@@ -125,6 +128,12 @@ impl MediaDescription {
             is_rtp: true,
             is_send_only: false,
         }
+    }
+
+    /// Whether frames can be made of its packets, and FLV can carry them.
+    fn can_be_flv(&self) -> bool {
+        let is_read = || Depacketizer::new(&self.format, LossPolicy::default()).is_some();
+        self.is_rtp && self.format.fits_flv() && is_read()
     }
 
     /// Reads `kind port protocol type…`.
@@ -291,6 +300,24 @@ mod tests {
         assert_eq!(again.media, description.media);
         assert_eq!((again.name.as_str(), again.control.as_deref()), ("a  m=evil", Some("*")));
         assert_eq!(again.media[2].control.as_deref(), Some("trackID=2"));
+    }
+
+    #[test]
+    fn main_track_is_one_that_can_be_flv_if_any_can() {
+        for (text, main) in [
+            ("m=audio 0 RTP/AVP 97\na=rtpmap:97 PCMA/16000\nm=audio 0 RTP/AVP 0\n", Some(1)),
+            (
+                "m=audio 0 RTP/AVP 96\na=rtpmap:96 mpeg4-generic/48000/2\nm=audio 0 RTP/AVP 8\n",
+                Some(1),
+            ),
+            ("m=audio 0 RAW/UDP 8\nm=audio 0 RTP/AVP 0\n", Some(1)),
+            ("m=audio 0 RTP/AVP 14\nm=audio 0 RTP/AVP 97\na=rtpmap:97 PCMA/16000\n", Some(1)),
+            ("m=audio 0 RTP/AVP 14\nm=audio 0 RTP/AVP 15\n", Some(0)),
+            ("m=video 0 RTP/AVP 26\n", None),
+        ] {
+            let description = SessionDescription::parse(text.as_bytes()).unwrap();
+            assert_eq!(description.main_track(TrackKind::Audio), main, "{text}");
+        }
     }
 
     #[test]

@@ -38,6 +38,10 @@ impl H264 {
         read
     }
 
+    pub(super) fn start_at_next(&mut self) {
+        self.assembler.start_at_next();
+    }
+
     pub(super) fn flush(&mut self, sink: &mut Sink) {
         self.assembler.finish(sink);
     }
@@ -179,6 +183,29 @@ mod tests {
         let payload = b"\0\0\0\x05\x06\x05\x01\xaa\x80\0\0\0\x05\x65\x88abc\0\0\0\x03\x65\x08d";
         assert_eq!(bench.feed(7, true, b"\x65\x08d"), [config(), keyframe(7, payload)]);
         assert_eq!(bench.feed(8, true, b"\x41\x9a"), [frame(8, b"\0\0\0\x02\x41\x9a")]);
+    }
+
+    #[test]
+    fn picture_that_stands_in_for_a_keyframe_is_one() {
+        let mut bench = configured(LossPolicy::default());
+        let other = |timestamp| frame(timestamp, b"\0\0\0\x02\x41\x9a");
+        let start = |timestamp| keyframe(timestamp, b"\0\0\0\x02\x41\x9a");
+        assert_eq!(bench.feed(1, false, b"\x41\x9a"), []);
+        bench.start_at_next();
+        // The picture before ends with it.
+        assert_eq!(bench.feed(2, false, b"\x41\x9a"), [other(1)]);
+        assert_eq!(bench.feed(3, false, b"\x41\x9a"), [start(2)]);
+        // Parameter sets under the timestamp of the picture before, and under one of their own.
+        bench.start_at_next();
+        assert_eq!(bench.feed(3, false, PPS), [other(3)]);
+        assert_eq!(bench.feed(4, true, b"\x41\x9a"), [start(4)]);
+        bench.start_at_next();
+        assert_eq!(bench.feed(5, true, PPS), []);
+        assert_eq!(bench.feed(6, true, b"\x41\x9a"), [start(6)]);
+        // One that lacks its beginning is dropped, and the next one stands in for nothing.
+        bench.start_at_next();
+        assert_eq!(bench.feed_after_loss(7, true, b"\x41\x1a"), []);
+        assert_eq!(bench.feed(8, true, b"\x41\x9a"), [other(8)]);
     }
 
     #[test]

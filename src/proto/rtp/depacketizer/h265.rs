@@ -41,6 +41,10 @@ impl H265 {
         read
     }
 
+    pub(super) fn start_at_next(&mut self) {
+        self.assembler.start_at_next();
+    }
+
     pub(super) fn flush(&mut self, sink: &mut Sink) {
         self.assembler.finish(sink);
     }

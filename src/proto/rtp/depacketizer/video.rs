@@ -49,6 +49,7 @@ pub(super) struct Assembler {
     /// Something is missing: the next picture may lack its beginning.
     start_unsure: bool,
     awaiting_keyframe: bool,
+    starts_at_next: bool,
 }
 
 /// The access unit in progress.
@@ -86,7 +87,13 @@ impl Assembler {
             markers_trusted: true,
             start_unsure: false,
             awaiting_keyframe: false,
+            starts_at_next: false,
         }
+    }
+
+    /// The next packet begins a picture that stands in for a keyframe.
+    pub(super) fn start_at_next(&mut self) {
+        self.starts_at_next = true;
     }
 
     /// A packet begins.
@@ -101,6 +108,13 @@ impl Assembler {
         if timestamp != self.unit.timestamp {
             self.finish(sink);
             self.unit.timestamp = timestamp;
+        }
+        if std::mem::take(&mut self.starts_at_next) {
+            // What comes before it may have the timestamp of the picture before.
+            if self.unit.has_picture {
+                self.finish(sink);
+            }
+            self.unit.keyframe = true;
         }
     }
 

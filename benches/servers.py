@@ -1,0 +1,160 @@
+"""What `compare` and `shapes` share: source files, servers on their CPUs, loads, rounds and tables."""
+
+import argparse
+import json
+import pathlib
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = ROOT / "target" / "compare"
+BINARY = ROOT / "target" / "release" / "rillcast"
+HTTP, RTMP, RTSP, NGINX = 28080, 21935, 28554, 22935
+SECRET = "compare"
+# Seconds that a run may take beside those that are measured.
+WAIT = 60
+SOURCE_SECONDS = 20
+
+NGINX_CONF = """
+worker_processes 1; daemon off; pid {out}/nginx.pid; error_log {out}/nginx.log error;
+load_module /usr/lib/nginx/modules/ngx_rtmp_module.so;
+worker_rlimit_nofile 20000;
+events {{ worker_connections 10000; }}
+rtmp {{ server {{ listen 127.0.0.1:{port}; chunk_size 4096; access_log off;
+  application live {{ live on; wait_key on; interleave on; }} }} }}
+"""
+
+# Name, size, video bit rate, audio bit rate: the streams of the design's measurements, and by their Mbit/s.
+SOURCES = {"720p": ("1280x720", "2000k", "128k"), "360p": ("640x360", "450k", "96k"),
+           "4m": ("1280x720", "4200k", "128k"), "10m": ("1280x720", "9900k", "128k")}
+
+
+def source(name):
+    """Some seconds of H.264 with a keyframe each 2 s and AAC, made once."""
+    path = OUT / f"{name}.flv"
+    if not path.exists():
+        size, video, audio = SOURCES[name]
+        rate = int(video[:-1])
+        subprocess.run(
+            ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s={size}:r=25",
+             "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100", "-t", str(SOURCE_SECONDS),
+             "-c:v", "libx264", "-preset", "veryfast", "-b:v", video, "-maxrate", video,
+             "-bufsize", f"{2 * rate}k", "-nal-hrd", "cbr", "-g", "50", "-bf", "0",
+             "-c:a", "aac", "-b:a", audio, "-y", str(path)], check=True)
+    return path
+
+
+def pinned(cpus, command):
+    """With all threads that it starts, also those that it does not pin itself."""
+    return ["taskset", "-c", cpus, *command]
+
+
+def rillcast(config="", shards=1, cpus="0"):
+    (OUT / "rillcast.toml").write_text(config)
+    return pinned(cpus, [
+        str(BINARY), "serve", "--config", str(OUT / "rillcast.toml"), "--shards", str(shards),
+        "--cpus", cpus, "--http", f"127.0.0.1:{HTTP}", "--rtmp", f"127.0.0.1:{RTMP}",
+        "--rtsp", f"127.0.0.1:{RTSP}", "--secret", SECRET, "--log", "warn"])
+
+
+def nginx():
+    (OUT / "nginx.conf").write_text(NGINX_CONF.format(out=OUT, port=NGINX))
+    return pinned("0", ["nginx", "-c", str(OUT / "nginx.conf")])
+
+
+def load(what, *options):
+    """The load generator; numbers and paths may be among the options."""
+    return [str(BINARY), "load", what, *map(str, options)]
+
+
+def publisher(name, url, streams, first=0):
+    return load("publish", "--file", source(name), "--url", url, "--streams", streams,
+                "--first", first, "--cpus", 1)
+
+
+class Started:
+    """A process that is stopped by the signal it likes when the block ends."""
+
+    def __init__(self, command, stop=signal.SIGTERM):
+        self.command, self.stop = command, stop
+
+    def __enter__(self):
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return self.process
+
+    def __exit__(self, *_):
+        self.process.send_signal(self.stop)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def measured(command, time_max):
+    """The report of a load; its complaints are in it."""
+    done = subprocess.run(command + ["--json", "-"], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, timeout=time_max)
+    return json.loads(done.stdout)
+
+
+def asked(about):
+    """The options that all have."""
+    options = argparse.ArgumentParser(description=about)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--only", help="a part of the names of the works to run")
+    return options
+
+
+def build(*targets):
+    """All that is built is built before anything is measured."""
+    for target in targets:
+        subprocess.run(["cargo", *target, "--quiet"], cwd=ROOT, check=True)
+
+
+def machine():
+    return f"{platform.processor() or platform.machine()}, Linux {platform.release()}"
+
+
+def rounds_of(title, runs, rounds):
+    """The results of each run by its name. The order of the rounds alternates; what complains is
+    repeated once."""
+    results = {name: [] for name in runs}
+    for turn in range(rounds):
+        order = list(runs) if turn % 2 == 0 else list(reversed(runs))
+        for name in order:
+            print(f"  {title}: {name}, round {turn + 1}", file=sys.stderr)
+            result = told(runs[name])
+            if result.get("faults"):
+                print("    once more", file=sys.stderr)
+                result = told(runs[name])
+            results[name].append(result)
+    return results
+
+
+def told(run):
+    """The result of a run, and what it complains of."""
+    result = run()
+    for fault in result.get("faults", []):
+        print(f"    ! {fault}", file=sys.stderr)
+    return result
+
+
+def keep(title, rows):
+    (OUT / f"{title}.json").write_text(json.dumps(rows, indent=1))
+
+
+def median(values):
+    """None where there is no such figure."""
+    return None if None in values else statistics.median(values)
+
+
+def print_table(heads, rows):
+    """Markdown; the cells of each row are texts."""
+    print("| " + " | ".join(heads) + " |")
+    print("|" + "---|" * len(heads))
+    for cells in rows:
+        print("| " + " | ".join(cells) + " |", flush=True)
