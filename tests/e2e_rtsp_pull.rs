@@ -13,7 +13,7 @@ use kit::config::RETRY_SOON;
 use kit::ffmpeg::{Modern, decode_first_frames};
 use kit::flv::Kind;
 use kit::relay::key;
-use kit::rtp_media::{Plan, Sets};
+use kit::rtp_media::{Plan, Reported, Sets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
 use kit::units::{self, WithinMs, assert_part_of, assert_same};
@@ -402,6 +402,16 @@ fn sender_reports_that_never_come_play() {
     let plan = Plan { report_after_ms: 60_000, audio_late_ms: 150, ..Plan::default() };
     plays_plan("av.flv", plan, true, CLOSE);
     plays_plan("av.flv", Plan { audio_late_ms: 0, ..plan }, false, GUESSED);
+}
+
+/// By `RTP-Info`, where both tracks begin together whatever arrives late; without it by arrival.
+#[test]
+fn sender_reports_of_one_track_alone_play() {
+    for kind in [Kind::Video, Kind::Audio] {
+        let plan = Plan { reported: Reported::Only(kind), ..Plan::default() };
+        plays_plan("av.flv", Plan { audio_late_ms: 150, ..plan }, true, CLOSE);
+        plays_plan("av.flv", plan, false, GUESSED);
+    }
 }
 
 #[test]

@@ -14,7 +14,8 @@ use kit::rtp_media::{Media, Plan};
 use kit::rtsp::Lower;
 use kit::rtsp_peers::Clip;
 use kit::rtsp_player::RtspPlayer;
-use kit::units::{self, Unit, WithinMs, assert_same};
+use kit::rtsp_publisher::RtspPublisher;
+use kit::units::{self, WithinMs, assert_same, settled};
 use kit::{LIVENESS, Player, Relay, wait_until};
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
@@ -23,13 +24,20 @@ fn rtp_type(lower: Lower) -> (&'static str, &'static str) {
     ("rtp_type", if lower == Lower::Tcp { "0" } else { "1" })
 }
 
-/// What a camera was told, each report with its track.
+/// What a source was told, each report with its track.
 #[track_caller]
-fn reports(connection: &Connection) -> Vec<(usize, ReceiverReport)> {
+fn reports(rtcp: &[(usize, Vec<u8>)]) -> Vec<(usize, ReceiverReport)> {
     let read = |(track, bytes): &(usize, Vec<u8>)| {
         (*track, ReceiverReport::parse(bytes).unwrap_or_else(|fault| panic!("{fault}")))
     };
-    connection.rtcp.iter().map(read).collect()
+    rtcp.iter().map(read).collect()
+}
+
+/// Both tracks have been told of.
+fn tells_all(rtcp: &[(usize, Vec<u8>)]) -> bool {
+    let reports = reports(rtcp);
+    let is_of = |track| reports.iter().any(|(of, told)| *of == track && !told.blocks.is_empty());
+    is_of(0) && is_of(1)
 }
 
 #[track_caller]
@@ -43,7 +51,7 @@ fn only_connection(camera: &Camera) -> Connection {
 /// missing.
 #[track_caller]
 fn assert_reported(what: &str, connection: &Connection, media: &Media) {
-    let reports = reports(connection);
+    let reports = reports(&connection.rtcp);
     let own: BTreeSet<u32> = reports.iter().map(|(_, report)| report.ssrc).collect();
     assert_eq!(own.len(), 1, "{what}: one receiver, {reports:08x?}");
     let mut lost_in_all = 0;
@@ -84,14 +92,37 @@ fn camera_is_told_of_its_loss_under_our_own_ssrc() {
     for (camera, lower) in cameras.iter().zip(LOWERS) {
         let what = lower.name();
         wait_until(LIVENESS, &format!("{what}: a report about each track"), || {
-            let reports = reports(&only_connection(camera));
-            let is_of = |track| {
-                let mut of_track = reports.iter().filter(|(of, _)| *of == track);
-                of_track.any(|(_, report)| !report.blocks.is_empty())
-            };
-            is_of(0) && is_of(1)
+            tells_all(&only_connection(camera).rtcp)
         });
         assert_reported(what, &only_connection(camera), &camera.media);
+    }
+    relay.stop();
+}
+
+#[test]
+fn publisher_is_told_of_its_tracks_under_our_own_ssrc() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan::default());
+    let publishers = LOWERS.map(|lower| {
+        RtspPublisher::start(relay.rtsp, &relay.rtsp_url(lower.name()), lower, &media)
+    });
+    for (publisher, lower) in publishers.into_iter().zip(LOWERS) {
+        let what = lower.name();
+        wait_until(LIVENESS, &format!("{what}: a report about each track"), || {
+            tells_all(&publisher.rtcp())
+        });
+        let reports = reports(&publisher.rtcp());
+        let own: BTreeSet<u32> = reports.iter().map(|(_, report)| report.ssrc).collect();
+        assert_eq!(own.len(), 1, "{what}: one receiver, {reports:08x?}");
+        for (track, report) in &reports {
+            let sent = media.rtp(*track)[0].ssrc;
+            assert!(!own.contains(&sent), "{what}: its own SSRC comes back");
+            for block in &report.blocks {
+                let told = (block.ssrc, block.fraction_lost, block.cumulative_lost);
+                assert_eq!(told, (sent, 0, 0), "{what}: {block:08x?}");
+            }
+        }
+        publisher.stop();
     }
     relay.stop();
 }
@@ -126,8 +157,9 @@ fn server_of_gstreamer_is_content_with_our_reports() {
         let what = player.what().to_owned();
         let tags = player.stop();
         assert_never_steps_back(&what, &tags);
-        // By its reports tracks lie a sound of AAC from where they do by its `RTP-Info`.
-        assert_same(&what, &clip.units, &units::of_tags(&tags), SOME, WithinMs(25.0));
+        // Its first two pictures are a sound of AAC early, by their timestamps already.
+        let units = settled(&units::of_tags(&tags), 900.0);
+        assert_same(&what, &clip.units, &units, SOME, CLOSE);
     }
     relay.stop();
 }
@@ -175,19 +207,6 @@ impl Late {
         let units = settled(&rtsp.stop().units(), settled_ms);
         assert_same(&what, sent, &units, SOME, CLOSE);
     }
-}
-
-/// Units from so long after the first picture on, pictures from a keyframe on. One that is moved back
-/// shows times again: what lies behind the last earlier one counts.
-fn settled(units: &[Unit], settled_ms: f64) -> Vec<Unit> {
-    let first = units.iter().find(|unit| unit.kind == Kind::Video).expect("a picture");
-    let from_ms = first.pts_ms + settled_ms;
-    let of = |kind| {
-        let own: Vec<Unit> = units.iter().filter(|unit| unit.kind == kind).cloned().collect();
-        let begins = own.iter().rposition(|unit| unit.pts_ms < from_ms).map_or(0, |last| last + 1);
-        own.into_iter().skip(begins).skip_while(|unit| !unit.is_keyframe)
-    };
-    of(Kind::Video).chain(of(Kind::Audio)).collect()
 }
 
 /// Reports that come within half a second have each unit from the end of the first second on where it

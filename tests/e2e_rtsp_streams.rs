@@ -4,6 +4,7 @@
 mod kit;
 
 use kit::camera::{Camera, Habits};
+use kit::compare::AtLeast;
 use kit::ffmpeg::Modern;
 use kit::flv::Kind;
 use kit::http::request;
@@ -11,6 +12,7 @@ use kit::rtp_media::{Media, Plan, assert_same_packets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
+use kit::units::{self, Unit, WithinMs, assert_same};
 use kit::{LIVENESS, Player, Publisher, Relay, wait_until};
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
@@ -121,6 +123,49 @@ fn players_begin_where_the_picture_of_a_keyframe_does() {
         publisher.stop();
         relay.stop();
     }
+}
+
+/// A player's pictures of a stream without keyframes are a part of those that were sent, from one on that
+/// stood in for a keyframe.
+#[track_caller]
+fn assert_begins_anywhere(what: &str, media: &Media, mut units: Vec<Unit>) {
+    let first = units.iter_mut().find(|unit| unit.kind == Kind::Video).expect("pictures");
+    first.is_keyframe = true;
+    assert_same(what, &media.units, &units, AtLeast { video: 25, audio: 25 }, WithinMs(10.0));
+}
+
+/// Of a stream without keyframes a picture each ten seconds stands in for one: for those who play what came
+/// and for those who play what is made of it, together, from the first on or later.
+#[test]
+fn pictures_that_stand_in_for_keyframes_start_players_of_both_forms() {
+    let relay = Relay::start(2);
+    let media = Media::of("av.flv", Plan { refreshes: true, turns: 4, ..Plan::default() });
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let flv = || {
+        [Player::http_flv(relay.http, "/live/a.live.flv"), Player::rtmp(relay.rtmp, "live", "a")]
+    };
+    let rtsp = || LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+    let early = (flv(), rtsp());
+    early.1[0].wait_units(Kind::Video, 10);
+    let late = (flv(), rtsp());
+    for (flv, rtsp) in [early, late] {
+        for player in rtsp {
+            player.wait_units(Kind::Video, 40);
+            player.wait_units(Kind::Audio, 40);
+            let what = player.what().to_owned();
+            assert_begins_anywhere(&what, &media, player.stop().units());
+        }
+        for player in flv {
+            player.wait_frames(Kind::Video, 40);
+            player.wait_frames(Kind::Audio, 40);
+            let what = player.what().to_owned();
+            assert_begins_anywhere(&what, &media, units::of_tags(&player.stop()));
+        }
+    }
+    publisher.stop();
+    relay.stop();
 }
 
 #[test]

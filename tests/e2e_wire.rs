@@ -1,5 +1,5 @@
-//! What interfaces see: tshark on what is sent, and a way that takes no long datagrams. Each test has
-//! networks of its own, which takes root.
+//! What goes over the wire: tshark on what is sent, with all its dissectors, and a way that takes no long
+//! datagrams. What interfaces see is looked at in networks of a test's own, which takes root.
 
 mod kit;
 
@@ -7,16 +7,125 @@ use kit::compare::AtLeast;
 use kit::ffmpeg::{Modern, Recorder};
 use kit::flv::Kind;
 use kit::namespace::{Capture, Namespace};
+use kit::rtp::Format;
 use kit::rtp_media::{Media, Plan};
 use kit::rtsp::Lower;
-use kit::rtsp_peers::FilePlayer;
+use kit::rtsp_peers::{Clip, FilePlayer, Sound, ffmpeg_publish};
 use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
-use kit::tshark::{assert_gapless, assert_well_formed, rtmp_messages};
+use kit::tape::Tap;
+use kit::tshark::{
+    as_rtsp, assert_gapless, assert_plays_soundly, assert_well_formed, rtmp_messages,
+};
 use kit::units::{WithinMs, assert_same};
-use kit::{LIVENESS, Player, Publisher, Relay, wait_until};
+use kit::{LIVENESS, Player, Publisher, Relay, TempDir, wait_until};
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
+
+/// A clip as RTP.
+fn packets_of(clip: &Clip) -> Media {
+    Media::of_file(&clip.path(), Plan { turns: 1, ..Plan::default() })
+}
+
+/// Streams of each codec, and their names: H.264 has B-frames.
+fn clips() -> Vec<(&'static str, Clip)> {
+    let sounds =
+        [("aac", Sound::Same), ("opus", Sound::Opus), ("pcma", Sound::PcmA), ("pcmu", Sound::PcmU)];
+    let with_sound = |(name, sound)| (name, Clip::with_sound("av.flv", sound).without_escapes());
+    let hevc = ("hevc", Clip::of("hevc_aac.flv"));
+    sounds.into_iter().map(with_sound).chain([hevc]).collect()
+}
+
+/// Plays each stream over TCP and UDP, and has tshark judge two seconds of it.
+#[track_caller]
+fn all_play_soundly<'a>(relay: &Relay, streams: impl Iterator<Item = &'a str>) {
+    let players: Vec<RtspPlayer> = streams
+        .flat_map(|stream| {
+            let url = relay.rtsp_url(stream);
+            LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower))
+        })
+        .collect();
+    let dir = TempDir::new("tape");
+    let tape = dir.file("tape.pcap");
+    for player in players {
+        player.wait_units(Kind::Video, 50);
+        player.wait_units(Kind::Audio, 12);
+        player.write_tape(&tape);
+        let formats: Vec<Format> =
+            player.look(|seen| seen.tracks.iter().map(|track| track.format.clone()).collect());
+        assert_plays_soundly(player.what(), &tape, relay.rtsp.port(), &formats);
+    }
+}
+
+#[test]
+fn tshark_finds_no_fault_in_what_is_played() {
+    let relay = Relay::start(2);
+    let clips = clips();
+    let publish = |(name, clip): &(&str, Clip)| {
+        let media = packets_of(clip);
+        RtspPublisher::start(relay.rtsp, &relay.rtsp_url(name), Lower::Tcp, &media)
+    };
+    let publishers: Vec<RtspPublisher> = clips.iter().map(publish).collect();
+    clips.iter().for_each(|(name, _)| relay.wait_online(name));
+    all_play_soundly(&relay, clips.iter().map(|(name, _)| *name));
+    publishers.into_iter().for_each(RtspPublisher::stop);
+    relay.stop();
+}
+
+#[test]
+fn tshark_finds_no_fault_in_packets_of_tags() {
+    let relay = Relay::start(2);
+    let clips = clips();
+    let publish = |(name, clip): &(&str, Clip)| {
+        ffmpeg_publish(Modern::Yes, clip, &relay.rtmp_url(name), Lower::Tcp)
+    };
+    let mut publishers: Vec<_> = clips.iter().map(publish).collect();
+    clips.iter().for_each(|(name, _)| relay.wait_online(name));
+    all_play_soundly(&relay, clips.iter().map(|(name, _)| *name));
+    for publisher in &mut publishers {
+        publisher.terminate(LIVENESS);
+    }
+    relay.stop();
+}
+
+#[test]
+fn tshark_finds_no_fault_in_a_dialog_with_ffmpeg() {
+    let relay = Relay::start(2);
+    let clip = Clip::of("av.flv").without_escapes();
+    let media = packets_of(&clip);
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    let tap = Tap::start(relay.rtsp);
+    let tapped = url.replace(&relay.rtsp.to_string(), &tap.address.to_string());
+    let mut player = FilePlayer::ffmpeg(Modern::Yes, &tapped, Lower::Tcp);
+    player.wait(50, 50);
+    player.stop();
+    let dir = TempDir::new("tape");
+    let tape = dir.file("ffmpeg.pcap");
+    tap.tape.write(&tape);
+    assert_plays_soundly("ffmpeg", &tape, tap.address.port(), &media.formats);
+    publisher.stop();
+    relay.stop();
+}
+
+#[test]
+fn tshark_finds_no_fault_in_http_of_packets() {
+    let relay = Relay::start(2);
+    let media = packets_of(&Clip::of("av.flv"));
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp, &media);
+    relay.wait_online("a");
+    let tap = Tap::start(relay.http);
+    let player = Player::http_flv(tap.address, "/live/a.live.flv");
+    player.wait_frames(Kind::Video, 50);
+    let dir = TempDir::new("tape");
+    let tape = dir.file("http.pcap");
+    tap.tape.write(&tape);
+    let decode = [format!("tcp.port=={},http", tap.address.port())];
+    assert_well_formed(player.what(), &tape, &decode, &[("http", 1)]);
+    publisher.stop();
+    relay.stop();
+}
 
 #[test]
 fn tshark_finds_no_fault_on_an_interface_in_rtsp() {
@@ -29,7 +138,8 @@ fn tshark_finds_no_fault_on_an_interface_in_rtsp() {
 /// last: what it opens the way through a NAT with is no RTP.
 fn rtsp_on_an_interface(lower: Lower) {
     let relay = Relay::start(2);
-    let media = Media::of("av.flv", Plan::default());
+    let clip = Clip::of("av.flv").without_escapes();
+    let media = packets_of(&clip);
     let mut capture = Capture::start();
     let url = relay.rtsp_url("a");
     let publisher = RtspPublisher::start(relay.rtsp, &url, lower, &media);
@@ -47,9 +157,8 @@ fn rtsp_on_an_interface(lower: Lower) {
     publisher.stop();
     let file = capture.stop();
     let what = format!("RTSP over {} on an interface", lower.name());
-    let decode = format!("tcp.port=={},rtsp", relay.rtsp.port());
-    assert_well_formed(&what, &file, &decode, "rtp", 200);
-    assert_well_formed(&what, &file, &decode, "rtcp", 8);
+    let decode = as_rtsp(relay.rtsp.port(), &media.formats);
+    assert_well_formed(&what, &file, &decode, &[("rtp", 200), ("rtcp", 8), ("h264", 100)]);
     // To the relay and to each player. Over TCP the tracks go to one port, and have two SSRCs.
     assert_gapless(&what, &file, &decode, 2 * (1 + player_count));
     relay.stop();
@@ -66,15 +175,15 @@ fn tshark_finds_every_message_in_rtmp() {
         other.wait_packets(100);
         other.stop();
         let what = "RTMP on an interface";
-        let decode = format!("tcp.port=={},rtmpt", relay.rtmp.port());
-        assert_well_formed(what, &capture.stop(), &decode, "rtmpt", 50);
+        let decode = [format!("tcp.port=={},rtmpt", relay.rtmp.port())];
+        assert_well_formed(what, &capture.stop(), &decode, &[("rtmpt", 50)]);
 
         let mut capture = Capture::start();
         let player = Player::rtmp(relay.rtmp, "live", "a");
         player.wait_frames(Kind::Video, 100);
         let tags = player.stop();
         let file = capture.stop();
-        assert_well_formed(what, &file, &decode, "rtmpt", 50);
+        assert_well_formed(what, &file, &decode, &[("rtmpt", 50)]);
         let kinds = [Kind::Audio, Kind::Video].map(Kind::number);
         let mut found = rtmp_messages(&file, relay.rtmp.port());
         // Answers to the publisher that was there before are not media.

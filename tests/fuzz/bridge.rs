@@ -124,7 +124,8 @@ impl Seen {
     }
 }
 
-const KNOWN_TAGS: [(TagKind, &[u8]); 6] = [
+/// A configuration of each codec, frames, metadata.
+pub const KNOWN_TAGS: [(TagKind, &[u8]); 6] = [
     (
         TagKind::Video,
         b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\

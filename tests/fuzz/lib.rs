@@ -5,6 +5,7 @@
 //! compared and of HTTP all.
 
 pub mod bridge;
+pub mod ingest;
 pub mod rtp;
 pub mod rtsp;
 

@@ -23,7 +23,7 @@ mod habits;
 pub use habits::{Access, Control, Cseq, Habits, KeepAlive, Loss, PlayAnswer, Ssrc, Stage};
 
 use auth::is_allowed;
-use delivery::Setup;
+use delivery::{Setup, is_over_tcp};
 
 /// One connection's record.
 #[derive(Debug, Clone, Default)]
@@ -283,6 +283,8 @@ impl Link {
             "OPTIONS" => Stage::Options,
             "DESCRIBE" if request.header("authorization").is_some() => Stage::Login,
             "DESCRIBE" => Stage::Describe,
+            // A SETUP that is refused is no step ahead.
+            "SETUP" if self.habits.udp_refused && !is_over_tcp(request) => return None,
             "SETUP" if self.setups.is_empty() => Stage::Setup,
             "SETUP" => Stage::SecondSetup,
             "PLAY" => Stage::Play,

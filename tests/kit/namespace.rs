@@ -91,8 +91,9 @@ impl Drop for Namespace {
     }
 }
 
+/// Runs iproute2, in the network of this thread.
 #[track_caller]
-fn ip(args: &[&str]) {
+pub fn ip(args: &[&str]) {
     // Debian keeps it where only root looks.
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let output = Command::new("ip").args(args).env("PATH", path).output();

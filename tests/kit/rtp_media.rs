@@ -1,6 +1,8 @@
 //! A file of tests/media as RTP: formats, and packets each with its time. What the tests' own
 //! publisher and camera send.
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -17,6 +19,14 @@ pub enum Sets {
     InBandOnly,
 }
 
+/// Which tracks have sender reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reported {
+    Both,
+    /// The one of this kind alone.
+    Only(Kind),
+}
+
 /// What to make of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -25,6 +35,7 @@ pub struct Plan {
     pub turns: u32,
     /// The first sender report of each track; they go on each second.
     pub report_after_ms: u32,
+    pub reported: Reported,
     /// How much later than its timestamps say sound is sent. Where it is sent earlier, it begins with what
     /// is due at the start.
     pub audio_late_ms: i32,
@@ -34,6 +45,8 @@ pub struct Plan {
     pub sets_apart: bool,
     /// Each picture of H.264 begins with a delimiter and a message, in packets of their own.
     pub leads: bool,
+    /// No picture of H.264 is a keyframe, as where an encoder refreshes them bit by bit.
+    pub refreshes: bool,
 }
 
 impl Default for Plan {
@@ -42,10 +55,12 @@ impl Default for Plan {
             sets: Sets::Everywhere,
             turns: 3,
             report_after_ms: 0,
+            reported: Reported::Both,
             audio_late_ms: 0,
             video_from_ms: 0,
             sets_apart: false,
             leads: false,
+            refreshes: false,
         }
     }
 }
@@ -138,8 +153,14 @@ struct Track {
 impl Media {
     #[track_caller]
     pub fn of(file: &str, plan: Plan) -> Self {
+        Self::of_file(&super::media(file), plan)
+    }
+
+    /// As [`Self::of`], of an FLV file that lies there.
+    #[track_caller]
+    pub fn of_file(path: &Path, plan: Plan) -> Self {
         let (coded, configs): (Vec<Tag>, Vec<Tag>) =
-            flv::read(&super::media(file)).into_iter().partition(Tag::is_coded);
+            flv::read(path).into_iter().partition(Tag::is_coded);
         let mut tracks: Vec<Track> = [Kind::Video, Kind::Audio]
             .into_iter()
             .filter_map(|kind| coded.iter().find(|tag| tag.kind == kind))
@@ -160,7 +181,10 @@ impl Media {
             sent.extend(coded.iter().map(moved));
         }
         let mut packets = Vec::new();
-        let units = units::of_tags(&sent);
+        let mut units = units::of_tags(&sent);
+        if plan.refreshes {
+            units.iter_mut().filter(|unit| unit.is_keyframe).for_each(refresh);
+        }
         for (tag, unit) in sent.iter().zip(&units) {
             let of_tag = |(_, track): &(usize, &mut Track)| track.format.codec.kind() == tag.kind;
             let found = tracks.iter_mut().enumerate().find(of_tag);
@@ -331,7 +355,10 @@ impl Track {
             // Wraps soon.
             sequence: 65_500 + u16::from(number),
             ssrc: 0x1234_5670 + u32::from(number),
-            next_report_ms: plan.report_after_ms,
+            next_report_ms: match plan.reported {
+                Reported::Only(kind) if kind != codec.kind() => u32::MAX,
+                _ => plan.report_after_ms,
+            },
         }
     }
 
@@ -416,6 +443,19 @@ pub fn assert_same_packets(what: &str, media: &Media, recording: &Recording, at_
             assert_eq!(pair[1].sequence, next, "{what}: {codec:?}");
         }
     }
+}
+
+/// Makes slices of a keyframe of H.264 those of another picture.
+fn refresh(unit: &mut Unit) {
+    if unit.kind != Kind::Video {
+        return;
+    }
+    let mut nals = split_nals(&unit.bytes);
+    for nal in nals.iter_mut().filter(|nal| nal[0] & 0x1f == 5) {
+        nal[0] = nal[0] & 0xe0 | 1;
+    }
+    unit.bytes = units::picture(Codec::H264, &nals);
+    unit.is_keyframe = false;
 }
 
 fn fragments(codec: Codec, nal: &[u8]) -> Vec<Vec<u8>> {

@@ -42,6 +42,10 @@ pub struct TrackRecording {
 }
 
 impl TrackRecording {
+    fn new(format: Format) -> Self {
+        Self { format, ssrc: None, start: None, packets: Vec::new(), reports: Vec::new() }
+    }
+
     /// Milliseconds of a timestamp, on the sender's clock.
     #[track_caller]
     fn ms_of(&self, timestamp: u32) -> f64 {
@@ -78,6 +82,34 @@ impl TrackRecording {
 }
 
 impl Recording {
+    /// What a publisher sent over a connection of its own: its tracks by its own timestamps and reports.
+    #[track_caller]
+    pub fn of_publisher(bytes: &[u8]) -> Self {
+        let mut reader = Reader::default();
+        reader.push(bytes);
+        let (mut recording, mut set_up) = (Self::default(), Vec::new());
+        while let Some(item) = reader.next_item().expect("RTSP") {
+            match item {
+                Item::Message(request) if request.method() == "ANNOUNCE" => {
+                    let formats = parse_description(&request.text()).expect("a description");
+                    recording.tracks = formats.into_iter().map(TrackRecording::new).collect();
+                }
+                Item::Message(request) if request.method() == "SETUP" => {
+                    let of =
+                        |track: &TrackRecording| request.uri().ends_with(&track.format.control);
+                    set_up.push(recording.tracks.iter().position(of).expect("a track of its own"));
+                }
+                // Channels are given in the order of the requests.
+                Item::Packet { channel, bytes } => {
+                    let track = set_up[usize::from(channel / 2)];
+                    note(&mut recording, track, channel % 2 == 1, &bytes);
+                }
+                Item::Message(_) => {}
+            }
+        }
+        recording
+    }
+
     /// `RTP-Info` named each track: for players that begin where each has packets.
     #[track_caller]
     pub fn assert_all_told(&self, what: &str) {
@@ -186,8 +218,7 @@ impl RtspPlayer {
             let ssrc = transport_parameter(transport, "ssrc");
             let ssrc = ssrc.map(|ssrc| u32::from_str_radix(ssrc, 16).expect("an SSRC"));
             urls.push(track_url);
-            let (start, packets, reports) = (None, Vec::new(), Vec::new());
-            tracks.push(TrackRecording { format, ssrc, start, packets, reports });
+            tracks.push(TrackRecording { ssrc, ..TrackRecording::new(format) });
         }
         let played = client.demand("PLAY", &base, &[("Range", "npt=0.000-")], "");
         read_starts(&mut tracks, &urls, played.header("rtp-info").unwrap_or_default());

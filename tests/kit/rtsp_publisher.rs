@@ -2,14 +2,14 @@
 
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use super::player::is_wait;
 use super::rtp_media::Media;
-use super::rtsp::{Client, Lower, first_of_pair, interleaved, transport_parameter};
+use super::rtsp::{Client, Item, Lower, first_of_pair, interleaved, transport_parameter};
 use super::rtsp_player::{control_url, udp_pair};
 
 /// Sends a stream in real time, once.
@@ -20,7 +20,11 @@ pub struct RtspPublisher {
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     sockets: Vec<[UdpSocket; 2]>,
+    rtcp: Rtcp,
 }
+
+/// What came back as RTCP, each with its track.
+type Rtcp = Arc<Mutex<Vec<(usize, Vec<u8>)>>>;
 
 impl RtspPublisher {
     /// Publishes to `url`, at once.
@@ -63,8 +67,8 @@ impl RtspPublisher {
         }
         client.demand("RECORD", url, &[("Range", "npt=0.000-")], "");
         let stopped = Arc::new(AtomicBool::new(false));
-        let mut publisher =
-            Self { client, url: url.to_owned(), stopped, threads: Vec::new(), sockets };
+        let (url, rtcp) = (url.to_owned(), Rtcp::default());
+        let mut publisher = Self { client, url, stopped, threads: Vec::new(), sockets, rtcp };
         publisher.send(media);
         publisher
     }
@@ -110,18 +114,42 @@ impl RtspPublisher {
         // The relay's reports must be read, or it stalls.
         let mut reading = self.client.socket.try_clone().expect("a second handle");
         reading.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout");
-        let stopped = Arc::clone(&self.stopped);
+        let (stopped, rtcp) = (Arc::clone(&self.stopped), Arc::clone(&self.rtcp));
+        let mut reader = std::mem::take(&mut self.client.reader);
         self.threads.push(spawn(move || {
             let mut buffer = [0; 4096];
             while !stopped.load(Ordering::Relaxed) {
                 match reading.read(&mut buffer) {
                     Ok(0) => return,
-                    Ok(_) => {}
+                    Ok(len) => reader.push(&buffer[..len]),
                     Err(error) if is_wait(&error) => {}
                     Err(_) => return,
                 }
+                while let Ok(Some(item)) = reader.next_item() {
+                    if let Item::Packet { channel, bytes } = item {
+                        let mut rtcp = rtcp.lock().expect("no panic while locked");
+                        rtcp.push((usize::from(channel / 2), bytes));
+                    }
+                }
             }
         }));
+        for (track, pair) in self.sockets.iter().enumerate() {
+            let socket = pair[1].try_clone().expect("a handle");
+            let (stopped, rtcp) = (Arc::clone(&self.stopped), Arc::clone(&self.rtcp));
+            self.threads.push(spawn(move || {
+                let mut buffer = [0; 2048];
+                while !stopped.load(Ordering::Relaxed) {
+                    let Ok(len) = socket.recv(&mut buffer) else { continue };
+                    let mut rtcp = rtcp.lock().expect("no panic while locked");
+                    rtcp.push((track, buffer[..len].to_vec()));
+                }
+            }));
+        }
+    }
+
+    /// What the relay has sent back as RTCP so far, each with its track.
+    pub fn rtcp(&self) -> Vec<(usize, Vec<u8>)> {
+        self.rtcp.lock().expect("no panic while locked").clone()
     }
 
     /// The port that a track's RTP comes to.

@@ -22,6 +22,7 @@ pub enum Way {
 #[derive(Debug)]
 struct Frame {
     at: Duration,
+    way: Way,
     is_tcp: bool,
     from_port: u16,
     to_port: u16,
@@ -58,8 +59,15 @@ impl Tape {
             Way::Out => (own.port(), peer.port()),
         };
         let at = self.start.elapsed();
-        let frame = Frame { at, is_tcp, from_port, to_port, bytes: bytes.to_vec() };
+        let frame = Frame { at, way, is_tcp, from_port, to_port, bytes: bytes.to_vec() };
         self.frames.lock().expect("no panic while locked").push(frame);
+    }
+
+    /// The bytes that went one way over the only connection.
+    pub fn bytes(&self, way: Way) -> Vec<u8> {
+        let frames = self.frames.lock().expect("no panic while locked");
+        let of_way = frames.iter().filter(|frame| frame.way == way);
+        of_way.flat_map(|frame| frame.bytes.clone()).collect()
     }
 
     /// Writes a pcap file (raw IP).

@@ -187,13 +187,6 @@ pub fn nals_of(codec: Codec, packets: &[Packet]) -> Vec<Vec<u8>> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WithinMs(pub f64);
 
-impl WithinMs {
-    /// The one that allows more.
-    pub fn max(self, other: Self) -> Self {
-        Self(self.0.max(other.0))
-    }
-}
-
 /// `got` is a contiguous part of `sent`, from a keyframe on, all times moved by one offset.
 #[track_caller]
 pub fn assert_same(what: &str, sent: &[Unit], got: &[Unit], at_least: AtLeast, within: WithinMs) {
@@ -342,6 +335,20 @@ fn places(bytes: &[u8], part: &[u8]) -> Vec<usize> {
         return Vec::new();
     }
     (0..=bytes.len() - part.len()).filter(|at| bytes[*at..].starts_with(part)).collect()
+}
+
+/// Units from so long after the first picture on, pictures from a keyframe on. One that is moved back
+/// shows times again: what lies behind the last earlier one counts.
+#[track_caller]
+pub fn settled(units: &[Unit], settled_ms: f64) -> Vec<Unit> {
+    let first = units.iter().find(|unit| unit.kind == Kind::Video).expect("a picture");
+    let from_ms = first.pts_ms + settled_ms;
+    let of = |kind| {
+        let own: Vec<Unit> = units.iter().filter(|unit| unit.kind == kind).cloned().collect();
+        let begins = own.iter().rposition(|unit| unit.pts_ms < from_ms).map_or(0, |last| last + 1);
+        own.into_iter().skip(begins).skip_while(|unit| !unit.is_keyframe)
+    };
+    of(Kind::Video).chain(of(Kind::Audio)).collect()
 }
 
 /// How many pictures were lost of a track whose packets may be: each one that came was sent, in

@@ -25,6 +25,11 @@ impl Setup {
     }
 }
 
+/// What a SETUP asks for.
+pub(super) fn is_over_tcp(request: &Message) -> bool {
+    request.header("transport").is_some_and(|asked| asked.contains("RTP/AVP/TCP"))
+}
+
 impl Link {
     pub(super) fn set_up(&mut self, request: &Message) -> Result<()> {
         let asked = request.header("transport").unwrap_or_default().to_owned();
@@ -39,7 +44,7 @@ impl Link {
             let transport = "RTP/AVP;multicast;destination=239.1.2.3;port=5000-5001;ttl=16";
             return self.reply(request, 200, &[("Transport", transport), ("Session", "1")], "");
         }
-        let is_tcp = asked.contains("RTP/AVP/TCP");
+        let is_tcp = is_over_tcp(request);
         if !is_tcp && self.habits.udp_refused {
             return self.reply(request, 461, &[], "");
         }
