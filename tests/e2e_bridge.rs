@@ -25,6 +25,8 @@ const CLOSE: WithinMs = WithinMs(10.0);
 
 const LOWERS: [Lower; 2] = [Lower::Tcp, Lower::Udp];
 
+const BOTH_FFMPEGS: [Modern; 2] = [Modern::No, Modern::Yes];
+
 /// Players of every FLV egress.
 fn flv_players(relay: &Relay, stream: &str) -> [Player; 3] {
     let path = format!("/live/{stream}.live.flv");
@@ -76,12 +78,10 @@ fn rtmp_plays_as_rtsp(modern: Modern, clip: &Clip, at_least: AtLeast, shards: us
     let url = relay.rtsp_url("a");
     let own = LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
     assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
-    let kinds: &[Kind] = match at_least {
-        AtLeast { video: 0, .. } => &[Kind::Audio],
-        AtLeast { audio: 0, .. } => &[Kind::Video],
-        _ => &[Kind::Video, Kind::Audio],
+    let both = |lower| {
+        BOTH_FFMPEGS.map(|modern| FilePlayer::ffmpeg_of(modern, &url, lower, kinds(at_least)))
     };
-    let mut files = LOWERS.map(|lower| FilePlayer::ffmpeg_of(modern, &url, lower, kinds));
+    let files = LOWERS.into_iter().flat_map(both).collect();
     for player in own {
         for (kind, count) in [(Kind::Video, at_least.video), (Kind::Audio, at_least.audio)] {
             if count > 0 {
@@ -93,14 +93,28 @@ fn rtmp_plays_as_rtsp(modern: Modern, clip: &Clip, at_least: AtLeast, shards: us
         recording.assert_announced(&what);
         assert_same(&what, &clip.units, &recording.units(), at_least, CLOSE);
     }
-    let few = AtLeast { video: at_least.video / 2, audio: at_least.audio / 2 };
-    files.iter_mut().for_each(|player| player.wait(few.video, few.audio));
-    for player in files {
-        let what = player.what().to_owned();
-        assert_same(&what, &clip.units, &player.stop(), few, CLOSE);
-    }
+    compare_files(files, &clip.units, at_least, CLOSE);
     publisher.terminate(LIVENESS);
     relay.stop();
+}
+
+fn kinds(at_least: AtLeast) -> &'static [Kind] {
+    match at_least {
+        AtLeast { video: 0, .. } => &[Kind::Audio],
+        AtLeast { audio: 0, .. } => &[Kind::Video],
+        _ => &[Kind::Video, Kind::Audio],
+    }
+}
+
+/// Waits for half as much, and compares it with what was sent.
+#[track_caller]
+fn compare_files(mut players: Vec<FilePlayer>, sent: &[Unit], at_least: AtLeast, within: WithinMs) {
+    let few = AtLeast { video: at_least.video / 2, audio: at_least.audio / 2 };
+    players.iter_mut().for_each(|player| player.wait(few.video, few.audio));
+    for player in players {
+        let what = player.what().to_owned();
+        assert_same(&what, sent, &player.stop(), few, within);
+    }
 }
 
 /// RTSP in, every FLV egress out.
@@ -115,8 +129,13 @@ fn rtsp_plays_as_flv(
     let mut publisher = start(&relay.rtsp_url("a"));
     relay.wait_online("a");
     let players = flv_players(&relay, "a");
+    let ffmpegs = if clip.is_enhanced() { &BOTH_FFMPEGS[1..] } else { &BOTH_FFMPEGS[..] };
+    let file =
+        |modern: &Modern| FilePlayer::ffmpeg_of_flv(*modern, &relay.flv_url("a"), kinds(at_least));
+    let files = ffmpegs.iter().map(file).collect();
     assert_eq!(relay.schemas("a"), ["rtmp", "rtsp"]);
     compare_flv(players, &clip.units, at_least, within);
+    compare_files(files, &clip.units, at_least, within);
     publisher.terminate(LIVENESS);
     relay.stop();
 }
@@ -130,7 +149,9 @@ fn h264_and_aac_of_rtmp_play_as_rtsp() {
 
 #[test]
 fn h264_without_b_frames_of_rtmp_plays_as_rtsp() {
-    rtmp_plays_as_rtsp(Modern::Yes, &Clip::of("demo.flv"), BOTH, 2);
+    for modern in BOTH_FFMPEGS {
+        rtmp_plays_as_rtsp(modern, &Clip::of("demo.flv"), BOTH, 2);
+    }
 }
 
 #[test]
@@ -145,9 +166,9 @@ fn opus_of_rtmp_plays_as_rtsp() {
 
 #[test]
 fn g711_of_rtmp_plays_as_rtsp() {
-    for sound in [Sound::PcmA, Sound::PcmU] {
+    for (sound, modern) in [(Sound::PcmA, Modern::Yes), (Sound::PcmU, Modern::No)] {
         let at_least = AtLeast { video: 50, audio: 8 };
-        rtmp_plays_as_rtsp(Modern::Yes, &Clip::with_sound("av.flv", sound), at_least, 1);
+        rtmp_plays_as_rtsp(modern, &Clip::with_sound("av.flv", sound), at_least, 1);
     }
 }
 
@@ -193,6 +214,14 @@ fn h264_and_aac_of_ffmpeg_over_rtsp_play_as_flv() {
 }
 
 #[test]
+fn h264_without_b_frames_of_ffmpeg_over_rtsp_plays_as_flv() {
+    let clip = Clip::of("demo.flv");
+    for (modern, lower) in BOTH_FFMPEGS.into_iter().zip(LOWERS) {
+        rtsp_plays_as_flv(&clip, BOTH, CLOSE, |url| ffmpeg_publish(modern, &clip, url, lower));
+    }
+}
+
+#[test]
 fn hevc_of_ffmpeg_over_rtsp_plays_as_flv() {
     let clip = Clip::of("hevc_aac.flv").into_matroska();
     for modern in [Modern::No, Modern::Yes] {
@@ -208,10 +237,14 @@ fn opus_and_g711_of_ffmpeg_over_rtsp_play_as_flv() {
     for sound in [Sound::Opus, Sound::PcmA, Sound::PcmU] {
         let clip = Clip::with_sound("av.flv", sound);
         let audio = if sound == Sound::Opus { 40 } else { 8 };
+        let at_least = AtLeast { video: 50, audio };
         for lower in LOWERS {
             let start = |url: &str| ffmpeg_publish(Modern::Yes, &clip, url, lower);
-            rtsp_plays_as_flv(&clip, AtLeast { video: 50, audio }, CLOSE, start);
+            rtsp_plays_as_flv(&clip, at_least, CLOSE, start);
         }
+        let clip = clip.into_matroska();
+        let start = |url: &str| ffmpeg_publish(Modern::No, &clip, url, Lower::Tcp);
+        rtsp_plays_as_flv(&clip, at_least, CLOSE, start);
     }
 }
 
@@ -351,6 +384,56 @@ fn bridge_comes_and_goes_with_its_players() {
         assert_same(&what, &clip.units, &recording.units(), some, CLOSE);
     }
     publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+/// How much the bridges make of what comes from now on, as a part of that.
+#[track_caller]
+fn part_made(relay: &Relay) -> f64 {
+    let totals = || {
+        ["rillcast_media_bytes_in_total", "rillcast_bridge_bytes_copied_total"]
+            .map(|name| relay.metric(name))
+    };
+    let before = totals();
+    let mut since = [0; 2];
+    wait_until(LIVENESS, "media goes on", || {
+        let now = totals();
+        since = [now[0] - before[0], now[1] - before[1]];
+        since[0] >= 40_000
+    });
+    since[1] as f64 / since[0] as f64
+}
+
+#[track_caller]
+fn assert_made_once(relay: &Relay) {
+    let made = part_made(relay);
+    assert!((0.7..1.5).contains(&made), "{made:.2} times what came");
+}
+
+/// Of both forms, for four players on two shards; and for nobody not a byte.
+#[test]
+fn bridge_makes_each_byte_once_and_while_somebody_wants_it() {
+    let relay = Relay::start(2);
+    let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
+    relay.wait_online("a");
+    assert_eq!(part_made(&relay), 0.0, "nobody wants it yet");
+    let players = four_players(&relay, "a");
+    players.iter().for_each(|player| player.wait_units(Kind::Audio, 30));
+    assert_made_once(&relay);
+    drop(players);
+    wait_until(LIVENESS, "no packets are made for nobody", || part_made(&relay) == 0.0);
+    publisher.stop();
+
+    let media = Media::of("av.flv", Plan { turns: 10, ..Plan::default() });
+    let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("b"), Lower::Tcp, &media);
+    relay.wait_online("b");
+    assert_eq!(part_made(&relay), 0.0, "nobody wants it yet");
+    let players = [(); 4].map(|()| Player::http_flv(relay.http, "/live/b.live.flv"));
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 30));
+    assert_made_once(&relay);
+    drop(players);
+    wait_until(LIVENESS, "no tags are made for nobody", || part_made(&relay) == 0.0);
+    publisher.stop();
     relay.stop();
 }
 

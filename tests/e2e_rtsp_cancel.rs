@@ -25,6 +25,8 @@ enum Hang {
     Connecting,
     /// The camera answers nothing from here on.
     At(Stage),
+    /// The camera plays.
+    Playing,
     /// The same of the camera that the first one sends to.
     Redirected(Stage),
     /// The camera sends to where no SYN is answered.
@@ -43,12 +45,18 @@ impl Hang {
         let fallen_back = if lower == Lower::Udp { &fallen_back[..] } else { &[] };
         let redirected = [Stage::Options, Stage::SecondSetup].map(Self::Redirected);
         let closed = [Stage::Describe, Stage::SecondSetup].map(Self::Closed);
-        let rest = [Self::Connecting, Self::At(Stage::Login), Self::RedirectedConnecting];
+        let login = Self::At(Stage::Login);
+        let rest = [Self::Connecting, login, Self::RedirectedConnecting, Self::Playing];
         [&rest[..], &at, &redirected, fallen_back, &[Self::Refused], &closed].concat()
     }
 
     fn is_failing(self) -> bool {
         matches!(self, Self::Refused | Self::Closed(_))
+    }
+
+    /// Some media comes of it, which is all that an add waits for.
+    fn brings_media(self, lower: Lower) -> bool {
+        self == Self::Playing || self == Self::At(Stage::MidPacket) && lower == Lower::Udp
     }
 
     /// Sockets that a pull has there: its connection, and the pairs of the tracks that it has begun to
@@ -58,8 +66,9 @@ impl Hang {
             Self::At(stage) | Self::Redirected(stage) => match stage {
                 Stage::Options | Stage::Describe | Stage::Login => 0,
                 Stage::Setup => 1,
-                Stage::SecondSetup | Stage::Play | Stage::Media => 2,
+                Stage::SecondSetup | Stage::Play | Stage::Media | Stage::MidPacket => 2,
             },
+            Self::Playing => 2,
             Self::Connecting | Self::RedirectedConnecting => 0,
             // The pair that was offered for UDP may still be there.
             Self::Refused | Self::Closed(_) | Self::FallenBack(_) => return None,
@@ -119,6 +128,7 @@ impl Bench {
                 return url.replace("rtsp://", "rtsp://admin:p%40ss%3Aword@");
             }
             Hang::At(stage) => self.camera.set(stalled(stage)),
+            Hang::Playing => self.camera.set(Habits::default()),
             Hang::FallenBack(stage) => {
                 self.camera.set(Habits { udp_refused: true, ..stalled(stage) });
             }
@@ -141,6 +151,7 @@ impl Bench {
     #[track_caller]
     fn wait_hang(&self, hang: Hang, before: [usize; 2], what: &str) {
         match hang {
+            Hang::Playing => self.camera.wait_reached(before[0], Stage::Media),
             Hang::At(stage) | Hang::FallenBack(stage) => {
                 self.camera.wait_reached(before[0], stage);
             }
@@ -207,13 +218,20 @@ impl Bench {
         self.assert_gone(&what);
     }
 
-    /// An add that waits for the first media, then the cancel: the add is answered.
+    /// An add that waits for the first media, then the cancel: the add is answered, before it where there
+    /// is some.
     #[track_caller]
     fn cancel_blocking(&self, hang: Hang, cancel: Cancel) {
         let what = format!("{hang:?}, {:?}, blocking, {cancel:?}", self.lower);
         let (url, before) = (self.prepare(hang), self.before());
         let more = [TIMEOUT, MEDIA_TIMEOUT, rtp_type(self.lower)];
         let add = self.relay.api.call_later("addStreamProxy", &add_params("a", &url, &more));
+        if hang.brings_media(self.lower) {
+            let reply = add.join().expect("a reply");
+            assert_eq!(reply["code"], 0, "{what}: {reply}");
+            self.end(hang, cancel, &what);
+            return self.assert_gone(&what);
+        }
         if !hang.is_failing() {
             self.wait_hang(hang, before, &what);
             assert!(!add.is_finished(), "{what}: answered while it hangs");

@@ -6,6 +6,7 @@ mod kit;
 use kit::camera::{Camera, Habits};
 use kit::compare::assert_never_steps_back;
 use kit::flv::{Kind, Tag};
+use kit::rtp::{Packet, ReceiverReport};
 use kit::rtp_media::{Change, Media, Plan};
 use kit::rtsp::Lower;
 use kit::rtsp_player::{Recording, RtspPlayer};
@@ -165,10 +166,42 @@ fn cameras_that_change_play_on() {
             let added = relay.add(&stream, &camera.url(), &[("rtp_type", rtp_type)]);
             assert_eq!(added["code"], 0, "{added}");
             crowds.push(Crowd::start(&relay, &stream, change));
-            cameras.push(camera);
+            cameras.push((format!("{stream}, {change:?}"), camera));
         }
     }
     check_all(crowds);
+    for (what, camera) in &cameras {
+        assert_told_of_no_loss(what, camera);
+    }
     relay.stop();
-    drop(cameras);
+}
+
+/// Reports are of the sequence that is, in which nothing is missing: the first comes before the change,
+/// the next one after it.
+#[track_caller]
+fn assert_told_of_no_loss(what: &str, camera: &Camera) {
+    let connections = camera.connections();
+    for track in 0..camera.media.formats.len() {
+        let own = connections.iter().flat_map(|connection| &connection.rtcp);
+        let own = own.filter(|(of, _)| *of == track).map(|(_, bytes)| {
+            ReceiverReport::parse(bytes).unwrap_or_else(|fault| panic!("{what}: {fault}"))
+        });
+        let blocks: Vec<_> = own.flat_map(|report| report.blocks).collect();
+        let [_, after @ ..] = &blocks[..] else { panic!("{what}: no report") };
+        assert!(!after.is_empty(), "{what}: no report after the change");
+        let sent = camera
+            .media
+            .packets
+            .iter()
+            .filter(|timed| timed.track == track && !timed.is_rtcp && timed.at_ms >= CHANGE_MS);
+        let sent: Vec<Packet> =
+            sent.map(|timed| Packet::parse(&timed.bytes).expect("made here")).collect();
+        for block in after {
+            let is_sent = sent.iter().any(|packet| {
+                (packet.ssrc, packet.sequence) == (block.ssrc, block.highest_sequence as u16)
+            });
+            assert!(is_sent, "{what}: {block:08x?}");
+            assert_eq!((block.cumulative_lost, block.fraction_lost), (0, 0), "{what}: {block:?}");
+        }
+    }
 }

@@ -77,6 +77,7 @@ fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
         wait_until(LIVENESS, "each is counted once", || {
             relay.metric("rillcast_session_errors_total") == before + count
         });
+        assert_eq!(errors(relay), counted(&[("malformed", 2 * 19), ("too_large", 19 + 2)]));
         // Half a packet is no fault.
         let mut half = TcpStream::connect(relay.rtsp).expect("the relay listens");
         half.set_read_timeout(Some(LIVENESS)).expect("a timeout");
@@ -85,6 +86,25 @@ fn noise_at_the_rtsp_port_ends_its_own_connection_alone() {
         assert_closed(&mut half);
         assert_eq!(relay.metric("rillcast_session_errors_total"), before + count);
     });
+}
+
+#[test]
+fn requests_that_are_too_many_or_none_are_counted_by_their_reason() {
+    let relay = Relay::start_with(1, &kit::config::rtsp_user("admin", "password", true));
+    let mut guessing = Client::connect(relay.rtsp);
+    guessing.authorization = Some("Basic YWRtaW46Z3Vlc3M=".to_owned());
+    let mut ask = || guessing.ask("DESCRIBE", &relay.rtsp_url("a"), &[], "");
+    let denied = std::iter::from_fn(|| ask().ok()).map(|answer| answer.status());
+    assert_eq!(denied.collect::<Vec<_>>(), [Some(401); 5]);
+    assert_closed_after(&relay, &[&b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n".repeat(400)]);
+    wait_until(LIVENESS, "each is counted once", || {
+        errors(&relay) == counted(&[("credentials", 1), ("too_many", 1)])
+    });
+    relay.stop();
+    let relay = Relay::start_with(1, "[rtsp]\nhandshake_ms = 500\n");
+    assert_closed_after(&relay, &[]);
+    wait_until(LIVENESS, "it is counted", || errors(&relay) == counted(&[("no_request", 1)]));
+    relay.stop();
 }
 
 #[test]
@@ -219,6 +239,17 @@ fn configuration_that_can_not_be_read_is_passed_on() {
     assert!(got.iter().all(|unit| unit.kind == Kind::Video), "sounds that nobody can configure");
     publisher.stop();
     relay.stop();
+}
+
+/// How many sessions ended by a fault of their peer, by the reasons of which there were any.
+#[track_caller]
+fn errors(relay: &Relay) -> Vec<(String, u64)> {
+    let counts = by_reason(relay, "rillcast_rtsp_errors_total");
+    counts.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+fn counted(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
+    counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
 }
 
 /// How many packets were dropped, by reason.

@@ -29,8 +29,9 @@ fn plays_packets(relay: &Relay, media: &Media) {
     let players = [Lower::Tcp, Lower::Udp, Lower::Tcp, Lower::Udp]
         .map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
     for player in players {
-        player.wait_units(Kind::Video, 60);
-        player.wait_units(Kind::Audio, 60);
+        for kind in [Kind::Video, Kind::Audio, Kind::Script] {
+            player.wait_units(kind, 60);
+        }
         let what = player.what().to_owned();
         let recording = player.stop();
         recording.assert_announced(&what);

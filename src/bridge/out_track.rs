@@ -14,6 +14,8 @@ use crate::proto::rtsp::MediaDescription;
 pub(super) struct OutTrack {
     codec: Codec,
     format: Format,
+    /// The newest record is not the one that the format tells, and players have no other word of it.
+    is_void: bool,
     numbering: PacketizerConfig,
     packetizer: Packetizer,
     /// Samples of an AAC frame.
@@ -42,6 +44,7 @@ impl OutTrack {
         let mut track = Self {
             codec: format.codec(),
             format,
+            is_void: false,
             numbering,
             packetizer,
             aac_ticks: 0,
@@ -57,16 +60,22 @@ impl OutTrack {
         self.codec
     }
 
-    /// The record has changed. A description that would need another clock stays as it was.
+    /// The record has changed. Parameter sets go in band as well; how AAC is read the description alone
+    /// tells, which is void then, and stays as it was.
     pub(super) fn set_config(&mut self, record: &[u8]) {
         self.packetizer.set_config(record);
-        if let Some(format) = Format::of_codec(self.codec, record)
-            && format.rtpmap() == self.format.rtpmap()
-        {
-            self.format = format;
+        match Format::of_codec(self.codec, record) {
+            Some(format) if self.codec == Codec::Aac => self.is_void = format != self.format,
+            Some(format) if format.rtpmap() == self.format.rtpmap() => self.format = format,
+            _ => {}
         }
         let time = AacFrameTime::from_config(record).filter(|_| self.codec == Codec::Aac);
         self.aac_ticks = time.map_or(0, |time| i64::from(time.ticks(self.format.clock_rate)));
+    }
+
+    /// Whether its format does not tell how to read its packets any more.
+    pub(super) fn is_void(&self) -> bool {
+        self.is_void
     }
 
     pub(super) fn description(&self, number: usize) -> MediaDescription {

@@ -128,6 +128,11 @@ impl ToRtp {
         (!media.is_empty()).then(|| SessionDescription { media, ..SessionDescription::default() })
     }
 
+    /// Whether what comes can't be read by the description any more.
+    pub fn is_void(&self) -> bool {
+        self.lanes.iter().filter_map(Lane::track).any(OutTrack::is_void)
+    }
+
     /// The tracks are known for good. There may be none, when no codec of the stream can be sent.
     pub fn is_complete(&self) -> bool {
         self.is_complete
@@ -243,7 +248,13 @@ impl Lane {
         }
         let record = record.to_vec();
         match &mut self.state {
-            LaneState::Track(track) if track.codec() == codec => track.set_config(&record),
+            LaneState::Track(track) if track.codec() == codec => {
+                track.set_config(&record);
+                if track.is_void() && !is_complete {
+                    // Nobody was told yet.
+                    self.begin(Format::of_codec(codec, &record), &record);
+                }
+            }
             _ if is_complete => {}
             _ => self.begin(Format::of_codec(codec, &record), &record),
         }
@@ -380,6 +391,27 @@ mod tests {
         assert_eq!(bench.tracks(), [Codec::H264, Codec::Aac]);
         assert_eq!(bench.feed(40, SOUND), [(1, 40, false)]);
         assert_eq!(bench.feed(80, KEYFRAME), [(0, 80, true)]);
+    }
+
+    #[test]
+    fn another_record_of_aac_voids_what_was_told() {
+        const MONO: &[u8] = b"\xaf\0\x11\x88";
+        let mut bench = Bench::new();
+        for tag in [BOTH, MONO, AAC, AVC, KEYFRAME] {
+            bench.feed(0, tag);
+        }
+        let told = bench.converter.description().expect("both are known");
+        assert!(told.media[1].format.parameters.ends_with("config=1190"), "{told:?}");
+        for (record, is_void) in [(AAC, false), (MONO, true), (AAC, false)] {
+            bench.feed(40, record);
+            assert_eq!(bench.converter.is_void(), is_void, "{record:x?}");
+            assert_eq!(bench.converter.description().as_ref(), Some(&told));
+        }
+        // Parameter sets go in band as well.
+        let other = [&AVC[..AVC.len() - 1], b"\xc9"].concat();
+        bench.feed(40, other.leak());
+        assert!(!bench.converter.is_void());
+        assert_ne!(bench.converter.description(), Some(told));
     }
 
     #[test]

@@ -73,9 +73,14 @@ impl Scene {
     }
 
     fn keyframe(&mut self, key: &StreamKey) {
+        self.video(key, 0, &[0x17, 1, 0, 0, 0, 9]);
+    }
+
+    fn video(&mut self, key: &StreamKey, timestamp_ms: u32, payload: &[u8]) {
         let handle = self.shard.tables.find(key).unwrap();
-        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Video, timestamp_ms: 0, len: 6 };
-        let data = MediaPart::Data { lane: 0, bytes: (&[0x17, 1, 0, 0, 0, 9][..]).into() };
+        let len = payload.len() as u32;
+        let begin = MediaPart::Begin { lane: 0, kind: TagKind::Video, timestamp_ms, len };
+        let data = MediaPart::Data { lane: 0, bytes: Bytes::copy_from_slice(payload) };
         for part in [begin, data] {
             assert!(self.shard.media(self.now, handle, part));
         }
@@ -97,8 +102,12 @@ impl Scene {
         }
     }
 
-    fn interest(&mut self, key: &StreamKey, (players, waiters): (u32, u32)) {
-        let local = LocalId { shard: THERE, form: Form::Flv, slot: 0, serial: 1 };
+    fn interest(&mut self, key: &StreamKey, counts: (u32, u32)) {
+        self.interest_in(Form::Flv, key, counts);
+    }
+
+    fn interest_in(&mut self, form: Form, key: &StreamKey, (players, waiters): (u32, u32)) {
+        let local = LocalId { shard: THERE, form, slot: 0, serial: 1 };
         let message = Message::Interest { key: key.clone(), local, players, waiters, asking: None };
         self.shard.handle_message(self.now, THERE, message);
     }
@@ -220,6 +229,30 @@ fn a_source_with_other_tracks_is_told_with_a_new_snapshot() {
         assert_eq!(scene.sent(), ["suspended"]);
     }
     assert_eq!(told, [&["attached"][..], &["resumed", "flushed"], &["attached", "flushed"]]);
+}
+
+#[test]
+fn packets_that_are_described_anew_are_told_with_a_new_snapshot() {
+    const AVC: &[u8] =
+        b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\
+        \x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
+    const KEYFRAME: &[u8] = b"\x17\x01\0\0\0\0\0\0\x02\x65\x88";
+    let mut scene = Scene::new();
+    let key = scene.key_of(HERE);
+    scene.interest_in(Form::Rtp, &key, (1, 0));
+    scene.publish(&key);
+    let other = [&AVC[..AVC.len() - 1], b"\xc9"].concat();
+    let mut told = Vec::new();
+    // Without a word of sound it is waited for.
+    for (timestamp_ms, record) in
+        [(0, AVC), (600, AVC), (640, AVC), (680, &other[..]), (720, &other[..])]
+    {
+        scene.video(&key, timestamp_ms, record);
+        scene.video(&key, timestamp_ms, KEYFRAME);
+        told.push(scene.sent());
+    }
+    let none: &[&str] = &[];
+    assert_eq!(told, [none, &["attached"], &["flushed"], &["attached"], &["flushed"]]);
 }
 
 #[test]

@@ -63,18 +63,27 @@ fn picture(scene: &mut Scene, of: AttemptId) {
 }
 
 fn begin(scene: &mut Scene, of: AttemptId) {
-    let description = SessionDescription::parse(H264.as_bytes()).unwrap();
+    begin_with(scene, of, H264);
+}
+
+fn begin_with(scene: &mut Scene, of: AttemptId, sdp: &str) {
+    let description = SessionDescription::parse(sdp.as_bytes()).unwrap();
     assert!(scene.shard.attempt_rtp(scene.now, of, RtpPart::Begin(description.into())));
     scene.drain();
 }
 
 /// A picture of one packet: NAL unit type 5 is one of a keyframe.
 fn packet(scene: &mut Scene, of: AttemptId, sequence: u16, unit: u8) {
+    packet_of(scene, of, 0, (sequence, unit));
+}
+
+fn packet_of(scene: &mut Scene, of: AttemptId, track: usize, (sequence, unit): (u16, u8)) {
     let timestamp = u32::from(sequence) * 3600;
-    let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 5 };
+    let payload_type = 96 + track as u8;
+    let header = RtpHeader { marker: true, payload_type, sequence, timestamp, ssrc: 5 };
     let bytes = [&header.encode()[..], &[unit, 0x88, 0x84]].concat();
     let packet = RtpPacket::parse(Bytes::from(bytes)).unwrap();
-    let part = RtpPart::Packet { track: 0, packet, gap: Gap::None };
+    let part = RtpPart::Packet { track, packet, gap: Gap::None };
     assert!(scene.shard.attempt_rtp(scene.now, of, part));
     scene.turn();
 }
@@ -228,5 +237,27 @@ fn source_of_another_form_is_told_as_a_loss_and_a_return() {
     let names = ["lost", "source_switched", "back"];
     assert_eq!(told(&mut scene), [(names[0], both()), (names[1], vec![]), (names[2], both())]);
     assert_eq!((&scene.ended, scene.state_of("a")), (&scene.admitted, StreamState::Registered));
+    end(scene);
+}
+
+const METADATA: &str = "m=application 0 RTP/AVP 97\r\na=rtpmap:97 vnd.onvif.metadata/90000\r\n";
+
+/// A camera may send on what it makes of pictures where it has none.
+#[test]
+fn metadata_is_no_sign_of_life() {
+    let mut scene = added(&["rtsp://x/a"], Duration::ZERO);
+    let x = attempt(&scene, 0);
+    begin_with(&mut scene, x, &[H264, METADATA].concat());
+    packet_of(&mut scene, x, 1, (1, 1));
+    assert_ne!(scene.state_of("a"), StreamState::Registered);
+    packet(&mut scene, x, 1, 0x65);
+    for second in 0..TIMEOUT.as_secs() {
+        assert_eq!(scene.state_of("a"), StreamState::Registered, "after {second} s");
+        packet_of(&mut scene, x, 1, (2 + second as u16, 1));
+        scene.now += Duration::from_secs(1);
+        scene.shard.handle_timeout(scene.now);
+        scene.turn();
+    }
+    assert_eq!((scene.state_of("a"), &scene.hung_up), (StreamState::BackingOff, &vec![x]));
     end(scene);
 }

@@ -153,7 +153,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("its media just came");
         let received = stream.media.bytes().received - received;
         stream.rate.count(now, received);
-        if received > 0 {
+        if received > 0 && !progress.beside {
             stream.last_media = now;
             stream.gaps.media_came(now);
         }
@@ -171,7 +171,7 @@ impl Shard {
         if progress.frame && !stream.registered {
             self.register(now, handle);
         }
-        if !progress.frame {
+        if !progress.frame && !progress.beside {
             // A configuration may be of another codec.
             self.tell_forms(now, handle);
         }

@@ -49,6 +49,10 @@ struct Packets {
     newest_ms: i64,
     /// By track: when its last report was, unwrapped.
     reported_ms: Vec<Option<i64>>,
+    /// One was read, and not compared with what the log was told.
+    has_new_config: bool,
+    /// The log was told another description.
+    is_retold: bool,
     /// Beside those of the converter.
     counts: BridgeCounts,
 }
@@ -65,6 +69,8 @@ impl Bridged {
                 epoch_unix: now_unix.wrapping_sub(u64::from(timestamp_ms / 1000)),
                 newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
+                has_new_config: false,
+                is_retold: false,
                 counts: BridgeCounts::default(),
             })),
         };
@@ -123,23 +129,22 @@ impl Bridged {
         ToFlv::new(description).is_some()
     }
 
-    /// Whether what players were told of the tracks still holds: each is of its codec and rate, and a
-    /// source that took over brings no other one.
+    /// Whether what players were told of the tracks still holds: each is of its codec, AAC of its record,
+    /// and a source that took over brings no other one.
     pub(super) fn fits(&self, tracks: &Tracks) -> bool {
         let Some(description) = self.log.description().filter(|_| self.is_ready) else {
             return true;
         };
+        if matches!(&self.direction, Direction::ToRtp(packets) if packets.converter.is_void()) {
+            return false;
+        }
         let told = |kind| description.media.iter().find(|media| media.format.kind == kind);
         let kinds = [(TrackKind::Video, &tracks.video), (TrackKind::Audio, &tracks.audio)];
         kinds.into_iter().all(|(kind, track)| match (told(kind), track) {
             // Those that are known stay known, but for video of a source that brings none.
             (told, None) => told.is_none(),
             (None, Some(track)) => !self.source_changed || !is_packetized(track.codec),
-            (Some(media), Some(track)) => {
-                let rate = track.audio.filter(|_| track.codec == Codec::Aac);
-                track.codec == media.format.codec()
-                    && rate.is_none_or(|audio| audio.sample_rate == media.format.clock_rate)
-            }
+            (Some(media), Some(track)) => track.codec == media.format.codec(),
         })
     }
 
@@ -157,7 +162,7 @@ impl Bridged {
             self.next_seq = seq + 1;
             len += u64::from(entry.len);
         }
-        self.is_ready |= match &self.direction {
+        self.is_ready |= match &mut self.direction {
             Direction::ToFlv(tags) => tags.is_ready(),
             Direction::ToRtp(packets) => packets.is_ready(&mut self.log),
         };
@@ -210,6 +215,15 @@ impl Bridged {
             && let Some(restart) = tags.restarts.get_mut(track)
         {
             *restart = Some(seq);
+        }
+    }
+
+    /// Whether the tracks were described anew since the last call: who has a copy of the log has an old
+    /// description.
+    pub(super) fn take_retold(&mut self) -> bool {
+        match &mut self.direction {
+            Direction::ToFlv(_) => false,
+            Direction::ToRtp(packets) => std::mem::take(&mut packets.is_retold),
         }
     }
 
@@ -296,16 +310,21 @@ impl Tags {
 }
 
 impl Packets {
-    /// Whether the tracks are known; tells them to the log then.
-    fn is_ready(&self, log: &mut Log) -> bool {
-        if log.description().is_some() {
+    /// Whether the tracks are known; tells them to the log then, and again where a configuration is
+    /// another one.
+    fn is_ready(&mut self, log: &mut Log) -> bool {
+        let has_new_config = std::mem::take(&mut self.has_new_config);
+        if log.description().is_some() && !has_new_config {
             return true;
         }
         if !self.converter.is_complete() || log.next_seq() == 0 {
             return false;
         }
         let Some(description) = self.converter.description() else { return false };
-        log.set_description(description.into());
+        if log.description().is_none_or(|told| **told != description) {
+            self.is_retold |= log.description().is_some();
+            log.set_description(description.into());
+        }
         true
     }
 
@@ -314,6 +333,7 @@ impl Packets {
     }
 
     fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) {
+        self.has_new_config |= entry.config;
         let mut payload = Payload::new();
         source.views(entry.payload()).for_each(|view| payload.push(view));
         let mut made: Vec<OutPacket> = Vec::new();

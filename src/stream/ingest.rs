@@ -26,6 +26,8 @@ pub struct Progress {
     pub video: bool,
     /// The stream has no video any more: what others know of the tracks holds no more.
     pub lost_video: bool,
+    /// What came goes beside audio and video, and is no sign that those still come.
+    pub beside: bool,
 }
 
 impl Progress {
@@ -291,7 +293,8 @@ impl Ingest {
             self.tracks.note(&entry, &class, log);
         }
         let frame = !config && draft.kind != TagKind::Script;
-        Progress { committed: true, frame, video: draft.kind == TagKind::Video, lost_video }
+        let video = draft.kind == TagKind::Video;
+        Progress { committed: true, frame, video, lost_video, ..Progress::default() }
     }
 
     /// While the splice to a new source is open only configurations pass, then its first keyframe
@@ -422,7 +425,7 @@ mod tests {
         let mut writer = Writer::opened();
         writer.begin(0, TagKind::Video, 0, 6);
         assert_eq!(writer.data(0, &[0x17, 1, 0, 0, 0]), Progress::default());
-        let whole = Progress { committed: true, frame: true, video: true, lost_video: false };
+        let whole = Progress { committed: true, frame: true, video: true, ..Progress::default() };
         assert_eq!(writer.data(0, &[9]), whole);
         let config = writer.tag(TagKind::Audio, 0, AUDIO_CONFIG);
         assert_eq!(config, Progress { committed: true, ..Progress::default() });

@@ -19,7 +19,7 @@ use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
 use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
-use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
+use crate::proto::rtp::{Format, Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 /// Writes one stream's log of packets.
@@ -113,7 +113,10 @@ impl RtpIngest {
                 }
             }
             RtpPart::Packet { track, packet, gap } => {
+                let beside = self.lanes.get(track).is_some_and(|lane| lane.is_beside);
                 progress = self.packet(log, now, track, packet, gap);
+                progress.frame &= !beside;
+                progress.beside = beside;
             }
         }
         RtpProgress::Media(progress)
@@ -167,7 +170,13 @@ impl RtpIngest {
         }
         let had_tracks = !self.lanes.is_empty();
         let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
-        let lane = |(track, format)| Lane::new(format, main.contains(&Some(track)));
+        let is_media = |format: &Format| format.kind != TrackKind::Other;
+        let has_media = formats.clone().any(is_media);
+        let lane = |(track, format)| {
+            let mut lane = Lane::new(format, main.contains(&Some(track)));
+            lane.is_beside = has_media && !is_media(format);
+            lane
+        };
         self.lanes = formats.enumerate().map(lane).collect();
         self.let_start();
         self.awaits_keyframe &= self.has_video();

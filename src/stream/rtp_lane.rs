@@ -16,6 +16,8 @@ pub(super) struct Lane {
     shown: Option<TagKind>,
     /// It is shown at once: nothing else carries it along.
     pub(super) is_urgent: bool,
+    /// Neither audio nor video, of a source that has those.
+    pub(super) is_beside: bool,
     format: Format,
     codec: Codec,
     access: RandomAccess,
@@ -91,6 +93,7 @@ impl Lane {
             kind,
             shown: shown.filter(|_| is_main),
             is_urgent: kind != TagKind::Audio,
+            is_beside: false,
             format: format.clone(),
             codec,
             access: RandomAccess::new(codec),

@@ -212,6 +212,10 @@ impl Tryout {
             return self.follow_packets(track, &packet, gap, step);
         }
         let description = self.description.clone()?;
+        if description.media[track].format.kind == TrackKind::Other {
+            // Metadata and the like are no sign of what they go beside.
+            return None;
+        }
         let video = self.video;
         let format_of = |track: usize| &description.media[track].format;
         // Of other codecs it is not known where their keyframes are.

@@ -442,6 +442,9 @@ impl Link {
         if is_silent {
             return Ok(());
         }
+        if [self.habits.stall, self.habits.drop].contains(&Some(Stage::MidPacket)) {
+            return self.break_off();
+        }
         let media = Arc::clone(&self.media);
         let elapsed = start.elapsed();
         while let Some(packet) = media.packets.get(self.next) {

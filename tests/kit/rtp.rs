@@ -169,7 +169,7 @@ pub enum Codec {
     Opus,
     PcmA,
     PcmU,
-    /// Known by its name alone.
+    /// Known by its name alone. Of [`Kind::Script`] is what is neither video nor audio.
     Other(Kind, &'static str),
 }
 
@@ -194,6 +194,7 @@ impl Codec {
             "VP8" => Self::Other(Kind::Video, "VP8"),
             "MP4V-ES" => Self::Other(Kind::Video, "MP4V-ES"),
             "X-NOISE" => Self::Other(Kind::Audio, "X-NOISE"),
+            "VND.ONVIF.METADATA" => Self::Other(Kind::Script, "vnd.onvif.metadata"),
             _ => return None,
         })
     }
@@ -246,7 +247,11 @@ impl Format {
     /// The section's lines.
     pub fn lines(&self) -> String {
         let Self { codec, payload_type, clock_rate, channels, fmtp, control } = self;
-        let kind = if codec.kind() == Kind::Video { "video" } else { "audio" };
+        let kind = match codec.kind() {
+            Kind::Video => "video",
+            Kind::Audio => "audio",
+            Kind::Script => "application",
+        };
         let mut text = format!("m={kind} 0 RTP/AVP {payload_type}\r\n");
         text += &format!("a=rtpmap:{payload_type} {}/{clock_rate}", codec.encoding());
         if codec.kind() == Kind::Audio && *channels > 1 {

@@ -207,9 +207,12 @@ impl Media {
         Self { formats, packets, units, start_timestamp: START_TIMESTAMP }
     }
 
-    /// Four seconds of noise under the names of encodings that the relay does not know.
+    /// Four seconds of noise under the names of encodings that the relay does not know, with metadata
+    /// beside it.
     pub fn of_unknown(names: [&'static str; 2]) -> Self {
-        let kinds = [(Kind::Video, 90_000_u32, 4), (Kind::Audio, 16_000, 1)];
+        let kinds =
+            [(Kind::Video, 90_000_u32, 4), (Kind::Audio, 16_000, 1), (Kind::Script, 90_000, 1)];
+        let names = [names[0], names[1], "vnd.onvif.metadata"];
         let formats: Vec<Format> = kinds
             .into_iter()
             .zip(names)

@@ -67,6 +67,17 @@ impl Clip {
         self.dir.file(self.name)
     }
 
+    /// In FLV it is of the enhanced kind, which older programs can't read.
+    #[track_caller]
+    pub fn is_enhanced(&self) -> bool {
+        let tags = flv::read(&self.dir.file("clip.flv"));
+        tags.iter().any(|tag| match tag.kind {
+            Kind::Video => tag.payload[0] & 0x80 != 0,
+            Kind::Audio => tag.payload[0] >> 4 == 9,
+            Kind::Script => false,
+        })
+    }
+
     /// The same in Matroska, which older programs can read whatever the codec.
     #[track_caller]
     pub fn into_matroska(self) -> Self {
@@ -130,6 +141,8 @@ pub struct FilePlayer {
     what: String,
     process: Process,
     dir: TempDir,
+    /// Of FLV: its pictures are units behind lengths, not behind start codes.
+    is_flv: bool,
     /// `None` for ffmpeg.
     gstreamer: Option<Gstreamer>,
 }
@@ -158,10 +171,24 @@ impl FilePlayer {
     /// As [`Self::ffmpeg`], of a stream that has no other tracks.
     #[track_caller]
     pub fn ffmpeg_of(modern: Modern, url: &str, lower: Lower, kinds: &[Kind]) -> Self {
+        Self::ffmpeg_with(modern, url, Some(lower), kinds)
+    }
+
+    /// The same of FLV.
+    #[track_caller]
+    pub fn ffmpeg_of_flv(modern: Modern, url: &str, kinds: &[Kind]) -> Self {
+        Self::ffmpeg_with(modern, url, None, kinds)
+    }
+
+    #[track_caller]
+    fn ffmpeg_with(modern: Modern, url: &str, lower: Option<Lower>, kinds: &[Kind]) -> Self {
         let dir = TempDir::new("ffmpeg-player");
         let mut command = Command::new(modern.program());
         command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-copyts"]);
-        command.args(["-rtsp_transport", lower.name(), "-i", url]);
+        if let Some(lower) = lower {
+            command.args(["-rtsp_transport", lower.name()]);
+        }
+        command.args(["-i", url]);
         for kind in kinds {
             let is_video = *kind == Kind::Video;
             let (map, name) = if is_video { ("0:v", "got.video") } else { ("0:a", "got.audio") };
@@ -174,9 +201,10 @@ impl FilePlayer {
         command.args(["-map", "0:v?", "-map", "0:a?", "-c", "copy", "-copyts", "-copyinkf:a"]);
         command.args(["-flush_packets", "1", "-f", "framecrc", "-y"]).arg(dir.file("got.list"));
         command.stdout(Stdio::null());
-        let what = format!("ffmpeg from {url} over {}", lower.name());
+        let over = lower.map_or("FLV", Lower::name);
+        let what = format!("ffmpeg, {modern:?}, from {url} over {over}");
         let process = Process::start(&what, &mut command, dir.file("stderr.log"));
-        Self { what, process, dir, gstreamer: None }
+        Self { what, process, dir, is_flv: lower.is_none(), gstreamer: None }
     }
 
     /// GStreamer, H.264 and AAC into a file each, behind headers that have each buffer's time. It goes
@@ -199,12 +227,8 @@ impl FilePlayer {
         command.stdout(Stdio::null());
         let what = format!("GStreamer from {url} over {}", lower.name());
         let process = Process::start(&what, &mut command, dir.file("stderr.log"));
-        Self {
-            what,
-            process,
-            dir,
-            gstreamer: Some(Gstreamer { command, starts: 1, started: Instant::now() }),
-        }
+        let gstreamer = Some(Gstreamer { command, starts: 1, started: Instant::now() });
+        Self { what, process, dir, is_flv: false, gstreamer }
     }
 
     pub fn what(&self) -> &str {
@@ -254,7 +278,8 @@ impl FilePlayer {
     #[track_caller]
     pub fn units(&self) -> Vec<Unit> {
         if self.gstreamer.is_none() {
-            return listed_units(&self.dir);
+            let split = if self.is_flv { units::split_nals } else { nals_of_annex_b };
+            return listed_units(&self.dir, split);
         }
         let read = |name: &str| std::fs::read(self.dir.file(name)).unwrap_or_default();
         let pictures = gstreamer_buffers(&read("got.video")).into_iter().map(gstreamer_picture);
@@ -270,7 +295,7 @@ impl FilePlayer {
 }
 
 /// What ffmpeg's list says of its packets, whose bytes are in two files.
-fn listed_units(dir: &TempDir) -> Vec<Unit> {
+fn listed_units(dir: &TempDir, split: fn(&[u8]) -> Vec<Vec<u8>>) -> Vec<Unit> {
     let list = std::fs::read_to_string(dir.file("got.list")).unwrap_or_default();
     let mut data = ["got.video", "got.audio"].map(|name| {
         let bytes = std::fs::read(dir.file(name)).unwrap_or_default();
@@ -298,7 +323,7 @@ fn listed_units(dir: &TempDir) -> Vec<Unit> {
         // The line may be cut off, and the files are written in turns.
         let Some(len) = len.parse::<usize>().ok().filter(|len| *len <= data.len()) else { break };
         let bytes: Vec<u8> = data.drain(..len).collect();
-        let nals = video.map(|_| nals_of_annex_b(&bytes)).unwrap_or_default();
+        let nals = video.map(|_| split(&bytes)).unwrap_or_default();
         units.push(Unit {
             kind: if video.is_some() { Kind::Video } else { Kind::Audio },
             pts_ms: match pts.parse() {

@@ -29,5 +29,5 @@ pub use part::RtpPart;
 pub use random_access::{RandomAccess, Step};
 pub use receiver::{RtcpNotice, TrackReceiver};
 pub use reception::Reception;
-pub use reorder::{Gap, Ordered, Reorder};
+pub use reorder::{Gap, Ordered, Reorder, Standing};
 pub use source::{SourceCounts, SourceOutput, SourceReceiver};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::proto::rtp::packet::{RtpHeader, RtpPacket};
 use crate::proto::rtp::reception::Reception;
-use crate::proto::rtp::reorder::{Ordered, Reorder, ReorderCounts};
+use crate::proto::rtp::reorder::{Ordered, Reorder, ReorderCounts, Standing};
 use crate::proto::rtp::rtcp::{Compound, RtcpPacket, SenderReport, encode_receiver_report};
 
 /// Receives one track.
@@ -86,12 +86,13 @@ impl TrackReceiver {
             self.counts.foreign_type += 1;
             return;
         }
-        if !self.accept_source(now, header) {
+        if !self.accept_source(header) {
             self.counts.foreign_source += 1;
             return;
         }
         let packet = if self.reorder.is_due(header.sequence) { packet } else { packet.into_copy() };
-        self.reorder.handle_packet(now, header.sequence, packet);
+        let standing = self.reorder.handle_packet(now, header.sequence, packet);
+        self.note_reception(now, header, standing);
     }
 
     /// Takes what arrived as RTCP. Reports of another SSRC than the source's are of a mixer's, of an
@@ -150,26 +151,32 @@ impl TrackReceiver {
     }
 
     /// Whether a packet is of the track's source, be it from now on.
-    fn accept_source(&mut self, now: Instant, header: RtpHeader) -> bool {
-        match &mut self.reception {
-            Some(reception) if reception.ssrc() == header.ssrc => {
-                self.candidate = None;
-                reception.on_packet(now, header);
-                return true;
-            }
-            Some(_) if self.candidate != Some((header.ssrc, header.sequence)) => {
+    fn accept_source(&mut self, header: RtpHeader) -> bool {
+        let Some(reception) = &self.reception else { return true };
+        if reception.ssrc() != header.ssrc {
+            if self.candidate != Some((header.ssrc, header.sequence)) {
                 self.candidate = Some((header.ssrc, header.sequence.wrapping_add(1)));
                 return false;
             }
-            Some(_) => {
-                self.is_reported = true;
-                self.reorder.restart();
-            }
-            None => {}
+            self.is_reported = true;
+            self.reorder.restart();
         }
         self.candidate = None;
-        self.reception = Some(Reception::new(now, self.clock_rate, header));
         true
+    }
+
+    /// Reports tell of what was taken for the source's sequence, and of nothing else.
+    fn note_reception(&mut self, now: Instant, header: RtpHeader, standing: Standing) {
+        match (&mut self.reception, standing) {
+            (_, Standing::Stray) => {}
+            (Some(reception), Standing::Further) => reception.on_packet(now, header),
+            (Some(reception), Standing::First) if reception.ssrc() == header.ssrc => {
+                reception.restart(now, header);
+            }
+            (reception, _) => {
+                *reception = Some(Reception::new(now, self.clock_rate, header));
+            }
+        }
     }
 }
 
@@ -177,7 +184,7 @@ impl TrackReceiver {
 mod tests {
     use super::*;
     use crate::proto::rtp::reorder::Gap;
-    use crate::proto::rtp::rtcp::{NtpTime, encode_bye, encode_sender_report};
+    use crate::proto::rtp::rtcp::{NtpTime, ReportBlock, encode_bye, encode_sender_report};
 
     const HOLD: Duration = Duration::from_millis(50);
 
@@ -188,6 +195,11 @@ mod tests {
     fn packet(ssrc: u32, sequence: u16) -> Bytes {
         let header = RtpHeader { marker: false, payload_type: 96, sequence, timestamp: 0, ssrc };
         Bytes::from([&header.encode()[..], b"x"].concat())
+    }
+
+    fn report(ssrc: u32) -> SenderReport {
+        let (ntp, rtp_timestamp) = (NtpTime(0x0001_0000_0000), 5);
+        SenderReport { ssrc, ntp, rtp_timestamp, packet_count: 1, octet_count: 1 }
     }
 
     fn ready(receiver: &mut TrackReceiver) -> Vec<(u32, u16, Gap)> {
@@ -234,10 +246,6 @@ mod tests {
     #[test]
     fn reports_with_a_wrong_source_are_taken_until_there_is_a_right_one() {
         let (mut receiver, now) = receiver();
-        let report = |ssrc| {
-            let (ntp, rtp_timestamp) = (NtpTime(0x0001_0000_0000), 5);
-            SenderReport { ssrc, ntp, rtp_timestamp, packet_count: 1, octet_count: 1 }
-        };
         let told = |receiver: &mut TrackReceiver, ssrc| {
             receiver.handle_rtcp(now, &encode_sender_report(report(ssrc), "c")).report
         };
@@ -265,16 +273,62 @@ mod tests {
         assert_eq!((third.item.header().sequence, third.gap), (3, Gap::Lost(1)));
     }
 
+    /// The block of a receiver report.
+    fn block(receiver: &mut TrackReceiver, now: Instant) -> ReportBlock {
+        let sent = receiver.receiver_report(now, 7, "us");
+        let first = Compound::new(&sent).next().unwrap().unwrap();
+        let RtcpPacket::ReceiverReport { blocks, .. } = first else { panic!() };
+        blocks[0]
+    }
+
+    #[test]
+    fn stray_packets_are_not_reported() {
+        for stray in [20_000, 40_000] {
+            let (mut receiver, now) = receiver();
+            for sequence in [10, 11, stray, 12] {
+                receiver.handle_packet(now, packet(1, sequence));
+            }
+            let told = block(&mut receiver, now);
+            assert_eq!((told.highest_sequence, told.cumulative_lost), (12, 0), "{stray}");
+            assert_eq!(told.fraction_lost, 0, "{stray}");
+        }
+    }
+
+    #[test]
+    fn reports_begin_anew_with_a_sequence_that_does() {
+        for (before, after) in [(10, 20_000), (20_000, 10), (10, 50_000)] {
+            let (mut receiver, now) = receiver();
+            receiver.handle_packet(now, packet(1, before));
+            receiver.handle_packet(now, packet(1, before + 2));
+            let told = block(&mut receiver, now);
+            let highest = u32::from(before) + 2;
+            assert_eq!((told.highest_sequence, told.cumulative_lost), (highest, 1));
+            receiver.handle_rtcp(now, &encode_sender_report(report(1), "c"));
+            // The first one asks only.
+            for sequence in [after, after + 1, after + 2, after + 4] {
+                receiver.handle_packet(now, packet(1, sequence));
+            }
+            let told = block(&mut receiver, now);
+            let highest = u32::from(after) + 4;
+            assert_eq!((told.highest_sequence, told.cumulative_lost), (highest, 1), "{after}");
+            assert_eq!((told.fraction_lost, told.last_report), (64, 1 << 16), "{after}");
+        }
+    }
+
+    #[test]
+    fn reports_begin_anew_with_another_source() {
+        let (mut receiver, now) = receiver();
+        for (ssrc, sequence) in [(1, 10), (1, 12), (2, 500), (2, 501), (2, 502)] {
+            receiver.handle_packet(now, packet(ssrc, sequence));
+        }
+        let told = block(&mut receiver, now);
+        assert_eq!((told.ssrc, told.highest_sequence, told.cumulative_lost), (2, 502, 0));
+    }
+
     #[test]
     fn reports_go_both_ways() {
         let (mut receiver, now) = receiver();
-        let report = SenderReport {
-            ssrc: 1,
-            ntp: NtpTime(0x0001_0000_0000),
-            rtp_timestamp: 5,
-            packet_count: 1,
-            octet_count: 1,
-        };
+        let report = report(1);
         assert!(receiver.handle_rtcp(now, &encode_bye(report, "c")).bye);
         receiver.handle_packet(now, packet(1, 10));
         let notice = receiver.handle_rtcp(now, &encode_sender_report(report, "c"));

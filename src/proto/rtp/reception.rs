@@ -47,23 +47,26 @@ impl Reception {
         self.ssrc
     }
 
-    /// Takes each further packet of the source as it arrives, duplicates included.
+    /// Takes each further packet of the source's sequence as it arrives, late ones and duplicates
+    /// included. One that jumps out of it must not come here: it would count as a step ahead.
     pub fn on_packet(&mut self, now: Instant, header: RtpHeader) {
         self.received = self.received.wrapping_add(1);
         let ahead = header.sequence.wrapping_sub(self.highest_sequence as u16);
         if ahead < 0x8000 {
             self.highest_sequence = self.highest_sequence.wrapping_add(u32::from(ahead));
         }
-        let between = ticks(now.saturating_duration_since(self.last_arrival), self.clock_rate);
-        let sent_between = header.timestamp.wrapping_sub(self.last_timestamp);
-        let difference = between.wrapping_sub(sent_between).cast_signed().unsigned_abs();
-        self.last_arrival = now;
-        self.last_timestamp = header.timestamp;
-        // A jump of the source's clock is no jitter.
-        if difference < self.clock_rate.saturating_mul(JUMP_SECONDS) {
-            let decay = self.jitter.saturating_add(8) >> 4;
-            self.jitter = (self.jitter - decay).saturating_add(difference);
-        }
+        self.note_arrival(now, header);
+    }
+
+    /// The source's sequence begins anew with this packet, and what is counted with it (RFC 3550, A.1).
+    /// Jitter and the last sender report are the source's still.
+    pub fn restart(&mut self, now: Instant, first: RtpHeader) {
+        self.first_sequence = u32::from(first.sequence);
+        self.highest_sequence = self.first_sequence;
+        self.received = 1;
+        self.expected_before = 0;
+        self.received_before = 0;
+        self.note_arrival(now, first);
     }
 
     /// Takes a sender report of the source.
@@ -98,6 +101,19 @@ impl Reception {
             jitter: self.jitter >> 4,
             last_report,
             delay,
+        }
+    }
+
+    fn note_arrival(&mut self, now: Instant, header: RtpHeader) {
+        let between = ticks(now.saturating_duration_since(self.last_arrival), self.clock_rate);
+        let sent_between = header.timestamp.wrapping_sub(self.last_timestamp);
+        let difference = between.wrapping_sub(sent_between).cast_signed().unsigned_abs();
+        self.last_arrival = now;
+        self.last_timestamp = header.timestamp;
+        // A jump of the source's clock is no jitter.
+        if difference < self.clock_rate.saturating_mul(JUMP_SECONDS) {
+            let decay = self.jitter.saturating_add(8) >> 4;
+            self.jitter = (self.jitter - decay).saturating_add(difference);
         }
     }
 

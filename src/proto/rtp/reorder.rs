@@ -44,6 +44,17 @@ pub struct Ordered<T> {
     pub gap: Gap,
 }
 
+/// What a packet is in the sequence of its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The sequence begins with it, be it anew.
+    First,
+    /// It belongs there, be it late or a duplicate.
+    Further,
+    /// It jumped out of it and was dropped.
+    Stray,
+}
+
 /// What is missing before a packet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gap {
@@ -90,16 +101,25 @@ impl<T> Reorder<T> {
         }
     }
 
-    /// Takes the packet with this sequence number. What it makes ready is in [`Self::poll_packet`].
-    pub fn handle_packet(&mut self, now: Instant, sequence: u16, item: T) {
+    /// Takes the packet with this sequence number, and tells what it is there. What it makes ready is
+    /// in [`Self::poll_packet`].
+    pub fn handle_packet(&mut self, now: Instant, sequence: u16, item: T) -> Standing {
+        let is_first = self.due.is_none();
         let due = *self.due.get_or_insert(sequence);
         let ahead = sequence.wrapping_sub(due).cast_signed();
-        match usize::try_from(ahead) {
-            Ok(ahead) if ahead < DROPOUT_MAX => self.place(now, sequence, ahead, item),
-            Err(_) if ahead > -MISORDER_MAX => self.count_past(ahead),
+        let standing = match usize::try_from(ahead) {
+            Ok(ahead) if ahead < DROPOUT_MAX => {
+                self.place(now, sequence, ahead, item);
+                if is_first { Standing::First } else { Standing::Further }
+            }
+            Err(_) if ahead > -MISORDER_MAX => {
+                self.count_past(ahead);
+                Standing::Further
+            }
             _ => self.on_jump(now, sequence, item),
-        }
+        };
         self.handle_timeout(now);
+        standing
     }
 
     /// Gives up what was waited for long enough.
@@ -185,15 +205,16 @@ impl<T> Reorder<T> {
         }
     }
 
-    fn on_jump(&mut self, now: Instant, sequence: u16, item: T) {
+    fn on_jump(&mut self, now: Instant, sequence: u16, item: T) -> Standing {
         if self.restart_due != Some(sequence) {
             self.restart_due = Some(sequence.wrapping_add(1));
             self.counts.stray += 1;
-            return;
+            return Standing::Stray;
         }
         self.restart();
         self.due = Some(sequence);
         self.place(now, sequence, 0, item);
+        Standing::First
     }
 
     /// Passes the empty places at the front and hands out what is behind them.

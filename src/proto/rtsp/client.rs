@@ -99,7 +99,7 @@ impl fmt::Display for ClientStage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
     Progress(ClientStage),
-    /// What the stream has. Audio and video are set up next.
+    /// What the stream has. Audio and video are set up next, and then what goes beside them.
     Described(SessionDescription),
     /// Answer with [`ClientSession::open_udp`] or [`ClientSession::refuse_udp`].
     UdpWanted {

@@ -54,3 +54,27 @@ impl ServerError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_is_counted_by_its_reason() {
+        let table = [
+            (MessageError::NoMessage(0).into(), "malformed"),
+            (MessageError::Version.into(), "malformed"),
+            (MessageError::BadHead("blank").into(), "malformed"),
+            (MessageError::HeadTooLong.into(), "too_large"),
+            (MessageError::BodyTooLong.into(), "too_large"),
+            (ServerError::CommandTimeout, "no_request"),
+            (ServerError::SessionTimeout, "silent"),
+            (ServerError::TooMuchBeforeAnswer, "too_many"),
+            (ServerError::TooManyAtOnce, "too_many"),
+            (ServerError::TooManyAttempts, "credentials"),
+        ];
+        for (error, reason) in table {
+            assert_eq!(ServerError::REASONS[error.reason()], reason, "{error}");
+        }
+    }
+}

@@ -93,6 +93,60 @@ fn packets_of_another_codec_are_of_no_use_to_players() {
     assert!(media.other_is_void());
 }
 
+#[test]
+fn packets_of_sound_with_another_record_are_of_no_use_to_players() {
+    const MONO: &[u8] = b"\xaf\0\x11\x88";
+    const STEREO: &[u8] = b"\xaf\0\x11\x90";
+    let mut media = Media::default();
+    let mut time_ms = 0;
+    let mut bring = |media: &mut Media, record: &[u8]| {
+        tag(media, TagKind::Audio, time_ms, record);
+        for _ in 0..40 {
+            tag(media, TagKind::Audio, time_ms, b"\xaf\x01abc");
+            time_ms += 21;
+        }
+        media.flush();
+    };
+    bring(&mut media, MONO);
+    want(&mut media, 0);
+    // Some encoders repeat it.
+    for _ in 0..2 {
+        bring(&mut media, MONO);
+        assert!(media.log(Form::Rtp).is_some() && !media.other_is_void());
+    }
+    bring(&mut media, STEREO);
+    assert!(media.other_is_void());
+    // Who comes then is told of what there is.
+    media.drop_other();
+    want(&mut media, 0);
+    bring(&mut media, STEREO);
+    let told = media.log(Form::Rtp).and_then(Log::description).expect("it is made");
+    assert!(told.media[0].format.parameters.ends_with("config=1190"), "{told:?}");
+    assert!(!media.other_is_void());
+}
+
+#[test]
+fn new_parameter_sets_are_told_to_who_comes_next() {
+    let mut media = Media::default();
+    let bring = |media: &mut Media, time_ms: u32, record: &[u8]| {
+        tag(media, TagKind::Video, time_ms, record);
+        tags(media, time_ms, true, 100);
+        media.flush();
+        let told = media.log(Form::Rtp).and_then(Log::description);
+        told.map(|told| told.media[0].format.parameters.clone())
+    };
+    bring(&mut media, 0, AVC);
+    want(&mut media, 0);
+    let first = bring(&mut media, 40, AVC).expect("it is made");
+    assert_eq!(bring(&mut media, 80, AVC), Some(first.clone()));
+    assert!(!media.take_retold());
+    let other = [&AVC[..AVC.len() - 1], b"\xc9"].concat();
+    let told = bring(&mut media, 120, &other).expect("it goes on");
+    assert!(told != first && told.starts_with("packetization-mode=1"), "{told}");
+    assert!(media.take_retold() && !media.take_retold());
+    assert!(!media.other_is_void(), "they are in band, too");
+}
+
 fn now() -> (Instant, u64) {
     (crate::clock::now(), 1_700_000_000)
 }

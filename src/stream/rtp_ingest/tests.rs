@@ -485,3 +485,25 @@ fn second_track_of_a_kind_is_handed_on_and_no_more() {
     assert_eq!((video.frames, video.gop_frames, video.fps_measured), (11, 5, 25.0));
     assert_eq!((audio.frames, audio.audio.map(|of| of.sample_rate)), (11, Some(8000)));
 }
+
+#[test]
+fn what_goes_beside_audio_and_video_is_handed_on_and_no_sign_of_those() {
+    const METADATA: &[u8] =
+        b"m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\n";
+    let progress_of = |sdp: &[u8], track: usize| {
+        let mut scene = Scene::new();
+        scene.ingest.start_over(&mut scene.log);
+        scene.begin(sdp);
+        let bytes = packet(track, (6, 1, 0), b"<tt:MetadataStream/>");
+        let sent = RtpPacket::parse(bytes).expect("a packet");
+        let progress = scene.part(RtpPart::Packet { track, packet: sent, gap: Gap::None });
+        assert_eq!(scene.given(track).len(), 1);
+        let RtpProgress::Media(progress) = progress else { panic!("{progress:?}") };
+        (progress.committed, progress.frame, progress.beside)
+    };
+    let both = [SDP, METADATA].concat();
+    assert_eq!(progress_of(&both, 2), (true, false, true));
+    assert_eq!(progress_of(&both, 1), (true, true, false));
+    // Of a publisher that has nothing else.
+    assert_eq!(progress_of(&[b"v=0\r\n", METADATA].concat(), 0), (true, true, false));
+}

@@ -273,3 +273,20 @@ fn message_with_a_marker_is_no_whole_picture() {
         assert_eq!(handed_on(&sent), [0, 1, 2], "{timestamp}");
     }
 }
+
+#[test]
+fn what_goes_beside_audio_is_no_start() {
+    let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\nm=application 0 RTP/AVP 107\r\n";
+    let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+    let packet = |track: usize, payload_type| {
+        let (sequence, ssrc) = (1, 9);
+        let header = RtpHeader { marker: true, payload_type, sequence, timestamp: 0, ssrc };
+        let packet = RtpPacket::parse([&header.encode()[..], &[1]].concat().into());
+        RtpPart::Packet { track, packet: packet.expect("sound"), gap: Gap::None }
+    };
+    let mut tryout = Tryout::new(false);
+    assert!(tryout.handle_rtp(RtpPart::Begin(description)).is_none());
+    assert!(tryout.handle_rtp(packet(1, 107)).is_none());
+    assert!(!tryout.needs_patience(), "it may be silent still");
+    assert!(tryout.handle_rtp(packet(0, 8)).is_some());
+}

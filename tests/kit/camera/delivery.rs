@@ -1,11 +1,11 @@
 //! How the camera's tracks go out: what SETUP agrees on, and packets over TCP and UDP.
 
-use std::io::{Result, Write};
+use std::io::{ErrorKind, Result, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::Link;
-use super::habits::{Control, Ssrc};
+use super::habits::{Control, Ssrc, Stage};
 use crate::kit::rtp_media::Timed;
 use crate::kit::rtsp::{Message, first_of_pair, interleaved, transport_parameter};
 use crate::kit::rtsp_player::udp_pair;
@@ -147,4 +147,34 @@ impl Link {
             }
         }
     }
+
+    /// Sends half of a packet over TCP, over UDP all of it: it is the first part of a slice. Nothing comes
+    /// behind it.
+    pub(super) fn break_off(&mut self) -> Result<()> {
+        if self.is_stalled {
+            return Ok(());
+        }
+        self.is_stalled = true;
+        let media = Arc::clone(&self.media);
+        let packet = media.packets.iter().find(|packet| begins_fragments(packet));
+        let packet = packet.expect("a picture that takes several packets");
+        match self.setups.iter().find(|setup| setup.track() == packet.track) {
+            Some(Setup::Tcp { channel, .. }) => {
+                let bytes = interleaved(*channel, &packet.bytes);
+                self.socket.write_all(&bytes[..bytes.len() / 2])?;
+            }
+            _ => self.send(packet)?,
+        }
+        self.record(|connection| connection.reached.push(Stage::MidPacket));
+        match self.habits.drop {
+            Some(Stage::MidPacket) => Err(ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether it is the first fragment of a slice of H.264 (RFC 6184, 5.8).
+fn begins_fragments(packet: &Timed) -> bool {
+    let payload = packet.bytes.get(12..14).filter(|_| packet.track == 0 && !packet.is_rtcp);
+    payload.is_some_and(|payload| payload[0] & 0x1f == 28 && payload[1] & 0x80 != 0)
 }

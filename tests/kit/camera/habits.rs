@@ -166,10 +166,19 @@ pub enum Stage {
     SecondSetup,
     Play,
     Media,
+    /// Half of a packet is out over TCP, over UDP one with the first part of a slice alone.
+    MidPacket,
 }
 
 impl Stage {
     /// All of a camera that asks for no password.
-    pub const ALL: [Self; 6] =
-        [Self::Options, Self::Describe, Self::Setup, Self::SecondSetup, Self::Play, Self::Media];
+    pub const ALL: [Self; 7] = [
+        Self::Options,
+        Self::Describe,
+        Self::Setup,
+        Self::SecondSetup,
+        Self::Play,
+        Self::Media,
+        Self::MidPacket,
+    ];
 }

@@ -13,7 +13,7 @@ use crate::proto::Output;
 use crate::proto::rtp::format::TrackKind;
 use crate::proto::rtsp::message::{Method, Response};
 use crate::proto::rtsp::rtp_info::TrackStart;
-use crate::proto::rtsp::sdp::{SessionDescription, control_url};
+use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription, control_url};
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Ports, Transport};
 
 impl ClientSession {
@@ -80,17 +80,8 @@ impl ClientSession {
         if let Some(base) = bases.find(|base| base.contains("://")) {
             self.base = base.to_owned();
         }
-        let media = self.description.media.iter().enumerate();
-        let can_be_had = media.filter(|(_, media)| {
-            media.is_rtp && matches!(media.format.kind, TrackKind::Audio | TrackKind::Video)
-        });
-        let can_be_had: Vec<_> = can_be_had.collect();
-        // Nothing comes of back channels, unless the server calls all that it sends so.
-        let all_alike = can_be_had.iter().all(|(_, media)| media.is_send_only);
-        let wanted = can_be_had.iter().filter(|(_, media)| all_alike || !media.is_send_only);
-        self.planned = wanted.map(|(track, _)| *track).take(RTSP_TRACKS_MAX).collect();
-        self.planned.reverse();
-        if self.planned.is_empty() {
+        self.planned = wanted_tracks(&self.description);
+        if !self.planned.iter().any(|track| self.is_audio_or_video(*track)) {
             return Err(ClientError::NoTrack);
         }
         self.event(ClientEvent::Described(self.description.clone()));
@@ -169,11 +160,12 @@ impl ClientSession {
         }
     }
 
-    /// Goes on without a track; without any there is nothing to pull.
+    /// Goes on without a track; without audio and video there is nothing to pull.
     fn leave_out(&mut self, now: Instant, refusal: (u16, String)) {
         self.planned.pop();
         self.refusal = Some(refusal);
-        if self.planned.is_empty() && self.tracks.is_empty() {
+        let set_up = self.tracks.iter().map(|setup| setup.track);
+        if !set_up.chain(self.planned.iter().copied()).any(|track| self.is_audio_or_video(track)) {
             let (status, reason) = self.refusal.take().expect("it was just set");
             return self.refuse(status, &reason);
         }
@@ -277,10 +269,32 @@ impl ClientSession {
         self.over();
     }
 
+    fn is_audio_or_video(&self, track: usize) -> bool {
+        self.description.media[track].format.kind != TrackKind::Other
+    }
+
     /// The address of all tracks together.
     pub(super) fn aggregate_url(&self) -> String {
         control_url(&self.base, self.description.control.as_deref())
     }
+}
+
+/// The tracks to set up, the first one last: audio and video, and then what goes beside them, such as
+/// ONVIF's metadata. Of that a track without an encoding is left out: no player could take it.
+fn wanted_tracks(description: &SessionDescription) -> Vec<usize> {
+    let is_known = |media: &MediaDescription| {
+        let MediaDescription { format, is_rtp, .. } = media;
+        *is_rtp && (format.kind != TrackKind::Other || !format.encoding.is_empty())
+    };
+    let known = description.media.iter().enumerate().filter(|(_, media)| is_known(media));
+    let (media, beside): (Vec<_>, Vec<_>) =
+        known.partition(|(_, media)| media.format.kind != TrackKind::Other);
+    // Nothing comes of back channels, unless the server calls all that it sends so.
+    let all_alike = media.iter().all(|(_, media)| media.is_send_only);
+    let wanted = media.iter().chain(&beside).filter(|(_, of)| all_alike || !of.is_send_only);
+    let mut tracks: Vec<usize> = wanted.map(|(track, _)| *track).take(RTSP_TRACKS_MAX).collect();
+    tracks.reverse();
+    tracks
 }
 
 /// At most [`REASON_LEN_MAX`] bytes of a status's reason.

@@ -282,6 +282,39 @@ fn back_channels_are_not_set_up() {
     bench.answer("PLAY rtsp://h/live/a", "200 OK", &[], "");
 }
 
+const METADATA: &str = "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.metadata/90000\r\n\
+    a=control:trackID=3\r\n";
+
+#[test]
+fn tracks_beside_audio_and_video_are_set_up_behind_them() {
+    let describe = |sdp: &str| {
+        let mut bench = Bench::new("rtsp://h/live/a");
+        bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
+        bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], sdp);
+        bench
+    };
+    let mut bench = describe(&[METADATA, SDP].concat());
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=3", "200 OK", &[], "");
+    assert!(bench.sent.starts_with("PLAY "), "{}", bench.sent);
+    // One that is refused is left out, and one that the client would send.
+    let mut bench = describe(&[METADATA, SDP].concat());
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=3", "404 why", &[], "");
+    assert!(bench.sent.starts_with("PLAY "), "{}", bench.sent);
+    let mut bench = describe(&[METADATA, "a=sendonly\r\n", SDP].concat());
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
+    assert!(bench.sent.starts_with("PLAY "), "{}", bench.sent);
+    // Alone they are not asked for.
+    let mut bench = describe(&[METADATA, SDP].concat());
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "404 why", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "404 why", &[], "");
+    assert_eq!(bench.last(), Some(&refused(404)));
+}
+
 #[test]
 fn next_transport_is_tried() {
     let transports = vec![LowerTransport::Tcp, LowerTransport::Udp];
@@ -530,6 +563,7 @@ fn faults_are_errors() {
     assert_eq!(describe("v=0\r\n"), ClientError::Description(SdpError::NoMedia));
     assert_eq!(describe("m=video 0 RTP/SAVP 96\r\n"), ClientError::NoTrack);
     assert_eq!(describe("m=application 0 RTP/AVP 96\r\n"), ClientError::NoTrack);
+    assert_eq!(describe(METADATA), ClientError::NoTrack);
     let error = Bench::new("rtsp://h/a").feed(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
     assert_eq!(error, ClientError::Message(MessageError::Version));
 }
