@@ -3,18 +3,16 @@
 
 mod kit;
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use kit::compare::coded;
 use kit::fault::{Mode, Origin};
-use kit::ffmpeg::{Modern, Publisher};
+use kit::ffmpeg::{Decoder, Modern, Publisher};
 use kit::flv::{self, Kind, Role, Tag};
-use kit::process::Process;
 use kit::relay::key;
-use kit::rtp::Format;
 use kit::rtsp::Lower;
-use kit::rtsp_player::{RtspPlayer, TrackRecording};
+use kit::rtsp_player::RtspPlayer;
 use kit::{LIVENESS, Player, Relay, TempDir};
 use nix::sys::signal::Signal;
 
@@ -38,32 +36,6 @@ impl Site {
         let publisher = Publisher::start(Modern::No, file, &relay.rtmp_url("a"));
         relay.wait_online("a");
         Self { relay, _publisher: publisher }
-    }
-}
-
-/// ffmpeg that decodes a URL and ends at the first fault.
-struct Decoder {
-    process: Process,
-    _dir: TempDir,
-}
-
-impl Decoder {
-    fn start(url: &str) -> Self {
-        let dir = TempDir::new("decoder");
-        let mut command = Command::new(Modern::No.program());
-        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror"]);
-        if url.starts_with("rtsp") {
-            command.args(["-rtsp_transport", "tcp"]);
-        }
-        command.args(["-i", url]);
-        command.args(["-f", "null", "-"]).stdout(Stdio::null());
-        let process = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
-        Self { process, _dir: dir }
-    }
-
-    #[track_caller]
-    fn assert_runs(&mut self) {
-        assert!(self.process.is_running(), "ffmpeg has ended: {}", self.process.log());
     }
 }
 
@@ -304,43 +276,6 @@ fn update_to_a_source_that_stops_in_its_first_keyframe_breaks_nothing() {
     edge.stop();
 }
 
-/// Pictures that were got whole.
-fn pictures(player: &RtspPlayer) -> usize {
-    let of_track = |track: &TrackRecording| track.format.codec.kind() == Kind::Video;
-    player.look(|seen| {
-        seen.tracks.iter().filter(|track| of_track(track)).map(TrackRecording::unit_count).sum()
-    })
-}
-
-/// What a player over RTSP got is as of one source: no packet is missing, and each unit is later than
-/// all before it, but for pictures that are sent before the ones that they are shown after.
-#[track_caller]
-fn assert_is_one_track(track: &TrackRecording, reorder_ms: i64) {
-    let Format { codec, clock_rate, .. } = track.format;
-    let reorder_ms = if codec.kind() == Kind::Video { reorder_ms } else { 0 };
-    let rate = i64::from(clock_rate);
-    assert!(track.packets.len() > 100, "{codec:?}: {} packets", track.packets.len());
-    let mut shown = vec![0];
-    for pair in track.packets.windows(2) {
-        let [before, after] = pair else { unreachable!("windows of two") };
-        assert_eq!(after.sequence, before.sequence.wrapping_add(1), "{codec:?}: of its packets");
-        assert_eq!(after.ssrc, before.ssrc);
-        let ticks = i64::from(after.timestamp.wrapping_sub(before.timestamp) as i32);
-        if ticks != 0 {
-            let last = *shown.last().expect("one at the least");
-            shown.push(last + ticks);
-            let newest = shown.iter().rev().skip(1).take(10).max().expect("one at the least");
-            let ahead_ms = (last + ticks - newest) * 1000 / rate;
-            let steps = -reorder_ms..GAP_MAX.as_millis() as i64;
-            assert!(steps.contains(&ahead_ms), "{codec:?} steps by {ahead_ms} ms");
-        }
-    }
-    let count = shown.len();
-    shown.sort_unstable();
-    shown.dedup();
-    assert_eq!(shown.len(), count, "{codec:?}: two units have one timestamp");
-}
-
 /// Players of packets go on where the next source has the same tracks: by update and by loss, with and
 /// without pictures out of order.
 #[test]
@@ -353,7 +288,7 @@ fn players_over_rtsp_go_on_from_one_rtsp_source_to_another() {
         let url = edge.rtsp_url("a");
         let player = RtspPlayer::start(edge.rtsp, &url, Lower::Tcp);
         let mut decoder = Decoder::start(&url);
-        let go_on = |count: usize| player.wait_units(Kind::Video, pictures(&player) + count);
+        let go_on = |count: usize| player.wait_units(Kind::Video, player.pictures() + count);
         go_on(10);
         for round in 1..=4 {
             let update = [("key", &*key("a")), ("url", &*urls[round % 2])];
@@ -383,7 +318,7 @@ fn players_over_rtsp_go_on_from_one_rtsp_source_to_another() {
         assert_eq!(proxy["rePullCount"], 4, "{proxy}");
         let recording = player.stop();
         assert_eq!(recording.tracks.len(), 2, "{file}");
-        recording.tracks.iter().for_each(|track| assert_is_one_track(track, reorder_ms));
+        recording.tracks.iter().for_each(|track| track.assert_continuous(reorder_ms, GAP_MAX));
         edge.delete("a");
         edge.stop();
     }
@@ -440,7 +375,7 @@ fn source_of_another_form_takes_over() {
         kit::wait_until(LIVENESS, "the RTMP source", || {
             edge.is_online("a") && url_of(&edge).starts_with("rtmp")
         });
-        assert!(of_packets.process.wait(LIVENESS).is_some(), "it still plays");
+        of_packets.wait_end();
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
     }
     for player in players {

@@ -1,6 +1,8 @@
 //! A file of tests/media as RTP: formats, and packets each with its time. What the tests' own
 //! publisher and camera send.
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -138,8 +140,14 @@ struct Track {
 impl Media {
     #[track_caller]
     pub fn of(file: &str, plan: Plan) -> Self {
+        Self::of_file(&super::media(file), plan)
+    }
+
+    /// As [`Self::of`], of any file of FLV.
+    #[track_caller]
+    pub fn of_file(path: &Path, plan: Plan) -> Self {
         let (coded, configs): (Vec<Tag>, Vec<Tag>) =
-            flv::read(&super::media(file)).into_iter().partition(Tag::is_coded);
+            flv::read(path).into_iter().partition(Tag::is_coded);
         let mut tracks: Vec<Track> = [Kind::Video, Kind::Audio]
             .into_iter()
             .filter_map(|kind| coded.iter().find(|tag| tag.kind == kind))
