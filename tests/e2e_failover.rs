@@ -24,6 +24,10 @@ const MEDIA_TIMEOUT_MS: &str = "700";
 /// as much for a busy machine.
 const GAP_MAX: Duration = Duration::from_secs(8);
 
+/// How often a source is killed, and what becomes of the third one then.
+const ROUNDS: usize = 36;
+const THIRD: [Mode; 4] = [Mode::Refused, Mode::NoMedia, Mode::Reset, Mode::SynDropped];
+
 /// A relay that is the origin of one stream, and what publishes to it.
 struct Site {
     relay: Relay,
@@ -102,40 +106,43 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
     let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
     let mut decoder = Decoder::start(&edge.flv_url("a"));
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
-    for round in 0..18 {
+    for round in 0..ROUNDS {
+        // Anywhere in a GOP.
+        kit::pause(Duration::from_millis(fastrand::u64(0..700)));
         let source = url_of(&edge);
-        assert_eq!(source, urls[round % 3], "in turn");
         let start = rillcast::clock::now();
-        match (round % 3, round / 3 % 3) {
-            (0, _) => silent.relay.process.signal(Signal::SIGSTOP),
-            (1, _) => {
+        let place = urls.iter().position(|url| *url == source).expect("one of them");
+        let mode = THIRD[round / 3 % THIRD.len()].clone();
+        match place {
+            0 => silent.relay.process.signal(Signal::SIGSTOP),
+            1 => {
+                // Where that drops SYNs, the one after it has to take over.
+                let next = if mode == Mode::SynDropped { Mode::SynDropped } else { Mode::Healthy };
+                third.set(next);
                 let port = kicked.relay.http.port().to_string();
                 let reply = kicked.relay.api("kick_sessions", &[("local_port", &port)]);
                 assert_eq!(reply["count_hit"], 1, "{reply}");
             }
-            (_, 0) => third.set(Mode::Refused),
-            (_, 1) => third.set(Mode::NoMedia),
-            (_, _) => third.set(Mode::Reset),
+            _ => third.set(mode.clone()),
         }
         kit::wait_until(LIVENESS, "another source is in use", || {
             url_of(&edge) != source && edge.is_online("a")
         });
-        if (round % 3, round / 3 % 3) == (2, 2) {
+        if (place, &mode) == (2, &Mode::Reset) {
             let proxy = edge.proxy("a").expect("it is pulled");
             let error = proxy["sources"][2]["lastError"].as_str().unwrap_or_default();
             assert!(error.contains("connection reset"), "{proxy}");
         }
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
         assert!(start.elapsed() < GAP_MAX, "{source}: {:?}", start.elapsed());
-        match round % 3 {
+        match place {
             0 => silent.relay.process.signal(Signal::SIGCONT),
-            1 => {}
             _ => third.set(Mode::Healthy),
         }
         decoder.assert_runs();
     }
     let proxy = edge.proxy("a").expect("it is pulled");
-    assert_eq!(proxy["rePullCount"], 18, "{proxy}");
+    assert_eq!(proxy["rePullCount"], ROUNDS, "{proxy}");
     let rows = proxy["sources"].as_array().expect("all of them");
     assert!(rows.iter().all(|row| row["upAgoMs"].is_u64()), "{proxy}");
     let in_use: Vec<&str> = rows
