@@ -3,18 +3,16 @@
 
 mod kit;
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kit::compare::coded;
 use kit::fault::{Mode, Origin};
-use kit::ffmpeg::{Modern, Publisher};
+use kit::ffmpeg::{Decoder, Modern, Publisher};
 use kit::flv::{self, Kind, Role, Tag};
-use kit::process::Process;
 use kit::relay::key;
-use kit::rtp::Format;
 use kit::rtsp::Lower;
-use kit::rtsp_player::{RtspPlayer, TrackRecording};
+use kit::rtsp_player::RtspPlayer;
 use kit::{LIVENESS, Player, Relay, TempDir};
 use nix::sys::signal::Signal;
 
@@ -25,12 +23,18 @@ const MEDIA_TIMEOUT_MS: &str = "700";
 /// How soon a lost source is known: by its connection at once, or by its silence.
 const AT_ONCE: Duration = Duration::ZERO;
 const BY_SILENCE: Duration = Duration::from_millis(700);
+/// The one after it does not answer, `timeout_sec`.
+const BY_CONNECT: Duration = Duration::from_secs(2);
 /// That of the kit's files: the next source may begin so long before its next keyframe.
 const GOP: Duration = Duration::from_secs(1);
 /// For a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 /// For all of it, until several pictures have come.
 const GAP_MAX: Duration = Duration::from_secs(8);
+
+/// How often a source is killed, and what becomes of the third one then.
+const ROUNDS: usize = 36;
+const THIRD: [Mode; 4] = [Mode::Refused, Mode::NoMedia, Mode::Reset, Mode::SynDropped];
 
 /// A relay that is the origin of one stream, and what publishes to it.
 struct Site {
@@ -44,32 +48,6 @@ impl Site {
         let publisher = Publisher::start(Modern::No, file, &relay.rtmp_url("a"));
         relay.wait_online("a");
         Self { relay, _publisher: publisher }
-    }
-}
-
-/// ffmpeg that decodes a URL and ends at the first fault.
-struct Decoder {
-    process: Process,
-    _dir: TempDir,
-}
-
-impl Decoder {
-    fn start(url: &str) -> Self {
-        let dir = TempDir::new("decoder");
-        let mut command = Command::new(Modern::No.program());
-        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror"]);
-        if url.starts_with("rtsp") {
-            command.args(["-rtsp_transport", "tcp"]);
-        }
-        command.args(["-i", url]);
-        command.args(["-f", "null", "-"]).stdout(Stdio::null());
-        let process = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
-        Self { process, _dir: dir }
-    }
-
-    #[track_caller]
-    fn assert_runs(&mut self) {
-        assert!(self.process.is_running(), "ffmpeg has ended: {}", self.process.log());
     }
 }
 
@@ -146,44 +124,48 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
     let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
     let mut decoder = Decoder::start(&edge.flv_url("a"));
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
-    for round in 0..18 {
+    for round in 0..ROUNDS {
+        // Anywhere in a GOP.
+        kit::pause(Duration::from_millis(fastrand::u64(0..700)));
         let source = url_of(&edge);
-        assert_eq!(source, urls[round % 3], "in turn");
         let start = rillcast::clock::now();
-        let detection = match (round % 3, round / 3 % 3) {
-            (0, _) | (2, 1) => BY_SILENCE,
+        let place = urls.iter().position(|url| *url == source).expect("one of them");
+        let mode = THIRD[round / 3 % THIRD.len()].clone();
+        let detection = match (place, &mode) {
+            (0, _) | (2, Mode::NoMedia) => BY_SILENCE,
+            (1, Mode::SynDropped) => BY_CONNECT,
             _ => AT_ONCE,
         };
-        match (round % 3, round / 3 % 3) {
-            (0, _) => silent.relay.process.signal(Signal::SIGSTOP),
-            (1, _) => {
+        match place {
+            0 => silent.relay.process.signal(Signal::SIGSTOP),
+            1 => {
+                // Where that drops SYNs, the one after it has to take over.
+                let next = if mode == Mode::SynDropped { Mode::SynDropped } else { Mode::Healthy };
+                third.set(next);
                 let port = kicked.relay.http.port().to_string();
                 let reply = kicked.relay.api("kick_sessions", &[("local_port", &port)]);
                 assert_eq!(reply["count_hit"], 1, "{reply}");
             }
-            (_, 0) => third.set(Mode::Refused),
-            (_, 1) => third.set(Mode::NoMedia),
-            (_, _) => third.set(Mode::Reset),
+            _ => third.set(mode.clone()),
         }
         kit::wait_until(LIVENESS, "another source is in use", || {
             url_of(&edge) != source && edge.is_online("a")
         });
-        if (round % 3, round / 3 % 3) == (2, 2) {
+        if (place, &mode) == (2, &Mode::Reset) {
             let proxy = edge.proxy("a").expect("it is pulled");
             let error = proxy["sources"][2]["lastError"].as_str().unwrap_or_default();
             assert!(error.contains("connection reset"), "{proxy}");
         }
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
         assert_gap(&players, start, detection, &source);
-        match round % 3 {
+        match place {
             0 => silent.relay.process.signal(Signal::SIGCONT),
-            1 => {}
             _ => third.set(Mode::Healthy),
         }
         decoder.assert_runs();
     }
     let proxy = edge.proxy("a").expect("it is pulled");
-    assert_eq!(proxy["rePullCount"], 18, "{proxy}");
+    assert_eq!(proxy["rePullCount"], ROUNDS, "{proxy}");
     let rows = proxy["sources"].as_array().expect("all of them");
     assert!(rows.iter().all(|row| row["upAgoMs"].is_u64()), "{proxy}");
     let in_use: Vec<&str> = rows
@@ -324,43 +306,6 @@ fn update_to_a_source_that_stops_in_its_first_keyframe_breaks_nothing() {
     edge.stop();
 }
 
-/// Pictures that were got whole.
-fn pictures(player: &RtspPlayer) -> usize {
-    let of_track = |track: &TrackRecording| track.format.codec.kind() == Kind::Video;
-    player.look(|seen| {
-        seen.tracks.iter().filter(|track| of_track(track)).map(TrackRecording::unit_count).sum()
-    })
-}
-
-/// What a player over RTSP got is as of one source: no packet is missing, and each unit is later than
-/// all before it, but for pictures that are sent before the ones that they are shown after.
-#[track_caller]
-fn assert_is_one_track(track: &TrackRecording, reorder_ms: i64) {
-    let Format { codec, clock_rate, .. } = track.format;
-    let reorder_ms = if codec.kind() == Kind::Video { reorder_ms } else { 0 };
-    let rate = i64::from(clock_rate);
-    assert!(track.packets.len() > 100, "{codec:?}: {} packets", track.packets.len());
-    let mut shown = vec![0];
-    for pair in track.packets.windows(2) {
-        let [before, after] = pair else { unreachable!("windows of two") };
-        assert_eq!(after.sequence, before.sequence.wrapping_add(1), "{codec:?}: of its packets");
-        assert_eq!(after.ssrc, before.ssrc);
-        let ticks = i64::from(after.timestamp.wrapping_sub(before.timestamp) as i32);
-        if ticks != 0 {
-            let last = *shown.last().expect("one at the least");
-            shown.push(last + ticks);
-            let newest = shown.iter().rev().skip(1).take(10).max().expect("one at the least");
-            let ahead_ms = (last + ticks - newest) * 1000 / rate;
-            let steps = -reorder_ms..GAP_MAX.as_millis() as i64;
-            assert!(steps.contains(&ahead_ms), "{codec:?} steps by {ahead_ms} ms");
-        }
-    }
-    let count = shown.len();
-    shown.sort_unstable();
-    shown.dedup();
-    assert_eq!(shown.len(), count, "{codec:?}: two units have one timestamp");
-}
-
 /// Players of packets go on where the next source has the same tracks: by update and by loss, with and
 /// without pictures out of order.
 #[test]
@@ -373,7 +318,7 @@ fn players_over_rtsp_go_on_from_one_rtsp_source_to_another() {
         let url = edge.rtsp_url("a");
         let player = RtspPlayer::start(edge.rtsp, &url, Lower::Tcp);
         let mut decoder = Decoder::start(&url);
-        let go_on = |count: usize| player.wait_units(Kind::Video, pictures(&player) + count);
+        let go_on = |count: usize| player.wait_units(Kind::Video, player.pictures() + count);
         go_on(10);
         for round in 1..=4 {
             let update = [("key", &*key("a")), ("url", &*urls[round % 2])];
@@ -403,7 +348,7 @@ fn players_over_rtsp_go_on_from_one_rtsp_source_to_another() {
         assert_eq!(proxy["rePullCount"], 4, "{proxy}");
         let recording = player.stop();
         assert_eq!(recording.tracks.len(), 2, "{file}");
-        recording.tracks.iter().for_each(|track| assert_is_one_track(track, reorder_ms));
+        recording.tracks.iter().for_each(|track| track.assert_continuous(reorder_ms, GAP_MAX));
         edge.delete("a");
         edge.stop();
     }
@@ -460,7 +405,7 @@ fn source_of_another_form_takes_over() {
         kit::wait_until(LIVENESS, "the RTMP source", || {
             edge.is_online("a") && url_of(&edge).starts_with("rtmp")
         });
-        assert!(of_packets.process.wait(LIVENESS).is_some(), "it still plays");
+        of_packets.wait_end();
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
     }
     for player in players {

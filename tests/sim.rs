@@ -112,10 +112,12 @@ fn seeds_reach_what_they_are_to_prove() {
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
     let Stats { news, no_news, recoveries, redirects, kept, demands, .. } = sum;
     let Stats { update_failures, updates, rivals, packet_frames, .. } = sum;
+    let Stats { changes_of_sets, .. } = sum;
     let Stats { crashes, restored, torn, acknowledged, pushed, restored_pushes, .. } = sum;
     let reached = [
         ("frames", frames),
         ("packet_frames", packet_frames),
+        ("changes_of_sets", changes_of_sets),
         ("gaps", gaps),
         ("jumps", jumps),
         ("evictions", evictions),

@@ -88,6 +88,9 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         ("player_slow", ..) => "egress.lag_bytes_max",
         ("player_evicted", ..) => "egress.lag_evict_ms",
         ("player_left", "source_lost", _) => "stream.reconnect_grace_ms or stream.continue_push_ms",
+        ("player_left", "tracks_changed", _) => {
+            "url, urls or [[origin]]: a source with other tracks took over"
+        }
         ("player_left" | "publisher_left", "kicked", _) => "kick_session or kick_sessions",
         ("attempt_failed", _, "busy") => {
             "pull.connects_per_origin_max; connects_max or connects_per_second_max of the [[origin]]"
@@ -156,6 +159,16 @@ mod tests {
             rule("closed", EndReason::NotFound)
         );
         assert_eq!(rule("closed", EndReason::SentAway), Some("on_stream_not_found"));
+    }
+
+    #[test]
+    fn player_that_other_tracks_ended_was_kept_long_enough() {
+        let rule = |reason: EndReason| {
+            let row = rules(&[line(1, "player_left", reason.as_str(), "")]).pop();
+            row.expect("a rule").rule
+        };
+        assert!(rule(EndReason::TracksChanged).starts_with("url, urls"));
+        assert!(rule(EndReason::SourceLost).starts_with("stream.reconnect_grace_ms"));
     }
 
     #[test]

@@ -130,6 +130,8 @@ pub enum EndReason {
     Unpublished,
     /// The source was lost and did not come back within the grace period.
     SourceLost,
+    /// Another source took over, whose tracks are not those that the player was told.
+    TracksChanged,
     /// `delStreamProxy`.
     Deleted,
     /// `close_stream` or `close_streams`.
@@ -179,6 +181,7 @@ impl EndReason {
         match self {
             Self::Unpublished => "unpublished",
             Self::SourceLost => "source_lost",
+            Self::TracksChanged => "tracks_changed",
             Self::Deleted => "deleted",
             Self::Closed => "closed",
             Self::GaveUp => "gave_up",

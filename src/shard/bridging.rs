@@ -27,7 +27,7 @@ impl Shard {
         if media.other_is_barren() {
             self.end_presences(handle, |form, _| form == other, EndReason::NotCarried);
         } else if media.other_is_void() {
-            self.end_attached(handle, |form| form == other, EndReason::SourceLost);
+            self.end_attached(handle, |form| form == other, EndReason::TracksChanged);
         } else if media.other_is_behind() && !self.bridging.contains(&handle) {
             self.bridging.push_back(handle);
         }

@@ -27,6 +27,9 @@ const SOUND: &[u8] = &[0x72, 1, 2, 3];
 
 const H264: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
     a=fmtp:96 packetization-mode=1; sprop-parameter-sets=Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==\r\n";
+const OTHER_SETS: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
+    a=fmtp:96 sprop-parameter-sets=Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA\r\n";
+const OTHER_CLOCK: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/1000\r\n";
 
 fn urls(texts: &[&str]) -> Vec<Arc<SourceUrl>> {
     texts.iter().map(|text| Arc::new(SourceUrl::parse(text, false).unwrap())).collect()
@@ -63,10 +66,10 @@ fn picture(scene: &mut Scene, of: AttemptId) {
 }
 
 fn begin(scene: &mut Scene, of: AttemptId) {
-    begin_with(scene, of, H264);
+    begin_as(scene, of, H264);
 }
 
-fn begin_with(scene: &mut Scene, of: AttemptId, sdp: &str) {
+fn begin_as(scene: &mut Scene, of: AttemptId, sdp: &str) {
     let description = SessionDescription::parse(sdp.as_bytes()).unwrap();
     assert!(scene.shard.attempt_rtp(scene.now, of, RtpPart::Begin(description.into())));
     scene.drain();
@@ -192,6 +195,55 @@ fn source_of_packets_takes_over_with_its_keyframe_and_players_of_tags_go_on() {
 }
 
 #[test]
+fn source_of_other_packets_ends_nobody_before_its_keyframe() {
+    for (sdp, is_ended) in [(H264, false), (OTHER_SETS, false), (OTHER_CLOCK, true)] {
+        let mut scene = added(&["rtsp://x/a", "rtsp://y/a", "rtsp://z/a"], Duration::ZERO);
+        let x = attempt(&scene, 0);
+        begin(&mut scene, x);
+        packet(&mut scene, x, 1, 0x65);
+        scene.play("a", 1, Packaging::Rtsp);
+        (0..3).for_each(|_| scene.turn());
+        assert_eq!(scene.admitted.len(), 1);
+        scene.now += SERVED;
+        packet(&mut scene, x, 2, 0x41);
+        scene.fail_attempt(x, ErrorClass::Lost);
+        let y = attempt(&scene, 1);
+        begin_as(&mut scene, y, sdp);
+        packet(&mut scene, y, 1, 0x41);
+        scene.fail_attempt(y, ErrorClass::Silent);
+        assert!(scene.ended.is_empty(), "{sdp}: it has brought no keyframe");
+        let z = attempt(&scene, 2);
+        begin_as(&mut scene, z, sdp);
+        assert!(scene.ended.is_empty() && !scene.shard.brings_media(z));
+        packet(&mut scene, z, 1, 0x65);
+        assert!(scene.shard.brings_media(z));
+        assert_eq!(!scene.ended.is_empty(), is_ended, "{sdp}");
+        assert_eq!(scene.state_of("a"), StreamState::Registered);
+        end(scene);
+    }
+}
+
+#[test]
+fn source_of_other_tags_ends_no_player_of_packets_before_its_keyframe() {
+    let mut scene = added(&["rtmp://x/a/b", "rtmp://y/a/b", "rtmp://z/a/b"], Duration::ZERO);
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    scene.play("a", 1, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.admitted.len(), 1);
+    lose(&mut scene, x);
+    let y = attempt(&scene, 1);
+    // The configuration of VP9, of which no packets are made.
+    scene.tag_of(y, TagKind::Video, b"\x90vp09\x01\0\0\0");
+    scene.turn();
+    scene.fail_attempt(y, ErrorClass::Silent);
+    let z = attempt(&scene, 2);
+    picture(&mut scene, z);
+    assert!(scene.shard.brings_media(z) && scene.ended.is_empty());
+    end(scene);
+}
+
+#[test]
 fn what_a_stream_can_be_played_in_is_told_when_its_codecs_are_others() {
     let both = || Form::ALL.to_vec();
     let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
@@ -247,7 +299,7 @@ const METADATA: &str = "m=application 0 RTP/AVP 97\r\na=rtpmap:97 vnd.onvif.meta
 fn metadata_is_no_sign_of_life() {
     let mut scene = added(&["rtsp://x/a"], Duration::ZERO);
     let x = attempt(&scene, 0);
-    begin_with(&mut scene, x, &[H264, METADATA].concat());
+    begin_as(&mut scene, x, &[H264, METADATA].concat());
     packet_of(&mut scene, x, 1, (1, 1));
     assert_ne!(scene.state_of("a"), StreamState::Registered);
     packet(&mut scene, x, 1, 0x65);

@@ -29,7 +29,7 @@ impl Shard {
             MediaProgress::Went(progress) => self.media_came(now, handle, received, progress),
             MediaProgress::NewTracks => {
                 // Their descriptions are void. Players of tags go on with new configurations.
-                self.end_attached(handle, |form| form == Form::Rtp, EndReason::SourceLost);
+                self.end_attached(handle, |form| form == Form::Rtp, EndReason::TracksChanged);
                 self.renew_replicas(handle, Form::Flv);
                 self.tell_forms(now, handle);
             }

@@ -284,7 +284,7 @@ impl Shard {
         if stream.media.form() == form {
             return;
         }
-        self.end_attached(handle, |of| of == Form::Rtp, EndReason::SourceLost);
+        self.end_attached(handle, |of| of == Form::Rtp, EndReason::TracksChanged);
         let stream = self.tables.get_mut(handle).expect("it stays");
         let (bytes, bridged) = (stream.media.bytes(), stream.media.bridge_counts());
         stream.media.take_form(form);

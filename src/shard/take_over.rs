@@ -12,7 +12,7 @@ use crate::bus::event::What;
 use crate::bus::message::Answer;
 use crate::limits::KEYFRAME_PATIENCE;
 use crate::media::state::{ErrorClass, Fault, StreamState};
-use crate::media::{AttemptId, MediaPart};
+use crate::media::{AttemptId, Form, MediaPart};
 use crate::proto::rtp::RtpPart;
 use crate::stream::Tryout;
 
@@ -76,18 +76,19 @@ impl Shard {
     }
 
     /// Decides before a try whether what it brings goes into the log at once. It does not while another
-    /// source brings the stream, or where it has players of another form, who stay as long as this one
-    /// may fail.
+    /// source brings the stream, or where players may be ended for what it brings: they stay as long as it
+    /// may fail. Those are players of packets, and of tags where they are or will be made of packets.
     pub(super) fn hold_or_take_form(&mut self, handle: StreamHandle, side: Side) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let wants_video = stream.media.tracks().video.is_some();
-        let is_had = stream.is_had();
-        let form = stream.media.form();
+        let (is_had, form) = (stream.is_had(), stream.media.form());
+        let has_packets = stream.is_had_in(|of| of == Form::Rtp);
         let pull = stream.pull_mut().expect("only pulls are dialed");
         let way = pull.try_mut(side).expect("callers have one");
         let brings = way.target().form();
         way.held = None;
-        if side == Side::Rival || is_had && brings != form {
+        let may_end_players = has_packets || is_had && [form, brings].contains(&Form::Rtp);
+        if side == Side::Rival || may_end_players {
             way.held = Some(Box::new(Tryout::new(wants_video)));
         } else {
             self.take_form(handle, brings);

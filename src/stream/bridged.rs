@@ -209,6 +209,13 @@ impl Bridged {
         }
     }
 
+    /// The source that takes over has other parameter sets; as for [`Self::change_source`].
+    pub(super) fn change_sets(&mut self, source: &Log) {
+        if let Direction::ToFlv(tags) = &mut self.direction {
+            tags.begin(source);
+        }
+    }
+
     /// The source of a track began anew before the packet that will have this number in its log.
     pub(super) fn restart(&mut self, track: usize, seq: u64) {
         if let Direction::ToFlv(tags) = &mut self.direction

@@ -118,4 +118,6 @@ pub struct Delta {
     pub chunk_first: u64,
     pub chunks: Vec<Option<Arc<Chunk>>>,
     pub committed: u64,
+    /// Of packets: what players to come are told of the tracks.
+    pub description: Option<Arc<SessionDescription>>,
 }

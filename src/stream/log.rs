@@ -116,6 +116,7 @@ impl Log {
             chunk_first,
             chunks,
             committed: self.position_of(self.flushed_seq),
+            description: self.description.clone(),
         }
     }
 
@@ -127,6 +128,7 @@ impl Log {
             return false;
         }
         self.tape.adopt(delta.chunk_first, delta.chunks, delta.committed);
+        self.description = delta.description;
         for entry in delta.entries {
             self.index(entry);
         }

@@ -97,23 +97,22 @@ impl Media {
         if let RtpPart::Begin(description) = &part {
             self.can_be_tags = Bridged::can_be_tags(description);
         }
-        match ingest.handle(&mut self.log, now, part) {
-            RtpProgress::Media(progress) => {
-                if begins
-                    && let Some(bridged) = &mut self.bridged
-                    && bridged.is_barren()
-                {
-                    bridged.change_tracks(&self.log);
-                    return MediaProgress::NewTracks;
-                }
-                MediaProgress::Went(progress)
-            }
-            RtpProgress::NewTracks => {
-                if let Some(bridged) = &mut self.bridged {
-                    bridged.change_tracks(&self.log);
-                }
-                MediaProgress::NewTracks
-            }
+        let progress = ingest.handle(&mut self.log, now, part);
+        if let RtpProgress::Media(progress) = progress
+            && !begins
+        {
+            return MediaProgress::Went(progress);
+        }
+        let is_barren = self.other_is_barren();
+        let has_new_tracks = progress == RtpProgress::NewTracks || is_barren;
+        match &mut self.bridged {
+            Some(bridged) if has_new_tracks => bridged.change_tracks(&self.log),
+            Some(bridged) if progress == RtpProgress::NewSets => bridged.change_sets(&self.log),
+            _ => {}
+        }
+        match has_new_tracks {
+            true => MediaProgress::NewTracks,
+            false => MediaProgress::Went(Progress::default()),
         }
     }
 

@@ -25,7 +25,6 @@ use crate::proto::rtsp::SessionDescription;
 /// Writes one stream's log of packets.
 #[derive(Default)]
 pub struct RtpIngest {
-    description: Option<Arc<SessionDescription>>,
     lanes: Vec<Lane>,
     clock: Option<StreamClock>,
     /// The wall clock where the timeline begins.
@@ -60,6 +59,9 @@ struct Placed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RtpProgress {
     Media(Progress),
+    /// The source has the same tracks with other parameter sets: its description is another one, and
+    /// players get them before its keyframes.
+    NewSets,
     /// The source has other tracks than the one before it: what players were told is void.
     NewTracks,
 }
@@ -161,12 +163,8 @@ impl RtpIngest {
             self.base_ns = place_ns + passed_ns.max(JOIN_STEP_NS);
             self.awaits_keyframe = std::mem::take(&mut self.joins);
         }
-        let known = self.description.replace(description.clone());
-        if known.is_some_and(|known| has_same_tracks(&known, &description)) {
-            self.lanes.iter_mut().for_each(Lane::join);
-            self.let_start();
-            self.awaits_keyframe &= self.has_video();
-            return RtpProgress::Media(Progress::default());
+        if log.description().is_some_and(|known| has_same_tracks(known, &description)) {
+            return self.go_on(log, &description);
         }
         let had_tracks = !self.lanes.is_empty();
         let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
@@ -190,6 +188,22 @@ impl RtpIngest {
         }
         log.forget_tracks();
         RtpProgress::NewTracks
+    }
+
+    /// The source has the tracks that players were told.
+    fn go_on(&mut self, log: &mut Log, description: &SessionDescription) -> RtpProgress {
+        let told = log.description().and_then(|known| with_sets_of(known, description));
+        for (lane, media) in self.lanes.iter_mut().zip(&description.media) {
+            lane.join(&media.format, told.is_some());
+        }
+        self.let_start();
+        self.awaits_keyframe &= self.has_video();
+        let Some(told) = told else { return RtpProgress::Media(Progress::default()) };
+        log.set_description(told.into());
+        for lane in &self.lanes {
+            lane.describe(&mut self.tracks);
+        }
+        RtpProgress::NewSets
     }
 
     fn let_start(&mut self) {
@@ -243,10 +257,13 @@ impl RtpIngest {
                 self.drop_held();
             }
             for held in std::mem::take(&mut self.held) {
-                self.give(log, now, &held, false);
+                self.hand_on(log, now, &held, false);
             }
         }
-        self.give(log, now, &placed, step.is_start)
+        if !step.has_sets {
+            self.give_sets(log, now, &placed);
+        }
+        self.hand_on(log, now, &placed, step.is_start)
     }
 
     /// Keeps a packet before a keyframe that may belong to it, as parameter sets do; drops others.
@@ -266,6 +283,22 @@ impl RtpIngest {
     fn drop_held(&mut self) {
         self.dropped += self.held.len() as u64;
         self.held.clear();
+    }
+
+    /// Puts the parameter sets of a track into the log, before a packet and at its time.
+    fn give_sets(&mut self, log: &mut Log, now: Instant, before: &Placed) {
+        let &Placed { track, ref packet, place_ns, is_settled } = before;
+        for packet in self.lanes[track].set_packets(packet.header()) {
+            self.bytes.config_copied += packet.len() as u64;
+            self.give(log, now, &Placed { track, packet, place_ns, is_settled }, false);
+            self.lanes[track].make_room();
+        }
+    }
+
+    /// Puts a packet of the source into the log.
+    fn hand_on(&mut self, log: &mut Log, now: Instant, placed: &Placed, start: bool) -> Progress {
+        self.bytes.copied += (placed.packet.len() + placed.packet.copied_len()) as u64;
+        self.give(log, now, placed, start)
     }
 
     /// Puts a packet into the log, and a report before it where one is due.
@@ -311,7 +344,6 @@ impl RtpIngest {
             is_report: false,
         };
         let entry = log.push_packet(entry, packet.len(), [&head[..], &bytes[HEADER_LEN..], tail]);
-        self.bytes.copied += (packet.len() + packet.copied_len()) as u64;
         lane.count(&entry, lead == 0, packet, &mut self.tracks);
         let video = lane.is_urgent;
         Progress { committed: true, frame: true, video, ..Progress::default() }
@@ -350,6 +382,24 @@ fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool
     let mut tracks = one.media.iter().zip(&other.media);
     one.media.len() == other.media.len()
         && tracks.all(|(one, other)| other.format.continues(&one.format))
+}
+
+/// What players are told of tracks from now on that a source goes on with; `None` where it is the same as
+/// before. Payload types and addresses stay.
+fn with_sets_of(
+    known: &SessionDescription,
+    source: &SessionDescription,
+) -> Option<SessionDescription> {
+    let mut told = known.clone();
+    let mut is_other = false;
+    for (media, of_source) in told.media.iter_mut().zip(&source.media) {
+        let (format, of_source) = (&mut media.format, &of_source.format);
+        if format.parameter_sets() != of_source.parameter_sets() {
+            format.parameters.clone_from(&of_source.parameters);
+            is_other = true;
+        }
+    }
+    is_other.then_some(told)
 }
 
 /// Wraps, as timestamps of tags do.

@@ -1,6 +1,8 @@
 //! One track of packets on its way into the log: what is changed in its headers, and what it tells of
 //! itself.
 
+use bytes::Bytes;
+
 use super::log::Entry;
 use super::tracks::Tracks;
 use crate::media::codec::{AudioParameters, ParameterSets};
@@ -22,8 +24,10 @@ pub(super) struct Lane {
     codec: Codec,
     access: RandomAccess,
     starts: StartPoints,
-    /// Of H.264 and H.265, as far as they are known.
+    /// Of H.264 and H.265 those of the source, as far as they are known.
     sets: Option<ParameterSets>,
+    /// Some players were told others: these go before each keyframe that comes without its own.
+    repeats_sets: bool,
     /// What is done to the headers of this source, known from its first packet on.
     mapping: Option<Mapping>,
     /// The last packet that was given out.
@@ -99,6 +103,7 @@ impl Lane {
             access: RandomAccess::new(codec),
             starts: StartPoints::default(),
             sets: is_known_video.then(|| format.parameter_sets()),
+            repeats_sets: false,
             mapping: None,
             last: None,
             reported: None,
@@ -134,10 +139,31 @@ impl Lane {
         self.floor_ns.is_some_and(|floor_ns| place_ns <= floor_ns)
     }
 
-    /// The next packet is of a source that goes on where the last one ended.
-    pub(super) fn join(&mut self) {
+    /// The next packet is of a source that goes on where the last one ended, and describes the track so:
+    /// `anew` where that is not what all players were told.
+    pub(super) fn join(&mut self, format: &Format, anew: bool) {
         self.change_source();
         self.floor_ns = self.last.map(|last| last.place_ns);
+        if let Some(sets) = &mut self.sets {
+            let told = format.parameter_sets();
+            self.repeats_sets |= anew || *sets != told;
+            *sets = told;
+        }
+    }
+
+    /// The track's parameter sets in packets of their own, with a header like this one.
+    pub(super) fn set_packets(&self, header: RtpHeader) -> Vec<RtpPacket> {
+        let head = RtpHeader { marker: false, ..header }.encode();
+        let nals = self.sets.iter().flat_map(ParameterSets::nals);
+        let packet = |nal: &Bytes| RtpPacket::parse([&head[..], nal].concat().into());
+        nals.map(|nal| packet(nal).expect("a header of ours")).collect()
+    }
+
+    /// A packet of our own has taken the sequence number of the source's next one.
+    pub(super) fn make_room(&mut self) {
+        if let Some(mapping) = &mut self.mapping {
+            mapping.sequence_offset = mapping.sequence_offset.wrapping_add(1);
+        }
     }
 
     /// Where the frame begins in the log whose next entry is a packet of it.
@@ -161,7 +187,8 @@ impl Lane {
         }
     }
 
-    /// What a packet is, which lies there on the stream's timeline: a start where players may start.
+    /// What a packet is, which lies there on the stream's timeline: a start where players may start, and
+    /// without parameter sets where the track's are to go before it.
     pub(super) fn step(&mut self, packet: &RtpPacket, time_ms: u32) -> Step {
         let step = self.access.step(packet);
         if step.begins {
@@ -170,7 +197,8 @@ impl Lane {
         let is_start = self.kind == TagKind::Video
             && (step.begins || step.is_start)
             && self.starts.is_start(step.is_start, time_ms);
-        Step { is_start, ..step }
+        let lacks_sets = self.repeats_sets && (is_start || step.is_start) && !step.has_sets;
+        Step { is_start, has_sets: !lacks_sets, ..step }
     }
 
     /// The header that players get.

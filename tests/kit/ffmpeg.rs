@@ -11,6 +11,39 @@ use super::flv::{self, Tag};
 use super::process::Process;
 use super::{LIVENESS, TempDir, holds_within};
 
+/// ffmpeg that decodes a URL and ends at the first fault.
+#[derive(Debug)]
+pub struct Decoder {
+    process: Process,
+    _dir: TempDir,
+}
+
+impl Decoder {
+    pub fn start(url: &str) -> Self {
+        let dir = TempDir::new("decoder");
+        let mut command = Command::new(Modern::No.program());
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning", "-xerror"]);
+        if url.starts_with("rtsp") {
+            command.args(["-rtsp_transport", "tcp"]);
+        }
+        command.args(["-i", url]);
+        command.args(["-f", "null", "-"]).stdout(Stdio::null());
+        let process = Process::start("ffmpeg", &mut command, dir.file("stderr.log"));
+        Self { process, _dir: dir }
+    }
+
+    #[track_caller]
+    pub fn assert_runs(&mut self) {
+        assert!(self.process.is_running(), "ffmpeg has ended: {}", self.process.log());
+    }
+
+    /// Waits until its stream is ended.
+    #[track_caller]
+    pub fn wait_end(&mut self) {
+        assert!(self.process.wait(LIVENESS).is_some(), "it still plays");
+    }
+}
+
 /// Which ffmpeg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modern {

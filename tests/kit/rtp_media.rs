@@ -156,7 +156,7 @@ impl Media {
         Self::of_file(&super::media(file), plan)
     }
 
-    /// As [`Self::of`], of an FLV file that lies there.
+    /// As [`Self::of`], of any file of FLV.
     #[track_caller]
     pub fn of_file(path: &Path, plan: Plan) -> Self {
         let (coded, configs): (Vec<Tag>, Vec<Tag>) =

@@ -71,6 +71,40 @@ impl TrackRecording {
         }
     }
 
+    /// What came is as of one source: no packet is missing, and each unit is later than all before it,
+    /// with no gap of `gap_max`, but for pictures that are sent before the ones that they are shown after.
+    #[track_caller]
+    pub fn assert_continuous(&self, reorder_ms: i64, gap_max: Duration) {
+        let Format { codec, clock_rate, .. } = self.format;
+        let reorder_ms = if codec.kind() == Kind::Video { reorder_ms } else { 0 };
+        let rate = i64::from(clock_rate);
+        assert!(self.packets.len() > 100, "{codec:?}: {} packets", self.packets.len());
+        let mut shown = vec![0];
+        for pair in self.packets.windows(2) {
+            let [before, after] = pair else { unreachable!("windows of two") };
+            assert_eq!(
+                after.sequence,
+                before.sequence.wrapping_add(1),
+                "{codec:?}: of its packets"
+            );
+            assert_eq!(after.ssrc, before.ssrc);
+            assert_eq!(after.payload_type, before.payload_type);
+            let ticks = i64::from(after.timestamp.wrapping_sub(before.timestamp) as i32);
+            if ticks != 0 {
+                let last = *shown.last().expect("one at the least");
+                shown.push(last + ticks);
+                let newest = shown.iter().rev().skip(1).take(10).max().expect("one at the least");
+                let ahead_ms = (last + ticks - newest) * 1000 / rate;
+                let steps = -reorder_ms..gap_max.as_millis() as i64;
+                assert!(steps.contains(&ahead_ms), "{codec:?} steps by {ahead_ms} ms");
+            }
+        }
+        let count = shown.len();
+        shown.sort_unstable();
+        shown.dedup();
+        assert_eq!(shown.len(), count, "{codec:?}: two units have one timestamp");
+    }
+
     /// The track's units by the sender's clock.
     #[track_caller]
     pub fn units(&self) -> Vec<Unit> {
@@ -283,6 +317,12 @@ impl RtspPlayer {
         let seen = self.seen.lock().expect("no panic while locked");
         assert_eq!(seen.fault, None, "{}: bad bytes", self.what);
         look(&seen)
+    }
+
+    /// Pictures that were got whole.
+    pub fn pictures(&self) -> usize {
+        let of_track = |track: &&TrackRecording| track.format.codec.kind() == Kind::Video;
+        self.look(|seen| seen.tracks.iter().filter(of_track).map(TrackRecording::unit_count).sum())
     }
 
     /// Waits for so many pictures or sounds in each track of this kind.

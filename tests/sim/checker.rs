@@ -7,7 +7,7 @@ use rillcast::media::{Form, TagKind};
 use rillcast::stream::Packaging;
 
 use super::media::{Class, Source, SourceTag, TagName, name_of};
-use super::packets::is_made_config;
+use super::packets::made_config;
 use super::parse::{Parser, Tag};
 
 /// Where a source has taken over: audio that its first frame overtakes is dropped, and so is what began
@@ -81,9 +81,9 @@ impl Checker {
     }
 
     fn handle_tag(&mut self, tag: &Tag, sources: &[Source]) {
-        if is_made_config(tag.kind, &tag.payload) {
+        if let Some(sets) = made_config(tag.kind, &tag.payload) {
             if tag.kind != TagKind::Script {
-                self.configs[track(tag.kind)] = Some(MADE);
+                self.configs[track(tag.kind)] = Some(made(sets));
             }
             return;
         }
@@ -139,7 +139,8 @@ impl Checker {
         }
         let config = source.config_before(tag.kind, name.index);
         if source.form == Form::Rtp {
-            assert_eq!(self.configs[track(tag.kind)], Some(MADE), "at {name:?}");
+            let sets = if tag.kind == TagKind::Video { source.sets() } else { 0 };
+            assert_eq!(self.configs[track(tag.kind)], Some(made(sets)), "at {name:?}");
         }
         if let Some(index) = config {
             let config = Some(TagName { index, ..name });
@@ -242,8 +243,10 @@ fn lacks_tail(last: TagName, source: &Source) -> bool {
     rest.iter().take_while(|tag| tag.is_whole()).any(SourceTag::is_frame)
 }
 
-/// A configuration that was made for a source of packets; they are all alike.
-const MADE: TagName = TagName { source: u32::MAX, index: 0 };
+/// A configuration that was made for a source of packets, of these parameter sets.
+fn made(sets: usize) -> TagName {
+    TagName { source: u32::MAX, index: sets as u32 }
+}
 
 fn track(kind: TagKind) -> usize {
     usize::from(kind == TagKind::Video)

@@ -277,6 +277,14 @@ impl World {
         self.after_ms(wait_ms, Event::Media(source));
     }
 
+    /// The source of a pull's attempt that brings a stream.
+    pub(crate) fn source_of(&self, key: usize) -> Option<u32> {
+        let of_key = self.attempts.iter().filter(|(_, attempt)| attempt.key == key);
+        let mut bringing =
+            of_key.filter(|(name, _)| self.shards[name.shard].brings_media(name.attempt));
+        bringing.next().and_then(|(_, attempt)| attempt.source)
+    }
+
     /// An attempt hands in the next parts of its source; returns the milliseconds to those after them.
     fn tags_come(&mut self, name: AttemptName, source: u32) -> u64 {
         let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);

@@ -7,13 +7,20 @@ use std::time::Instant;
 use bytes::Bytes;
 use fastrand::Rng;
 use rillcast::media::{Form, TagKind};
-use rillcast::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
+use rillcast::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, TrackKind};
 use rillcast::proto::rtsp::SessionDescription;
 
 use super::media::{Class, Source, SourceTag, TagName};
 
 const H264: &str = "m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1; \
-    sprop-parameter-sets=Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==\r\n";
+    sprop-parameter-sets=";
+/// Parameter sets of sources, which they tell in their descriptions alone. Nothing but the level differs.
+const SETS: [&str; 2] = [
+    "Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==\r\n",
+    "Z0LAH9oB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==\r\n",
+];
+/// The level in each of them.
+const LEVELS: [u8; 2] = [0x28, 0x1f];
 const AAC: &str = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 mpeg4-generic/16000/1\r\na=fmtp:97 \
     streamtype=5; profile-level-id=1; mode=AAC-hbr; sizelength=13; indexlength=3; \
     indexdeltalength=3; config=1408\r\n";
@@ -24,11 +31,16 @@ const SLICE_HEAD_LEN: usize = 2;
 /// Before the name in a packet of audio: one unit, and its length.
 const UNIT_HEAD_LEN: usize = 4;
 const NAME_LEN: usize = 8;
+/// The first bytes of parameter sets.
+const SPS: u8 = 0x67;
+const PPS: u8 = 0x68;
 
 /// What of a source of packets is still to be sent, and how its clocks and counters stand.
 #[derive(Default)]
 pub(crate) struct Sending {
     has_begun: bool,
+    /// Which parameter sets it has.
+    sets: usize,
     base_ms: u32,
     timestamps: [u32; 2],
     sequences: [u16; 2],
@@ -39,7 +51,8 @@ pub(crate) struct Sending {
 impl Sending {
     pub(crate) fn new(base_ms: u32, rng: &mut Rng) -> Self {
         let (timestamps, sequences) = ([rng.u32(..), rng.u32(..)], [rng.u16(..), rng.u16(..)]);
-        Self { base_ms, timestamps, sequences, ..Self::default() }
+        let sets = rng.usize(0..SETS.len());
+        Self { base_ms, timestamps, sequences, sets, ..Self::default() }
     }
 }
 
@@ -65,7 +78,10 @@ impl Source {
 
     fn opening_rtp(&self) -> Vec<RtpPart> {
         let mut text = "v=0\r\n".to_owned();
-        text += if self.has_video { H264 } else { "" };
+        if self.has_video {
+            text.push_str(H264);
+            text.push_str(SETS[self.sets()]);
+        }
         text += if self.has_audio { AAC } else { "" };
         let description = SessionDescription::parse(text.as_bytes()).expect("a description");
         let mut parts = vec![RtpPart::Begin(Arc::new(description))];
@@ -74,6 +90,16 @@ impl Source {
             parts.push(RtpPart::Announced { track: self.track_of(kind), timestamp });
         }
         parts
+    }
+
+    /// Which parameter sets it has, of those that there are.
+    pub(crate) fn sets(&self) -> usize {
+        self.sending.sets
+    }
+
+    /// What players over RTSP need to know of it, beside its parameter sets.
+    pub(crate) fn tracks(&self) -> (Form, [bool; 2]) {
+        (self.form, [self.has_video, self.has_audio])
     }
 
     fn begin_frame(&mut self, begun_at: Instant, rng: &mut Rng) {
@@ -164,6 +190,8 @@ pub(crate) struct PacketChecker {
     unsent: usize,
     /// The source brings packets itself; known with the first one.
     is_of_packets: Option<bool>,
+    /// Which parameter sets it was told last, by its description or since.
+    sets: Option<usize>,
     bytes: Vec<u8>,
     tracks: [Option<RtpHeader>; 2],
     last: Option<TagName>,
@@ -173,11 +201,23 @@ pub(crate) struct PacketChecker {
     gaps_of: [u64; 2],
     pub(crate) gaps: u64,
     pub(crate) frames: u64,
+    /// How often it was told other parameter sets than before.
+    pub(crate) changes_of_sets: u64,
 }
 
 impl PacketChecker {
-    pub(crate) fn new(key: usize, unsent: usize) -> Self {
-        Self { key, unsent, awaits_keyframe: true, ..Self::default() }
+    /// Of a player that was described the stream so.
+    pub(crate) fn new(key: usize, unsent: usize, description: &SessionDescription) -> Self {
+        let formats = description.media.iter().map(|media| &media.format);
+        let video = formats.filter(|format| format.kind == TrackKind::Video);
+        let sets = video.filter_map(|format| format.parameter_sets().sps().next().cloned());
+        let sets = sets.map(|sps| sets_of(&sps)).next();
+        Self { key, unsent, sets, awaits_keyframe: true, ..Self::default() }
+    }
+
+    /// The source of the last frame, where that brought packets.
+    pub(crate) fn source(&self) -> Option<u32> {
+        self.last.map(|last| last.source)
     }
 
     pub(crate) fn handle_input(&mut self, mut bytes: &[u8], sources: &[Source]) {
@@ -209,6 +249,13 @@ impl PacketChecker {
         // The length of AU headers begins with a zero.
         let is_video = payload[0] != 0;
         self.check_header(track, packet.header(), is_video);
+        if matches!(payload[0], SPS | PPS) {
+            self.is_of_packets = Some(true);
+            let sets = if payload[0] == SPS { Some(sets_of(&payload)) } else { self.sets };
+            self.changes_of_sets += u64::from(sets != self.sets);
+            self.sets = sets;
+            return;
+        }
         let name = name_at(&payload, if is_video { SLICE_HEAD_LEN } else { UNIT_HEAD_LEN });
         let source = sources.get(name.source as usize).filter(|source| {
             let bodies = || source.bodies(name.index);
@@ -227,6 +274,7 @@ impl PacketChecker {
             let may_come = !self.awaits_keyframe || source.tag(name.index).class == Class::Keyframe;
             assert!(may_come, "{name:?} is to be the first picture and is no keyframe");
             self.awaits_keyframe = false;
+            assert_eq!(self.sets, Some(source.sets()), "it lacks the parameter sets of {name:?}");
         }
         self.frames += u64::from(packet.header().marker);
         self.last = Some(name);
@@ -260,13 +308,21 @@ impl PacketChecker {
     }
 }
 
-/// Whether a tag is none of a source of tags, but made of packets; of metadata and configurations.
-pub(crate) fn is_made_config(kind: TagKind, payload: &[u8]) -> bool {
-    match kind {
+/// Of metadata or a configuration that is of no source of tags, but made of packets: of which parameter
+/// sets.
+pub(crate) fn made_config(kind: TagKind, payload: &[u8]) -> Option<usize> {
+    let is_made = match kind {
         TagKind::Script => payload.get(super::media::METADATA_HEAD.len()) == Some(&8),
         TagKind::Video => payload[1] == 0 && payload[5] == 1,
         TagKind::Audio => payload[1] == 0 && payload.len() == 4,
-    }
+    };
+    // Behind the tag's head comes what an SPS begins with (ISO 14496-15, 5.3.3.1).
+    is_made.then(|| if kind == TagKind::Video { sets_of(&payload[5..]) } else { 0 })
+}
+
+/// Which parameter sets they are, by an SPS or an avcC.
+fn sets_of(bytes: &[u8]) -> usize {
+    LEVELS.iter().position(|level| *level == bytes[3]).expect("one of ours")
 }
 
 /// Where a picture's name is, in a tag that a source sent or that was made of packets.

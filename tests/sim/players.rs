@@ -164,12 +164,13 @@ impl World {
         let player = self.players.get_mut(&connection).expect("a known player");
         let may_end = matches!(player.phase, Phase::Admitted | Phase::Playing);
         assert!(may_end, "{connection} is ended while {:?}", player.phase);
-        if reason == EndReason::SourceLost {
-            let key = player.key;
-            // Those of packets go where the source to come has other ones, or none.
-            let is_of_tags = player.packaging != Packaging::Rtsp;
-            let is_here = connection.shard.index() == self.owner(key);
-            self.ends_of_lost[key] += u64::from(is_here && is_of_tags);
+        let key = player.key;
+        let is_here = connection.shard.index() == self.owner(key);
+        match reason {
+            EndReason::SourceLost => self.ends_of_lost[key] += u64::from(is_here),
+            // Elsewhere it comes late, and yet another source may be there by then.
+            EndReason::TracksChanged if is_here => self.check_other_tracks(connection),
+            _ => {}
         }
         let player = self.players.get_mut(&connection).expect("a known player");
         if between_tags && let Some(checker) = &player.checker {
@@ -221,10 +222,15 @@ impl World {
         player.phase = Phase::Playing;
         player.playing_since = self.now;
         let unsent = Bytes::from(vec![b'-'; self.rng.usize(0..200)]);
+        let shard = &self.shards[connection.shard.index()];
         let is_rtsp = player.packaging == Packaging::Rtsp;
-        match is_rtsp {
-            true => player.packets = Some(PacketChecker::new(player.key, unsent.len())),
-            false => {
+        let description = is_rtsp.then(|| shard.description(connection).expect("it was admitted"));
+        match &description {
+            Some(description) => {
+                let checker = PacketChecker::new(player.key, unsent.len(), description);
+                player.packets = Some(checker);
+            }
+            None => {
                 player.checker = Some(Checker::new(player.packaging, player.key, unsent.len()));
             }
         }
@@ -232,9 +238,7 @@ impl World {
         let socket = FakeSocket { pace: player.pace, room, inbox: Vec::new() };
         self.wire.sockets.insert(player.fd, socket);
         let socket = Socket(player.fd);
-        let shard = &self.shards[connection.shard.index()];
-        let rtp = is_rtsp.then(|| {
-            let description = shard.description(connection).expect("it was admitted");
+        let rtp = description.map(|description| {
             let first = shard.first_packets(connection);
             assert!(first.len() <= description.media.len());
             RtpStart { tracks: (0..description.media.len() as u8).collect(), udp: Vec::new() }
@@ -369,6 +373,15 @@ impl World {
         assert!(gaps <= jumps, "{connection} has a gap that is not counted: {gaps}, {jumps} jumps");
     }
 
+    /// A player over RTSP is ended for other tracks: those of the source that brings the stream now are.
+    fn check_other_tracks(&self, connection: ConnectionId) {
+        let player = &self.players[&connection];
+        let last = player.packets.as_ref().and_then(PacketChecker::source);
+        let Some((last, now)) = last.zip(self.source_of(player.key)) else { return };
+        let [last, now] = [last, now].map(|source| self.sources[source as usize].tracks());
+        assert_ne!(last, now, "{connection} is ended and could have gone on");
+    }
+
     fn close_socket(&mut self, connection: ConnectionId) {
         let player = self.players.get_mut(&connection).expect("a known player");
         if let Some(checker) = player.checker.take() {
@@ -379,6 +392,7 @@ impl World {
         if let Some(packets) = player.packets.take() {
             self.wire.sockets.remove(&player.fd);
             self.stats.packet_frames += packets.frames;
+            self.stats.changes_of_sets += packets.changes_of_sets;
         }
         player.polled_at = None;
         player.replies = 0;

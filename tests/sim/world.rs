@@ -10,7 +10,7 @@ use rillcast::bus::message::Message;
 use rillcast::bus::view::StreamView;
 use rillcast::bus::{Answer, Ask, LocalId, Ticket};
 use rillcast::media::state::EndReason;
-use rillcast::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey};
+use rillcast::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
 use rillcast::shard::{Action, PullNews, Shard};
 
 use super::api::Asked;
@@ -119,6 +119,8 @@ pub(crate) struct Stats {
     pub(crate) frames: u64,
     /// Those that came as packets, to players over RTSP.
     pub(crate) packet_frames: u64,
+    /// How often such a player was told other parameter sets.
+    pub(crate) changes_of_sets: u64,
     pub(crate) gaps: u64,
     pub(crate) jumps: u64,
     pub(crate) evictions: u64,
@@ -440,9 +442,7 @@ impl World {
                     if let Message::Answer { ticket, answer } = &message {
                         self.check_answer(shard, *ticket, answer);
                     }
-                    if let Message::End { key, reason: EndReason::SourceLost, local, .. } = &message
-                        && local.form == Form::Flv
-                    {
+                    if let Message::End { key, reason: EndReason::SourceLost, .. } = &message {
                         let key = self.key_index(key);
                         self.ends_of_lost[key] += 1;
                     }
@@ -647,6 +647,7 @@ impl std::ops::AddAssign for Stats {
     fn add_assign(&mut self, other: Self) {
         self.frames += other.frames;
         self.packet_frames += other.packet_frames;
+        self.changes_of_sets += other.changes_of_sets;
         self.gaps += other.gaps;
         self.jumps += other.jumps;
         self.evictions += other.evictions;

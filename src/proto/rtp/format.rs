@@ -117,7 +117,8 @@ impl Format {
     }
 
     /// Whether packets of this format can go on behind those of another one: players were told that, and
-    /// what reads its packets was made for it. Payload types may differ.
+    /// what reads its packets was made for it. Payload types may differ, and so may parameter sets, of which
+    /// players learn in band.
     pub fn continues(&self, other: &Self) -> bool {
         let read = |of: &Self| {
             let form = (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels);
@@ -125,8 +126,7 @@ impl Format {
             let mode = of.parameter("mode").map(str::to_ascii_lowercase);
             let is_interleaved = of.number("packetization-mode") == Some(2);
             let is_in_band = of.parameter("cpresent") != Some("0");
-            let config = (of.config(), of.parameter_sets(), of.opus_head());
-            (form, layout, mode, is_interleaved, is_in_band, config)
+            (form, layout, mode, is_interleaved, is_in_band, of.config(), of.opus_head())
         };
         read(self) == read(other)
     }
@@ -355,6 +355,8 @@ mod tests {
             (TrackKind::Video, "H265/90000", "", "sprop-max-don-diff=2", false),
             (TrackKind::Video, "H264/90000", "packetization-mode=1", "packetization-mode=2", false),
             (TrackKind::Video, "H264/90000", "", "packetization-mode=1;profile-level-id=42", true),
+            (TrackKind::Video, "H264/90000", "", "sprop-parameter-sets=aM4xsg==", true),
+            (TrackKind::Video, "H265/90000", "sprop-pps=RAE=", "sprop-pps=RAI=", true),
         ] {
             let [one, other] = [one, other].map(|parameters| format(kind, rtpmap, parameters));
             assert_eq!(other.continues(&one), continues, "{other:?}");

@@ -25,6 +25,8 @@ pub struct RandomAccess {
     has_lead: bool,
     /// and the set with which a lead begins,
     has_first_set: bool,
+    /// and one that slices refer to,
+    has_last_set: bool,
     /// it was told to be a start.
     is_told: bool,
     /// Timestamp of the last start.
@@ -41,6 +43,9 @@ pub struct Step {
     /// A player can start where the picture began: true once for each keyframe. Any packet of audio
     /// is a start; of video codecs other than H.264 and H.265 it is not known.
     pub is_start: bool,
+    /// Parameter sets of both ends of the order in which they refer to each other have come with the
+    /// picture, in this packet or before it.
+    pub has_sets: bool,
 }
 
 /// What of a picture a payload has.
@@ -50,6 +55,8 @@ struct Contents {
     lead: bool,
     /// The first of the parameter sets, in the order in which they refer to each other.
     first_set: bool,
+    /// The last of them.
+    last_set: bool,
     slice: bool,
     /// Where a keyframe begins, or the message of a recovery point.
     key: bool,
@@ -73,6 +80,7 @@ impl RandomAccess {
             has_slice: false,
             has_lead: false,
             has_first_set: false,
+            has_last_set: false,
             is_told: false,
             told: None,
         }
@@ -84,7 +92,7 @@ impl RandomAccess {
         let is_same = self.timestamp.replace(timestamp) == Some(timestamp);
         if !matches!(self.codec, Codec::H264 | Codec::H265) {
             let is_start = !self.codec.is_video();
-            return Step { begins: !is_same, is_lead: false, is_start };
+            return Step { begins: !is_same, is_lead: false, is_start, has_sets: false };
         }
         let head = packet.payload_head();
         let is_whole = head.len() == packet.payload_len() || !is_aggregate(self.codec, head);
@@ -99,17 +107,19 @@ impl RandomAccess {
         };
         if begins {
             (self.has_slice, self.has_lead, self.is_told) = (false, false, false);
-            self.has_first_set = false;
+            (self.has_first_set, self.has_last_set) = (false, false);
         }
         self.has_slice |= contents.slice;
         self.has_lead |= contents.lead;
         self.has_first_set |= contents.first_set;
+        self.has_last_set |= contents.last_set;
         let is_key = contents.key || contents.intra && self.has_first_set;
         let is_start = is_key && !self.is_told && self.told != Some(timestamp);
         if is_start {
             (self.is_told, self.told) = (true, Some(timestamp));
         }
-        Step { begins, is_lead: !self.has_slice, is_start }
+        let has_sets = self.has_first_set && self.has_last_set;
+        Step { begins, is_lead: !self.has_slice, is_start, has_sets }
     }
 }
 
@@ -148,6 +158,7 @@ impl Contents {
         let begins = extent != Extent::Further;
         self.lead |= is_set || is_recovery_point;
         self.first_set |= kind == if codec == Codec::H264 { 7 } else { 32 };
+        self.last_set |= kind == if codec == Codec::H264 { 8 } else { 34 };
         self.slice |= is_slice;
         self.key |= is_key && begins || is_recovery_point;
         self.intra |= codec == Codec::H264 && kind == 1 && begins && begins_intra(body);
@@ -246,7 +257,7 @@ mod tests {
         let steps = packets.iter().map(|&(timestamp, payload)| {
             let head = [0x80, 96, 0, 0, 0, 0, 0, timestamp, 0, 0, 0, 0];
             let packet = RtpPacket::parse([&head, payload].concat().into()).unwrap();
-            let Step { begins, is_lead, is_start } = access.step(&packet);
+            let Step { begins, is_lead, is_start, .. } = access.step(&packet);
             let told = [(begins, 'b'), (is_lead, 'l'), (is_start, 's')];
             told.iter().filter(|(is_so, _)| *is_so).map(|(_, letter)| *letter).collect()
         });
@@ -305,6 +316,32 @@ mod tests {
             (5, b"\x60\x01\0\x02\x26\x01"),
         ];
         assert_eq!(steps(Codec::H265, &h265), ["bl", "l", "s", "bs", "bl", "s"]);
+    }
+
+    #[test]
+    fn pictures_with_parameter_sets_of_their_own_are_known() {
+        let has_sets = |codec, packets: &[(u8, &[u8])]| -> Vec<bool> {
+            let mut access = RandomAccess::new(codec);
+            let steps = packets.iter().map(|&(timestamp, payload)| {
+                let head = [0x80, 96, 0, 0, 0, 0, 0, timestamp, 0, 0, 0, 0];
+                access.step(&RtpPacket::parse([&head, payload].concat().into()).unwrap()).has_sets
+            });
+            steps.collect()
+        };
+        let h264: [(u8, &[u8]); 7] = [
+            (1, b"\x67\x42"),
+            (1, b"\x68\xce"),
+            (2, b"\x65\x88"),
+            (3, b"\x65\x88"),
+            (4, b"\x68\xce"),
+            (4, b"\x65\x88"),
+            (5, b"\x78\0\x02\x67\x42\0\x02\x68\xce\0\x02\x65\x88"),
+        ];
+        let expected = [false, true, true, false, false, false, true];
+        assert_eq!(has_sets(Codec::H264, &h264), expected);
+        let h265: [(u8, &[u8]); 4] =
+            [(1, b"\x40\x01"), (1, b"\x42\x01"), (1, b"\x44\x01"), (1, b"\x26\x01\x80")];
+        assert_eq!(has_sets(Codec::H265, &h265), [false, false, true, true]);
     }
 
     #[test]

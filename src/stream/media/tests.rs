@@ -215,6 +215,37 @@ fn tracks_of_which_no_tags_can_be_made_end_players_of_tags() {
     assert!(!media.other_is_void());
 }
 
+#[test]
+fn tags_go_on_with_the_parameter_sets_of_the_next_source() {
+    let described = |sets: &str| format!("{H264}a=fmtp:96 sprop-parameter-sets={sets}\r\n");
+    let mut media = Media::new(Form::Rtp);
+    begin(&mut media, &described("Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA=="));
+    want(&mut media, 0);
+    packet((&mut media, now()), (1, 0), b"\x65\x88", Gap::None);
+    packet((&mut media, now()), (2, 3600), b"\x41\x01", Gap::None);
+    media.flush();
+    media.change_source();
+    let progress = begin(&mut media, &described("Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA"));
+    assert_eq!(progress, MediaProgress::Went(Progress::default()));
+    for (sequence, payload) in (0..).zip([b"\x65\x89", b"\x41\x02", b"\x65\x8a", b"\x41\x03"]) {
+        let header = (sequence, 3600 * u32::from(sequence));
+        packet((&mut media, now()), header, payload, Gap::None);
+    }
+    media.flush();
+    let log = media.log(Form::Flv).expect("it goes on");
+    let video = log.range(log.first_seq()..log.flushed_seq());
+    let payloads: Vec<Bytes> =
+        video.filter(|of| of.kind == TagKind::Video).map(|of| log.bytes(of.payload())).collect();
+    // The profile of a configuration, and what a picture ends with.
+    let told = |payload: &Bytes| match payload[1] {
+        0 => payload[6],
+        _ => payload[payload.len() - 1],
+    };
+    let told: Vec<u8> = payloads.iter().map(told).collect();
+    assert_eq!(told[..4], [0x42, 0x88, 0x64, 0x89], "{payloads:x?}");
+    assert!(told[4..].iter().all(|of| *of < 0x42 || *of == 0x8a), "one configuration: {told:x?}");
+}
+
 /// Video tags of a log that can be played: timestamps, and payloads behind the tag's header.
 fn frames(log: &Log) -> Vec<(u32, Vec<u8>)> {
     log.range(log.first_seq()..log.flushed_seq())

@@ -420,21 +420,110 @@ fn without_video_nobody_waits_for_a_keyframe_any_more() {
     assert_eq!(channels, [1]);
 }
 
-#[test]
-fn other_parameter_sets_are_other_tracks() {
-    let with = |sets: &str| -> Vec<u8> {
-        let fmtp = format!("a=fmtp:96 sprop-parameter-sets={sets}\r\n");
-        let video = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
-        [video, &fmtp].concat().into_bytes()
-    };
-    let one = with("Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA");
+/// Of 640x360, of 1920x1080.
+const SETS: [&str; 2] =
+    ["Z2QAHqzZQKAv+XARAAADAAEAAAMAMg8WLZY=,aOvjyyLA", "Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA=="];
+
+fn with_sets(payload_type: u8, sets: &str) -> Vec<u8> {
+    let media = format!("v=0\r\nm=video 0 RTP/AVP {payload_type}\r\n");
+    let map = format!("a=rtpmap:{payload_type} H264/90000\r\n");
+    let fmtp = format!("a=fmtp:{payload_type} sprop-parameter-sets={sets}\r\n");
+    [media, map, fmtp].concat().into_bytes()
+}
+
+fn sets_of(log: &Log) -> Vec<Bytes> {
+    let description = log.description().expect("told");
+    description.media[0].format.parameter_sets().nals().cloned().collect()
+}
+
+/// A stream of the first sets, of which a keyframe has come.
+fn of_first_sets() -> Scene {
     let mut scene = Scene::new();
-    scene.begin(&one);
-    scene.packet(0, (9, 1, 0), IDR);
+    scene.ingest.start_over(&mut scene.log);
+    scene.begin(&with_sets(96, SETS[0]));
+    scene.packet(0, (9, 100, 0), IDR);
+    scene.log.flush();
+    scene
+}
+
+/// Packets of another source; each slice is a picture, with what comes before it.
+fn take_over(scene: &mut Scene, sdp: &[u8], payloads: &[&[u8]]) -> RtpProgress {
     scene.ingest.change_source(&mut scene.log);
-    assert_eq!(scene.begin(&one), RtpProgress::Media(Progress::default()));
-    scene.ingest.change_source(&mut scene.log);
-    assert_eq!(scene.begin(&with("aOvjyyLA")), RtpProgress::NewTracks);
+    let progress = scene.begin(sdp);
+    let mut timestamp = 0;
+    for (sequence, payload) in (5000..).zip(payloads) {
+        scene.packet(0, (2, sequence, timestamp), payload);
+        timestamp += if [IDR, SLICE].contains(payload) { 3600 } else { 0 };
+    }
+    scene.log.flush();
+    progress
+}
+
+#[test]
+fn other_parameter_sets_go_before_each_keyframe() {
+    let mut scene = of_first_sets();
+    let mut replica = Log::from_snapshot(scene.log.snapshot());
+    let copied = scene.ingest.bytes().config_copied;
+    let progress = take_over(&mut scene, &with_sets(98, SETS[1]), &[IDR, SLICE, IDR]);
+    assert_eq!(progress, RtpProgress::NewSets);
+    let sets = sets_of(&scene.log);
+    let [sps, pps] = &sets[..] else { panic!("{sets:?}") };
+    let packets: Vec<RtpPacket> =
+        scene.given(0).into_iter().map(|of| RtpPacket::parse(of).expect("sound")).collect();
+    let payloads: Vec<Bytes> = packets.iter().map(RtpPacket::payload).collect();
+    assert_eq!(payloads, [IDR, sps, pps, IDR, SLICE, sps, pps, IDR]);
+    let headers: Vec<RtpHeader> = packets.iter().map(RtpPacket::header).collect();
+    for (index, header) in headers.iter().enumerate() {
+        // What players were told of the track stays.
+        let expected = (9, 100 + index as u16, 96);
+        assert_eq!((header.ssrc, header.sequence, header.payload_type), expected);
+    }
+    let steps = headers.windows(2).map(|two| two[1].timestamp.wrapping_sub(two[0].timestamp));
+    assert_eq!(steps.skip(1).collect::<Vec<_>>(), [0, 0, 3600, 3600, 0, 0]);
+    // Who comes starts with them, on other shards as well.
+    assert!(replica.follow(scene.log.delta(replica.next_seq())));
+    for log in [&scene.log, &replica] {
+        let first = log.entry(log.start_seq()).expect("it is held");
+        assert_eq!(log.bytes(first.packet())[HEADER_LEN..], sps[..]);
+        assert_eq!(sets_of(log), sets);
+        assert_eq!(log.description().expect("told").media[0].format.payload_type, 96);
+    }
+    let tracks = scene.ingest.tracks().video.clone().expect("told");
+    assert_eq!((tracks.frames, tracks.keyframes), (4, 3));
+    assert_eq!(tracks.video.map(|of| (of.width, of.height)), Some((1920, 1080)));
+    let IngestBytes { received, copied: of_packets, config_copied } = scene.ingest.bytes();
+    let sets_len = sets.iter().map(|set| HEADER_LEN + set.len()).sum::<usize>() as u64;
+    assert_eq!((of_packets, config_copied >= copied + 2 * sets_len), (received, true));
+}
+
+#[test]
+fn parameter_sets_of_keyframes_that_bring_their_own_are_not_repeated() {
+    let mut scene = of_first_sets();
+    let sets = [b"\x67\x42\xc0\x1f", &b"\x68\xce\x0f\xc8"[..]];
+    let progress = take_over(&mut scene, &with_sets(96, SETS[1]), &[sets[0], sets[1], IDR]);
+    assert_eq!(progress, RtpProgress::NewSets);
+    assert_eq!(scene.given(0).len(), 1 + 3);
+    // The first ones again: those who were told the others need them.
+    let progress = take_over(&mut scene, &with_sets(96, SETS[0]), &[b"\x09\xf0", IDR]);
+    assert_eq!(progress, RtpProgress::NewSets);
+    let given = scene.given(0).into_iter().skip(4).map(|of| of.slice(HEADER_LEN..));
+    let sets = sets_of(&scene.log);
+    let expected = [&b"\x09\xf0"[..], &sets[0], &sets[1], IDR];
+    assert_eq!(given.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn parameter_sets_that_changed_in_band_are_told_again() {
+    let mut scene = of_first_sets();
+    const OTHER: &[u8] =
+        b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a";
+    scene.packet(0, (9, 101, 3600), OTHER);
+    scene.packet(0, (9, 102, 3600), IDR);
+    scene.log.flush();
+    let before = scene.given(0).len();
+    let progress = take_over(&mut scene, &with_sets(96, SETS[0]), &[IDR]);
+    assert_eq!(progress, RtpProgress::Media(Progress::default()), "the description is the same");
+    assert_eq!(scene.given(0).len() - before, 3);
 }
 
 #[test]
