@@ -20,7 +20,7 @@ use crate::media::{
 use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
-pub(super) const HERE: ShardId = ShardId(0);
+const HERE: ShardId = ShardId(0);
 const PUBLISHER: ConnectionId = ConnectionId { serial: 999, shard: HERE };
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
 pub(super) const ONE: &str = "rtmp://one/%s/%s";

@@ -116,7 +116,7 @@ fn with_not_found_hook(config: &mut Config) {
 }
 
 /// Who waits hears what came of it before their own 15 s are over, not that they have waited too long.
-const TOLD_AFTER: Duration = Duration::from_millis(15_000 * 15 / 16);
+const TOLD_AFTER: Duration = Duration::from_micros(15_000_000 * 15 / 16);
 
 #[test]
 fn the_time_of_a_search_counts_from_who_waited_first() {
