@@ -468,3 +468,28 @@ fn relay_gets_over_rtsp_by_tcp() {
 fn relay_gets_over_rtsp_by_udp() {
     relay_gets_over_rtsp("1", WithinMs(10.0));
 }
+
+/// Publishers of other parameter sets, one with pictures out of order and one without.
+#[test]
+fn push_over_rtsp_keeps_its_connection_while_its_stream_blips() {
+    let relay = Relay::start_with(2, &config::grace_ms(20_000));
+    let other = Relay::start(1);
+    let mut publisher = publish(Modern::No, "av.flv", &relay);
+    let key = push(&relay, &other.rtsp_url("out"), &[]);
+    other.wait_online("out");
+    let player = Player::http_flv(other.http, "/live/out.live.flv");
+    player.wait_frames(Kind::Video, 30);
+    for file in ["demo.flv", "av.flv"] {
+        publisher.crash();
+        publisher = publish(Modern::No, file, &relay);
+        player.wait_more_frames(Kind::Video, 30);
+        let row = show(&relay, &key);
+        assert_eq!((&row["state"], &row["attempts"]), (&json!("up"), &json!(1)), "{file}: {row}");
+    }
+    player.assert_open();
+    assert_never_steps_back("over three publishers", &player.stop());
+    assert_eq!(delete(&relay, &key)["flag"], true);
+    publisher.stop();
+    relay.stop();
+    other.stop();
+}

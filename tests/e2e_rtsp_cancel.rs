@@ -69,9 +69,8 @@ impl Hang {
                 Stage::SecondSetup | Stage::Play | Stage::Media | Stage::MidPacket => 2,
             },
             Self::Playing => 2,
-            Self::Connecting | Self::RedirectedConnecting => 0,
-            // The pair that was offered for UDP may still be there.
-            Self::Refused | Self::Closed(_) | Self::FallenBack(_) => return None,
+            Self::Connecting | Self::RedirectedConnecting | Self::FallenBack(_) => 0,
+            Self::Refused | Self::Closed(_) => return None,
         };
         Some(if lower == Lower::Udp { 1 + 2 * pairs } else { 1 })
     }

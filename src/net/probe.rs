@@ -208,7 +208,9 @@ impl Probe<'_> {
                 origin.handle_packet(now, track, kind, packet.pieces());
             }
             RtspWanted::OpenUdp { .. } => origin.udp_opened(now, None),
-            RtspWanted::Report { .. } | RtspWanted::ConnectUdp { .. } => {}
+            RtspWanted::Report { .. }
+            | RtspWanted::CloseUdp { .. }
+            | RtspWanted::ConnectUdp { .. } => {}
         }
     }
 

@@ -61,6 +61,10 @@ pub(super) enum RtspWanted {
     OpenUdp {
         track: usize,
     },
+    /// They are not used.
+    CloseUdp {
+        track: usize,
+    },
     /// They are for these ports of the origin.
     ConnectUdp {
         track: usize,
@@ -211,6 +215,7 @@ impl RtspOrigin {
                 return;
             }
             ClientEvent::UdpWanted { track } => Wanted::Rtsp(RtspWanted::OpenUdp { track }),
+            ClientEvent::UdpRefused { track } => Wanted::Rtsp(RtspWanted::CloseUdp { track }),
             ClientEvent::Setup(track) => return self.on_setup(track),
             ClientEvent::Playing(starts) => return self.on_playing(&starts),
             ClientEvent::Packet { track, kind, packet } => {
@@ -307,6 +312,7 @@ impl Driver {
                     origin.udp_opened(now, ports);
                 }
             }
+            RtspWanted::CloseUdp { track } => self.close_udp_track(token, track),
             RtspWanted::ConnectUdp { track, server_port } => {
                 if self.connect_udp(token, track, server_port) {
                     let peer = self.links.get(token).map(|link| link.peer.ip());

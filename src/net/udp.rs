@@ -127,9 +127,7 @@ impl Driver {
     /// has let go of that it counts, so that a peer which sets up a track again and again takes no more
     /// than its part of the ports.
     pub(super) fn open_udp(&mut self, owner: Token, track: usize) -> Option<Ports> {
-        if let Some(old) = self.udp_of(owner, track) {
-            self.close_udp(old);
-        }
+        self.close_udp_track(owner, track);
         let link = self.links.get_mut(owner)?;
         if link.udp.len() >= UDP_PAIRS_PER_CONNECTION_MAX {
             self.counters.udp_refused += 1;
@@ -188,6 +186,13 @@ impl Driver {
         {
             // Reports and the like: another one follows.
             let _ = socket::send_now(&pair.side(kind).fd, bytes);
+        }
+    }
+
+    /// Closes the pair of a track of a link, if it has one.
+    pub(super) fn close_udp_track(&mut self, owner: Token, track: usize) {
+        if let Some(id) = self.udp_of(owner, track) {
+            self.close_udp(id);
         }
     }
 

@@ -227,7 +227,9 @@ impl RtspPlayer {
                 return Err(End::Refused(format!("redirected to {url}")));
             }
             ClientEvent::Ended => return Err(End::Closed),
-            ClientEvent::Progress(_) | ClientEvent::UdpWanted { .. } => {}
+            ClientEvent::Progress(_)
+            | ClientEvent::UdpWanted { .. }
+            | ClientEvent::UdpRefused { .. } => {}
         }
         Ok(())
     }

@@ -105,6 +105,10 @@ pub enum ClientEvent {
     UdpWanted {
         track: usize,
     },
+    /// The server does not carry the track over the ports that were opened for it.
+    UdpRefused {
+        track: usize,
+    },
     /// The track is set up.
     Setup(ClientTrack),
     /// The server plays. Packets may have come before.

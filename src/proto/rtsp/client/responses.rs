@@ -125,6 +125,9 @@ impl ClientSession {
     ) -> Result<(), ClientError> {
         if !response.is_success() {
             let refusal = (response.status, response.reason.clone());
+            if matches!(asked, Asked::Udp(_)) {
+                self.event(ClientEvent::UdpRefused { track });
+            }
             if response.status == 461 {
                 self.on_transport_refused(now, refusal);
             } else {

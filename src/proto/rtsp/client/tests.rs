@@ -316,6 +316,24 @@ fn tracks_beside_audio_and_video_are_set_up_behind_them() {
 }
 
 #[test]
+fn ports_that_the_server_refuses_are_told() {
+    for (status, is_tried_again) in [("461 Unsupported Transport", true), ("404 Not Found", false)]
+    {
+        let transports = vec![LowerTransport::Udp, LowerTransport::Tcp];
+        let config = ClientConfig { transports, ..ClientConfig::new("rtsp://h/live/a").unwrap() };
+        let mut bench = Bench::described(config);
+        assert_eq!(bench.last(), Some(&ClientEvent::UdpWanted { track: 0 }));
+        bench.session.open_udp(bench.now, Ports { rtp: 5000, rtcp: 5001 });
+        bench.drain();
+        bench.answer("SETUP rtsp://h/live/a/trackID=0", status, &[], "");
+        assert!(bench.events.contains(&ClientEvent::UdpRefused { track: 0 }), "{status}");
+        let is_next = bench.last() == Some(&ClientEvent::UdpWanted { track: 2 });
+        assert_eq!(is_next, !is_tried_again, "{status}: {}", bench.sent);
+        assert_eq!(bench.sent.contains("interleaved=0-1"), is_tried_again, "{}", bench.sent);
+    }
+}
+
+#[test]
 fn next_transport_is_tried() {
     let transports = vec![LowerTransport::Tcp, LowerTransport::Udp];
     let config = ClientConfig { transports, ..ClientConfig::new("rtsp://h/live/a").unwrap() };
