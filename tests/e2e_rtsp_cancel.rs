@@ -69,7 +69,9 @@ impl Hang {
                 Stage::SecondSetup | Stage::Play | Stage::Media | Stage::MidPacket => 2,
             },
             Self::Playing => 2,
-            Self::Connecting | Self::RedirectedConnecting | Self::FallenBack(_) => 0,
+            Self::Connecting | Self::RedirectedConnecting => 0,
+            // Given back as soon as it was refused; all that the try has had is told.
+            Self::FallenBack(_) => 1,
             Self::Refused | Self::Closed(_) => return None,
         };
         Some(if lower == Lower::Udp { 1 + 2 * pairs } else { 1 })
@@ -151,8 +153,10 @@ impl Bench {
     fn wait_hang(&self, hang: Hang, before: [usize; 2], what: &str) {
         match hang {
             Hang::Playing => self.camera.wait_reached(before[0], Stage::Media),
-            Hang::At(stage) | Hang::FallenBack(stage) => {
+            Hang::At(stage) => self.camera.wait_reached(before[0], stage),
+            Hang::FallenBack(stage) => {
                 self.camera.wait_reached(before[0], stage);
+                self.relay.wait_udp_pairs_free(self.start.udp_pairs_free);
             }
             Hang::Redirected(stage) => self.other.wait_reached(before[1], stage),
             Hang::Connecting | Hang::RedirectedConnecting => {

@@ -137,15 +137,16 @@ impl ToFlv {
             Depacketized::Frame(frame) => frame,
         };
         let presentation = taken.places.time_of(frame.timestamp, taken.clock_rate);
+        // Also of a picture that is left out: one that is shown before the first may come behind it.
+        let decoding = match taken.codec.is_video() {
+            true => taken.times.next(presentation),
+            false => taken.sounds.next(presentation),
+        };
         taken.awaiting_keyframe &= !frame.keyframe;
         if taken.awaiting_keyframe {
             self.counts.before_keyframe += 1;
             return;
         }
-        let decoding = match taken.codec.is_video() {
-            true => taken.times.next(presentation),
-            false => taken.sounds.next(presentation),
-        };
         if taken.record_untold {
             self.tell_metadata(decoding as u32, sink);
         }

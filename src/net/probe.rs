@@ -138,14 +138,16 @@ impl Probe<'_> {
 
     fn connect(&mut self, addresses: &[SocketAddr]) -> Result<TcpStream, Fault> {
         let mut last = Fault::new(ErrorClass::Unresolved, "the name has no address");
-        for (index, &address) in addresses.iter().enumerate() {
-            if !access::may_pull_from(&self.access, address.ip()) {
-                let text = format!("{} is in access.pull_deny", address.ip());
-                last = Fault::new(ErrorClass::Denied, text);
-                continue;
-            }
+        let is_allowed = |address: &SocketAddr| access::may_pull_from(&self.access, address.ip());
+        let (allowed, denied): (Vec<SocketAddr>, Vec<_>) =
+            addresses.iter().copied().partition(is_allowed);
+        if let Some(address) = denied.last() {
+            last =
+                Fault::new(ErrorClass::Denied, format!("{} is in access.pull_deny", address.ip()));
+        }
+        for (index, &address) in allowed.iter().enumerate() {
             self.view.address = Some(address);
-            let time = connect_time(self.left(), addresses.len() - 1 - index);
+            let time = connect_time(self.left(), allowed.len() - 1 - index);
             let time = time.unwrap_or_else(|| self.left()).max(Duration::from_millis(1));
             match TcpStream::connect_timeout(&address, time) {
                 Ok(socket) => return Ok(socket),

@@ -22,7 +22,6 @@ impl Shard {
     /// Some of a stream may be left to be made in its other form, or that can't be made any more.
     pub(super) fn look_at_other(&mut self, handle: StreamHandle) {
         let Some(stream) = self.tables.get_mut(handle) else { return };
-        let is_retold = stream.media.take_retold();
         let (other, media) = (stream.media.form().other(), &stream.media);
         if media.other_is_barren() {
             self.end_presences(handle, |form, _| form == other, EndReason::NotCarried);
@@ -30,9 +29,6 @@ impl Shard {
             self.end_attached(handle, |form| form == other, EndReason::TracksChanged);
         } else if media.other_is_behind() && !self.bridging.contains(&handle) {
             self.bridging.push_back(handle);
-        }
-        if is_retold {
-            self.renew_replicas(handle, other);
         }
     }
 

@@ -232,7 +232,7 @@ fn a_source_with_other_tracks_is_told_with_a_new_snapshot() {
 }
 
 #[test]
-fn packets_that_are_described_anew_are_told_with_a_new_snapshot() {
+fn packets_that_are_described_anew_need_no_new_snapshot() {
     const AVC: &[u8] =
         b"\x17\0\0\0\0\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\
         \x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
@@ -252,7 +252,8 @@ fn packets_that_are_described_anew_are_told_with_a_new_snapshot() {
         told.push(scene.sent());
     }
     let none: &[&str] = &[];
-    assert_eq!(told, [none, &["attached"], &["flushed"], &["attached"], &["flushed"]]);
+    // What is flushed has the description with it.
+    assert_eq!(told, [none, &["attached"], &["flushed"], &["flushed"], &["flushed"]]);
 }
 
 #[test]

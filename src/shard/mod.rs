@@ -9,7 +9,7 @@
 //! - `pushes.rs`: pushes; `push_attempts.rs`: how they reach their destinations; `push.rs`: the way of one.
 //! - `players.rs`: players and waiters, and the presence of a stream on this shard.
 //! - `demand.rs`, `search.rs`, `absences.rs`: what players ask for and nobody brings.
-//! - `places.rs`: whose turn it is at an origin.
+//! - `places.rs`, `pace.rs`: whose turn it is at an origin, and when.
 //! - `hosts.rs`: how the hosts do that are pulled from.
 //! - `ending.rs`: closes, and the proof that nothing is left.
 //! - `asks.rs`: what the API asks.

@@ -379,7 +379,7 @@ impl Shard {
         let origin = pull.try_of(side).expect("its timers go with it").origin();
         let fault = Fault::new(
             ErrorClass::Busy,
-            format!("the connect budget of {origin} is used up by other pulls"),
+            format!("no turn at {origin}: other pulls use up its budget or its rate of connects"),
         );
         self.budget.leave(&origin, handle);
         match side {

@@ -51,8 +51,6 @@ struct Packets {
     reported_ms: Vec<Option<i64>>,
     /// One was read, and not compared with what the log was told.
     has_new_config: bool,
-    /// The log was told another description.
-    is_retold: bool,
     /// Beside those of the converter.
     counts: BridgeCounts,
 }
@@ -70,7 +68,6 @@ impl Bridged {
                 newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
                 has_new_config: false,
-                is_retold: false,
                 counts: BridgeCounts::default(),
             })),
         };
@@ -225,15 +222,6 @@ impl Bridged {
         }
     }
 
-    /// Whether the tracks were described anew since the last call: who has a copy of the log has an old
-    /// description.
-    pub(super) fn take_retold(&mut self) -> bool {
-        match &mut self.direction {
-            Direction::ToFlv(_) => false,
-            Direction::ToRtp(packets) => std::mem::take(&mut packets.is_retold),
-        }
-    }
-
     /// Whether it is known that nothing can be made of the source's tracks.
     pub(super) fn is_barren(&self) -> bool {
         match &self.direction {
@@ -329,7 +317,6 @@ impl Packets {
         }
         let Some(description) = self.converter.description() else { return false };
         if log.description().is_none_or(|told| **told != description) {
-            self.is_retold |= log.description().is_some();
             log.set_description(description.into());
         }
         true

@@ -246,12 +246,6 @@ impl Media {
         })
     }
 
-    /// Whether the tracks of the form that the source does not bring were described anew since the last
-    /// call: copies of its log are not what they were of.
-    pub fn take_retold(&mut self) -> bool {
-        self.bridged.as_mut().is_some_and(|bridged| bridged.take_retold())
-    }
-
     /// Whether it is known that the form that the source does not bring can't be made of its tracks.
     pub fn other_is_barren(&self) -> bool {
         self.bridged.as_ref().is_some_and(|bridged| bridged.is_barren())

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::log::Entry;
 use super::tracks::Tracks;
+use crate::limits::REPEATED_SETS_LEN_MAX;
 use crate::media::codec::{AudioParameters, ParameterSets};
 use crate::media::{Codec, StartPoints, TagKind};
 use crate::proto::rtp::random_access::{Step, for_each_nal, may_hold_sets};
@@ -151,10 +152,13 @@ impl Lane {
         }
     }
 
-    /// The track's parameter sets in packets of their own, with a header like this one.
+    /// The track's parameter sets in packets of their own, with a header like this one. None where they
+    /// are longer than those that encoders make.
     pub(super) fn set_packets(&self, header: RtpHeader) -> Vec<RtpPacket> {
         let head = RtpHeader { marker: false, ..header }.encode();
+        let len: usize = self.sets.iter().flat_map(ParameterSets::nals).map(Bytes::len).sum();
         let nals = self.sets.iter().flat_map(ParameterSets::nals);
+        let nals = nals.filter(|_| len <= REPEATED_SETS_LEN_MAX);
         let packet = |nal: &Bytes| RtpPacket::parse([&head[..], nal].concat().into());
         nals.map(|nal| packet(nal).expect("a header of ours")).collect()
     }
