@@ -29,7 +29,7 @@ rtmp {{ server {{ listen 127.0.0.1:{port}; chunk_size 4096; access_log off;
 
 # Name, size, video bit rate, audio bit rate: the streams of the design's measurements, and by their Mbit/s.
 SOURCES = {"720p": ("1280x720", "2000k", "128k"), "360p": ("640x360", "450k", "96k"),
-           "4m": ("1280x720", "4200k", "128k"), "10m": ("1280x720", "9900k", "128k")}
+           "4m": ("1280x720", "4200k", "128k"), "17m": ("1280x720", "16900k", "128k")}
 
 
 def source(name):
