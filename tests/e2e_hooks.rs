@@ -14,7 +14,7 @@ use hmac::{Hmac, Mac};
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher};
 use kit::flv::Kind;
-use kit::hook_server::Call;
+use kit::hook_server::{Call, TOLD};
 use kit::http::{encode, request};
 use kit::process::Process;
 use kit::relay::{SECRET, add_params, key, label};
@@ -380,16 +380,8 @@ fn a_dead_hook_server_delays_no_media_and_no_api_call() {
     let relay = Relay::start(2);
     let mut server = HookServer::start();
     let origin = Origin::start(Mode::Healthy);
-    let hooks = [
-        "on_stream_changed",
-        "on_stream_none_reader",
-        "on_stream_not_found",
-        "on_flow_report",
-        "on_proxy_state",
-        "on_server_keepalive",
-    ];
     let soon = [("hook.timeoutSec", "0.4"), ("hook.alive_interval", "0.2")];
-    set_hooks(&relay, &server, &hooks, &soon);
+    set_hooks(&relay, &server, &TOLD, &soon);
     let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
     relay.wait_online("a");
     let player = Player::http_flv(relay.http, "/live/a.live.flv");

@@ -14,6 +14,7 @@ use rillcast::clock;
 use rillcast::load::dead::DeadOrigins;
 
 use crate::api::Callers;
+use crate::kit::hook_server::TOLD;
 use crate::kit::relay::{add_params, key};
 use crate::kit::{Api, Relay, pause};
 use crate::players::Players;
@@ -27,16 +28,6 @@ const PHASE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between an add and a delete, and before the next add.
 const PACE: Duration = Duration::from_millis(5);
-
-/// Hooks that are told what happens.
-const TOLD: [&str; 6] = [
-    "on_stream_changed",
-    "on_stream_none_reader",
-    "on_stream_not_found",
-    "on_flow_report",
-    "on_proxy_state",
-    "on_server_keepalive",
-];
 
 /// All phases of one kind of hook server.
 pub(crate) struct Kind {

@@ -12,6 +12,16 @@ use serde_json::{Value, json};
 
 use super::{LIVENESS, wait_until};
 
+/// Hooks that are told what happens.
+pub const TOLD: [&str; 6] = [
+    "on_stream_changed",
+    "on_stream_none_reader",
+    "on_stream_not_found",
+    "on_flow_report",
+    "on_proxy_state",
+    "on_server_keepalive",
+];
+
 /// One call as it came.
 #[derive(Debug, Clone)]
 pub struct Call {

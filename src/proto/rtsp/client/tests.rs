@@ -263,14 +263,16 @@ fn track_that_is_refused_is_left_out() {
     assert_eq!(bench.last(), Some(&ClientEvent::Progress(ClientStage::AwaitingMedia)));
 }
 
+/// A server that describes its stream so.
+fn describe(sdp: &str) -> Bench {
+    let mut bench = Bench::new("rtsp://h/live/a");
+    bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
+    bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], sdp);
+    bench
+}
+
 #[test]
 fn back_channels_are_not_set_up() {
-    let describe = |sdp: &str| {
-        let mut bench = Bench::new("rtsp://h/live/a");
-        bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
-        bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], sdp);
-        bench
-    };
     let back_channel = "m=audio 0 RTP/AVP 8\r\na=control:trackID=3\r\na=sendonly\r\n";
     let mut bench = describe(&[back_channel, SDP].concat());
     bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
@@ -287,12 +289,6 @@ const METADATA: &str = "m=application 0 RTP/AVP 107\r\na=rtpmap:107 vnd.onvif.me
 
 #[test]
 fn tracks_beside_audio_and_video_are_set_up_behind_them() {
-    let describe = |sdp: &str| {
-        let mut bench = Bench::new("rtsp://h/live/a");
-        bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
-        bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], sdp);
-        bench
-    };
     let mut bench = describe(&[METADATA, SDP].concat());
     bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
     bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
