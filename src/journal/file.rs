@@ -37,8 +37,8 @@ pub(super) struct JournalFile {
 }
 
 impl JournalFile {
-    /// Opens the journal of a folder, which is made where it is missing. What makes no sense is cut
-    /// off, after a copy was made of it.
+    /// Opens the journal of a folder, which is made where it is missing. What makes no sense is left out;
+    /// the damaged file is kept beside it.
     pub(super) fn open(dir: &Path) -> Result<(Self, Replay), OpenError> {
         let failed = |source| OpenError::Io { dir: dir.to_owned(), source };
         make_folder(dir).map_err(failed)?;
@@ -58,9 +58,10 @@ impl JournalFile {
             _lock: lock,
         };
         if let Some(damage) = damage {
-            journal.cut(damage).map_err(failed)?;
+            journal.cut(damage);
+        } else {
+            journal.begin().map_err(failed)?;
         }
-        journal.begin().map_err(failed)?;
         let replay = journal.state.to_replay(unknown_count, damage);
         Ok((journal, replay))
     }
@@ -98,14 +99,20 @@ impl JournalFile {
         Ok(())
     }
 
-    fn cut(&mut self, damage: Damage) -> io::Result<()> {
-        let copy = free_name(&self.dir);
+    /// Keeps the damaged file under another name, which takes no room on a full disk, and goes on in a
+    /// new one; where that can't be written yet, the damaged one stays for the next start.
+    fn cut(&mut self, damage: Damage) {
         let Damage { offset, len, reason } = damage;
-        // The copy is for a person to look at; without it the rest is as good.
-        let kept = fs::copy(self.dir.join(NAME), &copy).is_ok();
-        warn!(offset, len, reason, kept, copy = %copy.display(),
+        let (path, copy) = (self.dir.join(NAME), free_name(&self.dir));
+        // The last place is taken again.
+        let _ = fs::remove_file(&copy);
+        let kept = fs::hard_link(&path, &copy).or_else(|_| fs::copy(&path, &copy).map(|_| ()));
+        warn!(offset, len, reason, kept = kept.is_ok(), copy = %copy.display(),
             "the journal is damaged, and is cut at its last whole record");
-        self.file.set_len(offset as u64)
+        if let Err(error) = self.write_anew() {
+            self.is_behind = true;
+            warn!(%error, "the journal was not written anew");
+        }
     }
 
     /// Makes the file one that can be appended to.

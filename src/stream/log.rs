@@ -33,7 +33,6 @@ use crate::proto::rtsp::message::{INTERLEAVED_HEADER_LEN, interleaved_header};
 use crate::ring::prefetch;
 
 /// The log of one stream on one shard.
-#[derive(Default)]
 pub struct Log {
     tape: Tape,
     entries: VecDeque<Entry>,
@@ -59,6 +58,30 @@ pub struct Log {
     gops_dropped: u64,
     /// Bytes of configurations copied out of the arena since they were asked for.
     config_bytes_copied: u64,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        // Thousands of pulls have nothing yet.
+        let prelude = Arc::<Prelude>::default();
+        Self {
+            tape: Tape::default(),
+            entries: VecDeque::new(),
+            first_seq: 0,
+            gop_seq: None,
+            gop_lead: 0,
+            flushed_seq: 0,
+            has_video: false,
+            has_audio: false,
+            timestamp_ms: 0,
+            next_prelude: prelude.clone(),
+            gop_prelude: prelude.clone(),
+            prelude,
+            description: None,
+            gops_dropped: 0,
+            config_bytes_copied: 0,
+        }
+    }
 }
 
 impl Log {

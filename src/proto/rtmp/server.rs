@@ -80,13 +80,7 @@ pub struct ServerSession {
     received: ReceivedBytes,
     peer_acknowledged: u32,
     chunk_size_out: usize,
-    /// Input that came after `publish` and before its answer.
-    held: Vec<u8>,
-    /// Lanes of which a tag began since the stream is published. What comes on others is the rest
-    /// of a tag that began before; it is dropped. At most `CHUNK_STREAMS_MAX`.
-    lanes: Vec<u32>,
-    app: String,
-    tc_url: String,
+    app: Box<str>,
     outputs: VecDeque<Output<ServerEvent>>,
 }
 
@@ -95,8 +89,15 @@ enum Phase {
     Handshaking(Box<ServerHandshake>),
     Connecting,
     Idle,
-    PublishAsked,
-    Publishing,
+    PublishAsked {
+        /// Input that came after `publish` and before its answer.
+        held: Vec<u8>,
+    },
+    Publishing {
+        /// Lanes of which a tag began since the stream is published. What comes on others is the
+        /// rest of a tag that began before; it is dropped. At most `CHUNK_STREAMS_MAX`.
+        lanes: Vec<u32>,
+    },
     PlayAsked,
     Playing,
     /// Refused or ended by us; whatever comes is ignored until the driver closes.
@@ -114,10 +115,7 @@ impl ServerSession {
             received: ReceivedBytes::new(config.window_ack_size),
             peer_acknowledged: 0,
             chunk_size_out: CHUNK_SIZE_DEFAULT,
-            held: Vec::new(),
-            lanes: Vec::new(),
-            app: String::new(),
-            tc_url: String::new(),
+            app: Box::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -192,19 +190,17 @@ impl ServerSession {
     /// # Errors
     /// [`ServerError`] in the kept input; the session is dead then.
     pub fn accept_publish(&mut self, now: Instant) -> Result<(), ServerError> {
-        if !matches!(self.phase, Phase::PublishAsked) {
-            return Ok(());
-        }
-        self.phase = Phase::Publishing;
+        let Phase::PublishAsked { held } = &mut self.phase else { return Ok(()) };
+        let held = std::mem::take(held);
+        self.phase = Phase::Publishing { lanes: Vec::new() };
         self.send_control(Control::StreamBegin(STREAM_ID));
         self.send_status(reply::PUBLISH_START);
-        let held = std::mem::take(&mut self.held);
         self.read(now, held.into())
     }
 
     /// The publisher may not publish. `detail` goes to the peer; empty stands for the usual text.
     pub fn refuse_publish(&mut self, refusal: PublishRefusal, detail: &str) {
-        if matches!(self.phase, Phase::PublishAsked) {
+        if matches!(self.phase, Phase::PublishAsked { .. }) {
             self.send_status(refusal.status(detail));
             self.end();
         }
@@ -212,7 +208,7 @@ impl ServerSession {
 
     /// Ends a publisher. The driver closes once the output is sent.
     pub fn end_publish(&mut self, end: PublishEnd) {
-        if matches!(self.phase, Phase::PublishAsked | Phase::Publishing) {
+        if matches!(self.phase, Phase::PublishAsked { .. } | Phase::Publishing { .. }) {
             self.send_status(end.status());
             self.end();
         }
@@ -264,9 +260,9 @@ impl ServerSession {
             }
         }
         loop {
-            match self.phase {
+            match &mut self.phase {
                 Phase::Ended => return Ok(()),
-                Phase::PublishAsked => return self.hold(&input),
+                Phase::PublishAsked { held } => return hold(held, &input),
                 _ => {}
             }
             let Some(item) = self.reader.next_item(&mut input)? else { return Ok(()) };
@@ -277,25 +273,11 @@ impl ServerSession {
         }
     }
 
-    fn hold(&mut self, input: &Bytes) -> Result<(), ServerError> {
-        if self.held.len() + input.len() > HELD_INPUT_LEN_MAX {
-            return Err(ServerError::TooMuchBeforeAccept);
-        }
-        // A copy, because views would keep receive buffers from the kernel for as long as a hook
-        // takes.
-        self.held.extend_from_slice(input);
-        Ok(())
-    }
-
     fn on_part(&mut self, part: MediaPart) {
-        if !matches!(self.phase, Phase::Publishing) {
-            return;
-        }
+        let Phase::Publishing { lanes } = &mut self.phase else { return };
         match &part {
-            MediaPart::Begin { lane, .. } if !self.lanes.contains(lane) => self.lanes.push(*lane),
-            MediaPart::Data { lane, .. } | MediaPart::Abort { lane }
-                if !self.lanes.contains(lane) =>
-            {
+            MediaPart::Begin { lane, .. } if !lanes.contains(lane) => lanes.push(*lane),
+            MediaPart::Data { lane, .. } | MediaPart::Abort { lane } if !lanes.contains(lane) => {
                 return;
             }
             _ => {}
@@ -331,7 +313,6 @@ impl ServerSession {
     fn end(&mut self) {
         self.phase = Phase::Ended;
         self.deadline = None;
-        self.held = Vec::new();
     }
 
     fn send_status(&mut self, status: Status<'_>) {
@@ -347,6 +328,16 @@ impl ServerSession {
         encode_message(csid, message, self.chunk_size_out, &mut bytes);
         self.outputs.push_back(Output::Send(bytes.into()));
     }
+}
+
+fn hold(held: &mut Vec<u8>, input: &Bytes) -> Result<(), ServerError> {
+    if held.len() + input.len() > HELD_INPUT_LEN_MAX {
+        return Err(ServerError::TooMuchBeforeAccept);
+    }
+    // A copy, because views would keep receive buffers from the kernel for as long as a hook
+    // takes.
+    held.extend_from_slice(input);
+    Ok(())
 }
 
 #[cfg(test)]

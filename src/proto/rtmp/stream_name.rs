@@ -3,8 +3,7 @@
 //!
 //! ```text
 //! app           live/a?x=1       the first segment is the app, further ones go before the stream
-//! tcUrl         rtmp://h:1935/live/a?vhost=v
-//! stream name   mp4:b?token=t    -> app live, stream a/b.mp4, params token=t, host v
+//! stream name   mp4:b?token=t    -> app live, stream a/b.mp4, params token=t
 //! ```
 
 use crate::limits::PARAMS_LEN_MAX;
@@ -13,8 +12,6 @@ use crate::proto::rtmp::error::ServerError;
 /// What a peer asks to publish or play. Nothing is validated but the length of `params`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamRequest {
-    /// The host of `tcUrl` without port, or the `vhost` parameter. May be empty or an address.
-    pub vhost_host: String,
     pub app: String,
     pub stream: String,
     /// What followed the stream name's question mark, raw.
@@ -22,8 +19,8 @@ pub struct StreamRequest {
 }
 
 impl StreamRequest {
-    pub(super) fn new(app: &str, tc_url: &str, name: &str) -> Result<Self, ServerError> {
-        let (app_path, app_query) = split_query(app);
+    pub(super) fn new(app: &str, name: &str) -> Result<Self, ServerError> {
+        let (app_path, _) = split_query(app);
         let (name_path, params) = split_query(name);
         if params.len() > PARAMS_LEN_MAX {
             return Err(ServerError::ParamsTooLong);
@@ -36,14 +33,7 @@ impl StreamRequest {
             (false, true) => prefix.to_owned(),
             (false, false) => format!("{prefix}/{stem}"),
         };
-        let (tc_path, tc_query) = split_query(tc_url);
-        let vhost = [params, app_query, tc_query].into_iter().find_map(vhost_parameter);
-        Ok(Self {
-            vhost_host: vhost.unwrap_or_else(|| host(tc_path)).to_owned(),
-            app: app.to_owned(),
-            stream,
-            params: params.to_owned(),
-        })
+        Ok(Self { app: app.to_owned(), stream, params: params.to_owned() })
     }
 }
 
@@ -63,67 +53,42 @@ fn strip_format(name: &str) -> String {
     }
 }
 
-/// The value of `vhost`; a path may follow it where the query stood in the middle of an URL.
-fn vhost_parameter(query: &str) -> Option<&str> {
-    let value = query.split('&').find_map(|pair| pair.strip_prefix("vhost="))?;
-    value.split('/').next().filter(|vhost| !vhost.is_empty())
-}
-
-fn host(url: &str) -> &str {
-    let Some((_, rest)) = url.split_once("://") else { return "" };
-    let authority = rest.split('/').next().unwrap_or("");
-    let authority = authority.rsplit('@').next().unwrap_or(authority);
-    if let Some((address, _)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return address;
-    }
-    authority.split(':').next().unwrap_or("")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn table_of_urls_is_split() {
-        let url = "rtmp://h.example:1935/live";
         let table = [
-            // app, tcUrl, name, then host, app, stream, params
-            ("live", url, "cam", "h.example", "live", "cam", ""),
-            ("live", url, "cam?token=a&b=c", "h.example", "live", "cam", "token=a&b=c"),
-            ("live/a/b", url, "cam", "h.example", "live", "a/b/cam", ""),
-            ("live/cam", url, "", "h.example", "live", "cam", ""),
-            ("/live/", url, "/cam/", "h.example", "live", "cam", ""),
-            ("live?x=1", url, "cam", "h.example", "live", "cam", ""),
-            ("live?vhost=v.example", url, "cam", "v.example", "live", "cam", ""),
-            ("live", "rtmp://h/live?a=b&vhost=v/x", "cam", "v", "live", "cam", ""),
-            ("live", url, "cam?vhost=v", "v", "live", "cam", "vhost=v"),
-            ("live", url, "cam?vhost=", "h.example", "live", "cam", "vhost="),
-            ("vod", url, "mp4:film", "h.example", "vod", "film.mp4", ""),
-            ("vod", url, "mp4:film.mp4", "h.example", "vod", "film.mp4", ""),
-            ("live", url, "flv:cam", "h.example", "live", "cam", ""),
-            ("live", url, "a:b", "h.example", "live", "a:b", ""),
-            ("live", "rtmp://[2001:db8::1]:1935/live", "cam", "2001:db8::1", "live", "cam", ""),
-            ("live", "rtmp://u:p@h/live", "cam", "h", "live", "cam", ""),
-            ("live", "nonsense", "cam", "", "live", "cam", ""),
-            ("", "", "", "", "", "", ""),
+            // app, name, then app, stream, params
+            ("live", "cam", "live", "cam", ""),
+            ("live", "cam?token=a&b=c", "live", "cam", "token=a&b=c"),
+            ("live/a/b", "cam", "live", "a/b/cam", ""),
+            ("live/cam", "", "live", "cam", ""),
+            ("/live/", "/cam/", "live", "cam", ""),
+            ("live?x=1", "cam", "live", "cam", ""),
+            ("vod", "mp4:film", "vod", "film.mp4", ""),
+            ("vod", "mp4:film.mp4", "vod", "film.mp4", ""),
+            ("live", "flv:cam", "live", "cam", ""),
+            ("live", "a:b", "live", "a:b", ""),
+            ("", "", "", "", ""),
         ];
-        for (app, tc_url, name, host, app_out, stream, params) in table {
+        for (app, name, app_out, stream, params) in table {
             let request = StreamRequest {
-                vhost_host: host.to_owned(),
                 app: app_out.to_owned(),
                 stream: stream.to_owned(),
                 params: params.to_owned(),
             };
-            assert_eq!(StreamRequest::new(app, tc_url, name), Ok(request), "{app} {name}");
+            assert_eq!(StreamRequest::new(app, name), Ok(request), "{app} {name}");
         }
     }
 
     #[test]
     fn parameters_are_bounded() {
         let name = |len| format!("cam?{}", "x".repeat(len));
-        assert!(StreamRequest::new("live", "", &name(PARAMS_LEN_MAX)).is_ok());
+        assert!(StreamRequest::new("live", &name(PARAMS_LEN_MAX)).is_ok());
         assert_eq!(
-            StreamRequest::new("live", "", &name(PARAMS_LEN_MAX + 1)),
+            StreamRequest::new("live", &name(PARAMS_LEN_MAX + 1)),
             Err(ServerError::ParamsTooLong)
         );
     }

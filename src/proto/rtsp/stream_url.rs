@@ -1,7 +1,7 @@
 //! From the address of a request to app, stream and parameters, as with RTMP.
 //!
 //! ```text
-//! rtsp://user@h:554/live/room/a?token=t/trackID=1    -> host h, app live, stream room/a,
+//! rtsp://user@h:554/live/room/a?token=t/trackID=1    -> app live, stream room/a,
 //! rtsp://h/live/room/a/trackID=1?token=t                params token=t, track 1
 //! ```
 //!
@@ -16,8 +16,6 @@ use crate::limits::PARAMS_LEN_MAX;
 pub struct StreamRequest {
     /// As sent, without a track and without a slash at the end.
     pub url: String,
-    /// The host without port, or the `vhost` parameter. May be an address.
-    pub vhost_host: String,
     pub app: String,
     pub stream: String,
     /// What followed the question mark, raw.
@@ -33,7 +31,7 @@ impl StreamRequest {
         if !["rtsp", "rtsps", "rtspu"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return None;
         }
-        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (_, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let (path, params) = rest.split_once('?').unwrap_or((rest, ""));
         let path = percent_decode_str(path.trim_matches('/')).decode_utf8_lossy();
         let (app, stream) = path.split_once('/')?;
@@ -41,10 +39,7 @@ impl StreamRequest {
         if app.is_empty() || stream.is_empty() || params.len() > PARAMS_LEN_MAX {
             return None;
         }
-        let vhost = params.split('&').find_map(|pair| pair.strip_prefix("vhost="));
-        let vhost = vhost.filter(|vhost| !vhost.is_empty()).unwrap_or_else(|| host(authority));
         Some(Self {
-            vhost_host: vhost.to_owned(),
             app: app.to_owned(),
             stream: stream.to_owned(),
             params: params.to_owned(),
@@ -75,14 +70,6 @@ fn split_suffix(uri: &str) -> Option<(&str, usize)> {
     Some((url, number.parse().ok()?))
 }
 
-fn host(authority: &str) -> &str {
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.split(':').next().unwrap_or_default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,27 +77,21 @@ mod tests {
     #[test]
     fn addresses_are_split() {
         for (uri, parts) in [
-            ("rtsp://h/live/a", ["rtsp://h/live/a", "h", "live", "a", ""]),
-            ("RTSP://h:554/live/a/", ["RTSP://h:554/live/a", "h", "live", "a", ""]),
+            ("rtsp://h/live/a", ["rtsp://h/live/a", "live", "a", ""]),
+            ("RTSP://h:554/live/a/", ["RTSP://h:554/live/a", "live", "a", ""]),
             (
                 "rtsp://u:p@[::1]:554/live/r%20m/a?t=1&vhost=v/trackID=0",
-                [
-                    "rtsp://u:p@[::1]:554/live/r%20m/a?t=1&vhost=v",
-                    "v",
-                    "live",
-                    "r m/a",
-                    "t=1&vhost=v",
-                ],
+                ["rtsp://u:p@[::1]:554/live/r%20m/a?t=1&vhost=v", "live", "r m/a", "t=1&vhost=v"],
             ),
             (
                 "rtsp://[::1]/live/a/trackid=10/?t=/x",
-                ["rtsp://[::1]/live/a?t=/x", "::1", "live", "a", "t=/x"],
+                ["rtsp://[::1]/live/a?t=/x", "live", "a", "t=/x"],
             ),
-            ("rtsp://h/live/trackID=x", ["rtsp://h/live/trackID=x", "h", "live", "trackID=x", ""]),
+            ("rtsp://h/live/trackID=x", ["rtsp://h/live/trackID=x", "live", "trackID=x", ""]),
         ] {
             let request = StreamRequest::parse(uri).unwrap();
-            let StreamRequest { url, vhost_host, app, stream, params } = &request;
-            assert_eq!([url, vhost_host, app, stream, params], parts, "{uri}");
+            let StreamRequest { url, app, stream, params } = &request;
+            assert_eq!([url, app, stream, params], parts, "{uri}");
         }
     }
 

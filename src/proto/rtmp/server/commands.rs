@@ -44,7 +44,7 @@ impl ServerSession {
             "publish" => {
                 let name = command.argument(0).as_str();
                 let name = name.ok_or(ServerError::MalformedCommand("publish"))?;
-                self.on_request(name, Phase::PublishAsked, "publish")
+                self.on_request(name, Phase::PublishAsked { held: Vec::new() }, "publish")
             }
             "play" => {
                 let name = command.argument(0).as_str();
@@ -75,8 +75,7 @@ impl ServerSession {
     fn on_connect(&mut self, command: &Command) -> Result<(), ServerError> {
         let property = |name| command.object().property(name).and_then(Value::as_str);
         let app = property("app").ok_or(ServerError::MalformedCommand("connect"))?;
-        self.app = app.to_owned();
-        self.tc_url = property("tcUrl").unwrap_or_default().to_owned();
+        self.app = app.into();
         self.phase = Phase::Idle;
         let encoding = command.object().property("objectEncoding").and_then(Value::as_number);
         let window = self.config.window_ack_size;
@@ -97,8 +96,8 @@ impl ServerSession {
         if !matches!(self.phase, Phase::Idle) {
             return Err(ServerError::UnexpectedCommand(command));
         }
-        let request = StreamRequest::new(&self.app, &self.tc_url, name)?;
-        let event = if matches!(asked, Phase::PublishAsked) {
+        let request = StreamRequest::new(&self.app, name)?;
+        let event = if matches!(asked, Phase::PublishAsked { .. }) {
             ServerEvent::Publish(request)
         } else {
             ServerEvent::Play(request)
@@ -112,12 +111,11 @@ impl ServerSession {
     /// The peer ends what it does, if it does something.
     fn on_stop(&mut self, now: Instant) {
         let event = match self.phase {
-            Phase::Publishing => ServerEvent::Unpublish,
+            Phase::Publishing { .. } => ServerEvent::Unpublish,
             Phase::PlayAsked | Phase::Playing => ServerEvent::StopPlay,
             _ => return,
         };
         self.phase = Phase::Idle;
-        self.lanes.clear();
         self.deadline = Some(now + self.config.command_timeout);
         // Encoders close right after the command: the event goes before what can't be sent then.
         let is_unpublished = event == ServerEvent::Unpublish;

@@ -153,12 +153,7 @@ fn media(kind: u8, timestamp_ms: u32, payload: &'static [u8]) -> Message {
 }
 
 fn request() -> StreamRequest {
-    StreamRequest {
-        vhost_host: "h.example".to_owned(),
-        app: "live".to_owned(),
-        stream: "a/cam".to_owned(),
-        params: "t=1".to_owned(),
-    }
+    StreamRequest { app: "live".to_owned(), stream: "a/cam".to_owned(), params: "t=1".to_owned() }
 }
 
 fn begin(lane: u32, kind: TagKind, timestamp_ms: u32, len: u32) -> ServerEvent {
