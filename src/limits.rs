@@ -101,8 +101,8 @@ pub const EGRESS_CHUNK: u32 = 512;
 pub const SPAN_SLICES_MAX: usize = 1024;
 
 /// Threads that look names up: a hanging name server takes 5 s per try, and pulls of other origins
-/// should not wait for it.
-pub const RESOLVER_THREADS: usize = 4;
+/// should not wait for it. Half of them leave names alone that were slow before.
+pub const RESOLVER_THREADS: usize = 8;
 
 /// Answers that may be awaited from the resolver: 10,000 pending pulls, and room for pushes.
 pub const RESOLVER_WAITERS_MAX: usize = 16_384;

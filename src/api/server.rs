@@ -1,6 +1,8 @@
 //! The node: getServerConfig, setServerConfig, reloadConfig, getStatistic, getThreadsLoad, getWorkThreadsLoad,
 //! getApiList, version.
 
+use tracing::warn;
+
 use super::Node;
 use super::router::{self, Call};
 use super::wire::{
@@ -22,22 +24,33 @@ pub(super) fn show_config<N: Node>(call: &Call<'_, N>) -> Response {
     wire::success(Data { data: [call.config.zlm_map()] })
 }
 
-/// `setServerConfig`: counts what was changed; what it does not know it leaves alone.
+/// `setServerConfig`: counts what was changed and names what is refused; what it does not know it leaves
+/// alone.
 pub(super) async fn set_config<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
-    let changed = call.node.change_config(|config| {
+    let mut changed = 0;
+    let mut refused = Vec::new();
+    call.node.change_config(|config| {
         let names: Vec<String> = config.zlm_map().into_keys().collect();
-        let given = call.params.given().filter_map(|(given, value)| {
-            let name = names.iter().find(|name| name.eq_ignore_ascii_case(given))?;
-            Some((name, value))
-        });
-        given.filter(|(name, value)| config.set_zlm(name, value) == ZlmSet::Changed).count() as u64
+        for (given, value) in call.params.given() {
+            let Some(name) = names.iter().find(|name| name.eq_ignore_ascii_case(given)) else {
+                continue;
+            };
+            match config.set_zlm(name, value) {
+                ZlmSet::Changed => changed += 1,
+                ZlmSet::Invalid => refused.push(name.clone()),
+                ZlmSet::Unknown | ZlmSet::Unchanged => {}
+            }
+        }
     });
+    if !refused.is_empty() {
+        warn!(keys = refused.join(", "), "setServerConfig has values that are not taken");
+    }
     if changed > 0 {
         for answer in call.ask_all(|| Ask::Node(NodeAsk::Configure)).await {
             answer?;
         }
     }
-    Ok(wire::success(Changed { changed }))
+    Ok(wire::success(Changed { changed, refused }))
 }
 
 /// `reloadConfig`: as SIGHUP.
@@ -163,6 +176,28 @@ mod tests {
         }
         node.pass(std::time::Duration::from_millis(250));
         assert_eq!(node.take_ended().len(), 2);
+    }
+
+    #[test]
+    fn values_that_are_not_taken_are_named() {
+        let node = FakeNode::new();
+        let params = [
+            ("hook.on_play", "https://h/x"),
+            ("hook.on_publish", "http://h/x"),
+            ("Hook.TimeoutSec", "soon"),
+            ("nosuch.key", "1"),
+        ];
+        let refused = json!(["hook.on_play", "hook.timeoutSec"]);
+        let reply = node.call("setServerConfig", &params);
+        assert_eq!(reply["refused"].as_array().map(Vec::len), Some(2), "{reply}");
+        assert!(
+            refused
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|key| { reply["refused"].as_array().unwrap().contains(key) })
+        );
+        assert_eq!((&reply["code"], &reply["changed"]), (&json!(0), &json!(1)));
     }
 
     #[test]

@@ -263,7 +263,7 @@ mod tests {
         for (name, value) in
             [("hook.timeoutSec", "0"), ("hook.retry", "x"), ("hook.on_play", "https://h/x")]
         {
-            assert_eq!(config.set_zlm(name, value), ZlmSet::Unchanged, "{name}={value}");
+            assert_eq!(config.set_zlm(name, value), ZlmSet::Invalid, "{name}={value}");
         }
     }
 

@@ -13,8 +13,10 @@ use crate::limits::REQUEST_BODY_LEN_MAX;
 pub enum ZlmSet {
     /// ZLMediaKit has no such key, or none that matters to a relay.
     Unknown,
-    /// The value was this already, is not valid, or cannot change while we run.
+    /// The value was this already, or cannot change while we run.
     Unchanged,
+    /// It is no value of this key.
+    Invalid,
     Changed,
 }
 
@@ -63,7 +65,10 @@ impl Config {
 
     fn set_checked(&mut self, write: impl FnOnce(&mut Self) -> Option<()>) -> ZlmSet {
         let mut changed = self.clone();
-        if write(&mut changed).is_none() || changed == *self || changed.validate().is_err() {
+        if write(&mut changed).is_none() || changed.validate().is_err() {
+            return ZlmSet::Invalid;
+        }
+        if changed == *self {
             return ZlmSet::Unchanged;
         }
         *self = changed;
@@ -365,18 +370,18 @@ mod tests {
         let mut config = Config::default();
         let before = config.clone();
         let table = [
-            ("api.secret", "", ZlmSet::Unchanged),
-            ("cluster.origin_url", "rtmp://o/%s", ZlmSet::Unchanged),
-            ("general.mediaServerId", "a\nb", ZlmSet::Unchanged),
-            ("general.maxStreamWaitMS", "x", ZlmSet::Unchanged),
-            ("http.allow_cross_domains", "2", ZlmSet::Unchanged),
-            ("http.allow_ip_range", "nonsense", ZlmSet::Unchanged),
-            ("http.keepAliveSecond", "-1", ZlmSet::Unchanged),
-            ("http.keepAliveSecond", "inf", ZlmSet::Unchanged),
-            ("http.keepAliveSecond", "1e300", ZlmSet::Unchanged),
-            ("http.keepAliveSecond", "0", ZlmSet::Unchanged),
+            ("api.secret", "", ZlmSet::Invalid),
+            ("cluster.origin_url", "rtmp://o/%s", ZlmSet::Invalid),
+            ("general.mediaServerId", "a\nb", ZlmSet::Invalid),
+            ("general.maxStreamWaitMS", "x", ZlmSet::Invalid),
+            ("http.allow_cross_domains", "2", ZlmSet::Invalid),
+            ("http.allow_ip_range", "nonsense", ZlmSet::Invalid),
+            ("http.keepAliveSecond", "-1", ZlmSet::Invalid),
+            ("http.keepAliveSecond", "inf", ZlmSet::Invalid),
+            ("http.keepAliveSecond", "1e300", ZlmSet::Invalid),
+            ("http.keepAliveSecond", "0", ZlmSet::Invalid),
             ("http.port", "81", ZlmSet::Unchanged),
-            ("rtsp.rtpTransportType", "2", ZlmSet::Unchanged),
+            ("rtsp.rtpTransportType", "2", ZlmSet::Invalid),
             ("rtmp.sslport", "19350", ZlmSet::Unchanged),
             ("http.nosuch", "1", ZlmSet::Unknown),
             ("ffmpeg.bin", "/bin/sh", ZlmSet::Unknown),

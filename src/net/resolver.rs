@@ -1,10 +1,11 @@
 //! Name lookups: a few threads around the blocking resolver of the C library.
 //!
 //! Shards never block on a name. Lookups of one name are made once for all who wait, and an answer
-//! is remembered for five seconds. No DNS of our own: `/etc/hosts`, NSS modules and search
+//! is remembered for five seconds. Names that failed or took long the last time are looked up by half of
+//! the threads, so that those of a dead name server do not hold up the others. No DNS of our own: `/etc/hosts`, NSS modules and search
 //! domains work as everywhere else on the machine.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -93,8 +94,9 @@ impl Resolver {
             waiters.push(waiter);
         } else {
             state.waiters.insert(host.to_owned(), vec![waiter]);
-            state.queue.push_back(host.to_owned());
-            self.shared.work.notify_one();
+            state.enqueue(host);
+            // One of those for slow names may be woken by it alone.
+            self.shared.work.notify_all();
         }
     }
 }
@@ -138,6 +140,10 @@ struct State {
     waiters: HashMap<String, Vec<Waiter>>,
     waiters_count: usize,
     queue: VecDeque<String>,
+    /// Names that were slow the last time.
+    slow_queue: VecDeque<String>,
+    /// Bounded by [`RESOLVER_CACHE_MAX`].
+    slow: HashSet<String>,
     /// Which threads are inside a lookup.
     busy: [bool; RESOLVER_THREADS],
     stopping: bool,
@@ -150,16 +156,39 @@ struct Waiter {
     answer: Answer,
 }
 
+impl State {
+    fn enqueue(&mut self, host: &str) {
+        let queue = if self.slow.contains(host) { &mut self.slow_queue } else { &mut self.queue };
+        queue.push_back(host.to_owned());
+    }
+
+    /// The next name for a thread; every other one takes slow names too.
+    fn dequeue(&mut self, thread_index: usize) -> Option<String> {
+        let name = self.queue.pop_front();
+        name.or_else(|| (thread_index % 2 == 1).then(|| self.slow_queue.pop_front()).flatten())
+    }
+
+    fn note_pace(&mut self, host: &str, is_slow: bool) {
+        if !is_slow {
+            self.slow.remove(host);
+        } else if self.slow.len() < RESOLVER_CACHE_MAX {
+            self.slow.insert(host.to_owned());
+        }
+    }
+}
+
 impl Shared<Lookup> {
     /// A lookup thread. Answers are given without the lock held: they may ask again.
     fn run(&self, thread_index: usize) {
         while let Some(host) = self.next_name(thread_index) {
+            let begun = clock::now();
             let result = (self.lookup)(&host);
             let found = match &result {
                 Ok(addresses) if !addresses.is_empty() => Ok(&addresses[..]),
                 _ => Err(ResolveError::LookupFailed),
             };
-            for waiter in self.finish(thread_index, &host, found) {
+            let is_slow = found.is_err() || clock::now().duration_since(begun) > SLOW_AFTER;
+            for waiter in self.finish(thread_index, &host, found, is_slow) {
                 waiter.give(found);
             }
         }
@@ -171,7 +200,7 @@ impl Shared<Lookup> {
             if state.stopping {
                 return None;
             }
-            if let Some(host) = state.queue.pop_front() {
+            if let Some(host) = state.dequeue(thread_index) {
                 state.busy[thread_index] = true;
                 return Some(host);
             }
@@ -184,9 +213,11 @@ impl Shared<Lookup> {
         thread_index: usize,
         host: &str,
         found: Result<&[IpAddr], ResolveError>,
+        is_slow: bool,
     ) -> Vec<Waiter> {
         let mut state = self.lock();
         state.busy[thread_index] = false;
+        state.note_pace(host, is_slow);
         if let Ok(addresses) = found {
             state.cache.insert(host, addresses, clock::now());
         }
@@ -199,6 +230,7 @@ impl Shared<Lookup> {
         let mut state = self.lock();
         state.stopping = true;
         state.queue.clear();
+        state.slow_queue.clear();
         state.waiters_count = 0;
         let waiters = state.waiters.drain().flat_map(|(_, waiters)| waiters).collect();
         self.work.notify_all();
@@ -250,6 +282,9 @@ impl Cache {
 /// Long enough for a thousand pulls of one origin that start together, short enough that a moved
 /// origin is found at the next attempt or the one after.
 const ANSWER_LIFE: Duration = Duration::from_secs(5);
+
+/// A name server near by answers within some milliseconds, one that has to ask within some hundreds.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -347,6 +382,39 @@ mod tests {
         assert_eq!(ask(), Err(ResolveError::LookupFailed));
         assert_eq!(ask(), Err(ResolveError::LookupFailed));
         assert!(ask().is_ok());
+    }
+
+    #[test]
+    fn names_that_failed_leave_threads_to_the_others() {
+        let (release, released) = channel::<()>();
+        let (released, seen) = (Mutex::new(released), Mutex::new(HashSet::new()));
+        // A dead name fails at once the first time, and later hangs.
+        let lookup = move |host: &str| {
+            if !host.starts_with("dead") {
+                return Ok(vec![ADDRESS]);
+            }
+            if !seen.lock().expect("no panic").insert(host.to_owned()) {
+                let _ = released.lock().expect("no panic").recv();
+            }
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        let resolver = Resolver::start_with(lookup).expect("threads");
+        let (sender, answers) = channel();
+        let ask_dead = || {
+            for index in 0..RESOLVER_THREADS {
+                resolver.resolve(&format!("dead-{index}"), 1, answer_to(&sender));
+            }
+        };
+        ask_dead();
+        for _ in 0..RESOLVER_THREADS {
+            assert_eq!(answers.recv().expect("answered"), Err(ResolveError::LookupFailed));
+        }
+        ask_dead();
+        resolver.resolve("origin.example", 1, answer_to(&sender));
+        let found = answers.recv_timeout(Duration::from_secs(60)).expect("answered before those");
+        assert_eq!(found, Ok(vec![SocketAddr::new(ADDRESS, 1)]));
+        drop(release);
+        drop(resolver);
     }
 
     #[test]

@@ -216,6 +216,9 @@ pub(super) struct MediaInfo<'a> {
 #[derive(Serialize)]
 pub(super) struct Changed {
     pub(super) changed: u64,
+    /// Keys whose values are none of theirs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) refused: Vec<String>,
 }
 
 #[derive(Serialize)]
