@@ -71,7 +71,8 @@ fn traffic(api: &Api, seed: u64, allowed: &mut Allowed) -> usize {
         let reply = change(api, name, old.as_ref(), new.as_ref());
         let Some(reply) = reply else { return count };
         assert_eq!(reply["code"], 0, "{name:?}: {reply}");
-        assert!(new.is_some() || reply["data"]["flag"] == true, "{name:?}: {reply}");
+        let is_deleted = reply["data"]["flag"] == true || reply["count_closed"] == 1;
+        assert!(new.is_some() || is_deleted, "{name:?}: {reply}");
         *states = BTreeSet::from([new]);
     }
     unreachable!("it ends with the relay")
@@ -100,6 +101,16 @@ fn change(api: &Api, name: &Name, old: Option<&Urls>, new: Option<&Urls>) -> Opt
         (Name::Pull(stream), Some(_), Some(urls)) => {
             let params = [("key", &*key(stream)), ("urls", &urls.join(";"))];
             call(api, "updateStreamProxy", &params)
+        }
+        // Each of the two that delete, as it comes.
+        (Name::Pull(stream), Some(urls), None) if urls.len() % 2 == 0 => {
+            let params = [
+                ("vhost", "__defaultVhost__"),
+                ("app", "live"),
+                ("stream", stream),
+                ("force", "1"),
+            ];
+            call(api, "close_streams", &params)
         }
         (Name::Pull(stream), _, None) => call(api, "delStreamProxy", &[("key", &key(stream))]),
         (Name::Push(stream), _, Some(urls)) => {

@@ -73,6 +73,68 @@ fn reload_changes_what_changed_and_no_player_drops() {
     relay.stop();
 }
 
+/// Origins, budgets and lists change and go under an added pull and one on demand that are played.
+#[test]
+fn reload_of_origins_and_lists_drops_no_player_of_what_is_up() {
+    let origin = Relay::start(1);
+    let _publishers = ["demanded", "added"].map(|stream| {
+        let publisher = Publisher::start(Modern::No, "av.flv", &origin.rtmp_url(stream));
+        origin.wait_online(stream);
+        publisher
+    });
+    let url = format!("[[origin]]\nurl = \"rtmp://{}/{{app}}/{{stream}}\"\n", origin.rtmp);
+    let edge = Relay::start_with(2, &url);
+    let reply = edge.add("added", &origin.rtmp_url("added"), &[]);
+    assert_eq!(reply["code"], 0, "{reply}");
+    let players: Vec<Player> = ["demanded", "added"]
+        .into_iter()
+        .flat_map(|stream| {
+            let path = format!("/live/{stream}.live.flv");
+            [
+                Player::http_flv(edge.http, &path),
+                Player::ws_flv(edge.http, &path),
+                Player::rtmp(edge.rtmp, "live", stream),
+            ]
+        })
+        .collect();
+    players.iter().for_each(|player| player.wait_frames(Kind::Video, 5));
+    let generations = || {
+        ["demanded", "added"].map(|stream| {
+            let proxy = edge.proxy(stream).expect("a pull");
+            assert_eq!(proxy["state"], "registered", "{proxy}");
+            proxy["generation"].clone()
+        })
+    };
+    let before = generations();
+    let other = "[[origin]]\nurl = \"rtmp://127.0.0.1:1/{app}/{stream}\"\npriority = 0\n";
+    let steps = [
+        format!("{other}{url}priority = 5\nweight = 7\ntimeout_ms = 700\n"),
+        format!("{url}connects_max = 1\nconnects_per_second_max = 1\n"),
+        "[access]\npublish_deny = \"loopback\"\npull_deny = \"loopback\"\n".to_owned(),
+        "[access]\nplay_deny = \"loopback\"\n".to_owned(),
+        String::new(),
+    ];
+    for step in &steps {
+        write(&edge, step);
+        let reply = edge.api("reloadConfig", &[]);
+        assert_ne!(reply["data"]["changed"], json!([]), "{reply}");
+        for player in &players {
+            player.wait_more_frames(Kind::Video, 5);
+            player.assert_open();
+        }
+        assert_eq!(generations(), before, "{step}");
+        // Those to come go by it.
+        let newcomer = Player::http_flv(edge.http, "/live/added.live.flv");
+        wait_until(LIVENESS, "an answer", || newcomer.look(|seen| seen.status.is_some()));
+        let is_denied = step.contains("play_deny");
+        assert_eq!(newcomer.look(|seen| seen.status == Some(200)), !is_denied, "{step}");
+    }
+    assert_eq!(edge.metric("rillcast_demand_pulls_total"), 1);
+    drop(players);
+    edge.stop();
+    origin.stop();
+}
+
 #[test]
 fn changes_on_all_shards_at_once_are_all_kept() {
     let relay = Relay::start_with(2, "[stream]\nnone_reader_delay_ms = 9000\n");
