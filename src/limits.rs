@@ -216,9 +216,9 @@ pub const PARAMETER_SETS_MAX: usize = 16;
 /// Bytes of a parameter set: the longest in use, with scaling lists, are under 300.
 pub const PARAMETER_SET_LEN_MAX: usize = 2048;
 
-/// Bytes of the parameter sets that go before each keyframe of a source that took over with other sets:
-/// those of three kinds are under 900. A source of tiny keyframes has players sent no more than this
-/// for each.
+/// Bytes of the parameter sets that go before each keyframe where some players were told others, and of
+/// those in band that descriptions tell: those of three kinds are under 900. A source of tiny keyframes
+/// has players sent no more than this for each.
 pub const REPEATED_SETS_LEN_MAX: usize = 2048;
 
 /// Bytes of a frame that is put together from packets: with its FLV head it is still a message.

@@ -5,10 +5,10 @@ mod kit;
 
 use kit::camera::{Camera, Habits};
 use kit::compare::AtLeast;
-use kit::ffmpeg::Modern;
+use kit::ffmpeg::{Modern, decode_first_frames};
 use kit::flv::Kind;
 use kit::http::request;
-use kit::rtp_media::{Media, Plan, assert_same_packets};
+use kit::rtp_media::{Media, Plan, Sets, assert_same_packets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
 use kit::rtsp_publisher::RtspPublisher;
@@ -119,6 +119,58 @@ fn players_begin_where_the_picture_of_a_keyframe_does() {
             // Delimiter, message, parameter sets, and what the keyframe comes in.
             assert_eq!(kinds.take(5).collect::<Vec<_>>(), [9, 6, 7, 8, 28], "{what}");
         }
+        drop(first);
+        publisher.stop();
+        relay.stop();
+    }
+}
+
+/// Pictures of the files.
+const GOP: usize = 25;
+
+/// Those of HEVC that are shown before the first keyframe have no time of their own in FLV.
+#[track_caller]
+fn from_second_keyframe(mut units: Vec<Unit>) -> Vec<Unit> {
+    let is_keyframe = |unit: &Unit| unit.kind == Kind::Video && unit.is_keyframe;
+    let mut keyframes = (0..units.len()).filter(|&index| is_keyframe(&units[index]));
+    let second = keyframes.nth(1).expect("two GOPs");
+    units.split_off(second)
+}
+
+/// Who comes later was not there when they came: over RTSP they are in the description, too.
+#[test]
+fn parameter_sets_that_came_once_reach_who_comes_late() {
+    let cases = [
+        ("av.flv", Lower::Tcp, "sprop-parameter-sets="),
+        ("hevc_aac.flv", Lower::Udp, "sprop-vps="),
+    ];
+    for (file, lower, told) in cases {
+        let relay = Relay::start(2);
+        let media = Media::of(file, Plan { sets: Sets::InBandOnce, turns: 4, ..Plan::default() });
+        assert!(!media.description().contains(told), "{}", media.description());
+        let url = relay.rtsp_url("a");
+        let publisher = RtspPublisher::start(relay.rtsp, &url, lower, &media);
+        relay.wait_online("a");
+        let first = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
+        // Two GOPs later.
+        first.wait_units(Kind::Video, 60);
+        let flv = Player::http_flv(relay.http, "/live/a.live.flv");
+        let late = LOWERS.map(|lower| RtspPlayer::start(relay.rtsp, &url, lower));
+        let some = AtLeast { video: 25, audio: 25 };
+        flv.wait_frames(Kind::Video, 2 * GOP + some.video);
+        flv.wait_frames(Kind::Audio, 2 * GOP + some.audio);
+        let got = from_second_keyframe(units::of_tags(&flv.stop()));
+        assert_same("flv", &media.units, &got, some, WithinMs(10.0));
+        for player in late {
+            player.wait_units(Kind::Video, some.video);
+            player.wait_units(Kind::Audio, some.audio);
+            let what = player.what().to_owned();
+            let recording = player.stop();
+            assert!(recording.description.contains(told), "{}", recording.description);
+            recording.assert_announced(&what);
+            assert_same(&what, &media.units, &recording.units(), some, WithinMs(10.0));
+        }
+        decode_first_frames(Modern::Yes, &relay.flv_url("a"), 5);
         drop(first);
         publisher.stop();
         relay.stop();

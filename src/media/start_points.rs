@@ -25,6 +25,11 @@ impl StartPoints {
         self.next_is_one = true;
     }
 
+    /// The source began anew: its times tell nothing of those before.
+    pub fn restart(&mut self) {
+        *self = Self { next_is_one: self.next_is_one, ..Self::default() };
+    }
+
     /// What has come since the last keyframe is too much to be kept: nobody starts there any more.
     pub fn forget_keyframe(&mut self) {
         self.has_keyframes = false;

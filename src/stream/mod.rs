@@ -18,6 +18,6 @@ pub use ingest::Ingest;
 pub use log::{Entry, Log, Prelude, Snapshot};
 pub use media::{Media, MediaProgress};
 pub use packaging::{Cursor, Packaging, Span, TrackSet};
-pub use rtp_ingest::{RtpIngest, RtpProgress};
+pub use rtp_ingest::{RtpDropped, RtpIngest, RtpProgress};
 pub use tracks::Tracks;
 pub use tryout::Tryout;

@@ -7,6 +7,7 @@
 //! Sender reports are made here, from the one timeline on which all tracks are put (`StreamClock`):
 //! so there are some from the first packet on, whenever the source's own come, and all tracks agree.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,7 +44,40 @@ pub struct RtpIngest {
     held: Vec<Placed>,
     tracks: Tracks,
     bytes: IngestBytes,
-    dropped: u64,
+    dropped: RtpDropped,
+}
+
+/// Packets that were not taken, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RtpDropped {
+    /// Of a track that the description does not have.
+    pub no_track: u64,
+    /// Too long to be interleaved.
+    pub too_long: u64,
+    /// Of a source that takes over, before its keyframe.
+    pub before_keyframe: u64,
+    /// Of a source that takes over, where players have had the one before.
+    pub overtaken: u64,
+}
+
+impl RtpDropped {
+    pub fn by_reason(&self) -> [(&'static str, u64); 4] {
+        [
+            ("no_track", self.no_track),
+            ("too_long", self.too_long),
+            ("before_keyframe", self.before_keyframe),
+            ("overtaken", self.overtaken),
+        ]
+    }
+}
+
+impl AddAssign for RtpDropped {
+    fn add_assign(&mut self, other: Self) {
+        self.no_track += other.no_track;
+        self.too_long += other.too_long;
+        self.before_keyframe += other.before_keyframe;
+        self.overtaken += other.overtaken;
+    }
 }
 
 /// A packet of a track, and where it lies on the stream's timeline.
@@ -132,9 +166,7 @@ impl RtpIngest {
         &self.tracks
     }
 
-    /// Packets that were not taken: of no track, too long to be interleaved, or before a keyframe
-    /// after a change of source.
-    pub fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> RtpDropped {
         self.dropped
     }
 
@@ -206,6 +238,20 @@ impl RtpIngest {
         RtpProgress::NewSets
     }
 
+    /// Players to come are told the parameter sets that the tracks have where those start.
+    fn tell_sets(&mut self, log: &mut Log) {
+        for (track, lane) in self.lanes.iter_mut().enumerate() {
+            let (Some(sets), Some(known)) = (lane.take_new_sets(), log.description()) else {
+                continue;
+            };
+            if known.media[track].format.parameter_sets() != *sets {
+                let mut told = SessionDescription::clone(known);
+                told.media[track].format.set_parameter_sets(sets);
+                log.set_description(told.into());
+            }
+        }
+    }
+
     fn let_start(&mut self) {
         if std::mem::take(&mut self.starts_at_next) {
             self.lanes.iter_mut().for_each(Lane::start_at_next);
@@ -226,21 +272,25 @@ impl RtpIngest {
     ) -> Progress {
         let len = packet.len();
         self.bytes.received += len as u64;
-        let lane = self.lanes.get_mut(track).filter(|_| u16::try_from(len).is_ok());
-        let (Some(lane), Some(clock)) = (lane, &mut self.clock) else {
-            self.dropped += 1;
+        let (Some(lane), Some(clock)) = (self.lanes.get_mut(track), &mut self.clock) else {
+            self.dropped.no_track += 1;
             return Progress::default();
         };
+        if u16::try_from(len).is_err() {
+            self.dropped.too_long += 1;
+            return Progress::default();
+        }
         match gap {
             Gap::None => lane.loss.count(0),
             Gap::Lost(count) => lane.loss.count(count),
             Gap::Restart => {
                 clock.restart(track);
-                lane.change_source();
+                lane.restart();
             }
         }
         let stamp = clock.map(track, packet.header().timestamp, now);
         let place_ns = self.base_ns + stamp.position_ns;
+        lane.note_sets(&packet, &mut self.tracks);
         let step = lane.step(&packet, to_ms(place_ns));
         let is_behind = lane.is_behind_join(place_ns);
         let placed = Placed { track, packet, place_ns, is_settled: stamp.is_settled };
@@ -249,8 +299,11 @@ impl RtpIngest {
             return Progress::default();
         }
         if is_behind {
-            self.dropped += 1;
+            self.dropped.overtaken += 1;
             return Progress::default();
+        }
+        if step.is_start {
+            self.tell_sets(log);
         }
         if std::mem::take(&mut self.awaits_keyframe) {
             if step.begins {
@@ -276,12 +329,12 @@ impl RtpIngest {
             // A copy, because a view would keep a receive buffer from the kernel.
             self.held.push(Placed { packet: placed.packet.into_copy(), ..placed });
         } else {
-            self.dropped += 1;
+            self.dropped.before_keyframe += 1;
         }
     }
 
     fn drop_held(&mut self) {
-        self.dropped += self.held.len() as u64;
+        self.dropped.before_keyframe += self.held.len() as u64;
         self.held.clear();
     }
 
@@ -394,7 +447,9 @@ fn with_sets_of(
     let mut is_other = false;
     for (media, of_source) in told.media.iter_mut().zip(&source.media) {
         let (format, of_source) = (&mut media.format, &of_source.format);
-        if format.parameter_sets() != of_source.parameter_sets() {
+        let sets = of_source.parameter_sets();
+        // Those that come in band are told when they have come.
+        if sets.nals().next().is_some() && format.parameter_sets() != sets {
             format.parameters.clone_from(&of_source.parameters);
             is_other = true;
         }

@@ -27,6 +27,8 @@ pub(super) struct Lane {
     starts: StartPoints,
     /// Of H.264 and H.265 those of the source, as far as they are known.
     sets: Option<ParameterSets>,
+    /// Some came in band that the description does not tell.
+    has_new_sets: bool,
     /// Some players were told others: these go before each keyframe that comes without its own.
     repeats_sets: bool,
     /// What is done to the headers of this source, known from its first packet on.
@@ -104,6 +106,7 @@ impl Lane {
             access: RandomAccess::new(codec),
             starts: StartPoints::default(),
             sets: is_known_video.then(|| format.parameter_sets()),
+            has_new_sets: false,
             repeats_sets: false,
             mapping: None,
             last: None,
@@ -116,11 +119,11 @@ impl Lane {
         }
     }
 
-    /// The next packet is of another source.
-    pub(super) fn change_source(&mut self) {
+    /// The source began anew with the next packet.
+    pub(super) fn restart(&mut self) {
         self.mapping = None;
-        self.access = RandomAccess::new(self.codec);
-        self.starts = StartPoints::default();
+        self.access.restart();
+        self.starts.restart();
         self.frame_seq = None;
     }
 
@@ -143,22 +146,44 @@ impl Lane {
     /// The next packet is of a source that goes on where the last one ended, and describes the track so:
     /// `anew` where that is not what all players were told.
     pub(super) fn join(&mut self, format: &Format, anew: bool) {
-        self.change_source();
+        self.restart();
+        self.starts = StartPoints::default();
         self.floor_ns = self.last.map(|last| last.place_ns);
         if let Some(sets) = &mut self.sets {
             let told = format.parameter_sets();
             self.repeats_sets |= anew || *sets != told;
             *sets = told;
         }
+        self.has_new_sets = false;
+    }
+
+    /// Takes the parameter sets that a packet brings. Who was told others before they begin to play is to
+    /// get these as well.
+    pub(super) fn note_sets(&mut self, packet: &RtpPacket, tracks: &mut Tracks) {
+        let may_hold = may_hold_sets(self.codec, packet.payload_head());
+        let Some(sets) = self.sets.as_mut().filter(|_| may_hold) else { return };
+        let mut changed = false;
+        for_each_nal(self.codec, &packet.payload(), |nal| changed |= sets.insert(nal));
+        self.has_new_sets |= changed;
+        self.repeats_sets |= changed;
+        let record = changed.then(|| sets.to_record()).flatten();
+        if let Some(record) = record.filter(|_| self.shown.is_some()) {
+            tracks.configure(TagKind::Video, &record);
+        }
+    }
+
+    /// The track's parameter sets where they have changed in band, once.
+    pub(super) fn take_new_sets(&mut self) -> Option<&ParameterSets> {
+        let has_new = std::mem::take(&mut self.has_new_sets);
+        self.sets.as_ref().filter(|_| has_new)
     }
 
     /// The track's parameter sets in packets of their own, with a header like this one. None where they
     /// are longer than those that encoders make.
     pub(super) fn set_packets(&self, header: RtpHeader) -> Vec<RtpPacket> {
         let head = RtpHeader { marker: false, ..header }.encode();
-        let len: usize = self.sets.iter().flat_map(ParameterSets::nals).map(Bytes::len).sum();
-        let nals = self.sets.iter().flat_map(ParameterSets::nals);
-        let nals = nals.filter(|_| len <= REPEATED_SETS_LEN_MAX);
+        let sets = self.sets.as_ref().filter(|sets| sets.nals_len() <= REPEATED_SETS_LEN_MAX);
+        let nals = sets.into_iter().flat_map(ParameterSets::nals);
         let packet = |nal: &Bytes| RtpPacket::parse([&head[..], nal].concat().into());
         nals.map(|nal| packet(nal).expect("a header of ours")).collect()
     }
@@ -234,8 +259,7 @@ impl Lane {
         is_old || is_settled && (passed_ns - told_ns).abs() >= REPORT_OFF_NS
     }
 
-    /// Counts a packet that was given out, the first of its frame or not, and reads what it tells of the
-    /// track.
+    /// Counts a packet that was given out, the first of its frame or not.
     pub(super) fn count(
         &mut self,
         entry: &Entry,
@@ -246,15 +270,6 @@ impl Lane {
         self.packets = self.packets.wrapping_add(1);
         self.octets = self.octets.wrapping_add(packet.payload_len() as u32);
         let Some(kind) = self.shown else { return };
-        // Each may come in a packet of its own, of which the first alone is the keyframe.
-        let may_hold = may_hold_sets(self.codec, packet.payload_head());
-        if let Some(sets) = self.sets.as_mut().filter(|_| may_hold) {
-            let mut changed = false;
-            for_each_nal(self.codec, &packet.payload(), |nal| changed |= sets.insert(nal));
-            if let Some(record) = sets.to_record().filter(|_| changed) {
-                tracks.configure(TagKind::Video, &record);
-            }
-        }
         let entry = Entry { kind, ..*entry };
         if is_first {
             tracks.set_loss(kind, self.loss.percent());

@@ -13,10 +13,12 @@ use crate::limits::{
     DRAFTS_MAX, HELD_CONFIG_LEN_MAX, HELD_CONFIGS_MAX, HELD_PART_COST, HELD_START_LEN_MAX,
     KEYFRAME_WAIT_MS, LEAD_PACKETS_MAX,
 };
+use crate::media::codec::ParameterSets;
 use crate::media::start_points::StartPoints;
 use crate::media::timeline::distance;
 use crate::media::{Codec, MediaPart, TagKind};
 use crate::proto::flv::classify;
+use crate::proto::rtp::random_access::{for_each_nal, may_hold_sets};
 use crate::proto::rtp::{Format, Gap, RandomAccess, RtpPacket, RtpPart, Step, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
@@ -34,6 +36,8 @@ pub struct Tryout {
     description: Option<Arc<SessionDescription>>,
     /// Its main track of video.
     video: Option<usize>,
+    /// Of H.264 and H.265 those of that track, told before or in band.
+    sets: Option<ParameterSets>,
     accesses: Vec<RandomAccess>,
     /// What the source said of its tracks' clocks.
     told: Vec<RtpPart>,
@@ -182,6 +186,9 @@ impl Tryout {
                 self.told.clear();
                 self.lead.clear();
                 self.video = description.main_track(TrackKind::Video);
+                let format = self.video.map(|video| &description.media[video].format);
+                let format = format.filter(|of| matches!(of.codec(), Codec::H264 | Codec::H265));
+                self.sets = format.map(Format::parameter_sets);
                 self.description = Some(description);
                 None
             }
@@ -207,6 +214,7 @@ impl Tryout {
         if gap == Gap::Restart {
             self.forget_times(track);
         }
+        self.note_sets(track, &packet);
         let step = self.accesses.get_mut(track)?.step(&packet);
         if self.packets.is_some() {
             return self.follow_packets(track, &packet, gap, step);
@@ -235,7 +243,7 @@ impl Tryout {
             }
             return None;
         }
-        let mut parts = vec![RtpPart::Begin(description)];
+        let mut parts = vec![RtpPart::Begin(self.with_sets(description))];
         parts.extend(self.told.iter().cloned());
         if !has_known {
             parts.push(RtpPart::Packet { track, packet, gap });
@@ -249,10 +257,32 @@ impl Tryout {
 
     /// The source of the track began anew: timestamps of before tell nothing of those that come.
     fn forget_times(&mut self, track: usize) {
-        let Some(description) = &self.description else { return };
-        self.accesses[track] = RandomAccess::new(description.media[track].format.codec());
+        let Some(access) = self.accesses.get_mut(track) else { return };
+        access.restart();
         self.pictures = Pictures::default();
         self.lead.clear();
+    }
+
+    /// Takes the parameter sets that a packet of the main track brings: who begins at its keyframe may get
+    /// none but these.
+    fn note_sets(&mut self, track: usize, packet: &RtpPacket) {
+        let Some(sets) = self.sets.as_mut().filter(|_| self.video == Some(track)) else { return };
+        if may_hold_sets(sets.codec(), packet.payload_head()) {
+            for_each_nal(sets.codec(), &packet.payload(), |nal| {
+                sets.insert(nal);
+            });
+        }
+    }
+
+    /// The description with the parameter sets that have come in band.
+    fn with_sets(&self, description: Arc<SessionDescription>) -> Arc<SessionDescription> {
+        let (Some(sets), Some(video)) = (&self.sets, self.video) else { return description };
+        if *sets == description.media[video].format.parameter_sets() {
+            return description;
+        }
+        let mut told = SessionDescription::clone(&description);
+        told.media[video].format.set_parameter_sets(sets);
+        told.into()
     }
 
     /// Holds packets until the picture is whole.

@@ -17,6 +17,8 @@ pub enum Sets {
     Everywhere,
     DescriptionOnly,
     InBandOnly,
+    /// In band, before the first keyframe.
+    InBandOnce,
 }
 
 /// Which tracks have sender reports.
@@ -145,6 +147,7 @@ pub struct Media {
 struct Track {
     format: Format,
     sets: Vec<Vec<u8>>,
+    has_told_sets: bool,
     sequence: u16,
     ssrc: u32,
     next_report_ms: u32,
@@ -316,7 +319,7 @@ impl Track {
             Codec::H265 => sets_of_hevc(&config[5..]),
             _ => Vec::new(),
         };
-        let tells_sets = plan.sets != Sets::InBandOnly;
+        let tells_sets = matches!(plan.sets, Sets::Everywhere | Sets::DescriptionOnly);
         let base64 = |sets: &[Vec<u8>]| {
             let texts: Vec<String> = sets.iter().map(|set| STANDARD.encode(set)).collect();
             texts.join(",")
@@ -352,6 +355,7 @@ impl Track {
         Self {
             format: Format { codec, payload_type, clock_rate, channels, fmtp, control },
             sets,
+            has_told_sets: false,
             // Wraps soon.
             sequence: 65_500 + u16::from(number),
             ssrc: 0x1234_5670 + u32::from(number),
@@ -375,10 +379,16 @@ impl Track {
     }
 
     fn packets(&mut self, unit: &Unit, plan: Plan) -> impl Iterator<Item = Vec<u8>> {
+        let has_sets = unit.is_keyframe
+            && match plan.sets {
+                Sets::DescriptionOnly => false,
+                Sets::InBandOnce => !std::mem::replace(&mut self.has_told_sets, true),
+                Sets::Everywhere | Sets::InBandOnly => true,
+            };
         let payloads = match self.format.codec {
             codec @ (Codec::H264 | Codec::H265) => {
                 let mut nals = split_nals(&unit.bytes);
-                if unit.is_keyframe && plan.sets != Sets::DescriptionOnly {
+                if has_sets {
                     nals.splice(..0, self.sets.iter().cloned());
                 }
                 if plan.leads && codec == Codec::H264 {
@@ -394,7 +404,6 @@ impl Track {
             _ => vec![unit.bytes.clone()],
         };
         let timestamp = self.timestamp(unit.pts_ms);
-        let has_sets = unit.is_keyframe && plan.sets != Sets::DescriptionOnly;
         let apart = if has_sets && plan.sets_apart { self.sets.len() } else { 0 };
         let count = payloads.len();
         let Format { codec, payload_type, .. } = self.format;

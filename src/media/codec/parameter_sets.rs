@@ -36,6 +36,10 @@ impl ParameterSets {
         Self { codec, vps: Vec::new(), sps: Vec::new(), pps: Vec::new() }
     }
 
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
     /// The sets of a configuration record: avcC or hvcC, an hvcC as far as it goes. Without one
     /// that can be read it is `None`.
     pub fn from_record(codec: Codec, record: &[u8]) -> Option<Self> {
@@ -108,6 +112,11 @@ impl ParameterSets {
         self.vps.iter().chain(&self.sps).chain(&self.pps).map(|set| &set.nal)
     }
 
+    /// Bytes of all sets.
+    pub fn nals_len(&self) -> usize {
+        self.nals().map(Bytes::len).sum()
+    }
+
     pub fn vps(&self) -> impl Iterator<Item = &Bytes> {
         self.vps.iter().map(|set| &set.nal)
     }
@@ -131,7 +140,8 @@ impl ParameterSets {
         depth.map(|depth| depth as usize)
     }
 
-    fn is_complete(&self) -> bool {
+    /// There is one set of each kind.
+    pub fn is_complete(&self) -> bool {
         let has_vps = self.codec == Codec::H264 || !self.vps.is_empty();
         has_vps && !self.sps.is_empty() && !self.pps.is_empty()
     }

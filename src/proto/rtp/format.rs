@@ -16,6 +16,7 @@ use base64::alphabet::STANDARD as ALPHABET;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
+use crate::limits::REPEATED_SETS_LEN_MAX;
 use crate::media::Codec;
 use crate::media::codec::{AudioParameters, ParameterSets};
 
@@ -150,6 +151,25 @@ impl Format {
         sets
     }
 
+    /// Tells these parameter sets out of band, of H.264 and H.265; the other parameters stay. Sets that
+    /// are not complete, or longer than encoders make them, change nothing.
+    pub fn set_parameter_sets(&mut self, sets: &ParameterSets) {
+        let told = match self.codec() {
+            Codec::H264 => h264_sets(sets),
+            Codec::H265 => Some(h265_sets(sets)),
+            _ => None,
+        };
+        let is_told = sets.is_complete() && sets.nals_len() <= REPEATED_SETS_LEN_MAX;
+        let Some(told) = told.filter(|_| is_told) else { return };
+        let is_of_sets = |pair: &str| {
+            let name = pair.split('=').next().unwrap_or_default().trim();
+            SET_PARAMETERS.iter().any(|of_sets| name.eq_ignore_ascii_case(of_sets))
+        };
+        let others = self.parameters.split(';').map(str::trim);
+        let others = others.filter(|pair| !pair.is_empty() && !is_of_sets(pair));
+        self.parameters = others.chain([told.as_str()]).collect::<Vec<_>>().join(";");
+    }
+
     /// The bytes of `config`, in hexadecimal.
     pub fn config(&self) -> Option<Bytes> {
         decode_hex(self.parameter("config")?).map(Bytes::from)
@@ -215,21 +235,28 @@ impl Format {
 }
 
 fn h264_parameters(record: &[u8]) -> Option<String> {
-    let sets = ParameterSets::from_record(Codec::H264, record)?;
+    let sets = h264_sets(&ParameterSets::from_record(Codec::H264, record)?)?;
+    Some(format!("packetization-mode=1;{sets}"))
+}
+
+fn h264_sets(sets: &ParameterSets) -> Option<String> {
     let profile = encode_hex(sets.sps().next()?.get(1..4)?);
-    let nals: Vec<String> = sets.nals().map(|nal| BASE64.encode(nal)).collect();
-    let nals = nals.join(",");
-    Some(format!("packetization-mode=1;profile-level-id={profile};sprop-parameter-sets={nals}"))
+    let nals = encode_base64(&mut sets.nals());
+    Some(format!("profile-level-id={profile};sprop-parameter-sets={nals}"))
 }
 
 fn h265_parameters(record: &[u8]) -> Option<String> {
-    let sets = ParameterSets::from_record(Codec::H265, record)?;
-    let encode = |nals: &mut dyn Iterator<Item = &Bytes>| {
-        nals.map(|nal| BASE64.encode(nal)).collect::<Vec<_>>().join(",")
-    };
-    let (vps, sps) = (encode(&mut sets.vps()), encode(&mut sets.sps()));
-    let pps = encode(&mut sets.pps());
-    Some(format!("sprop-vps={vps};sprop-sps={sps};sprop-pps={pps}"))
+    ParameterSets::from_record(Codec::H265, record).map(|sets| h265_sets(&sets))
+}
+
+fn h265_sets(sets: &ParameterSets) -> String {
+    let (vps, sps) = (encode_base64(&mut sets.vps()), encode_base64(&mut sets.sps()));
+    let pps = encode_base64(&mut sets.pps());
+    format!("sprop-vps={vps};sprop-sps={sps};sprop-pps={pps}")
+}
+
+fn encode_base64(nals: &mut dyn Iterator<Item = &Bytes>) -> String {
+    nals.map(|nal| BASE64.encode(nal)).collect::<Vec<_>>().join(",")
 }
 
 fn encode_hex(bytes: &[u8]) -> String {
@@ -248,6 +275,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &ALPHABET,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// What of `fmtp` is of the parameter sets.
+const SET_PARAMETERS: [&str; 5] =
+    ["profile-level-id", "sprop-parameter-sets", "sprop-vps", "sprop-sps", "sprop-pps"];
 
 const VIDEO_PAYLOAD_TYPE: u8 = 96;
 const AUDIO_PAYLOAD_TYPE: u8 = 97;
@@ -428,6 +459,32 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn parameter_sets_are_told_and_the_rest_stays() {
+        let avc = b"\x01\x42\xc0\x28\xff\xe1\0\x17\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\
+                    \0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a\x01\0\x04\x68\xce\x0f\xc8";
+        let sets = ParameterSets::from_record(Codec::H264, avc).unwrap();
+        let of_sets = "profile-level-id=42C028;\
+                       sprop-parameter-sets=Z0LAKNoB4AiflwEQAAA+kAAOpgDxgyo=,aM4PyA==";
+        for (before, others) in [
+            ("", ""),
+            (" packetization-mode=1; x=a=b;", "packetization-mode=1;x=a=b;"),
+            (
+                "Profile-Level-Id = 64001E;packetization-mode=1;sprop-parameter-sets=aM4xsg==",
+                "packetization-mode=1;",
+            ),
+        ] {
+            let mut told = format(TrackKind::Video, "H264/90000", before);
+            let source = told.clone();
+            told.set_parameter_sets(&sets);
+            assert_eq!(told.parameters, [others, of_sets].concat());
+            assert!(told.parameter_sets() == sets && told.continues(&source));
+        }
+        let mut untold = format(TrackKind::Video, "H264/90000", "x=1");
+        untold.set_parameter_sets(&ParameterSets::new(Codec::H264));
+        assert_eq!(untold.parameters, "x=1");
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl RandomAccess {
         }
     }
 
+    /// The next packet is of a source that began anew.
+    pub fn restart(&mut self) {
+        *self = Self::new(self.codec);
+    }
+
     /// Takes the next packet.
     pub fn step(&mut self, packet: &RtpPacket) -> Step {
         let timestamp = packet.header().timestamp;

@@ -195,6 +195,30 @@ fn tags_go_on_where_a_source_begins_anew() {
     assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
 }
 
+/// In the description they are not, and in band once: what is made for who comes later needs them.
+#[test]
+fn tags_that_begin_late_have_parameter_sets_that_came_once() {
+    let mut media = Media::new(Form::Rtp);
+    begin(&mut media, H264);
+    packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
+    for sequence in 2..10 {
+        let picture: &[u8] = if sequence % 5 == 0 { b"\x65\x88" } else { b"\x41\x01" };
+        packet((&mut media, now()), (sequence, 3600 * u32::from(sequence)), picture, Gap::None);
+        media.flush();
+        media.trim(Form::Rtp, None, u64::MAX);
+    }
+    want(&mut media, 0);
+    let log = media.log(Form::Flv).expect("it is made");
+    let payloads: Vec<Vec<u8>> = frames(log).into_iter().map(|(_, payload)| payload).collect();
+    // The last one is not over yet.
+    assert_eq!(payloads, [&b"\x65\x88"[..], b"\x41\x01", b"\x41\x01", b"\x41\x01"]);
+    let mut entries = log.range(log.first_seq()..log.flushed_seq());
+    let told = entries.find(|entry| entry.kind == TagKind::Video && entry.config);
+    let record = log.bytes(told.expect("a configuration").payload());
+    assert_eq!(record[record.len() - 4..], *b"\x68\xce\x0f\xc8");
+    assert_eq!(media.bridge_counts().unconfigured, 0);
+}
+
 #[test]
 fn tracks_of_which_no_tags_can_be_made_end_players_of_tags() {
     let mut media = Media::new(Form::Rtp);

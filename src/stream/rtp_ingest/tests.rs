@@ -256,7 +256,8 @@ fn source_that_takes_over_begins_with_its_parameter_sets() {
         scene.given(0).into_iter().map(|of| of.slice(HEADER_LEN..)).collect();
     assert_eq!(payloads[1..], KEYFRAME);
     assert_eq!(scene.given(1).len(), 1, "behind the keyframe");
-    assert_eq!(scene.ingest.dropped(), 3 + 6);
+    let dropped = RtpDropped { before_keyframe: 3 + 6, ..RtpDropped::default() };
+    assert_eq!(scene.ingest.dropped(), dropped);
     scene.log.flush();
     let first = scene.log.entry(scene.log.start_seq()).expect("it is held");
     assert_eq!(scene.log.bytes(first.packet())[HEADER_LEN..], *KEYFRAME[0]);
@@ -522,15 +523,94 @@ fn parameter_sets_that_changed_in_band_are_told_again() {
     scene.log.flush();
     let before = scene.given(0).len();
     let progress = take_over(&mut scene, &with_sets(96, SETS[0]), &[IDR]);
-    assert_eq!(progress, RtpProgress::Media(Progress::default()), "the description is the same");
+    assert_eq!(progress, RtpProgress::NewSets, "who came meanwhile was told the others");
     assert_eq!(scene.given(0).len() - before, 3);
 }
 
+/// Of 1920x1080.
+const SPS: &[u8] =
+    b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a";
+const PPS: &[u8] = b"\x68\xce\x0f\xc8";
+
 #[test]
-fn what_is_of_no_track_is_dropped() {
+fn parameter_sets_that_came_once_are_told_to_who_comes() {
+    for sdp in [SDP.to_vec(), with_sets(96, SETS[0])] {
+        let mut scene = Scene::new();
+        scene.ingest.start_over(&mut scene.log);
+        scene.begin(&sdp);
+        let replica = Log::from_snapshot(scene.log.snapshot());
+        let before = scene.log.description().expect("told").clone();
+        for (sequence, payload) in (0..).zip([SPS, PPS]) {
+            scene.packet(0, (9, sequence, 0), payload);
+            assert_eq!(scene.log.description(), Some(&before), "nobody starts here yet");
+        }
+        scene.packet(0, (9, 2, 0), IDR);
+        scene.log.flush();
+        let mut replica = replica;
+        assert!(replica.follow(scene.log.delta(replica.next_seq())));
+        for log in [&scene.log, &replica] {
+            assert_eq!(sets_of(log), [SPS, PPS]);
+        }
+        // Who was told none, or others, and starts at the next keyframe gets them as well.
+        scene.packet(0, (9, 3, 3600), SLICE);
+        scene.packet(0, (9, 4, 7200), IDR);
+        let payloads = scene.given(0).into_iter().map(|of| of.slice(HEADER_LEN..));
+        let expected = [SPS, PPS, IDR, SLICE, SPS, PPS, IDR];
+        assert_eq!(payloads.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn parameter_sets_before_a_keyframe_that_is_waited_for_are_not_lost() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 1, 0), IDR);
+    take_over(&mut scene, SDP, &[SPS, PPS, SLICE, SLICE, IDR]);
+    let payloads = scene.given(0).into_iter().skip(1).map(|of| of.slice(HEADER_LEN..));
+    assert_eq!(payloads.collect::<Vec<_>>(), [SPS, PPS, IDR]);
+    assert_eq!(sets_of(&scene.log), [SPS, PPS]);
+    // A source that tells none keeps those that players know, until it brings its own.
+    let progress = take_over(&mut scene, SDP, &[]);
+    assert_eq!(progress, RtpProgress::Media(Progress::default()));
+    assert_eq!(sets_of(&scene.log), [SPS, PPS]);
+}
+
+#[test]
+fn picture_stands_in_though_its_source_began_anew_before_it() {
+    let mut scene = Scene::new();
+    scene.packet(0, (9, 1, 0), IDR);
+    scene.ingest.change_source(&mut scene.log);
+    scene.ingest.start_at_next();
+    scene.begin(SDP);
+    for (sequence, gap) in (7..).zip([Gap::Restart, Gap::None, Gap::None]) {
+        let bytes = packet(0, (2, sequence, 3600 * u32::from(sequence)), SLICE);
+        let packet = RtpPacket::parse(bytes).expect("a packet");
+        scene.part(RtpPart::Packet { track: 0, packet, gap });
+    }
+    let starts = scene.entries().into_iter().filter(|of| !of.is_rtcp()).map(|of| of.keyframe);
+    assert_eq!(starts.collect::<Vec<_>>(), [true, true, false, false]);
+}
+
+#[test]
+fn what_is_dropped_is_counted_by_reason() {
     let mut scene = Scene::new();
     scene.packet(2, (9, 1, 0), IDR);
-    assert_eq!((scene.ingest.dropped(), scene.entries().len()), (1, 0));
+    scene.packet(0, (9, 1, 0), &vec![0x65; 1 << 16]);
+    let dropped = |scene: &Scene| scene.ingest.dropped().by_reason().map(|(_, count)| count);
+    assert_eq!((dropped(&scene), scene.entries().len()), ([1, 1, 0, 0], 0));
+    scene.packet(0, (9, 2, 900_000), IDR);
+    take_over(&mut scene, SDP, &[SLICE, IDR]);
+    assert_eq!(dropped(&scene), [1, 1, 1, 0]);
+    // Of sound that lies before what players have had.
+    scene.packet(1, (8, 1, 0), &[1]);
+    take_over(&mut scene, SDP, &[]);
+    for track in [0, 1] {
+        scene.part(RtpPart::Announced { track, timestamp: 0 });
+    }
+    scene.packet(0, (2, 1, 0), IDR);
+    scene.packet(1, (7, 1, 0_u32.wrapping_sub(8000)), &[1]);
+    assert_eq!(dropped(&scene), [1, 1, 1, 1]);
+    scene.ingest.start_over(&mut scene.log);
+    assert_eq!(dropped(&scene), [1, 1, 1, 1], "what was counted stays");
 }
 
 #[test]

@@ -229,6 +229,18 @@ fn packets_begin_with_a_keyframe_and_what_was_said_of_their_clocks() {
 
 /// Sequence numbers, from 0 on, of the packets that are handed on first.
 fn handed_on(sent: &[(u32, bool, &[u8])]) -> Vec<u16> {
+    sequences(&parts_handed_on(sent))
+}
+
+fn sequences(parts: &[RtpPart]) -> Vec<u16> {
+    let sequences = parts.iter().filter_map(|part| match part {
+        RtpPart::Packet { packet, .. } => Some(packet.header().sequence),
+        _ => None,
+    });
+    sequences.collect()
+}
+
+fn parts_handed_on(sent: &[(u32, bool, &[u8])]) -> Vec<RtpPart> {
     let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
     let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
     let mut tryout = Tryout::new(true);
@@ -240,11 +252,7 @@ fn handed_on(sent: &[(u32, bool, &[u8])]) -> Vec<u16> {
         let (packet, gap) = (packet.expect("sound"), Gap::None);
         tryout.handle_rtp(RtpPart::Packet { track: 0, packet, gap })
     });
-    let sequences = given.into_iter().flatten().filter_map(|part| match part {
-        RtpPart::Packet { packet, .. } => Some(packet.header().sequence),
-        _ => None,
-    });
-    sequences.collect()
+    given.unwrap_or_default()
 }
 
 #[test]
@@ -272,6 +280,43 @@ fn message_with_a_marker_is_no_whole_picture() {
         ];
         assert_eq!(handed_on(&sent), [0, 1, 2], "{timestamp}");
     }
+}
+
+#[test]
+fn packets_of_no_track_are_passed_also_where_they_begin_anew() {
+    let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\n";
+    let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+    let mut tryout = Tryout::new(false);
+    let packet = |track| {
+        let header =
+            RtpHeader { marker: true, payload_type: 8, sequence: 1, timestamp: 0, ssrc: 9 };
+        let packet = RtpPacket::parse([&header.encode()[..], &[1]].concat().into());
+        RtpPart::Packet { track, packet: packet.expect("sound"), gap: Gap::Restart }
+    };
+    assert!(tryout.handle_rtp(packet(0)).is_none(), "of no description");
+    tryout.handle_rtp(RtpPart::Begin(description));
+    assert!(tryout.handle_rtp(packet(1)).is_none());
+    assert!(tryout.handle_rtp(packet(0)).is_some());
+}
+
+#[test]
+fn parameter_sets_that_came_long_before_the_keyframe_are_told() {
+    const SPS: &[u8] =
+        b"\x67\x42\xc0\x28\xda\x01\xe0\x08\x9f\x97\x01\x10\0\0\x3e\x90\0\x0e\xa6\0\xf1\x83\x2a";
+    const PPS: &[u8] = b"\x68\xce\x0f\xc8";
+    let sent: [(u32, bool, &[u8]); 6] = [
+        (1, false, SPS),
+        (1, false, PPS),
+        (1, true, &[0x41, 1]),
+        (2, true, &[0x41, 2]),
+        (3, true, &[0x65]),
+        (4, true, &[0x41, 3]),
+    ];
+    let parts = parts_handed_on(&sent);
+    assert_eq!(sequences(&parts), [4]);
+    let RtpPart::Begin(description) = &parts[0] else { panic!("{:?}", parts[0]) };
+    let sets = description.media[0].format.parameter_sets();
+    assert_eq!(sets.nals().collect::<Vec<_>>(), [SPS, PPS]);
 }
 
 #[test]
