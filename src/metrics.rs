@@ -30,6 +30,9 @@ pub const LEDGER: &str = "ledger";
 /// Streams in each table; label `state`.
 pub const STREAMS: &str = "streams";
 
+/// Packets that were no use to anybody, of what connections and streams have seen; label `reason`.
+pub const RTP_DROPPED: &str = "rtp_packets_dropped_total";
+
 /// Pushes; label `state`.
 const PUSHES: &str = "pushes";
 
@@ -53,6 +56,7 @@ pub fn of_shard(now: Instant, shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
         plain("config_bytes_copied_total", totals.config_bytes_copied),
         plain("bridge_bytes_copied_total", totals.bridge.bytes_copied),
         plain("joined_bytes_copied_total", totals.joined_bytes_copied),
+        plain("media_tags_dropped_total", totals.tags_dropped),
         plain("media_bytes_out_total", totals.media_bytes_out),
         plain("sends_total", totals.sends),
         plain("player_jumps_total", totals.player_jumps),
@@ -71,6 +75,10 @@ pub fn of_shard(now: Instant, shard: &Shard, ledger: &Ledger) -> Vec<Metric> {
     metrics.extend(ErrorClass::ALL.iter().zip(totals.attempts_failed).map(|(class, value)| {
         let label = ("class", class.as_str());
         labeled("attempts_failed_total", label, MetricKind::Counter, value)
+    }));
+    let dropped = totals.packets_dropped.by_reason().into_iter();
+    metrics.extend(dropped.map(|(reason, value)| {
+        labeled(RTP_DROPPED, ("reason", reason), MetricKind::Counter, value)
     }));
     metrics.extend(of_bridges(&totals.bridge));
     let (name, kind) = ("demand_absences", MetricKind::Gauge);
@@ -201,10 +209,9 @@ fn push_head(text: &mut String, name: &str, kind: MetricKind) {
         MetricKind::Gauge => "gauge",
         MetricKind::Histogram => "histogram",
     };
-    let known = HELP.iter().find(|(known, _)| *known == name);
-    match known {
-        Some((_, help)) => push_line(text, format_args!("# HELP rillcast_{name} {help}")),
-        None => push_line(text, format_args!("# HELP rillcast_{name} {}.", name.replace('_', " "))),
+    // The end-to-end tests look whether each name is there.
+    if let Some((_, help)) = HELP.iter().find(|(known, _)| *known == name) {
+        push_line(text, format_args!("# HELP rillcast_{name} {help}"));
     }
     push_line(text, format_args!("# TYPE rillcast_{name} {kind}"));
 }
@@ -239,7 +246,7 @@ fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// What each number of ours is. A number without a line here is told by its name.
+/// What each number of ours is.
 const HELP: &[(&str, &str)] = &[
     ("demand_pulls_total", "Pulls on demand that were begun."),
     ("demand_passive_total", "Plays that nothing is pulled for: loops, and edges of ZLMediaKit."),
@@ -276,6 +283,26 @@ const HELP: &[(&str, &str)] = &[
         "bridge_frames_dropped_total",
         "Frames that were not made RTP of FLV, or FLV of RTP, by reason.",
     ),
+    (RTP_DROPPED, "Packets of RTP and RTCP that were not taken, by reason."),
+    ("rtp_packets_lost_total", "Packets of sources that did not come, or too late."),
+    (
+        "rtp_packets_truncated_total",
+        "Packets that were passed on, though a header in them is cut off.",
+    ),
+    ("rtsp_errors_total", "RTSP sessions ended by a fault of their peer, by reason."),
+    ("rtsp_session_timeouts_total", "RTSP players closed because they gave no sign of life."),
+    ("udp_ports_refused_total", "Tracks that got no UDP ports."),
+    ("udp_port_pairs_free", "Pairs of UDP ports that nobody has."),
+    ("media_tags_dropped_total", "Tags of FLV and RTMP that were not taken."),
+    ("event_followers", "Connections that follow the event log."),
+    (
+        "event_followers_dropped_total",
+        "Connections closed because they did not read the event log.",
+    ),
+    ("events_lost_total", "Events that found no room."),
+    ("hook_calls_total", "Hooks told, by result."),
+    ("hook_calls_waiting", "Hooks told or asked and not done with."),
+    ("hook_verdicts_total", "Players and publishers decided on by hooks, by verdict."),
     ("udp_sends_lost_total", "Sends to players over UDP that their sockets did not take."),
     ("player_jumps_total", "Times that a slow player was moved to the newest keyframe."),
     ("player_evictions_total", "Players closed because they were too slow for too long."),
@@ -342,7 +369,6 @@ mod tests {
              # HELP rillcast_sends_total Sends to players.\n\
              # TYPE rillcast_sends_total counter\n\
              rillcast_sends_total 3\n\
-             # HELP rillcast_x_total x total.\n\
              # TYPE rillcast_x_total counter\n\
              rillcast_x_total{kind=\"a\"} 3\n\
              rillcast_x_total{kind=\"b\"} 6\n"

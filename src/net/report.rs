@@ -123,7 +123,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
         ("malformed_rtcp", rtp.malformed_rtcp),
     ];
     let dropped = reasons.map(|(reason, value)| Metric {
-        name: "rtp_packets_dropped_total",
+        name: metrics::RTP_DROPPED,
         label: Some(("reason", reason.into())),
         kind: MetricKind::Counter,
         value,

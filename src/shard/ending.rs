@@ -41,11 +41,7 @@ impl Shard {
         self.leave_idle(handle, stream.watch);
         let generation = handle.generation;
         self.tell_end(&stream, End::For(reason));
-        let bytes = stream.media.bytes();
-        self.totals.media_bytes_in += bytes.received;
-        self.totals.media_bytes_copied += bytes.copied;
-        self.totals.config_bytes_copied += bytes.config_copied;
-        self.totals.bridge += stream.media.bridge_counts();
+        self.totals.add_media(&stream.media);
         self.forget_pull(&stream, reason);
         for ticket in stream.take_adds() {
             self.answer(ticket, Answer::AddCancelled);

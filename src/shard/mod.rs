@@ -439,13 +439,7 @@ impl Shard {
 
     pub fn totals(&self) -> Totals {
         let mut totals = self.totals;
-        for stream in self.tables.iter() {
-            let bytes = stream.media.bytes();
-            totals.media_bytes_in += bytes.received;
-            totals.media_bytes_copied += bytes.copied;
-            totals.config_bytes_copied += bytes.config_copied;
-            totals.bridge += stream.media.bridge_counts();
-        }
+        self.tables.iter().for_each(|stream| totals.add_media(&stream.media));
         totals
     }
 

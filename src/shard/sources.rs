@@ -286,15 +286,11 @@ impl Shard {
         }
         self.end_attached(handle, |of| of == Form::Rtp, EndReason::TracksChanged);
         let stream = self.tables.get_mut(handle).expect("it stays");
-        let (bytes, bridged) = (stream.media.bytes(), stream.media.bridge_counts());
+        self.totals.add_media(&stream.media);
         stream.media.take_form(form);
         if !stream.is_had() {
             stream.media.start_over();
         }
-        self.totals.bridge += bridged;
-        self.totals.media_bytes_in += bytes.received;
-        self.totals.media_bytes_copied += bytes.copied;
-        self.totals.config_bytes_copied += bytes.config_copied;
     }
 
     /// From registered back to pending; players are kept for the grace period.

@@ -4,6 +4,7 @@ use super::Shard;
 use crate::bridge::BridgeCounts;
 use crate::egress::CrowdTotals;
 use crate::media::state::ErrorClass;
+use crate::stream::{Media, RtpDropped};
 
 /// Counters of a shard since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -11,6 +12,9 @@ pub struct Totals {
     pub media_bytes_in: u64,
     pub media_bytes_copied: u64,
     pub config_bytes_copied: u64,
+    /// Tags that streams did not take: broken, or of a source that takes over before its keyframe.
+    pub tags_dropped: u64,
+    pub packets_dropped: RtpDropped,
     /// Of making the form that a source does not bring.
     pub bridge: BridgeCounts,
     /// Copied once more to send them in one piece to many.
@@ -33,6 +37,19 @@ pub struct Totals {
     pub waiters_refused: u64,
     pub publishes_refused: u64,
     pub resyncs: u64,
+}
+
+impl Totals {
+    /// Adds what a stream has counted.
+    pub(super) fn add_media(&mut self, media: &Media) {
+        let bytes = media.bytes();
+        self.media_bytes_in += bytes.received;
+        self.media_bytes_copied += bytes.copied;
+        self.config_bytes_copied += bytes.config_copied;
+        self.tags_dropped += media.tags_dropped();
+        self.packets_dropped += media.packets_dropped();
+        self.bridge += media.bridge_counts();
+    }
 }
 
 impl Shard {

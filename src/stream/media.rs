@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::bridged::Bridged;
 use super::ingest::{Ingest, IngestBytes, Progress};
 use super::log::Log;
-use super::rtp_ingest::{RtpIngest, RtpProgress};
+use super::rtp_ingest::{RtpDropped, RtpIngest, RtpProgress};
 use super::tracks::Tracks;
 use crate::bridge::BridgeCounts;
 use crate::limits::BRIDGE_SLICE_LEN;
@@ -279,6 +279,22 @@ impl Media {
         match &self.ingest {
             Intake::Flv(ingest) => ingest.bytes(),
             Intake::Rtp(ingest) => ingest.bytes(),
+        }
+    }
+
+    /// Tags of the source that were not taken.
+    pub fn tags_dropped(&self) -> u64 {
+        match &self.ingest {
+            Intake::Flv(ingest) => ingest.dropped(),
+            Intake::Rtp(_) => 0,
+        }
+    }
+
+    /// Packets of the source that were not taken.
+    pub fn packets_dropped(&self) -> RtpDropped {
+        match &self.ingest {
+            Intake::Flv(_) => RtpDropped::default(),
+            Intake::Rtp(ingest) => ingest.dropped(),
         }
     }
 
