@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::ffmpeg::Modern;
 use super::flv::{self, Kind};
@@ -151,14 +150,10 @@ pub struct FilePlayer {
 struct Gstreamer {
     command: Command,
     starts: u32,
-    started: Instant,
 }
 
-/// Starts of a player that records nothing.
+/// Starts of a player that does not link its elements.
 const GSTREAMER_STARTS_MAX: u32 = 3;
-
-/// How long one that says nothing has for its first picture.
-const GSTREAMER_MUTE_MAX: Duration = Duration::from_secs(5);
 
 impl FilePlayer {
     /// ffmpeg without decoding: its packets one behind the other, and a list of them. (FLV of
@@ -224,10 +219,11 @@ impl FilePlayer {
         command.args(["!", "filesink", "buffer-mode=unbuffered", &files[0]]);
         command.args(["s.", "!", "application/x-rtp,media=audio", "!", "rtpmp4gdepay"]);
         command.args(["!", "gdppay", "!", "filesink", "buffer-mode=unbuffered", &files[1]]);
-        command.stdout(Stdio::null());
+        // Its launcher does not always say on its own that it could not link.
+        command.env("GST_DEBUG", "default:2").stdout(Stdio::null());
         let what = format!("GStreamer from {url} over {}", lower.name());
         let process = Process::start(&what, &mut command, dir.file("stderr.log"));
-        let gstreamer = Some(Gstreamer { command, starts: 1, started: Instant::now() });
+        let gstreamer = Some(Gstreamer { command, starts: 1 });
         Self { what, process, dir, is_flv: false, gstreamer }
     }
 
@@ -240,7 +236,7 @@ impl FilePlayer {
     pub fn wait(&mut self, video: usize, audio: usize) {
         let mut counts = (0, 0);
         let enough = holds_within(LIVENESS, || {
-            self.start_again_if_mute();
+            self.start_again_if_unlinked();
             let units = self.units();
             let count = |kind| units.iter().filter(|unit| unit.kind == kind).count();
             counts = (count(Kind::Video), count(Kind::Audio));
@@ -256,18 +252,14 @@ impl FilePlayer {
         assert!(enough, "{}: {counts:?} pictures and sounds: {}", self.what, self.process.log());
     }
 
-    /// GStreamer's launcher seldom tries to link a track to the elements of the other one, gives up and
-    /// records nothing, whoever serves it. More seldom, on a busy host, it says nothing and records nothing
-    /// over TCP, though it is sent as much as other players are.
+    /// GStreamer's launcher now and then leaves a track unlinked and records nothing, whoever serves it: the
+    /// file of the other one waits for the first buffer of both.
     #[track_caller]
-    fn start_again_if_mute(&mut self) {
-        let is_empty = self.units().is_empty();
-        let Some(Gstreamer { command, starts, started }) = &mut self.gstreamer else { return };
+    fn start_again_if_unlinked(&mut self) {
+        let Some(Gstreamer { command, starts }) = &mut self.gstreamer else { return };
         let is_unlinked = self.process.log().contains("Delayed linking failed");
-        let is_mute = is_empty && started.elapsed() > GSTREAMER_MUTE_MAX;
-        if *starts < GSTREAMER_STARTS_MAX && (is_unlinked || is_mute) {
+        if *starts < GSTREAMER_STARTS_MAX && is_unlinked {
             *starts += 1;
-            *started = Instant::now();
             self.process.kill();
             let log = self.dir.file(&format!("stderr-{starts}.log"));
             self.process = Process::start(&self.what, command, log);
