@@ -12,7 +12,7 @@ use kit::compare::{AtLeast, assert_never_steps_back};
 use kit::config::RETRY_SOON;
 use kit::ffmpeg::{Modern, decode_first_frames};
 use kit::flv::Kind;
-use kit::relay::key;
+use kit::relay::{key, label};
 use kit::rtp_media::{Plan, Reported, Sets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
@@ -109,6 +109,11 @@ fn answers_with_another_number_are_taken() {
 #[test]
 fn answers_without_a_number_are_taken() {
     plays(Habits { cseq: Cseq::Missing, ..Habits::default() }, &[]);
+}
+
+#[test]
+fn answers_with_their_number_under_another_name_are_taken() {
+    plays(Habits { cseq: Cseq::Small, ..Habits::default() }, &[]);
 }
 
 #[test]
@@ -475,6 +480,38 @@ fn lost_packets_leave_whole_pictures() {
     let lost = [Kind::Video, Kind::Audio].map(|kind| assert_part_of("flv", sent, &got, kind));
     assert!(lost[0] + lost[1] > 0, "nothing was lost");
     pull.end();
+}
+
+#[test]
+fn absurd_descriptions_end_their_own_attempt_alone() {
+    let relay = Relay::start(2);
+    let start = relay.holdings();
+    let good = Camera::start(Habits::default());
+    assert_eq!(relay.add("b", &good.url(), &[])["code"], 0);
+    relay.wait_online("b");
+    let player = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("b"), Lower::Tcp);
+    let sections = "m=audio 0 RTP/AVP 0\r\n".repeat(2000);
+    let table =
+        ["v=0\r\n", "\u{0}\u{1}=\u{2}", &sections, &"a=x\r\n".repeat(9000), &"x".repeat(200_000)];
+    let mut count = 0;
+    for text in table {
+        let absurd = Some(text.to_owned());
+        let camera = Camera::start(Habits { absurd, ..Habits::default() });
+        let head = text.get(..20).unwrap_or(text);
+        let reply = relay.add("a", &camera.url(), &[]);
+        assert_eq!(reply["code"], -1, "{head}: {reply}");
+        camera.wait_all_closed();
+        count += 1;
+        let failed = relay.samples("rillcast_attempts_failed_total");
+        let of_class = failed.into_iter().find(|(of, _)| label(of, "class") == "protocol_error");
+        assert_eq!(of_class.expect("its class").1, count, "{head}");
+    }
+    player.wait_units(Kind::Video, 30);
+    drop(player);
+    assert_eq!(relay.delete("b")["data"]["flag"], true);
+    good.wait_all_closed();
+    relay.assert_back_to(&start, "nothing is left of them");
+    relay.stop();
 }
 
 #[test]

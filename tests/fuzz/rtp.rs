@@ -85,7 +85,8 @@ fn check_frame(frame: &Frame, record: &Bytes) {
     let mut depacketizer = Depacketizer::new(&format, LossPolicy::default()).expect("the same");
     let mut parsed = Vec::new();
     let made = packetizer.packetize(frame, |packet| {
-        assert!(packet.len() <= 100);
+        // A frame of Opus is not cut.
+        assert!(packet.len() <= 100 || frame.codec == Codec::Opus);
         let bytes = Bytes::from(packet.interleaved(0).expect("it is short").to_vec());
         parsed.push(RtpPacket::parse(bytes.slice(4..)).expect("a packet of ours"));
     });

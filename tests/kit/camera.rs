@@ -314,6 +314,7 @@ impl Link {
         let cseq = request.header("cseq").unwrap_or("0").to_owned();
         match self.habits.cseq {
             Cseq::Echoed => text += &format!("CSeq: {cseq}\r\n"),
+            Cseq::Small => text += &format!("cseq:{cseq}\r\n"),
             Cseq::Wrong => text += "CSeq: 7777\r\n",
             Cseq::Missing => {}
         }
@@ -358,6 +359,7 @@ impl Link {
         let direction = if self.habits.back_channel { "a=recvonly\r\n" } else { "" };
         body += if self.habits.back_channel { BACK_CHANNEL } else { "" };
         formats.iter().for_each(|format| body += &(format.lines() + direction));
+        let body = self.habits.absurd.clone().unwrap_or(body);
         let content_base = format!("{base}/");
         let mut headers = vec![("Content-Type", "application/sdp")];
         if matches!(self.habits.control, Control::Relative | Control::PerTrack) {

@@ -15,6 +15,8 @@ pub struct Habits {
     /// Blanks around the semicolons of `Transport`.
     pub spaced_transport: bool,
     pub control: Control,
+    /// What DESCRIBE is answered with in place of a description.
+    pub absurd: Option<String>,
     /// The description begins with a track for what the client may send (ONVIF streaming, 5.3).
     pub back_channel: bool,
     pub access: Option<Access>,
@@ -57,6 +59,7 @@ impl Default for Habits {
             stray: false,
             spaced_transport: false,
             control: Control::Relative,
+            absurd: None,
             back_channel: false,
             access: None,
             checks_options: false,
@@ -92,6 +95,8 @@ impl Habits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cseq {
     Echoed,
+    /// Under a name in small letters.
+    Small,
     Wrong,
     Missing,
 }
