@@ -233,6 +233,13 @@ fn players_begin_at_a_keyframe_of_the_first_of_two_tracks_of_video() {
         first.wait_units(Kind::Video, 30 + 3 * turn);
         let player = RtspPlayer::start(relay.rtsp, &url, LOWERS[turn % 2]);
         player.wait_units(Kind::Video, 3);
+        // Over UDP each track and its reports come to a socket of their own.
+        wait_until(LIVENESS, "each track was reported on", || {
+            player.look(|seen| {
+                let mut tracks = seen.tracks.iter();
+                tracks.all(|track| !track.packets.is_empty() && !track.reports.is_empty())
+            })
+        });
         let what = player.what().to_owned();
         let recording = player.stop();
         recording.assert_announced(&what);
