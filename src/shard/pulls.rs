@@ -372,16 +372,27 @@ impl Shard {
         self.start_next(now, handle);
     }
 
-    /// Its turn did not come: a failure like another, so that whoever waits gets an answer.
+    /// Its turn did not come.
     pub(super) fn queue_is_over(&mut self, now: Instant, handle: StreamHandle, side: Side) {
-        let stream = self.tables.get_mut(handle).expect("its timers go with it");
-        let pull = stream.pull_mut().expect("only pulls queue");
+        let pull =
+            self.tables.get(handle).and_then(|stream| stream.pull()).expect("only pulls queue");
         let origin = pull.try_of(side).expect("its timers go with it").origin();
+        self.budget.leave(&origin, handle);
+        self.lacks_turn(now, handle, side);
+    }
+
+    /// A try that has left the queue gets no turn, or one that comes too late: a failure like another, so
+    /// that whoever waits gets an answer.
+    pub(super) fn lacks_turn(&mut self, now: Instant, handle: StreamHandle, side: Side) {
+        let pull =
+            self.tables.get(handle).and_then(|stream| stream.pull()).expect("only pulls queue");
+        let way = pull.try_of(side).expect("callers have one");
+        let (origin, timer) = (way.origin(), way.timer());
         let fault = Fault::new(
             ErrorClass::Busy,
             format!("no turn at {origin}: other pulls use up its budget or its rate of connects"),
         );
-        self.budget.leave(&origin, handle);
+        self.timers.cancel(timer);
         match side {
             Side::Rival => self.rival_failed(now, handle, fault),
             Side::Lead => {
