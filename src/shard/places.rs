@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::Shard;
 use super::demand::Demand;
 use super::failover::Side;
-use super::lifecycle::Place;
+use super::lifecycle::{Place, PullState};
 use super::tables::StreamHandle;
+use super::timers::Timer;
 use crate::limits::TRY_TIME_MIN;
 use crate::media::AttemptId;
 
@@ -86,6 +87,17 @@ impl Shard {
         now + least <= way.deadline(now, timeout)
     }
 
+    /// A try whose turn comes too late has left its queue. It fails when whoever frees a place is done with
+    /// that, who may be about to go on with the same pull.
+    fn come_too_late(&mut self, now: Instant, handle: StreamHandle, side: Side) {
+        let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
+        let way = pull.and_then(|pull| pull.try_mut(side)).expect("callers have one");
+        let old = way.timer();
+        let timer = self.timers.set(now, Timer::Queue(handle, side));
+        way.state = PullState::Queued { timer, is_late: true };
+        self.timers.cancel(old);
+    }
+
     pub(super) fn hand_out_places(&mut self, now: Instant, origin: &str) {
         while let Some(handle) = self.budget.next(origin, self.places_now(now, origin)) {
             let pull = self.tables.get(handle).and_then(|stream| stream.pull());
@@ -104,7 +116,7 @@ impl Shard {
                 self.dial(now, handle, side);
             } else {
                 self.budget.give_back(origin);
-                self.lacks_turn(now, handle, side);
+                self.come_too_late(now, handle, side);
             }
         }
         self.await_pace(now, origin);

@@ -122,7 +122,7 @@ impl Scene {
     }
 
     /// The attempt that was dialed last is sent elsewhere.
-    fn redirect(&mut self, url: &str) {
+    pub(super) fn redirect(&mut self, url: &str) {
         let attempt = self.attempt();
         let url = Arc::new(SourceUrl::parse(url, true).unwrap());
         self.shard.attempt_redirected(self.now, attempt, url);
@@ -325,6 +325,8 @@ fn a_redirected_pull_whose_turn_comes_too_late_is_not_dialed() {
     let start = scene.now - Duration::from_secs(3);
     scene.now = start + TIMEOUT - Duration::from_millis(999);
     scene.delete("first");
+    scene.shard.handle_timeout(scene.now);
+    scene.drain();
     assert_eq!((scene.hosts().len(), scene.state_of("sent")), (2, StreamState::BackingOff));
     let news: Vec<_> = scene.told.iter().map(told).collect();
     assert_eq!(news, [("failed", "busy", 1)]);
