@@ -17,8 +17,9 @@ use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, Strea
 use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
-const HERE: ShardId = ShardId(0);
-const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+pub(super) const HERE: ShardId = ShardId(0);
+pub(super) const NOWHERE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shard and what it has said.
@@ -121,7 +122,7 @@ impl Scene {
     }
 
     /// The attempt that was dialed last is sent elsewhere.
-    fn redirect(&mut self, url: &str) {
+    pub(super) fn redirect(&mut self, url: &str) {
         let attempt = self.attempt();
         let url = Arc::new(SourceUrl::parse(url, true).unwrap());
         self.shard.attempt_redirected(self.now, attempt, url);
@@ -316,6 +317,23 @@ fn a_redirected_pull_has_the_time_that_its_try_has_left() {
     let news: Vec<_> = scene.told.iter().map(told).collect();
     assert_eq!(news[1], ("failed", "unresolved", 1));
     assert_eq!(scene.state_of("sent"), StreamState::BackingOff);
+}
+
+#[test]
+fn a_redirected_pull_whose_turn_comes_too_late_is_not_dialed() {
+    let mut scene = redirected_to_a_busy_edge();
+    let start = scene.now - Duration::from_secs(3);
+    scene.now = start + TIMEOUT - Duration::from_millis(999);
+    scene.delete("first");
+    scene.shard.handle_timeout(scene.now);
+    scene.drain();
+    assert_eq!((scene.hosts().len(), scene.state_of("sent")), (2, StreamState::BackingOff));
+    let news: Vec<_> = scene.told.iter().map(told).collect();
+    assert_eq!(news, [("failed", "busy", 1)]);
+    scene.wait();
+    assert_eq!(scene.hosts()[2..], ["center"], "it begins anew");
+    scene.delete("sent");
+    scene.assert_nothing_is_left();
 }
 
 #[test]

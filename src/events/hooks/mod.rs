@@ -209,10 +209,11 @@ impl Hooks {
                 }
                 self.note_not_found(id, outcome);
                 if let Some(item) = self.queue.done(now, id, outcome) {
-                    if outcome == Outcome::Refused && !item.once {
-                        self.drop_item(&item);
+                    match outcome {
+                        Outcome::Taken => follow(&item, &Said::of(posted), shards),
+                        _ if item.once => {}
+                        _ => self.drop_item(&item),
                     }
-                    follow(&item, &Said::of(posted), shards);
                 }
             }
         }
@@ -256,7 +257,9 @@ impl Hooks {
                 Some(order) => self.tellers.give(order, self.tells_under_way),
                 None => {
                     self.tells_under_way -= 1;
-                    self.queue.done(now, id, Outcome::Taken);
+                    if let Some(item) = self.queue.done(now, id, Outcome::Taken) {
+                        self.drop_item(&item);
+                    }
                 }
             }
         }
@@ -394,20 +397,19 @@ impl Hooks {
 
 /// Does what a hook wants that was told something.
 fn follow(item: &Item, said: &Said, shards: &mut Shards) {
-    let Some(key) = &item.key else { return };
+    let Some(to) = item.key.clone() else { return };
+    let (key, generation) = (to.clone(), item.generation);
     let closes = matches!(said, Said::Yes { close: true });
     let ask = match item.hook {
-        // It may have added a pull, or have nothing to do with it: then origins are asked.
-        Hook::StreamNotFound if !closes => {
-            Ask::Demand { key: key.clone(), generation: item.generation }
-        }
-        _ if !closes => return,
         // A player that came meanwhile saves it.
-        Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
-        Hook::StreamNotFound => Ask::SendAway { key: key.clone(), generation: item.generation },
+        Hook::StreamNoneReader if closes => Ask::CloseIdle { key, generation },
+        Hook::StreamNoneReader => Ask::KeepIdle { key, generation },
+        Hook::StreamNotFound if closes => Ask::SendAway { key, generation },
+        // It may have added a pull, or have nothing to do with it: then origins are asked.
+        Hook::StreamNotFound => Ask::Demand { key, generation },
         _ => return,
     };
-    shards.put(0, FromKeeper::Ask { key: key.clone(), ask });
+    shards.put(0, FromKeeper::Ask { key: to, ask });
 }
 
 fn server_of(url: &Url) -> Arc<str> {
@@ -552,6 +554,55 @@ mod tests {
         }
         assert_eq!((scene.hooks.lost, scene.hooks.is_done()), (1, true));
         assert!(scene.told.try_recv().is_err(), "nothing is done at its word");
+    }
+
+    #[test]
+    fn a_call_that_fails_when_its_hook_is_switched_off_is_counted_as_missed() {
+        let (mut scene, now) = (Scene::new(), clock::now());
+        scene.set(&[Hook::StreamNoneReader], 10);
+        (0..3).for_each(|number| scene.happen_to(&format!("s{number}"), What::Unwatched));
+        let calls = [(); 2].map(|()| {
+            scene.hooks.tells_under_way += 1;
+            scene.hooks.queue.take(now).expect("it is told").0
+        });
+        scene.set(&[], 10);
+        let dropped =
+            |scene: &Scene| (scene.hooks.counts.dropped.load(Ordering::Relaxed), scene.hooks.lost);
+        assert_eq!(dropped(&scene), (1, 1), "what waits is missed at once");
+        let failed = Err(NoReply::Unanswered("nothing in time".to_owned()));
+        for (id, posted, expected) in [
+            (calls[0], failed, (2, 2)),
+            (calls[1], Ok((200, br#"{"code":0,"close":true}"#.to_vec())), (2, 2)),
+        ] {
+            scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
+            assert_eq!(dropped(&scene), expected);
+        }
+        assert!(scene.hooks.is_done());
+        assert!(scene.told.try_recv().is_ok(), "an answer counts");
+    }
+
+    #[test]
+    fn a_hook_that_takes_what_nobody_plays_decides_with_its_answer() {
+        let (mut scene, now) = (Scene::new(), clock::now());
+        scene.set(&[Hook::StreamNoneReader], 10);
+        for (body, closes) in [
+            (r#"{"code":0,"close":true}"#, true),
+            (r#"{"code":0,"close":false}"#, false),
+            ("", false),
+        ] {
+            scene.happen(What::Unwatched);
+            let (id, _) = scene.hooks.queue.take(now).expect("it is told");
+            scene.hooks.tells_under_way += 1;
+            let posted = Ok((200, body.into()));
+            scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
+            let Ok(FromKeeper::Ask { ask, .. }) = scene.told.try_recv() else { panic!("{body}") };
+            let generation = match (ask, closes) {
+                (Ask::CloseIdle { generation, .. }, true) => generation,
+                (Ask::KeepIdle { generation, .. }, false) => generation,
+                _ => panic!("{body}"),
+            };
+            assert_eq!(generation, Some(Generation(3)), "{body}");
+        }
     }
 
     /// The streams whose search begins in this turn.
