@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::driver::Driver;
 use super::link::Session;
-use super::origin::{NO_TIMEOUT, Wanted, protocol_fault};
+use super::origin::{NO_TIMEOUT, Wanted, class_of_status, protocol_fault};
 use crate::media::AttemptId;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrl};
@@ -222,9 +222,8 @@ impl RtspOrigin {
                 Wanted::Rtsp(RtspWanted::Packet { track, kind, packet })
             }
             ClientEvent::Refused { status, reason } => {
-                let class = if status == 404 { ErrorClass::NotFound } else { ErrorClass::Rejected };
                 let text = format!("the origin answered {status} {reason}");
-                Wanted::Fail(Fault::new(class, text))
+                Wanted::Fail(Fault::new(class_of_status(status), text))
             }
             ClientEvent::Redirect(url) => Wanted::Redirect(url),
             ClientEvent::Ended => lost("the origin ended the stream"),
