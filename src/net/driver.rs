@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
+use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -49,6 +50,8 @@ pub(super) struct Driver {
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
     pub(super) keeper: Option<Keeper>,
     pub(super) prober: Prober,
+    /// Looks at origins, by the connection that asked; closing its end ends one.
+    pub(super) probes: HashMap<ConnectionId, PipeWriter>,
     /// What threads that may block have to say, to questions by their number.
     pub(super) answers_in: mpsc::Sender<(u64, Answer)>,
     pub(super) answers_out: mpsc::Receiver<(u64, Answer)>,
@@ -174,6 +177,7 @@ impl Driver {
             resolved_in,
             resolved_out,
             prober: parts.prober,
+            probes: HashMap::new(),
             answers_in,
             answers_out,
             keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),

@@ -157,6 +157,11 @@ impl RtspOrigin {
         });
     }
 
+    /// What a track's port for reports says first.
+    pub(super) fn first_report(&self) -> Vec<u8> {
+        encode_receiver_report(self.ssrc, None, CNAME)
+    }
+
     /// A report about a track of the stream: what carries it, if that is not the connection.
     pub(super) fn send_report(&mut self, track: usize, report: &[u8]) -> Option<usize> {
         let track = self.tracks.get(track)?.track;
@@ -317,7 +322,7 @@ impl Driver {
                     let peer = self.links.get(token).map(|link| link.peer.ip());
                     if let (Some(origin), Some(peer)) = (self.rtsp_origin(token), peer) {
                         origin.udp_connected(track, peer);
-                        let report = encode_receiver_report(origin.ssrc, None, CNAME);
+                        let report = origin.first_report();
                         // Opens the firewalls between the origin and us, as players do.
                         self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
                         self.send_udp(token, track, PacketKind::Rtcp, &report);
@@ -339,7 +344,7 @@ impl Driver {
 }
 
 /// A packet with nothing in it: version 2, and zeros.
-const EMPTY_RTP: [u8; 12] = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(super) const EMPTY_RTP: [u8; 12] = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn stage_of(stage: ClientStage, is_elsewhere: bool) -> Wanted {
     match stage {

@@ -195,6 +195,7 @@ impl Driver {
             self.deadlines.remove(&(at, token));
         }
         self.by_connection.remove(&id);
+        self.probes.remove(&id);
         self.counters.count_rtp(&link.session);
         self.shard.released(id);
         if let Some(attempt) = attempt {

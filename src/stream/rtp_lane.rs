@@ -256,6 +256,9 @@ impl Lane {
             }
         }
         let entry = Entry { kind, ..*entry };
+        if self.sets.is_none() {
+            tracks.set_ready(kind);
+        }
         if is_first {
             tracks.set_loss(kind, self.loss.percent());
             tracks.count(&entry);
