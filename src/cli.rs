@@ -20,7 +20,9 @@ use tracing::{debug, info, warn};
 
 use crate::api;
 use crate::clock;
-use crate::config::{AccessSection, Config, ConfigSource, CpuList, NewestConfig, Overrides};
+use crate::config::{
+    AccessSection, Config, ConfigSource, CpuList, NewestConfig, Overrides, RtspSection,
+};
 use crate::demo;
 use crate::doctor;
 use crate::events::Keeper;
@@ -36,6 +38,7 @@ use crate::net::{
     self, Call, ConfigReader, Handler, Kept, MakeHandler, Node, NodeHandle, ProbeRequest, Reply,
     Setup,
 };
+use crate::proto::rtsp::LowerTransport;
 use crate::shard::ledger::Ledger;
 use crate::stream::tracks::Track;
 
@@ -183,7 +186,9 @@ fn why(options: &WhyOptions) -> Result<ExitCode, Failure> {
 fn probe(url: &str, timeout_sec: u64) -> Result<ExitCode, Failure> {
     let url = SourceUrl::parse(url, true).map_err(|error| format!("{url}: {error}"))?;
     let timeout = Duration::from_millis(timeout_sec.saturating_mul(1000).min(PROBE_TIMEOUT_MS_MAX));
-    let request = ProbeRequest { url, timeout, access: AccessSection::default() };
+    let (access, udp_ports) = (AccessSection::default(), RtspSection::default().udp_ports);
+    let rtp_transport = LowerTransport::Tcp;
+    let request = ProbeRequest { url, rtp_transport, udp_ports, timeout, access };
     let view = net::probe(&Resolver::start()?, request);
     let steps = [
         ("resolved", view.resolved_ms),

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::spawn;
 use std::time::Duration;
 
+use kit::config::RETRY_SOON;
+use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher, decode_first_frames};
 use kit::flv::Kind;
 use kit::{Answer, HookServer, LIVENESS, Nginx, Player, Relay, pause, wait_until};
@@ -432,4 +434,82 @@ fn an_origin_that_asks_for_a_password_gets_that_of_its_entry() {
     player.stop();
     edge.stop();
     origin.stop();
+}
+
+/// "Not now" is no "no": it is asked again, and what it said is forgotten soon.
+#[test]
+fn an_origin_that_can_not_now_is_asked_again() {
+    let times = "[demand]\nnot_found_ms = 600000\nfailed_ms = 100\n";
+    for url in ["rtmp://{}/live/{stream}", "http://{}/live/{stream}.flv"] {
+        let origin = Origin::start(Mode::Unavailable);
+        let url = url.replacen("{}", &format!("127.0.0.1:{}", origin.port()), 1);
+        let entry = format!("[[origin]]\nurl = \"{url}\"\n");
+        let edge = Relay::start_with(1, &format!("{RETRY_SOON}{times}{entry}"));
+        assert_eq!(ask(&edge, "/live/a.live.flv"), 502, "{url}");
+        assert_eq!(origin.count(), 2, "{url}: as retry_on has it by default");
+        origin.set(Mode::Healthy);
+        wait_until(LIVENESS, "it is forgotten", || edge.api("getNegativeCache", &[])["count"] == 0);
+        assert_eq!(ask(&edge, "/live/a.live.flv"), 200, "{url}");
+        edge.stop();
+    }
+}
+
+/// Of two equals, the one that has the weight is dead, or says that it can't now: it is asked first
+/// until it has failed three times in a row, then after the other; and first again when its time is over.
+fn an_origin_that_brings_nothing_is_avoided(fault: &Mode, class: &str) {
+    let (heavy, light) = (Origin::start(fault.clone()), Origin::start(Mode::Healthy));
+    let entry = |origin: &Origin, more: &str| {
+        let url = format!("http://127.0.0.1:{}/live/{{stream}}.flv", origin.port());
+        format!("[[origin]]\nurl = \"{url}\"\n{more}\n")
+    };
+    let retry_on = "weight = 1000000\nretry_count = 5\nretry_on = [\"silent\"]";
+    let entries = entry(&heavy, retry_on) + &entry(&light, "");
+    let edge = Relay::start_with(1, &format!("[demand]\navoid_ms = 8000\n{entries}"));
+    let row = |origin: &Origin| {
+        let name = format!("127.0.0.1:{}", origin.port());
+        let reply = edge.api("getOrigins", &[("origin", &name)]);
+        reply["data"].get(0).cloned().unwrap_or_default()
+    };
+    let untouched = row(&heavy);
+    assert_eq!((&untouched["connects"], &untouched["avoided"]), (&json!(0), &json!(false)));
+    for number in 0..5 {
+        assert_eq!(ask(&edge, &format!("/live/s{number}.live.flv")), 200, "{class}");
+    }
+    // Each failed once: it is not asked again for what it is not said to be asked again.
+    let dead = row(&heavy);
+    assert_eq!(dead["connects"], 3, "{dead}");
+    assert_eq!(dead["failures"], json!({ class: 3 }), "{dead}");
+    assert_eq!((&dead["unanswered"], &dead["errorClass"]), (&json!(3), &json!(class)), "{dead}");
+    assert!(dead["lastError"].as_str().is_some_and(|text| !text.is_empty()), "{dead}");
+    assert_eq!((&dead["avoided"], &dead["ups"]), (&json!(true), &json!(0)), "{dead}");
+    assert!(dead["avoidedMs"].as_u64().is_some_and(|ms| ms <= 8000), "{dead}");
+    let other = row(&light);
+    assert_eq!((&other["connects"], &other["ups"]), (&json!(5), &json!(5)), "{other}");
+    assert_eq!((&other["failures"], &other["avoided"]), (&json!({}), &json!(false)), "{other}");
+    assert!(other["mediaMs"].is_u64() && other["connectMs"].is_u64(), "{other}");
+    let avoiding = edge.samples("rillcast_origin_avoided");
+    let of_heavy = avoiding.iter().find(|(labels, _)| labels.contains(&heavy.port().to_string()));
+    assert_eq!(of_heavy.map(|(_, shards)| *shards), Some(1), "{avoiding:?}");
+
+    heavy.set(Mode::Healthy);
+    wait_until(2 * LIVENESS, "its time is over", || row(&heavy)["avoided"] == false);
+    assert_eq!(row(&heavy)["unanswered"], 3, "nothing has shown that it is well");
+    assert_eq!(ask(&edge, "/live/again.live.flv"), 200);
+    let well = row(&heavy);
+    assert_eq!(
+        (&well["connects"], &well["ups"], &well["unanswered"]),
+        (&json!(4), &json!(1), &json!(0))
+    );
+    assert_eq!(well["failures"], json!({ class: 3 }), "what was is kept: {well}");
+    edge.stop();
+}
+
+#[test]
+fn an_origin_that_is_dead_is_avoided_and_shown() {
+    an_origin_that_brings_nothing_is_avoided(&Mode::Refused, "refused");
+}
+
+#[test]
+fn an_origin_that_can_not_now_is_avoided_and_shown() {
+    an_origin_that_brings_nothing_is_avoided(&Mode::Unavailable, "unavailable");
 }

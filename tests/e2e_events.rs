@@ -230,8 +230,18 @@ fn who_does_not_read_is_closed_and_who_missed_too_much_is_told_so() {
         (0..100).for_each(|number| cycle(&format!("s{number}")));
         relay.metric("rillcast_event_followers_dropped_total") == 1
     });
+    let position = reader.last_id();
+    assert_ne!(position, first_id, "it is told how far the log is, with no event for it");
     cycle("last");
     assert_eq!(reader.wait("deleted").data["key"], key("last"), "who reads goes on");
+    let names = |last_id: &str| {
+        let again = follow(&relay, "&stream=last", Some(last_id));
+        again.wait("deleted");
+        again.names()
+    };
+    let told = reader.names();
+    assert_eq!(names(&position), told, "all that was passed over was for others");
+    assert_eq!(names(&first_id), [&["gap".to_owned()][..], &told].concat());
     let again = follow(&relay, "", Some(&first_id));
     let is_last =
         |event: &kit::sse::SseEvent| event.name == "deleted" && event.data["key"] == key("last");

@@ -562,7 +562,7 @@ fn rtsp_is_denied() {
                a=rtpmap:96 H264/90000\r\na=control:track0\r\n";
     for (request, body) in [("DESCRIBE", ""), ("ANNOUNCE", sdp)] {
         let status = rtsp_status(&relay, request, body);
-        assert_eq!(status.trim_end(), "RTSP/1.0 403 Forbidden", "{request}");
+        assert_eq!(status.trim_end(), "RTSP/1.0 401 Unauthorized", "{request}");
     }
     assert_eq!((server.calls_of("on_play").len(), server.calls_of("on_publish").len()), (1, 1));
     assert_eq!(relay.ledger()["streams"], 0);

@@ -148,6 +148,93 @@ fn pending_pulls_are_limited_for_each_caller_and_for_all() {
     relay.stop();
 }
 
+/// Whoever asks for more than the kernel holds, and reads it slowly, gets all of it; whoever stops
+/// reading is closed.
+#[test]
+fn a_long_answer_is_read_as_slowly_as_a_narrow_way_is() {
+    let relay = Relay::start_with(1, "[http]\nkeep_alive_ms = 1500\n");
+    let origin = Origin::start(Mode::Refused);
+    let url = origin.rtmp_url(&"x".repeat(1900));
+    for number in 0..2500 {
+        let added = relay.add(&format!("s{number}"), &url, &[("async", "1"), ("force", "1")]);
+        assert_eq!(added["code"], 0, "{added}");
+    }
+    let ask = |connection: &str| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("an option");
+        socket.connect(&relay.http.into()).expect("it listens");
+        let mut socket = TcpStream::from(socket);
+        let head = format!("Host: h\r\nConnection: {connection}\r\n\r\n");
+        let path = format!("/index/api/listStreamProxy?secret={SECRET}");
+        write!(socket, "GET {path} HTTP/1.1\r\n{head}").expect("a request");
+        socket.set_read_timeout(Some(LIVENESS)).expect("an option");
+        socket
+    };
+    for connection in ["close", "keep-alive"] {
+        let mut socket = ask(connection);
+        let (mut got, mut buffer) = (Vec::new(), vec![0; 50_000]);
+        let whole = loop {
+            let len = socket.read(&mut buffer).expect("more of it");
+            got.extend_from_slice(&buffer[..len]);
+            if let Some((head, head_len)) = kit::http::parse_head(&got) {
+                let len = head.header("content-length").and_then(|len| len.parse::<usize>().ok());
+                if got.len() >= head_len + len.expect("a length") {
+                    break got.split_off(head_len);
+                }
+            }
+            assert!(len > 0, "{connection}: it ends after {} bytes", got.len());
+            pause(Duration::from_millis(40));
+        };
+        let reply: serde_json::Value = serde_json::from_slice(&whole).expect("JSON");
+        assert_eq!(reply["data"].as_array().map(Vec::len), Some(2500), "{connection}");
+        assert!(whole.len() > 8_000_000, "more than kernels hold: {}", whole.len());
+    }
+    for connection in ["close", "keep-alive"] {
+        let stuck = ask(connection);
+        let port = stuck.local_addr().expect("an address").port();
+        let is_held = || {
+            let sessions = relay.api("getAllSession", &[]);
+            let mut all = sessions["data"].as_array().expect("sessions").iter();
+            all.any(|session| session["peer_port"] == port)
+        };
+        wait_until(LIVENESS, "it is held", is_held);
+        wait_until(LIVENESS, "it is closed", || !is_held());
+        drop(stuck);
+    }
+    relay.stop();
+}
+
+/// A player that never plays is none for ever: its stream becomes idle.
+#[test]
+fn requests_over_rtsp_do_not_keep_a_connection_or_a_stream() {
+    let origin = Origin::start(Mode::Healthy);
+    let entry = format!(
+        "[[origin]]\nurl = \"http://127.0.0.1:{}/{{app}}/{{stream}}.flv\"\n",
+        origin.port()
+    );
+    let times = "[rtsp]\nhandshake_ms = 1500\n[stream]\nnone_reader_delay_ms = 500\n";
+    let relay = Relay::start_with(1, &format!("{times}{entry}"));
+    let mut socket = TcpStream::connect(relay.rtsp).expect("it listens");
+    let url = relay.rtsp_url("a");
+    write!(socket, "DESCRIBE {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n").expect("a request");
+    relay.wait_online("a");
+    let mut asked = 0;
+    wait_until(LIVENESS, "it is closed", || {
+        asked += 1;
+        pause(Duration::from_millis(100));
+        let options = format!("OPTIONS {url} RTSP/1.0\r\nCSeq: {}\r\n\r\n", 1 + asked);
+        let is_over = socket.write_all(options.as_bytes()).is_err();
+        let mut reply = [0; 4096];
+        socket.set_read_timeout(Some(LIVENESS)).expect("a timeout");
+        is_over || !matches!(socket.read(&mut reply), Ok(len) if len > 0)
+    });
+    assert!(asked > 3, "not at once: {asked}");
+    wait_until(LIVENESS, "nobody plays it", || !relay.is_online("a"));
+    origin.wait_all_closed(LIVENESS);
+    relay.stop();
+}
+
 #[test]
 fn bodies_and_rtsp_requests_that_trickle_are_closed() {
     let deadlines = "[http]\nheader_timeout_ms = 500\n[rtsp]\nhandshake_ms = 500\n";

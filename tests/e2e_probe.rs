@@ -3,13 +3,15 @@
 mod kit;
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
+use kit::camera::{Camera, Habits};
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher};
-use kit::relay::run;
+use kit::relay::{SECRET, run};
+use kit::rtp_media::{Media, Plan};
 use kit::{LIVENESS, Relay, pause, wait_until};
 use serde_json::{Value, json};
 
@@ -74,6 +76,100 @@ fn assert_tracks(reply: &Value) {
     assert_eq!((&audio["sample_rate"], &audio["channels"]), (&json!(44_100), &json!(1)));
 }
 
+/// A pull takes them as they come, and so does a look; where the keyframes are is not known.
+#[test]
+fn other_codecs_and_transports_show_their_tracks() {
+    let relay = Relay::start(1);
+    let start = relay.holdings();
+    for (name, codec) in [("VP8", "VP8"), ("JPEG", "unknown"), ("AV1", "AV1")] {
+        let camera = Camera::start_of(Habits::default(), Media::of_unknown([name, "X-NOISE"]));
+        for rtp_type in ["0", "1"] {
+            let params = [("url", camera.url()), ("timeout_sec", "10".to_owned())];
+            let params = params.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let more = [params[0], params[1], ("rtp_type", rtp_type)];
+            let reply = relay.api("probeStream", &more);
+            assert_eq!(reply["code"], 0, "{name}, {rtp_type}: {reply}");
+            let tracks = reply["data"]["tracks"].as_array().expect("tracks");
+            assert_eq!(tracks.len(), 2, "{reply}");
+            if codec != "unknown" {
+                assert_eq!(tracks[0]["codec_id_name"], codec, "{reply}");
+            }
+            let data = &reply["data"];
+            assert!(data["tracksMs"].is_u64() && data["firstKeyframeMs"].is_null(), "{reply}");
+        }
+        let sides = camera.connections().iter().map(|seen| seen.rtcp.len()).collect::<Vec<_>>();
+        assert!(sides[0] == 0 && sides[1] > 0, "the second one came over UDP: {sides:?}");
+    }
+    // Over TCP where UDP is refused, as a pull goes about it.
+    let camera = Camera::start(Habits { udp_refused: true, ..Habits::default() });
+    let url = camera.url();
+    let params = [("url", url.as_str()), ("timeout_sec", "10"), ("rtp_type", "1")];
+    let reply = relay.api("probeStream", &params);
+    assert_eq!(reply["code"], 0, "{reply}");
+    assert!(reply["data"]["firstKeyframeMs"].is_u64(), "{reply}");
+    relay.assert_back_to(&start, "looks over UDP");
+    relay.stop();
+}
+
+#[test]
+fn audio_alone_and_redirects_are_looked_at() {
+    let relay = Relay::start(1);
+    let origin = Origin::start_with(Mode::Healthy, "audio.flv");
+    let camera = Camera::start_with(Habits::default(), "audio.flv", Plan::default());
+    for url in [origin.rtmp_url("a"), origin.flv_url("a"), camera.url()] {
+        let reply = probe(&relay, &url, "10");
+        assert_eq!(reply["code"], 0, "{url}: {reply}");
+        let tracks = reply["data"]["tracks"].as_array().expect("tracks");
+        assert_eq!((tracks.len(), &tracks[0]["codec_id_name"]), (1, &json!("mpeg4-generic")));
+        assert!(reply["data"]["firstKeyframeMs"].is_null(), "{reply}");
+    }
+    let (target, other) = (Origin::start(Mode::Healthy), Camera::start(Habits::default()));
+    let first = Origin::start(Mode::Redirect(target.flv_url("a")));
+    let habits = Habits { redirect: Some(other.url()), ..Habits::default() };
+    let sends_on = Camera::start(habits);
+    for (url, port) in [(first.flv_url("a"), target.port()), (sends_on.url(), other.address.port())]
+    {
+        let reply = probe(&relay, &url, "10");
+        assert_eq!(reply["code"], 0, "{url}: {reply}");
+        assert_tracks(&reply);
+        let address = format!("127.0.0.1:{port}");
+        assert_eq!(reply["data"]["address"], json!(address), "where it came to: {reply}");
+    }
+    relay.stop();
+}
+
+#[test]
+fn a_look_ends_with_its_caller() {
+    let relay = Relay::start(2);
+    let start = relay.holdings();
+    let silent = Origin::start(Mode::AcceptedSilent);
+    let full = Origin::start(Mode::SynDropped);
+    let healthy = Origin::start(Mode::Healthy);
+    for url in [silent.rtmp_url("a"), full.rtmp_url("a")] {
+        let callers: Vec<TcpStream> = (0..8)
+            .map(|_| {
+                let mut socket = TcpStream::connect(relay.http).expect("it listens");
+                let path =
+                    format!("/index/api/probeStream?secret={SECRET}&timeout_sec=60&url={url}");
+                write!(socket, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").expect("a request");
+                socket
+            })
+            .collect();
+        wait_until(LIVENESS, "all are under way", || {
+            silent.open_count() + full.half_open_count() == 8
+        });
+        let reply = probe(&relay, &healthy.rtmp_url("a"), "10");
+        assert_eq!(reply["msg"], "too many probes under way", "{reply}");
+        drop(callers);
+        wait_until(LIVENESS, "there is room again", || {
+            probe(&relay, &healthy.rtmp_url("a"), "10")["code"] == 0
+        });
+    }
+    silent.wait_all_closed(LIVENESS);
+    relay.assert_back_to(&start, "callers that have gone");
+    relay.stop();
+}
+
 #[test]
 fn faults_have_their_class_within_the_time() {
     let relay = Relay::start(1);
@@ -82,6 +178,7 @@ fn faults_have_their_class_within_the_time() {
         (Mode::AcceptedSilent, "silent"),
         (Mode::NoMedia, "silent"),
         (Mode::NotFound, "not_found"),
+        (Mode::Unavailable, "unavailable"),
     ];
     for (mode, class) in table {
         let origin = Origin::start(mode);

@@ -323,6 +323,7 @@ fn failures_are_named_by_their_class() {
     let cases = [
         (Mode::Refused, "refused"),
         (Mode::NotFound, "not_found"),
+        (Mode::Unavailable, "unavailable"),
         (Mode::NotFlv, "protocol_error"),
         (Mode::NoMedia, "silent"),
         (Mode::AcceptedSilent, "silent"),

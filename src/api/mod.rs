@@ -49,6 +49,7 @@ use crate::config::{Config, ReloadError, Reloaded};
 use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::metrics;
 use crate::proto::http::{Request, Response};
+use crate::proto::rtsp::LowerTransport;
 
 /// The node as the API sees it.
 pub trait Node: Clone + 'static {
@@ -68,8 +69,13 @@ pub trait Node: Clone + 'static {
     /// Changes the node's configuration; the API then asks every shard to use it.
     fn change_config<R>(&self, edit: impl FnOnce(&mut Config) -> R) -> R;
 
-    /// Looks at an origin; `None` when too many looks are under way.
-    fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>>;
+    /// Looks at an origin for a connection; `None` when too many looks are under way.
+    fn probe(
+        &self,
+        by: ConnectionId,
+        origin: (SourceUrl, LowerTransport),
+        timeout: Duration,
+    ) -> impl Future<Output = Option<ProbeView>>;
 
     /// Reads the config file again and uses what changed in it.
     fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>>;

@@ -7,8 +7,9 @@ use super::Node;
 use crate::bus::message::{Answer, Ask};
 use crate::bus::view::ProbeView;
 use crate::config::{Config, ReloadError, Reloaded};
-use crate::media::{ShardId, SourceUrl, StreamKey};
+use crate::media::{ConnectionId, ShardId, SourceUrl, StreamKey};
 use crate::net::NodeHandle;
+use crate::proto::rtsp::LowerTransport;
 
 impl Node for NodeHandle {
     fn shards(&self) -> usize {
@@ -35,8 +36,13 @@ impl Node for NodeHandle {
         Self::recent_events(self, key, bound).await.unwrap_or_default()
     }
 
-    fn probe(&self, url: SourceUrl, timeout: Duration) -> impl Future<Output = Option<ProbeView>> {
-        Self::probe(self, url, timeout)
+    fn probe(
+        &self,
+        by: ConnectionId,
+        origin: (SourceUrl, LowerTransport),
+        timeout: Duration,
+    ) -> impl Future<Output = Option<ProbeView>> {
+        Self::probe(self, by, origin, timeout)
     }
 
     fn reload(&self) -> impl Future<Output = Result<Reloaded, ReloadError>> {

@@ -103,8 +103,9 @@ pub(super) async fn show<N: Node>(call: &Call<'_, N>) -> Result<Response, Failur
 /// `probeStream`: looks at an origin as a pull would, and registers nothing.
 pub(super) async fn probe<N: Node>(call: &Call<'_, N>) -> Result<Response, Failure> {
     let url = parse_url(call, call.params.text("url"))?;
-    let timeout = options(call).timeout.min(Duration::from_millis(PROBE_TIMEOUT_MS_MAX));
-    let view = call.node.probe(url, timeout).await;
+    let PullOptions { timeout, rtp_transport, .. } = options(call);
+    let timeout = timeout.min(Duration::from_millis(PROBE_TIMEOUT_MS_MAX));
+    let view = call.node.probe(call.caller.connection, (url, rtp_transport), timeout).await;
     let busy = || Failure::new(Code::OtherFailed, "too many probes under way");
     let view = view.ok_or_else(busy)?;
     let data = Data { data: ProbeRow::of(&view) };

@@ -51,6 +51,7 @@ pub enum RetryClass {
     TimedOut,
     Rejected,
     NotFound,
+    Unavailable,
     Silent,
     ProtocolError,
     Lost,
@@ -85,7 +86,12 @@ impl Default for OriginEntry {
             pass_query: false,
             send_hops: true,
             retry_count: 1,
-            retry_on: vec![RetryClass::Refused, RetryClass::Unreachable, RetryClass::Lost],
+            retry_on: vec![
+                RetryClass::Refused,
+                RetryClass::Unreachable,
+                RetryClass::Unavailable,
+                RetryClass::Lost,
+            ],
         }
     }
 }

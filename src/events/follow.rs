@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Shards;
 use super::log::{Entry, Log, Resume};
 use crate::bus::keeper::{Filter, Follow, Follower, FromKeeper};
+use crate::limits::EVENTS_KEPT;
 use crate::media::ShardId;
 
 /// All followers, and when they are next told that the connection lives.
@@ -22,6 +23,8 @@ struct Following {
     filter: Filter,
     /// The next entry that it gets.
     next: u64,
+    /// The newest id that it was told: where it comes back to.
+    told: u64,
 }
 
 impl Followers {
@@ -34,8 +37,10 @@ impl Followers {
         shards: &mut Shards,
     ) {
         let (next, mut text) = greet(log, follow.after.as_deref());
-        let mut following = Following { shard, follower, filter: follow.filter, next };
+        let (filter, told) = (follow.filter, next - 1);
+        let mut following = Following { shard, follower, filter, next, told };
         following.render(log, &mut text);
+        following.tell_place(log, &mut text, 1);
         if following.give(text, shards) {
             self.list.push(following);
             self.next_ping.get_or_insert(now + PING);
@@ -54,6 +59,7 @@ impl Followers {
         self.list.retain_mut(|following| {
             let mut text = String::new();
             following.render(log, &mut text);
+            following.tell_place(log, &mut text, PASSED_OVER_MAX);
             text.is_empty() || following.give(text, shards)
         });
     }
@@ -63,10 +69,17 @@ impl Followers {
     }
 
     /// Has a connection that is gone noticed.
-    pub(super) fn handle_timeout(&mut self, now: Instant, shards: &mut Shards) {
+    pub(super) fn handle_timeout(&mut self, now: Instant, log: &Log, shards: &mut Shards) {
         if self.next_ping.is_some_and(|due| due <= now) {
             self.next_ping = Some(now + PING);
-            self.list.retain(|following| following.give(":\n\n".to_owned(), shards));
+            self.list.retain_mut(|following| {
+                let mut text = ":\n".to_owned();
+                following.tell_place(log, &mut text, 1);
+                if text.len() == 2 {
+                    text.push('\n');
+                }
+                following.give(text, shards)
+            });
         }
     }
 }
@@ -77,9 +90,20 @@ impl Following {
             // What is of no stream is for everybody.
             if entry.key.as_ref().is_none_or(|key| self.filter.lets_through(key)) {
                 push(text, log, entry);
+                self.told = entry.seq;
             }
         }
         self.next = log.newest() + 1;
+    }
+
+    /// Where its filter has passed over so many entries since it was told an id, it is told one with no
+    /// event: a client comes back to it (HTML, 9.2.6: the id is set before a block without data is
+    /// dropped), and what was not for it makes no gap.
+    fn tell_place(&mut self, log: &Log, text: &mut String, passed_over: u64) {
+        if self.next - 1 - self.told >= passed_over {
+            self.told = self.next - 1;
+            writeln!(text, "id: {}\n", log.id(self.told)).expect("a String takes everything");
+        }
     }
 
     /// `false` when it has not taken what it was given, and gets no more.
@@ -99,7 +123,6 @@ impl Following {
 /// to it, or what it has missed.
 fn greet(log: &Log, after: Option<&str>) -> (u64, String) {
     let mut text = "retry: 1000\n".to_owned();
-    let run = log.run;
     let next = match after.map(|last_id| log.resume(last_id)) {
         None => {
             let next = log.newest() + 1;
@@ -112,23 +135,32 @@ fn greet(log: &Log, after: Option<&str>) -> (u64, String) {
             return (next, text);
         }
         Some(Resume::Missed { from, count }) => {
-            let data = format!("{{\"run\":{run},\"event\":\"gap\",\"missed\":{count}}}");
-            writeln!(text, "event: gap\ndata: {data}\n").expect("a String takes everything");
+            push_gap(&mut text, log, from, &format!("\"missed\":{count}"));
             from
         }
         Some(Resume::OtherRun { from }) => {
-            let data = format!("{{\"run\":{run},\"event\":\"gap\",\"reason\":\"another run\"}}");
-            writeln!(text, "event: gap\ndata: {data}\n").expect("a String takes everything");
+            push_gap(&mut text, log, from, "\"reason\":\"another run\"");
             from
         }
     };
     (next, text)
 }
 
+/// What lies before this entry is missing; with the id of the one before it, which who comes back has had.
+fn push_gap(text: &mut String, log: &Log, from: u64, more: &str) {
+    let (id, run) = (log.id(from - 1), log.run);
+    let data = format!("{{\"run\":{run},\"event\":\"gap\",{more}}}");
+    writeln!(text, "id: {id}\nevent: gap\ndata: {data}\n").expect("a String takes everything");
+}
+
 fn push(text: &mut String, log: &Log, entry: &Entry) {
     let (id, event, data) = (log.id(entry.seq), entry.name, &entry.json);
     writeln!(text, "id: {id}\nevent: {event}\ndata: {data}\n").expect("a String takes everything");
 }
+
+/// Entries that are passed over before a follower is told where it is; some of those that are kept, so that
+/// it never comes back behind them for that alone.
+const PASSED_OVER_MAX: u64 = EVENTS_KEPT as u64 / 16;
 
 /// Proxies close what is silent for a minute, some for half of one.
 const PING: Duration = Duration::from_secs(15);
@@ -142,7 +174,7 @@ mod tests {
     use crate::bus::mesh::Wake;
     use crate::clock;
     use crate::events::ShardEnd;
-    use crate::limits::{EVENTS_KEPT, EVENTS_KEPT_LEN_MAX, FOLLOWER_QUEUE_LEN_MAX};
+    use crate::limits::{EVENTS_KEPT_LEN_MAX, FOLLOWER_QUEUE_LEN_MAX};
     use crate::media::{SourceUrl, StreamKey};
 
     struct Awake;
@@ -194,6 +226,10 @@ mod tests {
         }
     }
 
+    fn place_of(id: &str) -> u64 {
+        id.strip_prefix("7-").and_then(|place| place.parse().ok()).expect("an id of this run")
+    }
+
     #[test]
     fn a_follower_gets_what_comes_and_what_its_filter_lets_through() {
         let mut scene = Scene::new();
@@ -219,7 +255,45 @@ mod tests {
         let ids = ["7-3", "7-4", "7-5"].map(str::to_owned).to_vec();
         assert_eq!(scene.told(1), (ids, false));
         scene.follow(2, None, Some("6-2"));
-        assert_eq!((scene.told(2).0.len(), scene.told(2).1), (5, false));
+        assert_eq!((scene.told(2).0.len(), scene.told(2).1), (6, false), "with that of the gap");
+    }
+
+    #[test]
+    fn what_a_filter_passes_over_makes_no_gap() {
+        let mut scene = Scene::new();
+        scene.happen("a");
+        scene.follow(1, Some("a"), None);
+        for _ in 0..2 * EVENTS_KEPT {
+            scene.happen("b");
+        }
+        let (ids, _) = scene.told(1);
+        assert!(ids.len() as u64 <= 2 + 2 * EVENTS_KEPT as u64 / PASSED_OVER_MAX, "{}", ids.len());
+        let last = ids.last().cloned().expect("it was told where it is");
+        scene.happen("b");
+        scene.follow(2, Some("a"), Some(&last));
+        let newest = 2 * EVENTS_KEPT + 2;
+        assert_eq!(scene.told(2), (vec![format!("7-{newest}")], false));
+        // A ping tells it too, and of one that has heard nothing new no more than that it lives.
+        scene.happen("b");
+        let mut now = clock::now();
+        for ids in [vec![format!("7-{}", newest + 1)], vec![]] {
+            now += 2 * PING;
+            scene.followers.handle_timeout(now, &scene.log, &mut scene.shards);
+            assert_eq!(scene.told(2), (ids, false));
+        }
+    }
+
+    #[test]
+    fn who_comes_back_right_after_a_gap_is_told_of_it_once() {
+        let mut scene = Scene::new();
+        for _ in 0..EVENTS_KEPT + 5 {
+            scene.happen("b");
+        }
+        scene.follow(1, Some("a"), Some("7-1"));
+        let (ids, is_gap) = scene.told(1);
+        assert_eq!((&ids[..], is_gap), (&["7-5".to_owned(), "7-16389".to_owned()][..], true));
+        scene.follow(2, Some("a"), Some(&ids[0]));
+        assert_eq!(scene.told(2), (vec![ids[1].clone()], false));
     }
 
     #[test]
@@ -227,7 +301,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.happen("a");
         scene.follow(2, None, Some("6-2"));
-        assert_eq!(scene.told(2), (vec!["7-1".to_owned()], true));
+        assert_eq!(scene.told(2), (vec!["7-0".to_owned(), "7-1".to_owned()], true));
     }
 
     #[test]
@@ -262,6 +336,7 @@ mod tests {
         let (ids, is_gap) = scene.told(1);
         assert!(is_gap, "and is told that something is missing");
         assert_eq!(ids.last(), Some(&format!("7-{EVENTS_KEPT}")));
+        assert_eq!(ids.len() as u64, 1 + EVENTS_KEPT as u64 - place_of(&ids[0]), "{}", ids[0]);
         assert!(ids.len() * 2000 > EVENTS_KEPT_LEN_MAX * 3 / 4, "{}", ids.len());
     }
 }

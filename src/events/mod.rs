@@ -106,7 +106,7 @@ impl Desk {
                 }
                 self.handle(now, message);
             }
-            self.followers.handle_timeout(now, &mut self.shards);
+            self.followers.handle_timeout(now, &self.log, &mut self.shards);
             self.hooks.handle_timeout(now, &mut self.shards);
             self.shards.wake();
         }

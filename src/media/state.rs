@@ -60,6 +60,8 @@ pub enum ErrorClass {
     /// The origin said no, other than that the stream is missing.
     Rejected,
     NotFound,
+    /// The origin said that it can't now: it is overloaded, shutting down, or failed itself.
+    Unavailable,
     /// Our own rules forbid to connect there.
     Denied,
     /// Connected, and then nothing.
@@ -70,7 +72,7 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Unresolved,
         Self::Refused,
         Self::Unreachable,
@@ -78,6 +80,7 @@ impl ErrorClass {
         Self::Busy,
         Self::Rejected,
         Self::NotFound,
+        Self::Unavailable,
         Self::Denied,
         Self::Silent,
         Self::Protocol,
@@ -93,6 +96,7 @@ impl ErrorClass {
             Self::Busy => "busy",
             Self::Rejected => "rejected",
             Self::NotFound => "not_found",
+            Self::Unavailable => "unavailable",
             Self::Denied => "denied",
             Self::Silent => "silent",
             Self::Protocol => "protocol_error",

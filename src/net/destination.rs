@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::origin::{NO_TIMEOUT, protocol_fault};
+use super::origin::{NO_TIMEOUT, class_of_code, class_of_status, protocol_fault};
 use crate::limits::CHUNK_SIZE_OUT;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::Login;
@@ -223,7 +223,7 @@ fn rtmp_wants(event: RtmpEvent) -> Wanted {
         RtmpEvent::Started => Wanted::Join,
         RtmpEvent::Refused { code, description } => {
             let text = format!("the destination refused: {code} {description}");
-            Wanted::Fail(Fault::new(ErrorClass::Rejected, text))
+            Wanted::Fail(Fault::new(class_of_code(&code), text))
         }
         RtmpEvent::Ended => {
             Wanted::Fail(Fault::new(ErrorClass::Lost, "the destination ended the stream"))
@@ -256,9 +256,8 @@ fn rtsp_wants(event: RtspEvent) -> Option<Wanted> {
         },
         RtspEvent::Started => Wanted::Begin,
         RtspEvent::Refused { status, reason } => {
-            let class = if status == 404 { ErrorClass::NotFound } else { ErrorClass::Rejected };
             let text = format!("the destination answered {status} {reason}");
-            Wanted::Fail(Fault::new(class, text))
+            Wanted::Fail(Fault::new(class_of_status(status), text))
         }
         RtspEvent::Ended => {
             Wanted::Fail(Fault::new(ErrorClass::Lost, "the destination ended the stream"))

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
+use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -49,6 +50,8 @@ pub(super) struct Driver {
     pub(super) resolved_out: mpsc::Receiver<Resolved>,
     pub(super) keeper: Option<Keeper>,
     pub(super) prober: Prober,
+    /// Looks at origins, by the connection that asked; closing its end ends one.
+    pub(super) probes: HashMap<ConnectionId, PipeWriter>,
     /// What threads that may block have to say, to questions by their number.
     pub(super) answers_in: mpsc::Sender<(u64, Answer)>,
     pub(super) answers_out: mpsc::Receiver<(u64, Answer)>,
@@ -130,8 +133,11 @@ pub(super) struct Listener {
 
 /// Marks a token as that of a listener.
 pub(super) const LISTENER_BIT: u64 = 1 << 55;
-/// How long a peer may take to read our last words.
+/// How long a peer may take to read our last words, without reading any of them.
 pub(super) const FINISH_TIME: Duration = Duration::from_secs(2);
+/// How long it may take to read an answer at all, from when it was first found to be slow: 10 MB at 2
+/// Mbit/s. As long its bytes are held.
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes that a peer may leave unread while it asks for more.
 pub(super) const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -171,6 +177,7 @@ impl Driver {
             resolved_in,
             resolved_out,
             prober: parts.prober,
+            probes: HashMap::new(),
             answers_in,
             answers_out,
             keeper: parts.setup.kept.as_ref().map(|kept| Keeper::new(kept.journal.clone())),
@@ -357,10 +364,19 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         link.deadline = None;
         let due = link.next_timeout().is_some_and(|at| at <= self.now);
+        let is_slow_reader = due && link.is_slow_reader(self.now);
         match link.phase {
             Phase::Closing => {}
-            Phase::Finishing { .. } if due => self.close(token),
+            Phase::Finishing { shut, .. } if due => {
+                if !self.shutting_down && link.goes_on_reading(self.now) {
+                    link.phase = Phase::Finishing { until: self.now + FINISH_TIME, shut };
+                } else {
+                    self.close(token);
+                }
+            }
             Phase::Open if due && link.connecting => self.connect_is_over(token),
+            // It reads a long answer; the time for its next request has not begun.
+            Phase::Open if due && is_slow_reader => {}
             Phase::Open if due => self.session_timeout(token),
             _ => {}
         }

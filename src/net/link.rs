@@ -17,6 +17,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::destination::Destination;
+use super::driver::ANSWER_TIME_MAX;
 use super::low_water::LowWater;
 use super::origin::OriginSession;
 use super::rtsp_peer::RtspPeer;
@@ -26,7 +27,7 @@ use crate::bus::keeper::Follower;
 use crate::media::state::{EndReason, Generation};
 use crate::media::{AttemptId, ConnectionId, StreamKey};
 use crate::proto::{http, rtmp};
-use crate::ring::{Token, socket};
+use crate::ring::{Token, socket, unacked_bytes};
 use crate::shard::StreamHandle;
 
 /// A socket of a shard.
@@ -70,6 +71,9 @@ pub(super) struct Link {
     pub(super) protocol: &'static str,
     pub(super) received_bytes: u64,
     pub(super) sent_bytes: u64,
+    /// It is slow to read what it was answered: what it had read when it was looked at last, and when that
+    /// ends whatever it reads.
+    slow: Option<(u64, Instant)>,
 }
 
 pub(super) enum Session {
@@ -184,6 +188,7 @@ impl Link {
             protocol: "",
             received_bytes: 0,
             sent_bytes: 0,
+            slow: None,
         }
     }
 
@@ -228,7 +233,32 @@ impl Link {
                 Err(_) => return false,
             }
         }
+        self.slow = None;
         true
+    }
+
+    /// Whether its peer has read some of what waits for it since this was asked last, and has time for
+    /// the rest.
+    pub(super) fn goes_on_reading(&mut self, now: Instant) -> bool {
+        // What the kernel has is delivered also after a close.
+        if self.unsent_bytes() == 0 {
+            return false;
+        }
+        let Ok(unread) = unacked_bytes(&self.fd) else { return false };
+        let read = self.sent_bytes.saturating_sub(unread);
+        let (before, until) = self.slow.unwrap_or((0, now + ANSWER_TIME_MAX));
+        self.slow = Some((read, until));
+        read > before && now < until
+    }
+
+    /// The same of one whose next request is waited for: its time begins anew then.
+    pub(super) fn is_slow_reader(&mut self, now: Instant) -> bool {
+        let is_http = matches!(self.session, Session::Http(_)) && self.phase == Phase::Open;
+        let is_slow = is_http && self.goes_on_reading(now);
+        match &mut self.session {
+            Session::Http(session) => is_slow && session.begin_pause(now),
+            _ => false,
+        }
     }
 
     /// Tells an origin that we go, as far as the socket takes it.

@@ -177,9 +177,9 @@ fn rtmp_wants(event: RtmpEvent) -> Wanted {
             ClientStage::AwaitingMedia => Wanted::Stage(Stage::AwaitingMedia, "media"),
         },
         RtmpEvent::Media(part) => Wanted::Media(part),
-        RtmpEvent::Refused { not_found, code, description } => {
-            let class = if not_found { ErrorClass::NotFound } else { ErrorClass::Rejected };
-            Wanted::Fail(Fault::new(class, format!("the origin refused: {code} {description}")))
+        RtmpEvent::Refused { code, description } => {
+            let text = format!("the origin refused: {code} {description}");
+            Wanted::Fail(Fault::new(class_of_code(&code), text))
         }
         RtmpEvent::Ended => {
             Wanted::Fail(Fault::new(ErrorClass::Lost, "the origin ended the stream"))
@@ -191,11 +191,8 @@ fn http_wants(event: HttpEvent, tags: &mut TagReader) -> Wanted {
     match event {
         HttpEvent::Redirect(url) => Wanted::Redirect(url),
         HttpEvent::Status { code, reason } => {
-            let class = match code {
-                404 | 410 => ErrorClass::NotFound,
-                _ => ErrorClass::Rejected,
-            };
-            Wanted::Fail(Fault::new(class, format!("the origin answered {code} {reason}")))
+            let text = format!("the origin answered {code} {reason}");
+            Wanted::Fail(Fault::new(class_of_status(code), text))
         }
         HttpEvent::BodyBegins { .. } => Wanted::Stage(Stage::AwaitingMedia, "media"),
         HttpEvent::Body(bytes) => match tags.handle_input(bytes) {
@@ -208,6 +205,65 @@ fn http_wants(event: HttpEvent, tags: &mut TagReader) -> Wanted {
     }
 }
 
+/// What a status of RTMP means that is none of success.
+pub(super) fn class_of_code(code: &str) -> ErrorClass {
+    if code.ends_with("NotFound") {
+        ErrorClass::NotFound
+    } else if code.ends_with(".Failed") || code.ends_with(".AppShutdown") {
+        ErrorClass::Unavailable
+    } else {
+        ErrorClass::Rejected
+    }
+}
+
+/// What a status of HTTP or RTSP means that is none of success (RFC 9110, 15; RFC 2326, 7.1.1).
+pub(super) fn class_of_status(status: u16) -> ErrorClass {
+    match status {
+        404 | 410 => ErrorClass::NotFound,
+        408 | 429 | 453 | 500 | 502..=504 => ErrorClass::Unavailable,
+        _ => ErrorClass::Rejected,
+    }
+}
+
 pub(super) fn protocol_fault(error: impl std::fmt::Display) -> Fault {
     Fault::new(ErrorClass::Protocol, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_an_origin_can_not_now_is_no_refusal() {
+        use ErrorClass::{NotFound, Rejected, Unavailable};
+        for (status, class) in [
+            (400, Rejected),
+            (401, Rejected),
+            (403, Rejected),
+            (404, NotFound),
+            (410, NotFound),
+            (429, Unavailable),
+            (453, Unavailable),
+            (500, Unavailable),
+            (501, Rejected),
+            (502, Unavailable),
+            (503, Unavailable),
+            (504, Unavailable),
+            (505, Rejected),
+        ] {
+            assert_eq!(class_of_status(status), class, "{status}");
+        }
+        for (code, class) in [
+            ("NetStream.Play.StreamNotFound", NotFound),
+            ("NetStream.Play.FileNotFound", NotFound),
+            ("NetStream.Play.Failed", Unavailable),
+            ("NetStream.Publish.Failed", Unavailable),
+            ("NetConnection.Connect.AppShutdown", Unavailable),
+            ("NetStream.Play.BadAuth", Rejected),
+            ("NetStream.Publish.BadName", Rejected),
+            ("NetConnection.Connect.Rejected", Rejected),
+        ] {
+            assert_eq!(class_of_code(code), class, "{code}");
+        }
+    }
 }

@@ -1,14 +1,19 @@
 //! A look at an origin: as a pull would go about it, step by step with the time of each, and nothing
 //! is registered. Each has a thread of its own that may block; no shard waits for it.
 
-use std::io::{ErrorKind, Read, Write};
+mod sockets;
+
+use std::io::{PipeReader, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use bytes::Bytes;
+use nix::poll::PollFlags;
+use sockets::{UdpPair, connect_fault, is_wait};
 
 use super::NodeHandle;
 use super::origin::{OriginSession, Wanted};
@@ -19,10 +24,10 @@ use crate::access;
 use crate::bus::message::Answer;
 use crate::bus::view::ProbeView;
 use crate::clock;
-use crate::config::AccessSection;
-use crate::limits::{MESSAGE_LEN_MAX, PROBES_MAX, REDIRECTS_MAX};
-use crate::media::SourceUrl;
+use crate::config::{AccessSection, PortRange};
+use crate::limits::{DATAGRAM_LEN_MAX, MESSAGE_LEN_MAX, PROBES_MAX, REDIRECTS_MAX};
 use crate::media::state::{ErrorClass, Fault};
+use crate::media::{Codec, ConnectionId, Form, SourceUrl};
 use crate::proto::rtsp::LowerTransport;
 use crate::rt::oneshot;
 use crate::shard::Stage;
@@ -33,6 +38,10 @@ use crate::stream::{Media, MediaProgress};
 #[derive(Debug, Clone)]
 pub struct ProbeRequest {
     pub url: SourceUrl,
+    /// Over RTSP: what is tried first, the other one where the origin refuses it.
+    pub rtp_transport: LowerTransport,
+    /// For packets over UDP.
+    pub udp_ports: PortRange,
     /// For all of it.
     pub timeout: Duration,
     /// Whose rules for pulls hold.
@@ -41,17 +50,12 @@ pub struct ProbeRequest {
 
 /// Looks at an origin. Blocks for the request's timeout at most.
 pub fn probe(resolver: &Resolver, request: ProbeRequest) -> ProbeView {
-    let start = clock::now();
-    let mut probe = Probe {
-        resolver,
-        start,
-        deadline: start + request.timeout,
-        access: request.access,
-        awaiting: "an address",
-        view: ProbeView::default(),
-        media: Media::default(),
-        enough_at: None,
-    };
+    look(resolver, request, None)
+}
+
+/// As [`probe`]; it ends at once when the other end of `caller` is closed.
+fn look(resolver: &Resolver, request: ProbeRequest, caller: Option<PipeReader>) -> ProbeView {
+    let mut probe = Probe::new(resolver, &request, caller);
     let result = probe.follow(request.url);
     probe.view.fault = result.err();
     probe.view.tracks = probe.media.tracks().clone();
@@ -63,6 +67,12 @@ struct Probe<'a> {
     start: Instant,
     deadline: Instant,
     access: AccessSection,
+    rtp_transport: LowerTransport,
+    udp_ports: PortRange,
+    /// Of the tracks that come over UDP.
+    udp: Vec<UdpPair>,
+    /// Closed at its other end when nobody waits for the answer.
+    caller: Option<PipeReader>,
     awaiting: &'static str,
     view: ProbeView,
     media: Media,
@@ -70,7 +80,25 @@ struct Probe<'a> {
     enough_at: Option<Instant>,
 }
 
-impl Probe<'_> {
+impl<'a> Probe<'a> {
+    fn new(resolver: &'a Resolver, request: &ProbeRequest, caller: Option<PipeReader>) -> Self {
+        let start = clock::now();
+        Self {
+            resolver,
+            start,
+            deadline: start + request.timeout,
+            access: request.access.clone(),
+            rtp_transport: request.rtp_transport,
+            udp_ports: request.udp_ports.clone(),
+            udp: Vec::new(),
+            caller,
+            awaiting: "an address",
+            view: ProbeView::default(),
+            media: Media::default(),
+            enough_at: None,
+        }
+    }
+
     fn follow(&mut self, mut url: SourceUrl) -> Result<(), Fault> {
         for _ in 0..=REDIRECTS_MAX {
             let Some(next) = self.look_at(&url)? else { return Ok(()) };
@@ -88,9 +116,10 @@ impl Probe<'_> {
         let mut socket = self.connect(&addresses)?;
         self.view.connected_ms = Some(self.elapsed_ms());
         self.media = Media::new(url.form());
-        let (transport, hold) = (LowerTransport::Tcp, Duration::ZERO);
-        let mut session = OriginSession::new(clock::now(), url, transport, hold);
-        let mut buffer = vec![0; RECEIVE_LEN];
+        self.udp.clear();
+        let (first, hold) = (self.rtp_transport, Duration::ZERO);
+        let mut session = OriginSession::new(clock::now(), url, first, hold);
+        let mut buffer = vec![0; DATAGRAM_LEN_MAX];
         loop {
             if let Some(url) = self.drain(&mut session, &mut socket)? {
                 return Ok(Some(url));
@@ -101,9 +130,12 @@ impl Probe<'_> {
             }
             self.check_time()?;
             let until = self.enough_at.map_or(self.deadline, |at| at.min(self.deadline));
-            let left = until.saturating_duration_since(now).max(Duration::from_millis(1));
-            let read = socket.set_read_timeout(Some(left)).and_then(|()| socket.read(&mut buffer));
-            match read {
+            let readable = (socket.as_fd(), PollFlags::POLLIN);
+            let pairs = self.udp.iter().flat_map(|pair| [&pair.rtp, &pair.rtcp]);
+            let datagrams = pairs.map(|socket| (socket.as_fd(), PollFlags::POLLIN));
+            self.wait(datagrams.chain([readable]).collect(), until)?;
+            self.receive_datagrams(&mut session, &mut buffer);
+            match socket.read(&mut buffer) {
                 Ok(0) => return Err(Fault::new(ErrorClass::Lost, "end of file")),
                 Ok(len) => {
                     let bytes = Bytes::copy_from_slice(&buffer[..len]);
@@ -129,11 +161,14 @@ impl Probe<'_> {
         });
         self.resolver.resolve(&url.host, url.port, answer);
         let unresolved = |text: String| Fault::new(ErrorClass::Unresolved, text);
-        match found.recv_timeout(self.left()) {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(unresolved(format!("{}: {error}", url.host))),
-            Err(_) => Err(unresolved(format!("no address of {} in time", url.host))),
+        while clock::now() < self.deadline {
+            match found.recv_timeout(self.left().min(CALLER_GONE_WITHIN)) {
+                Ok(Ok(addresses)) => return Ok(addresses),
+                Ok(Err(error)) => return Err(unresolved(format!("{}: {error}", url.host))),
+                Err(_) => self.wait(Vec::new(), clock::now())?,
+            }
         }
+        Err(unresolved(format!("no address of {} in time", url.host)))
     }
 
     fn connect(&mut self, addresses: &[SocketAddr]) -> Result<TcpStream, Fault> {
@@ -149,7 +184,7 @@ impl Probe<'_> {
             self.view.address = Some(address);
             let time = connect_time(self.left(), allowed.len() - 1 - index);
             let time = time.unwrap_or_else(|| self.left()).max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(&address, time) {
+            match self.connect_to(address, clock::now() + time)? {
                 Ok(socket) => return Ok(socket),
                 Err(error) => last = connect_fault(&error),
             }
@@ -165,12 +200,7 @@ impl Probe<'_> {
     ) -> Result<Option<String>, Fault> {
         while let Some(wanted) = session.poll() {
             match wanted {
-                Wanted::Send(bytes) => {
-                    let sent = socket
-                        .set_write_timeout(Some(self.left()))
-                        .and_then(|()| socket.write_all(&bytes));
-                    sent.map_err(|error| Fault::new(ErrorClass::Lost, error.to_string()))?;
-                }
+                Wanted::Send(bytes) => self.send(socket, &bytes)?,
                 Wanted::Stage(stage, awaiting) => {
                     self.awaiting = awaiting;
                     if stage == Stage::AwaitingMedia {
@@ -182,7 +212,7 @@ impl Probe<'_> {
                     let progress = self.media.handle(part);
                     self.note_media(progress);
                 }
-                Wanted::Rtsp(wanted) => self.take_rtsp(session, wanted),
+                Wanted::Rtsp(wanted) => self.take_rtsp(session, wanted, socket)?,
                 Wanted::Redirect(url) => return Ok(Some(url)),
                 Wanted::Fail(fault) => return Err(fault),
             }
@@ -196,9 +226,14 @@ impl Probe<'_> {
         Ok(None)
     }
 
-    /// What only an RTSP origin wants. Media comes over TCP; nobody reports on it.
-    fn take_rtsp(&mut self, session: &mut OriginSession, wanted: RtspWanted) {
-        let OriginSession::Rtsp(origin) = session else { return };
+    /// What only an RTSP origin wants. Nobody reports on its media.
+    fn take_rtsp(
+        &mut self,
+        session: &mut OriginSession,
+        wanted: RtspWanted,
+        socket: &TcpStream,
+    ) -> Result<(), Fault> {
+        let OriginSession::Rtsp(origin) = session else { return Ok(()) };
         let now = clock::now();
         match wanted {
             RtspWanted::Part(part) => {
@@ -209,11 +244,20 @@ impl Probe<'_> {
             RtspWanted::Packet { track, kind, packet } => {
                 origin.handle_packet(now, track, kind, packet.pieces());
             }
-            RtspWanted::OpenUdp { .. } => origin.udp_opened(now, None),
-            RtspWanted::Report { .. }
-            | RtspWanted::CloseUdp { .. }
-            | RtspWanted::ConnectUdp { .. } => {}
+            RtspWanted::OpenUdp { track } => {
+                let ports = self.open_udp(track, socket);
+                origin.udp_opened(now, ports);
+            }
+            RtspWanted::CloseUdp { track } => self.udp.retain(|pair| pair.track != track),
+            RtspWanted::ConnectUdp { track, server_port } => {
+                self.connect_udp(origin, (track, server_port), socket).map_err(|error| {
+                    let text = format!("the origin's UDP ports can't be used: {error}");
+                    Fault::new(ErrorClass::Unreachable, text)
+                })?;
+            }
+            RtspWanted::Report { .. } => {}
         }
+        Ok(())
     }
 
     fn note_media(&mut self, progress: Progress) {
@@ -223,16 +267,20 @@ impl Probe<'_> {
         let now = self.elapsed_ms();
         self.view.first_media_ms.get_or_insert(now);
         let tracks = self.media.tracks();
+        if tracks.video.as_ref().is_some_and(|video| video.keyframes > 0) {
+            self.view.first_keyframe_ms.get_or_insert(now);
+        }
         let all: Vec<_> = tracks.video.iter().chain(&tracks.audio).collect();
         if all.is_empty() || !all.iter().all(|track| track.ready) {
             return;
         }
         self.view.tracks_ms.get_or_insert(now);
-        if tracks.video.as_ref().is_some_and(|video| video.keyframes > 0) {
-            self.view.first_keyframe_ms.get_or_insert(now);
-        }
+        // Which packets of other codecs begin a keyframe is not known; a pull takes them as they come.
+        let has_keyframes = tracks.video.as_ref().is_some_and(|video| {
+            self.media.form() == Form::Flv || matches!(video.codec, Codec::H264 | Codec::H265)
+        });
         let frames = all.iter().map(|track| track.frames).max().unwrap_or(0);
-        let is_all = self.view.first_keyframe_ms.is_some() || tracks.video.is_none() && frames > 0;
+        let is_all = self.view.first_keyframe_ms.is_some() || !has_keyframes && frames > 0;
         if is_all && self.enough_at.is_none() {
             self.enough_at = Some((clock::now() + MORE_MEDIA).min(self.deadline));
         }
@@ -245,6 +293,9 @@ impl Probe<'_> {
         }
         let text = match self.view.first_media_ms {
             None => format!("the origin is silent: no {} in time", self.awaiting),
+            Some(_) if self.view.first_keyframe_ms.is_some() => {
+                "no configuration of each track in time".to_owned()
+            }
             Some(_) => "no keyframe in time".to_owned(),
         };
         Err(Fault::new(ErrorClass::Silent, text))
@@ -261,19 +312,6 @@ impl Probe<'_> {
     }
 }
 
-fn is_wait(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn connect_fault(error: &io::Error) -> Fault {
-    let class = match error.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => ErrorClass::Refused,
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => ErrorClass::TimedOut,
-        _ => ErrorClass::Unreachable,
-    };
-    Fault::new(class, error.to_string())
-}
-
 /// Starts looks, at most so many at once. Its thread is not bound to a CPU, nor are theirs.
 #[derive(Clone)]
 pub(super) struct Prober {
@@ -285,6 +323,7 @@ type Done = Box<dyn FnOnce(ProbeView) + Send>;
 
 struct Task {
     request: ProbeRequest,
+    caller: PipeReader,
     done: Done,
 }
 
@@ -294,10 +333,10 @@ impl Prober {
         let running = Arc::new(AtomicUsize::new(0));
         let count = running.clone();
         thread::Builder::new().name("prober".to_owned()).spawn(move || {
-            for Task { request, done } in queue {
+            for Task { request, caller, done } in queue {
                 let (resolver, of_look) = (resolver.clone(), count.clone());
                 let look = move || {
-                    let view = probe(&resolver, request);
+                    let view = look(&resolver, request, Some(caller));
                     of_look.fetch_sub(1, Ordering::AcqRel);
                     done(view);
                 };
@@ -311,39 +350,110 @@ impl Prober {
     }
 
     /// `false` when so many are under way that this one was not begun.
-    fn begin(&self, request: ProbeRequest, done: Done) -> bool {
+    fn begin(&self, request: ProbeRequest, caller: PipeReader, done: Done) -> bool {
         let next = |count| (count < PROBES_MAX).then_some(count + 1);
         if self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_err() {
             return false;
         }
-        self.tasks.send(Task { request, done }).is_ok()
+        self.tasks.send(Task { request, caller, done }).is_ok()
     }
 }
 
 impl NodeHandle {
-    /// Looks at an origin, by the rules of this node. `None` when too many looks are under way.
-    pub async fn probe(&self, url: SourceUrl, timeout: Duration) -> Option<ProbeView> {
+    /// Looks at an origin, by the rules of this node, for as long as the connection stays that asked for
+    /// it. `None` when too many looks are under way.
+    pub async fn probe(
+        &self,
+        by: ConnectionId,
+        (url, rtp_transport): (SourceUrl, LowerTransport),
+        timeout: Duration,
+    ) -> Option<ProbeView> {
+        let (caller, ours) = io::pipe().ok()?;
         let receiver = {
             let mut driver = self.driver.borrow_mut();
             let (sender, receiver) = oneshot();
             let serial = driver.await_answer(sender, clock::now() + timeout + SLACK);
             let tell = driver.answer_from_thread(serial);
-            let request = ProbeRequest { url, timeout, access: driver.config.access.clone() };
+            let (access, udp_ports) =
+                (driver.config.access.clone(), driver.config.rtsp.udp_ports.clone());
+            let request = ProbeRequest { url, rtp_transport, udp_ports, timeout, access };
             let done = Box::new(move |view| tell(Answer::Probed(Box::new(view))));
-            if !driver.prober.begin(request, done) {
+            if driver.prober.begin(request, caller, done) {
+                driver.probes.insert(by, ours);
+            } else {
                 driver.give_answer(serial, Answer::Done);
             }
             receiver
         };
-        match receiver.await {
+        let answer = receiver.await;
+        self.driver.borrow_mut().probes.remove(&by);
+        match answer {
             Ok(Answer::Probed(view)) => Some(*view),
             _ => None,
         }
     }
 }
 
-const RECEIVE_LEN: usize = 16 * 1024;
+/// How soon a look that waits for an address ends when its caller has gone.
+const CALLER_GONE_WITHIN: Duration = Duration::from_millis(100);
 /// The second track and the frame rate show within it.
 const MORE_MEDIA: Duration = Duration::from_secs(1);
 /// What a thread may need beyond the time of its look.
 const SLACK: Duration = Duration::from_millis(400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
+    use crate::proto::rtsp::SessionDescription;
+
+    /// As of a camera that sends its parameter sets late.
+    #[test]
+    fn a_keyframe_has_its_own_time() {
+        const SPS: &[u8] = &[
+            0x67, 0x42, 0xc0, 0x1f, 0xda, 0x01, 0x40, 0x16, 0xe9, 0x52, 0, 0, 3, 0, 2, 0, 0, 3, 0,
+            0x64, 0xc0, 0x80,
+        ];
+        let resolver = Resolver::start().expect("threads");
+        let request = ProbeRequest {
+            url: SourceUrl::parse("rtsp://127.0.0.1/live/a", true).expect("a URL"),
+            rtp_transport: LowerTransport::Tcp,
+            udp_ports: PortRange::new(20_000, 20_009).expect("ports"),
+            timeout: Duration::from_secs(60),
+            access: AccessSection::default(),
+        };
+        let mut probe = Probe::new(&resolver, &request, None);
+        probe.media = Media::new(Form::Rtp);
+        let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+        let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+        let now = clock::now();
+        let take = |probe: &mut Probe<'_>, part| {
+            if let MediaProgress::Went(progress) = probe.media.handle_rtp((now, 0), part) {
+                probe.note_media(progress);
+            }
+            probe.media.flush();
+        };
+        take(&mut probe, RtpPart::Begin(description));
+        let pictures: [(u32, &[u8]); 5] = [
+            (0, &[0x65, 1]),
+            (3000, &[0x41, 1]),
+            (6000, SPS),
+            (6000, &[0x68, 0xce]),
+            (6000, &[0x65, 1]),
+        ];
+        for (sequence, (timestamp, payload)) in (0..).zip(pictures) {
+            if sequence == 2 {
+                assert!(probe.view.first_keyframe_ms.is_some() && probe.view.tracks_ms.is_none());
+                probe.start -= Duration::from_millis(800);
+            }
+            let (marker, payload_type, ssrc) = (payload[0] & 0x1f < 7, 96, 9);
+            let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
+            let packet = RtpPacket::parse([&header.encode()[..], payload].concat().into());
+            let (packet, gap) = (packet.expect("sound"), Gap::None);
+            take(&mut probe, RtpPart::Packet { track: 0, packet, gap });
+        }
+        let ProbeView { tracks_ms, first_keyframe_ms, .. } = probe.view;
+        assert!(tracks_ms >= Some(800), "{tracks_ms:?}");
+        assert!(first_keyframe_ms < Some(800), "{first_keyframe_ms:?}");
+    }
+}

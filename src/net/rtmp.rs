@@ -20,6 +20,7 @@ use crate::media::{ConnectionId, Form, StreamKey};
 use crate::proto::rtmp::{
     PlayRefusal, PublishRefusal as RtmpRefusal, ServerEvent as RtmpEvent, StreamRequest,
 };
+use crate::proto::rtsp::server::Refusal as RtspRefusal;
 use crate::ring::{OpKind, Token};
 use crate::shard::PublishRefusal;
 use crate::stream::Packaging;
@@ -78,7 +79,13 @@ impl Driver {
             return;
         }
         if let Err(refused) = self.may_publish(token, &key, &params) {
+            let link = self.links.get(token);
+            let is_rtsp = link.is_some_and(|link| matches!(link.session, Session::Rtsp(_)));
             let (refusal, text) = match refused {
+                Refused::Denied(_) if is_rtsp => {
+                    self.refuse_rtsp(token, RtspRefusal::Forbidden);
+                    return;
+                }
                 Refused::Denied(_) => (RtmpRefusal::Denied, ""),
                 Refused::TooMany => (RtmpRefusal::Unavailable, "Too many at once."),
             };

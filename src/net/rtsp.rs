@@ -91,7 +91,7 @@ impl Driver {
                 self.asks_to_play(token, Packaging::Rtsp, request.params.clone());
                 match self.may_play(token, &key) {
                     Ok(()) => self.play(token, key, Packaging::Rtsp),
-                    Err(Refused::Denied(_)) => self.refuse_rtsp(token, Refusal::Denied),
+                    Err(Refused::Denied(_)) => self.refuse_rtsp(token, Refusal::Forbidden),
                     Err(Refused::TooMany) => self.refuse_rtsp(token, Refusal::Unavailable),
                 }
             }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::driver::Driver;
 use super::link::Session;
-use super::origin::{NO_TIMEOUT, Wanted, protocol_fault};
+use super::origin::{NO_TIMEOUT, Wanted, class_of_status, protocol_fault};
 use crate::media::AttemptId;
 use crate::media::state::{ErrorClass, Fault};
 use crate::media::url::{Login, SourceUrl};
@@ -157,6 +157,11 @@ impl RtspOrigin {
         });
     }
 
+    /// What a track's port for reports says first.
+    pub(super) fn first_report(&self) -> Vec<u8> {
+        encode_receiver_report(self.ssrc, None, CNAME)
+    }
+
     /// A report about a track of the stream: what carries it, if that is not the connection.
     pub(super) fn send_report(&mut self, track: usize, report: &[u8]) -> Option<usize> {
         let track = self.tracks.get(track)?.track;
@@ -222,9 +227,8 @@ impl RtspOrigin {
                 Wanted::Rtsp(RtspWanted::Packet { track, kind, packet })
             }
             ClientEvent::Refused { status, reason } => {
-                let class = if status == 404 { ErrorClass::NotFound } else { ErrorClass::Rejected };
                 let text = format!("the origin answered {status} {reason}");
-                Wanted::Fail(Fault::new(class, text))
+                Wanted::Fail(Fault::new(class_of_status(status), text))
             }
             ClientEvent::Redirect(url) => Wanted::Redirect(url),
             ClientEvent::Ended => lost("the origin ended the stream"),
@@ -318,7 +322,7 @@ impl Driver {
                     let peer = self.links.get(token).map(|link| link.peer.ip());
                     if let (Some(origin), Some(peer)) = (self.rtsp_origin(token), peer) {
                         origin.udp_connected(track, peer);
-                        let report = encode_receiver_report(origin.ssrc, None, CNAME);
+                        let report = origin.first_report();
                         // Opens the firewalls between the origin and us, as players do.
                         self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
                         self.send_udp(token, track, PacketKind::Rtcp, &report);
@@ -340,7 +344,7 @@ impl Driver {
 }
 
 /// A packet with nothing in it: version 2, and zeros.
-const EMPTY_RTP: [u8; 12] = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+pub(super) const EMPTY_RTP: [u8; 12] = [0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn stage_of(stage: ClientStage, is_elsewhere: bool) -> Wanted {
     match stage {

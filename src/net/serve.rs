@@ -70,6 +70,9 @@ impl Driver {
                     Role::Player | Role::Waiter | Role::Judged | Role::Follower(_)
                 );
                 let answering = matches!(link.role, Role::Asking);
+                // Who has just shut its direction can't be told from who has gone: a look would go on for
+                // a minute.
+                self.probes.remove(&link.id);
                 let ended = session.handle_eof(self.now);
                 self.drain(token);
                 let Some(link) = self.links.get(token) else { return };

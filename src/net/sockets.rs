@@ -77,9 +77,16 @@ impl Driver {
         if link.connecting || link.phase == Phase::Closing {
             return;
         }
+        let was_waiting = link.unsent_bytes() > 0;
         if !link.send_out() {
             self.close(token);
             return;
+        }
+        if link.unsent_bytes() == 0
+            && was_waiting
+            && let Session::Http(session) = &mut link.session
+        {
+            session.begin_pause(self.now);
         }
         if link.unsent_bytes() > 0 {
             self.poll_writable(token);
@@ -188,6 +195,7 @@ impl Driver {
             self.deadlines.remove(&(at, token));
         }
         self.by_connection.remove(&id);
+        self.probes.remove(&id);
         self.counters.count_rtp(&link.session);
         self.shard.released(id);
         if let Some(attempt) = attempt {

@@ -243,6 +243,7 @@ fn retry_class(class: ErrorClass) -> Option<RetryClass> {
         ErrorClass::TimedOut => RetryClass::TimedOut,
         ErrorClass::Rejected => RetryClass::Rejected,
         ErrorClass::NotFound => RetryClass::NotFound,
+        ErrorClass::Unavailable => RetryClass::Unavailable,
         ErrorClass::Silent => RetryClass::Silent,
         ErrorClass::Protocol => RetryClass::ProtocolError,
         ErrorClass::Lost => RetryClass::Lost,
@@ -394,6 +395,8 @@ mod tests {
         };
         assert_eq!(fails(&[ErrorClass::Refused; 3]), [true, true, false]);
         assert_eq!(fails(&[ErrorClass::NotFound, ErrorClass::Busy]), [false, false]);
+        assert_eq!(fails(&[ErrorClass::Unavailable]), [true]);
+        assert_eq!(fails(&[ErrorClass::Rejected]), [false]);
     }
 
     #[test]
@@ -402,6 +405,7 @@ mod tests {
         let seconds = |class| origins.absence(class).as_secs();
         assert_eq!(seconds(ErrorClass::NotFound), 9);
         assert_eq!(seconds(ErrorClass::TimedOut), 1);
+        assert_eq!(seconds(ErrorClass::Unavailable), 1);
         assert_eq!(seconds(ErrorClass::Busy), 0);
     }
 }

@@ -24,5 +24,5 @@ pub use egress::{Batch, EgressRing, SendFailure, SpanId};
 pub use media::{MediaRing, RingSizes};
 pub use prefetch::{prefetch, prefetch_at};
 pub use steering::steer_by_cpu;
-pub use tcp_facts::{TcpFacts, least_rtt_us, tcp_facts};
+pub use tcp_facts::{TcpFacts, least_rtt_us, tcp_facts, unacked_bytes};
 pub use waker::Waker;

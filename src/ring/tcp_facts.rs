@@ -49,6 +49,20 @@ pub fn tcp_facts(fd: &impl AsFd) -> io::Result<TcpFacts> {
     })
 }
 
+/// Bytes that the kernel was given and the peer has not acknowledged (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+/// Where the descriptor is no TCP socket.
+pub fn unacked_bytes(fd: &impl AsFd) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the kernel writes one int, which lives here.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    match result {
+        0 => Ok(u64::try_from(count).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The shortest round trip of the last minutes, microseconds, that of the handshake among them.
 ///
 /// # Errors
@@ -78,6 +92,7 @@ const LEAST_RTT_AT: usize = 37;
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -90,6 +105,11 @@ mod tests {
         assert!(facts.window_segments > 0 && facts.rtt_us > 0, "{facts:?}");
         let least = least_rtt_us(&socket).expect("Linux 4.6");
         assert!(least > 0 && least <= facts.rtt_us, "{least}, {facts:?}");
+        let (mut peer, _) = listener.accept().expect("a connection");
+        peer.write_all(&[0; 1000]).expect("room");
+        (&socket).read_exact(&mut [0; 1000]).expect("it has come");
+        assert_eq!(unacked_bytes(&socket).expect("a TCP socket"), 0);
+        assert!(unacked_bytes(&std::fs::File::open("/dev/null").expect("a file")).is_err());
         assert!(tcp_facts(&std::fs::File::open("/dev/null").expect("a file")).is_err());
     }
 }

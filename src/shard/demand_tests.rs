@@ -279,11 +279,14 @@ fn players_are_admitted_together_when_it_is_up() {
 
 #[test]
 fn each_origin_is_asked_and_the_worst_failure_counts() {
-    use ErrorClass::{NotFound, Refused};
+    use ErrorClass::{NotFound, Refused, Rejected, Unavailable};
     for (classes, reason, seconds) in [
         ([NotFound, NotFound], EndReason::NotFound, 10),
         ([NotFound, Refused], EndReason::OriginFailed, 2),
         ([Refused, NotFound], EndReason::OriginFailed, 2),
+        ([NotFound, Rejected], EndReason::OriginFailed, 10),
+        ([Rejected, Unavailable], EndReason::OriginFailed, 2),
+        ([Unavailable, Rejected], EndReason::OriginFailed, 2),
     ] {
         let mut scene = Scene::new(TWO, |_| {});
         scene.play("a", "");
@@ -313,7 +316,7 @@ fn an_origin_is_tried_again_while_players_wait() {
         config.origin = vec![toml::from_str(text).unwrap()];
     });
     scene.play("a", "");
-    scene.fail(ErrorClass::Refused);
+    scene.fail(ErrorClass::Unavailable);
     assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 0));
     scene.pass(Duration::from_secs(2));
     assert_eq!(scene.dialed.len(), 2);

@@ -28,7 +28,7 @@ struct Host {
     /// Times that media came.
     ups: u64,
     failures: [u64; ErrorClass::ALL.len()],
-    /// Tries in a row that it has not answered.
+    /// Tries in a row that it has not answered, or with that it can't now.
     unanswered: u32,
     unanswered_at: Option<Instant>,
     last_fault: Option<(Instant, Fault)>,
@@ -231,12 +231,13 @@ mod tests {
 
     #[test]
     fn a_host_is_avoided_after_tries_in_a_row_that_it_has_not_answered() {
-        use ErrorClass::{Busy, Denied, Lost, NotFound, Refused, Rejected, Silent};
+        use ErrorClass::{Busy, Denied, Lost, NotFound, Refused, Rejected, Silent, Unavailable};
         let now = clock::now();
         for (classes, is_avoided) in [
             (&[Refused, Silent][..], false),
             (&[Refused, Silent, Lost], true),
             (&[Refused, Busy, Denied, Silent, Refused], true),
+            (&[Unavailable; 3], true),
             (&[Refused, Silent, NotFound, Refused, Refused], false),
             (&[Refused, Silent, Refused, Rejected], false),
         ] {

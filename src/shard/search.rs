@@ -38,8 +38,13 @@ impl Search {
 
     /// Notes why the stream could not be had from one of them.
     fn note(&mut self, fault: &Fault) {
-        // That one origin lacks it says little where another one was not reached.
-        if self.fault.is_none() || fault.class != ErrorClass::NotFound {
+        // What one origin says of it means little where another one was not reached.
+        let weight = |fault: &Fault| match fault.class {
+            ErrorClass::NotFound => 0,
+            ErrorClass::Rejected | ErrorClass::Denied => 1,
+            _ => 2,
+        };
+        if self.fault.as_ref().is_none_or(|known| weight(known) <= weight(fault)) {
             self.fault = Some(fault.clone());
         }
     }

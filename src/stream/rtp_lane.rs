@@ -271,6 +271,9 @@ impl Lane {
         self.octets = self.octets.wrapping_add(packet.payload_len() as u32);
         let Some(kind) = self.shown else { return };
         let entry = Entry { kind, ..*entry };
+        if self.sets.is_none() {
+            tracks.set_ready(kind);
+        }
         if is_first {
             tracks.set_loss(kind, self.loss.percent());
             tracks.count(&entry);

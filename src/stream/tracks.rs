@@ -67,6 +67,13 @@ impl Tracks {
         }
     }
 
+    /// A frame has come of a codec that needs no configuration, or tells none.
+    pub(super) fn set_ready(&mut self, kind: TagKind) {
+        if let Some(track) = self.slot(kind).and_then(Option::as_mut) {
+            track.ready = true;
+        }
+    }
+
     pub(super) fn set_loss(&mut self, kind: TagKind, percent: f64) {
         if let Some(track) = self.slot(kind).and_then(Option::as_mut) {
             track.loss_percent = Some(percent);

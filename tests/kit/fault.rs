@@ -42,6 +42,8 @@ pub enum Mode {
     MidFrame,
     /// HTTP 404, `NetStream.Play.StreamNotFound`.
     NotFound,
+    /// HTTP 503, `NetStream.Play.Failed`.
+    Unavailable,
     /// HTTP 200 with bytes that are no FLV; a handshake that is no RTMP.
     NotFlv,
     /// HTTP 302 to this URL.

@@ -89,7 +89,12 @@ impl Node for FakeNode {
         Vec::new()
     }
 
-    async fn probe(&self, _url: SourceUrl, _timeout: Duration) -> Option<ProbeView> {
+    async fn probe(
+        &self,
+        _by: ConnectionId,
+        _origin: (SourceUrl, LowerTransport),
+        _timeout: Duration,
+    ) -> Option<ProbeView> {
         Some(ProbeView { resolved_ms: Some(1), ..ProbeView::default() })
     }
 

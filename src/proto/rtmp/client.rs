@@ -87,7 +87,6 @@ pub enum ClientEvent {
     Media(MediaPart),
     /// The server does not serve it, or not any longer. Close.
     Refused {
-        not_found: bool,
         /// At most [`CODE_LEN_MAX`] bytes.
         code: String,
         /// At most [`DESCRIPTION_LEN_MAX`] bytes.
@@ -297,9 +296,8 @@ impl ClientSession {
             bounded(text, len_max)
         };
         let code = text("code", CODE_LEN_MAX);
-        let not_found = code.ends_with("NotFound");
         let description = text("description", DESCRIPTION_LEN_MAX);
-        self.over(ClientEvent::Refused { not_found, code, description });
+        self.over(ClientEvent::Refused { code, description });
     }
 
     fn over(&mut self, event: ClientEvent) {
@@ -497,9 +495,9 @@ mod tests {
         Message { kind: 8, timestamp_ms: 3, stream_id: 7, payload: Bytes::from_static(b"a") }
     }
 
-    fn refused(not_found: bool, code: &str) -> ClientEvent {
+    fn refused(code: &str) -> ClientEvent {
         let description = "why".to_owned();
-        ClientEvent::Refused { not_found, code: code.to_owned(), description }
+        ClientEvent::Refused { code: code.to_owned(), description }
     }
 
     #[test]
@@ -582,7 +580,7 @@ mod tests {
             ("description", Value::string("why")),
         ]);
         let arguments = [Value::Null, failure];
-        let rejected = refused(false, "NetConnection.Connect.Rejected");
+        let rejected = refused("NetConnection.Connect.Rejected");
         for name in ["_error", "_result"] {
             let client = Client::after(&[command(0, name, 1.0, &arguments)]);
             assert_eq!(client.events.last(), Some(&rejected), "{name}");
@@ -594,14 +592,14 @@ mod tests {
             let mut client = Client::after(&[connected(), created(), message]);
             client.events.pop()
         };
-        for (is_error, not_found, code) in [
-            (true, true, "NetStream.Play.StreamNotFound"),
-            (false, true, "NetStream.Play.FileNotFound"),
-            (true, false, "NetStream.Play.BadAuth"),
-            (false, false, "NetStream.Play.Failed"),
-            (true, false, "NetStream.Unheard.Of"),
+        for (is_error, code) in [
+            (true, "NetStream.Play.StreamNotFound"),
+            (false, "NetStream.Play.FileNotFound"),
+            (true, "NetStream.Play.BadAuth"),
+            (false, "NetStream.Play.Failed"),
+            (true, "NetStream.Unheard.Of"),
         ] {
-            let expected = Some(refused(not_found, code));
+            let expected = Some(refused(code));
             assert_eq!(after_play(status(is_error, code)), expected, "{code}");
         }
         // An answer to a call that nobody made means nothing.
@@ -635,7 +633,7 @@ mod tests {
         ]);
         let onstatus = command(0, "onStatus", 0.0, &[Value::Null, failure]);
         let client = Client::after(&[connected(), created(), onstatus]);
-        let Some(ClientEvent::Refused { code, description, .. }) = client.events.last() else {
+        let Some(ClientEvent::Refused { code, description }) = client.events.last() else {
             panic!("{:?}", client.events)
         };
         assert_eq!((code.len(), description.len()), (CODE_LEN_MAX, DESCRIPTION_LEN_MAX));

@@ -25,7 +25,7 @@ pub enum MessageError {
 pub enum ServerError {
     #[error(transparent)]
     Message(#[from] MessageError),
-    #[error("no request came in time")]
+    #[error("no PLAY or RECORD came in time")]
     CommandTimeout,
     #[error("player over UDP, or one that paused, gave no sign of life in time")]
     SessionTimeout,

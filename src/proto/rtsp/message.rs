@@ -394,13 +394,14 @@ fn printable(text: &str) -> String {
 }
 
 /// RFC 2326, 7.1.1, as far as we send them.
-const REASONS: [(u16, &str); 21] = [
+const REASONS: [(u16, &str); 22] = [
     (200, "OK"),
     (400, "Bad Request"),
     (401, "Unauthorized"),
     (403, "Forbidden"),
     (404, "Not Found"),
     (405, "Method Not Allowed"),
+    (406, "Not Acceptable"),
     (413, "Request Entity Too Large"),
     (415, "Unsupported Media Type"),
     (451, "Parameter Not Understood"),

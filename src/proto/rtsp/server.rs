@@ -44,7 +44,8 @@ pub struct ServerConfig {
     pub pause_allowed: bool,
     /// How long a player over UDP, or one that paused, may give no sign of life.
     pub session_timeout: Duration,
-    /// From the connection to PLAY or RECORD, between any two requests.
+    /// From the connection to PLAY or RECORD, whatever is asked meanwhile; again from where a session that
+    /// played or published is torn down. What the driver takes for its answers does not count.
     pub command_timeout: Duration,
 }
 
@@ -94,6 +95,10 @@ pub struct ServerSession {
     description_text: String,
     setups: Vec<TrackSetup>,
     alive_at: Instant,
+    /// PLAY or RECORD comes until then.
+    begins_by: Instant,
+    /// When the driver was asked.
+    asked_at: Option<Instant>,
     stray_packets: u64,
     outputs: VecDeque<Output<ServerEvent>>,
 }
@@ -140,7 +145,6 @@ impl ServerSession {
             ServerAuth::new(schemes, realm, credentials.clone(), seed)
         });
         Self {
-            config,
             auth,
             auth_attempts: 0,
             authorized: false,
@@ -156,8 +160,11 @@ impl ServerSession {
             description_text: String::new(),
             setups: Vec::new(),
             alive_at: now,
+            begins_by: now + config.command_timeout,
+            asked_at: None,
             stray_packets: 0,
             outputs: VecDeque::new(),
+            config,
         }
     }
 
@@ -187,7 +194,12 @@ impl ServerSession {
                         return Err(ServerError::TooManyAtOnce);
                     }
                     self.alive_at = now;
+                    let had_begun = self.has_begun();
                     self.on_request(request)?;
+                    if had_begun && !self.has_begun() {
+                        self.begins_by = now + self.config.command_timeout;
+                    }
+                    self.asked_at = self.asked.is_some().then_some(now);
                 }
                 Item::Interleaved(packet) => self.on_packet(now, packet),
                 // To a request that we never make.
@@ -238,7 +250,7 @@ impl ServerSession {
             return None;
         }
         match self.phase {
-            Phase::Init | Phase::Ready(_) => Some(self.alive_at + self.config.command_timeout),
+            Phase::Init | Phase::Ready(_) => Some(self.begins_by),
             Phase::Playing if !self.is_over_udp() => None,
             Phase::Playing | Phase::Paused => {
                 Some(self.alive_at + self.config.session_timeout + SESSION_GRACE)
@@ -359,6 +371,11 @@ impl ServerSession {
     /// Reads what came while the driver was asked.
     fn resume(&mut self, now: Instant) -> Result<(), ServerError> {
         self.alive_at = now;
+        if self.asked.is_none()
+            && let Some(asked_at) = self.asked_at.take()
+        {
+            self.begins_by += now.duration_since(asked_at);
+        }
         let held = std::mem::take(&mut self.held);
         self.read(now, held.into())
     }
@@ -391,6 +408,10 @@ impl ServerSession {
         self.media = description.media;
         self.url = url;
         self.phase = Phase::Ready(Mode::Play);
+    }
+
+    fn has_begun(&self) -> bool {
+        !matches!(self.phase, Phase::Init | Phase::Ready(_))
     }
 
     fn is_over_udp(&self) -> bool {

@@ -16,6 +16,12 @@ pub(super) fn serve(link: &mut Link) -> Result<(), Over> {
                 .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot here\n")?;
             link.hold()
         }
+        Mode::Unavailable => {
+            link.socket.write_all(
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\nbusy\n",
+            )?;
+            link.hold()
+        }
         Mode::NotFlv => {
             link.socket.write_all(OK)?;
             link.socket.write_all(b"\r\n<html>This is no stream.</html>\n")?;

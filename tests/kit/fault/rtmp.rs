@@ -81,6 +81,10 @@ fn answer_play(link: &mut Link) -> Result<(), Over> {
         link.socket.write_all(&status("error", "NetStream.Play.StreamNotFound"))?;
         return link.hold();
     }
+    if mode == Mode::Unavailable {
+        link.socket.write_all(&status("error", "NetStream.Play.Failed"))?;
+        return link.hold();
+    }
     link.socket.write_all(&status("status", "NetStream.Play.Start"))?;
     match mode {
         Mode::MidFrame => {

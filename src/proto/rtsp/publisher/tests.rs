@@ -187,8 +187,8 @@ fn refusal_ends_the_session() {
     let mut pair = Pair::new(config(), ServerConfig::default(), 1000);
     pair.refusal = Some(Refusal::InUse);
     pair.run();
-    let reason = "Forbidden".to_owned();
-    assert_eq!(pair.events.last(), Some(&PublisherEvent::Refused { status: 403, reason }));
+    let reason = "Not Acceptable".to_owned();
+    assert_eq!(pair.events.last(), Some(&PublisherEvent::Refused { status: 406, reason }));
     assert_eq!(pair.publisher.poll_timeout(), None);
     let udp = PublisherConfig { transport: LowerTransport::Udp, ..config() };
     let transports = vec![LowerTransport::Tcp];

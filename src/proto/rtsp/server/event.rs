@@ -50,8 +50,11 @@ pub struct FirstPacket {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     NotFound,
+    /// Whom a hook did not let in: 401 as ZLMediaKit says it, with no challenge, as no password would help.
     Denied,
-    /// The stream is published already.
+    /// Whom a rule of ours does not let in.
+    Forbidden,
+    /// The stream is published already: 406, as ZLMediaKit says it.
     InUse,
     /// No codec of the stream can be sent as RTP.
     MediaType,
@@ -65,7 +68,9 @@ impl Refusal {
     pub(super) fn status(self) -> u16 {
         match self {
             Self::NotFound => 404,
-            Self::Denied | Self::InUse => 403,
+            Self::Denied => 401,
+            Self::Forbidden => 403,
+            Self::InUse => 406,
             Self::MediaType => 415,
             Self::Transport => 461,
             Self::Unavailable => 503,
