@@ -155,7 +155,9 @@ impl RtpIngest {
     ) -> RtpProgress {
         let formats = description.media.iter().map(|media| &media.format);
         let rates: Vec<u32> = formats.clone().map(|format| format.clock_rate).collect();
-        self.clock = Some(StreamClock::new(&rates));
+        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+        let leads: Vec<usize> = main.into_iter().flatten().collect();
+        self.clock = Some(StreamClock::new(&rates).led_by(&leads));
         self.drop_held();
         self.base_ns = START_NS;
         if let Some((place_ns, at)) = self.newest {
@@ -167,7 +169,6 @@ impl RtpIngest {
             return self.go_on(log, &description);
         }
         let had_tracks = !self.lanes.is_empty();
-        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
         let is_media = |format: &Format| format.kind != TrackKind::Other;
         let has_media = formats.clone().any(is_media);
         let lane = |(track, format)| {
