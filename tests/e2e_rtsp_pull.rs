@@ -466,6 +466,53 @@ fn packets_out_of_order_are_put_in_order() {
     plays(Habits { loss: Loss::Reordered, ..Habits::default() }, &[OVER_UDP]);
 }
 
+/// The parameter sets of the first keyframe are in packets of their own.
+#[test]
+fn first_packets_out_of_order_are_put_in_order() {
+    for tells_start in [true, false] {
+        let habits = Habits { loss: Loss::FirstReordered, tells_start, ..Habits::default() };
+        let (relay, camera) = (Relay::start(2), Camera::start(habits));
+        let added = relay.add("a", &camera.url(), &[OVER_UDP, ("async", "1"), ("force", "1")]);
+        assert_eq!(added["code"], 0, "{added}");
+        // It waits for the camera, or is in its first GOP.
+        let player = RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp);
+        player.wait_units(Kind::Video, 10);
+        let first = player.stop().tracks.swap_remove(0).packets.swap_remove(0);
+        let sent = &camera.media.rtp(0)[0];
+        assert_eq!((first.sequence, &first.payload), (sent.sequence, &sent.payload));
+        relay.stop();
+    }
+}
+
+/// It comes back with the same description, and its pictures do not come: sound goes on, for players who were
+/// kept and for new ones.
+#[test]
+fn camera_that_returns_with_sound_alone_plays() {
+    let config = "[pull]\nretry_base_ms = 200\nretry_step_ms = 200\n\
+        [stream]\nreconnect_grace_ms = 30000\n";
+    let relay = Relay::start_with(2, config);
+    let camera = Camera::start(Habits { drop: Some(Stage::Media), ..Habits::default() });
+    assert_eq!(relay.add("a", &camera.url(), &[("force", "1")])["code"], 0);
+    let kept = (
+        Player::http_flv(relay.http, "/live/a.live.flv"),
+        RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp),
+    );
+    camera.set(Habits { silent_track: Some(0), ..Habits::default() });
+    kept.0.wait_frames(Kind::Audio, 120);
+    kept.1.wait_units(Kind::Audio, 120);
+    let new = (
+        Player::http_flv(relay.http, "/live/a.live.flv"),
+        RtspPlayer::start(relay.rtsp, &relay.rtsp_url("a"), Lower::Tcp),
+    );
+    new.0.wait_frames(Kind::Audio, 20);
+    new.1.wait_units(Kind::Audio, 20);
+    for (flv, rtsp) in [kept, new] {
+        assert_never_steps_back("flv", &flv.stop());
+        rtsp.stop();
+    }
+    relay.stop();
+}
+
 #[test]
 fn lost_packets_leave_whole_pictures() {
     let habits = Habits { loss: Loss::Lost, ..Habits::default() };

@@ -41,6 +41,8 @@ struct Track {
     record: Option<Bytes>,
     /// It goes before the next frame.
     record_untold: bool,
+    /// It brings nothing yet, so that the record goes before its first frame and not before those of others.
+    is_silent: bool,
     places: Places,
     times: PictureTimes,
     sounds: SoundTimes,
@@ -94,7 +96,7 @@ impl ToFlv {
         }
         if self.newest_ms.is_none() {
             self.tell_metadata(time_ms, sink);
-            let tracks = self.tracks.iter_mut().flatten();
+            let tracks = self.tracks.iter_mut().flatten().filter(|track| !track.is_silent);
             tracks.for_each(|track| track.tell_config(time_ms, sink));
         }
         let from = |newest: i64| newest.wrapping_add(distance(newest as u32, time_ms));
@@ -111,6 +113,13 @@ impl ToFlv {
         }
         while let Some(item) = self.next_item(track) {
             self.take_item(track, item, sink);
+        }
+    }
+
+    /// Video does not come, and players are told of none: its configuration goes before its next frame.
+    pub fn silence_video(&mut self) {
+        for track in self.tracks.iter_mut().flatten().filter(|track| track.codec.is_video()) {
+            (track.is_silent, track.record_untold) = (true, track.record.is_some());
         }
     }
 
@@ -187,6 +196,7 @@ impl Track {
             depacketizer: Depacketizer::new(format, LossPolicy::DropFrame)?,
             record: None,
             record_untold: false,
+            is_silent: false,
             places: Places::default(),
             times: PictureTimes::new(None),
             sounds: SoundTimes::default(),

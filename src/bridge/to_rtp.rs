@@ -3,7 +3,8 @@
 //! Which tracks there are must be known before the first packet: it is what a session description
 //! tells. FLV tells it bit by bit, so frames wait until each kind of media that was announced or has
 //! come has its configuration, or one kind has come for [`BRIDGE_WAIT_MS`] without the other. What
-//! comes later than that is left out.
+//! comes later than that is left out, and voids what was told where packets can be made of it: another
+//! converter, which is told beforehand that there is such a track, has both.
 
 use crate::limits::{BRIDGE_HELD_FRAMES_MAX, BRIDGE_HELD_LEN_MAX, BRIDGE_WAIT_MS};
 use crate::media::timeline::distance;
@@ -53,6 +54,8 @@ struct Lane {
     state: LaneState,
     numbering: PacketizerConfig,
     first_frame_ms: Option<i64>,
+    /// It was left out because nothing was known of it in time, and packets could be made of it now.
+    came_late: bool,
 }
 
 #[derive(Debug)]
@@ -61,8 +64,10 @@ enum LaneState {
     /// Frames have come that can't be used without a configuration.
     Unconfigured,
     Track(Box<OutTrack>),
-    /// We make no packets of its codec, or it came too late.
+    /// We make no packets of its codec.
     LeftOut,
+    /// It is left out as well: not enough was known of it when the others began.
+    Late,
 }
 
 impl ToRtp {
@@ -87,6 +92,22 @@ impl ToRtp {
             newest_ms: None,
             cname: format!("{:016x}@rillcast", random.u64(..)),
             counts: BridgeCounts::default(),
+        }
+    }
+
+    /// There is such a track, whose configuration comes later: the payload of its tag. Before the first tag.
+    pub fn expect_config(&mut self, kind: TagKind, payload: &Payload) {
+        let tag = CodedTag::read(kind, payload).filter(|tag| tag.content == Content::Config);
+        if let Some(tag) = tag {
+            self.lanes[usize::from(kind == TagKind::Audio)].set_config(tag.codec, &tag.body, false);
+        }
+    }
+
+    /// As [`Self::expect_config`], of sound that has none.
+    pub fn expect_sound(&mut self, codec: Codec, is_stereo: bool) {
+        let lane = &mut self.lanes[AUDIO];
+        if lane.is_unseen() {
+            lane.begin_bare(codec, is_stereo);
         }
     }
 
@@ -128,9 +149,10 @@ impl ToRtp {
         (!media.is_empty()).then(|| SessionDescription { media, ..SessionDescription::default() })
     }
 
-    /// Whether what comes can't be read by the description any more.
+    /// Whether what comes can't be read by the description any more, or is of a track that it lacks.
     pub fn is_void(&self) -> bool {
-        self.lanes.iter().filter_map(Lane::track).any(OutTrack::is_void)
+        let is_late = self.lanes.iter().any(|lane| lane.came_late);
+        is_late || self.lanes.iter().filter_map(Lane::track).any(OutTrack::is_void)
     }
 
     /// The tracks are known for good. There may be none, when no codec of the stream can be sent.
@@ -204,8 +226,8 @@ impl ToRtp {
         }
         self.is_complete = true;
         for lane in &mut self.lanes {
-            if lane.track().is_none() {
-                lane.state = LaneState::LeftOut;
+            if lane.is_unseen() || lane.is_unconfigured() {
+                lane.state = LaneState::Late;
             }
         }
         self.held_len = 0;
@@ -238,7 +260,7 @@ impl ToRtp {
 
 impl Lane {
     fn new(numbering: PacketizerConfig) -> Self {
-        Self { state: LaneState::Unseen, numbering, first_frame_ms: None }
+        Self { state: LaneState::Unseen, numbering, first_frame_ms: None, came_late: false }
     }
 
     fn set_config(&mut self, codec: Codec, record: &Payload, is_complete: bool) {
@@ -255,6 +277,7 @@ impl Lane {
                     self.begin(Format::of_codec(codec, &record), &record);
                 }
             }
+            LaneState::Late => self.note_late(Format::of_codec(codec, &record), &record),
             _ if is_complete => {}
             _ => self.begin(Format::of_codec(codec, &record), &record),
         }
@@ -265,8 +288,27 @@ impl Lane {
         self.state = track.map_or(LaneState::LeftOut, |track| LaneState::Track(track.into()));
     }
 
+    /// As [`Self::begin`], where it is too late for that.
+    fn note_late(&mut self, format: Option<Format>, record: &[u8]) {
+        let track = format.and_then(|format| OutTrack::new(format, record, self.numbering));
+        self.came_late |= track.is_some();
+    }
+
+    /// Begins with sound that has no configuration; whether it is such.
+    fn begin_bare(&mut self, codec: Codec, is_stereo: bool) -> bool {
+        let format = bare_format(codec, is_stereo);
+        let is_bare = format.is_some();
+        if is_bare {
+            self.begin(format, b"");
+        }
+        is_bare
+    }
+
     /// Codecs without a configuration begin with their first frame.
     fn note_frame(&mut self, tag: &CodedTag, decoding_ms: i64, is_complete: bool) {
+        if matches!(self.state, LaneState::Late) && !self.came_late {
+            self.note_late(bare_format(tag.codec, tag.is_stereo), b"");
+        }
         if is_complete {
             return;
         }
@@ -275,12 +317,11 @@ impl Lane {
         if !is_new {
             return;
         }
-        match tag.codec {
-            Codec::PcmA | Codec::PcmU => self.begin(g711(tag.codec, tag.is_stereo), b""),
-            // Under a number of its own it comes without a head (ZLMediaKit).
-            Codec::Opus => self.begin(Format::of_codec(Codec::Opus, STEREO_OPUS_HEAD), b""),
-            codec if is_carried(codec) => self.state = LaneState::Unconfigured,
-            _ => self.state = LaneState::LeftOut,
+        if !self.begin_bare(tag.codec, tag.is_stereo) {
+            self.state = match is_carried(tag.codec) {
+                true => LaneState::Unconfigured,
+                false => LaneState::LeftOut,
+            };
         }
     }
 
@@ -296,7 +337,7 @@ impl Lane {
         match self.state {
             LaneState::Unseen => !announced,
             LaneState::Unconfigured => false,
-            LaneState::Track(_) | LaneState::LeftOut => true,
+            LaneState::Track(_) | LaneState::LeftOut | LaneState::Late => true,
         }
     }
 
@@ -306,6 +347,16 @@ impl Lane {
 
     fn is_unconfigured(&self) -> bool {
         matches!(self.state, LaneState::Unconfigured)
+    }
+}
+
+/// Of sound without a configuration.
+fn bare_format(codec: Codec, is_stereo: bool) -> Option<Format> {
+    match codec {
+        Codec::PcmA | Codec::PcmU => g711(codec, is_stereo),
+        // Under a number of its own it comes without a head (ZLMediaKit).
+        Codec::Opus => Format::of_codec(Codec::Opus, STEREO_OPUS_HEAD),
+        _ => None,
     }
 }
 
@@ -422,14 +473,58 @@ mod tests {
         bench.feed(0, AVC);
         assert!(bench.converter.is_complete());
         assert_eq!(bench.feed(0, KEYFRAME), [(0, 0, true)]);
-        // What comes later is left out.
+        // What comes later is left out, and voids what was told where packets can be made of it.
+        assert_eq!((bench.feed(20, b"\x2f\xff\xfb"), bench.feed(20, SOUND)), (vec![], vec![]));
+        assert!(!bench.converter.is_void());
         assert_eq!((bench.feed(20, AAC), bench.feed(20, SOUND)), (vec![], vec![]));
+        assert!(bench.converter.is_void());
         assert_eq!(bench.tracks(), [Codec::H264]);
         // So is another codec of the same kind.
         let hevc = [&b"\x90hvc1"[..], &[1; 40]].concat();
         bench.feed(40, hevc.leak());
         assert_eq!(bench.tracks(), [Codec::H264]);
         assert_eq!(bench.feed(40, b"\x93hvc1\0\0\0\x02\x26\x01"), []);
+    }
+
+    #[test]
+    fn tracks_that_are_expected_need_no_wait() {
+        let read = |payload: &'static [u8]| Bytes::from_static(payload).into();
+        let mut bench = Bench::new();
+        bench.converter.expect_config(TagKind::Audio, &read(AAC));
+        for tag in [VIDEO_ONLY, AVC] {
+            assert_eq!(bench.feed(0, tag), []);
+        }
+        assert!(bench.converter.is_complete());
+        assert_eq!(bench.tracks(), [Codec::H264, Codec::Aac]);
+        assert_eq!((bench.feed(0, KEYFRAME), bench.feed(700, AAC)), (vec![(0, 0, true)], vec![]));
+        assert_eq!(bench.feed(700, SOUND), [(1, 700, false)]);
+        assert!(!bench.converter.is_void());
+
+        for codec in [Codec::PcmA, Codec::Opus] {
+            let mut bench = Bench::new();
+            bench.converter.expect_sound(codec, false);
+            bench.feed(0, AVC);
+            assert_eq!(bench.feed(0, KEYFRAME), [(0, 0, true)]);
+            assert_eq!(bench.tracks(), [Codec::H264, codec]);
+        }
+        // Of what has a configuration, or can't be sent, nothing is known before.
+        for codec in [Codec::Aac, Codec::Mp3] {
+            let mut bench = Bench::new();
+            bench.converter.expect_sound(codec, false);
+            bench.feed(0, AVC);
+            assert_eq!(bench.feed(0, KEYFRAME), []);
+        }
+    }
+
+    #[test]
+    fn sound_without_a_configuration_may_be_late_as_well() {
+        let mut bench = Bench::new();
+        bench.feed(0, AVC);
+        bench.feed(0, KEYFRAME);
+        assert_eq!(bench.feed(500, PICTURE).len(), 2);
+        assert!(!bench.converter.is_void());
+        assert_eq!(bench.feed(600, b"\x72aaa"), []);
+        assert!(bench.converter.is_void());
     }
 
     #[test]

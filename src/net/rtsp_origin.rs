@@ -278,7 +278,11 @@ impl RtspOrigin {
 
     fn on_playing(&mut self, starts: &[ClientStart]) {
         for start in starts {
-            if let (Some(track), Some(timestamp)) = (self.place_of(start.track), start.timestamp) {
+            let Some(track) = self.place_of(start.track) else { continue };
+            if let (Some(source), Some(sequence)) = (&mut self.source, start.sequence) {
+                source.announce(track, sequence);
+            }
+            if let Some(timestamp) = start.timestamp {
                 let part = RtpPart::Announced { track, timestamp };
                 self.wanted.push_back(Wanted::Rtsp(RtspWanted::Part(part)));
             }

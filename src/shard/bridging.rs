@@ -22,7 +22,12 @@ impl Shard {
     /// Some of a stream may be left to be made in its other form, or that can't be made any more.
     pub(super) fn look_at_other(&mut self, handle: StreamHandle) {
         let Some(stream) = self.tables.get_mut(handle) else { return };
-        let (other, media) = (stream.media.form().other(), &stream.media);
+        let other = stream.media.form().other();
+        if stream.media.other_lost_video() {
+            self.renew_replicas(handle, other);
+        }
+        let Some(stream) = self.tables.get_mut(handle) else { return };
+        let media = &stream.media;
         if media.other_is_barren() {
             self.end_presences(handle, |form, _| form == other, EndReason::NotCarried);
         } else if media.other_is_void() {

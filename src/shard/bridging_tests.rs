@@ -31,6 +31,7 @@ struct Scene {
     now: Instant,
     admitted: Vec<ConnectionId>,
     refused: Vec<(ConnectionId, EndReason)>,
+    ended: Vec<(ConnectionId, EndReason)>,
 }
 
 fn connection(serial: u32) -> ConnectionId {
@@ -44,7 +45,13 @@ fn key(stream: &str) -> StreamKey {
 impl Scene {
     fn new() -> Self {
         let shard = Shard::new(HERE, 1, 7, Policy::of(&Config::default(), 1));
-        Self { shard, now: clock::now(), admitted: Vec::new(), refused: Vec::new() }
+        Self {
+            shard,
+            now: clock::now(),
+            admitted: Vec::new(),
+            refused: Vec::new(),
+            ended: Vec::new(),
+        }
     }
 
     fn publish(&mut self, stream: &str, serial: u32, form: Form) {
@@ -81,6 +88,10 @@ impl Scene {
                 Action::Admit { connection } => self.admitted.push(connection),
                 Action::Refuse { connection, reason } => {
                     self.refused.push((connection, reason));
+                    self.shard.released(connection);
+                }
+                Action::End { connection, reason, .. } => {
+                    self.ended.push((connection, reason));
                     self.shard.released(connection);
                 }
                 _ => {}
@@ -137,6 +148,49 @@ fn a_large_gop_takes_several_turns_and_others_go_on() {
     scene.tag("large", TagKind::Video, 4000, &picture(0x27));
     scene.turn();
     assert!(scene.shard.totals().bridge.bytes_copied > before);
+}
+
+#[test]
+fn players_of_packets_come_again_for_a_track_that_is_late() {
+    const AAC: &[&[u8]] = &[b"\xaf\0\x11\x90", b"\xaf\x01abc"];
+    let mut scene = Scene::new();
+    let picture = |at| -> &[u8] {
+        let is_first = at == 0;
+        if is_first {
+            b"\x17\x01\0\0\0\0\0\0\x02\x65\x88"
+        } else {
+            b"\x27\x01\0\0\0\0\0\0\x02\x41\x88"
+        }
+    };
+    scene.play("late", 3, Packaging::Rtsp);
+    scene.publish("late", 1, Form::Flv);
+    scene.tag("late", TagKind::Video, 0, AVC);
+    for at in (0..560).step_by(40) {
+        scene.tag("late", TagKind::Video, at, picture(at));
+        scene.turn();
+    }
+    let tracks = |scene: &Scene, serial| {
+        scene.shard.description(connection(serial)).map(|told| told.media.len())
+    };
+    assert_eq!((&scene.admitted[..], tracks(&scene, 3)), (&[connection(3)][..], Some(1)));
+    AAC.iter().for_each(|tag| scene.tag("late", TagKind::Audio, 600, tag));
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.ended, [(connection(3), EndReason::TracksChanged)]);
+    scene.play("late", 4, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!((&scene.admitted[1..], tracks(&scene, 4)), (&[connection(4)][..], Some(2)));
+    for at in (640..3000).step_by(40) {
+        scene.tag("late", TagKind::Video, at, picture(at));
+        scene.tag("late", TagKind::Audio, at, AAC[1]);
+        scene.turn();
+    }
+    assert_eq!(scene.ended.len(), 1, "once");
+    scene.shard.leave(connection(4));
+    scene.shard.unpublish(scene.now, connection(1), true);
+    (0..3).for_each(|_| scene.turn());
+    scene.shard.released(connection(1));
+    (0..3).for_each(|_| scene.turn());
+    assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
 }
 
 #[test]

@@ -388,6 +388,53 @@ fn source_of_another_form_is_told_as_a_loss_and_a_return() {
     end(scene);
 }
 
+const SOUND_TOO: &str = "m=audio 0 RTP/AVP 97\r\na=rtpmap:97 PCMA/8000\r\n";
+
+/// Sound alone of a source that tells of video, until it brings the stream; of how many ms.
+fn sound_alone(scene: &mut Scene, of: AttemptId) -> u32 {
+    for at in 0..300_u32 {
+        let (payload_type, sequence) = (97, at as u16);
+        let (marker, timestamp, ssrc) = (true, 160 * at, 8);
+        let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
+        let packet = RtpPacket::parse([&header.encode()[..], &[1; 160]].concat().into()).unwrap();
+        let part = RtpPart::Packet { track: 1, packet, gap: Gap::None };
+        assert!(scene.shard.attempt_rtp(scene.now, of, part));
+        scene.now += Duration::from_millis(20);
+        scene.turn();
+        if scene.state_of("a") == StreamState::Registered && scene.shard.brings_media(of) {
+            return 20 * at;
+        }
+    }
+    panic!("it is never up");
+}
+
+#[test]
+fn source_that_returns_with_sound_alone_is_up_after_a_while() {
+    let both = [H264, SOUND_TOO].concat();
+    for packaging in [Packaging::Rtsp, Packaging::Flv] {
+        let mut scene = added(&["rtsp://x/a"], Duration::ZERO);
+        let x = attempt(&scene, 0);
+        begin_as(&mut scene, x, &both);
+        packet(&mut scene, x, 1, 0x65);
+        packet(&mut scene, x, 2, 0x41);
+        scene.play("a", 1, packaging);
+        (0..3).for_each(|_| scene.turn());
+        assert_eq!(scene.admitted.len(), 1);
+        scene.now += SERVED;
+        packet(&mut scene, x, 3, 0x41);
+        scene.fail_attempt(x, ErrorClass::Lost);
+        scene.now += TIMEOUT;
+        scene.shard.handle_timeout(scene.now);
+        scene.turn();
+        let again = scene.dialed.last().expect("it is dialed again").0;
+        assert_ne!(again, x);
+        begin_as(&mut scene, again, &both);
+        assert_eq!(sound_alone(&mut scene, again), 3020);
+        assert!(scene.ended.is_empty(), "its players are kept");
+        end(scene);
+    }
+}
+
 const METADATA: &str = "m=application 0 RTP/AVP 97\r\na=rtpmap:97 vnd.onvif.metadata/90000\r\n";
 
 /// A camera may send on what it makes of pictures where it has none.

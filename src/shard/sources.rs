@@ -155,11 +155,11 @@ impl Shard {
             stream.last_media = now;
             stream.gaps.media_came(now);
         }
+        if progress.lost_video {
+            Form::ALL.into_iter().for_each(|form| self.renew_replicas(handle, form));
+        }
         if !progress.committed {
             return;
-        }
-        if progress.lost_video {
-            self.renew_replicas(handle, Form::Flv);
         }
         let stream = self.tables.get_mut(handle).expect("its media just came");
         stream.unflushed = true;

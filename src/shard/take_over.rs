@@ -106,7 +106,9 @@ impl Shard {
         }
         let stream = self.tables.get_mut(handle).expect("it stays");
         let pull = stream.pull_mut().expect("it stays");
-        let stands_in = pull.lead.held.take().is_some_and(|held| held.stands_in());
+        let held = pull.lead.held.take();
+        let stands_in = held.as_ref().is_some_and(|held| held.stands_in());
+        let lacks_video = held.is_some_and(|held| held.lacks_video());
         let form = pull.lead.target().form();
         if registered && form != stream.media.form() {
             let grace = self.policy.reconnect_grace;
@@ -131,6 +133,9 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("it stays");
         if stands_in {
             stream.media.start_at_next();
+        }
+        if lacks_video {
+            stream.media.start_without_video();
         }
         if stream.registered {
             self.goes_up(now, handle);

@@ -4,6 +4,7 @@
 use super::ingest::Ingest;
 use super::log::{Entry, Log, PacketEntry};
 use super::tracks::Tracks;
+use super::video_wait::VideoWait;
 use crate::bridge::{BridgeCounts, FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
@@ -51,14 +52,23 @@ struct Packets {
     reported_ms: Vec<Option<i64>>,
     /// One was read, and not compared with what the log was told.
     has_new_config: bool,
+    /// Until the first picture.
+    video_wait: Option<VideoWait>,
+    /// There was none for too long, which nobody was told yet.
+    lost_video: bool,
     /// Beside those of the converter.
     counts: BridgeCounts,
 }
 
 impl Bridged {
-    /// Begins at the newest keyframe of the source's log. `seed` is random; the wall clock is in
-    /// seconds since 1970.
-    pub(super) fn new(form: Form, source: &Log, seed: u64, now_unix: u64) -> Self {
+    /// Begins at the newest keyframe of the source's log, of which these tracks are known. `seed` is random;
+    /// the wall clock is in seconds since 1970.
+    pub(super) fn new(
+        form: Form,
+        (source, tracks): (&Log, &Tracks),
+        seed: u64,
+        now_unix: u64,
+    ) -> Self {
         let timestamp_ms = source.timestamp_at(source.start_seq());
         let direction = match form {
             Form::Flv => Direction::ToFlv(Box::new(Tags::new(source))),
@@ -68,6 +78,8 @@ impl Bridged {
                 newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
                 has_new_config: false,
+                video_wait: None,
+                lost_video: false,
                 counts: BridgeCounts::default(),
             })),
         };
@@ -79,11 +91,10 @@ impl Bridged {
             source_changed: false,
         };
         if let Direction::ToRtp(packets) = &mut bridged.direction {
+            packets.expect(source, tracks);
             // The configurations are behind the keyframe.
             for (kind, payload) in &source.prelude_at_start().tags {
-                let mut whole = Payload::new();
-                whole.push(payload.clone());
-                let tag = FlvTag { kind: *kind, timestamp_ms, payload: whole };
+                let tag = FlvTag { kind: *kind, timestamp_ms, payload: payload.clone().into() };
                 packets.converter.handle_tag(tag, false, &mut |_| {});
             }
         }
@@ -161,7 +172,7 @@ impl Bridged {
         }
         self.is_ready |= match &mut self.direction {
             Direction::ToFlv(tags) => tags.is_ready(),
-            Direction::ToRtp(packets) => packets.is_ready(&mut self.log),
+            Direction::ToRtp(packets) => packets.is_ready(&mut self.log, source.has_video()),
         };
         if self.is_ready {
             self.log.flush();
@@ -210,6 +221,22 @@ impl Bridged {
     pub(super) fn change_sets(&mut self, source: &Log) {
         if let Direction::ToFlv(tags) = &mut self.direction {
             tags.begin(source);
+        }
+    }
+
+    /// The source brings no video after all: players of tags wait for none.
+    pub(super) fn give_up_video(&mut self) {
+        if let Direction::ToFlv(tags) = &mut self.direction {
+            tags.converter.iter_mut().for_each(ToFlv::silence_video);
+            tags.ingest.give_up_video(&mut self.log);
+        }
+    }
+
+    /// Whether it has shown since the last call that no pictures are made packets: replicas are to be told.
+    pub(super) fn take_lost_video(&mut self) -> bool {
+        match &mut self.direction {
+            Direction::ToFlv(_) => false,
+            Direction::ToRtp(packets) => std::mem::take(&mut packets.lost_video),
         }
     }
 
@@ -263,6 +290,9 @@ impl Tags {
         let count = description.map_or(0, |description| description.media.len());
         self.counts += self.converter.as_ref().map(ToFlv::counts).unwrap_or_default();
         self.converter = description.and_then(|description| ToFlv::new(description));
+        if !source.has_video() {
+            self.converter.iter_mut().for_each(ToFlv::silence_video);
+        }
         self.due = vec![None; count];
         self.restarts = vec![None; count];
     }
@@ -305,9 +335,27 @@ impl Tags {
 }
 
 impl Packets {
+    /// Tells the converter of tracks that the source's log has, and whose first word comes behind the
+    /// keyframe at which it begins: it is not to wait for them in vain.
+    fn expect(&mut self, source: &Log, tracks: &Tracks) {
+        let told = &source.prelude_at_start().tags;
+        for kind in [TagKind::Video, TagKind::Audio] {
+            let mut entries = source.range(source.start_seq()..source.flushed_seq());
+            if let Some(first) = entries.find(|entry| entry.kind == kind && entry.config)
+                && !told.iter().any(|(of, _)| *of == kind)
+            {
+                self.converter.expect_config(kind, &source.bytes(first.payload()).into());
+            }
+        }
+        if let Some(track) = &tracks.audio {
+            let is_stereo = track.audio.is_some_and(|audio| audio.channels == 2);
+            self.converter.expect_sound(track.codec, is_stereo);
+        }
+    }
+
     /// Whether the tracks are known; tells them to the log then, and again where a configuration is
-    /// another one.
-    fn is_ready(&mut self, log: &mut Log) -> bool {
+    /// another one. Players wait for pictures where those of tags do.
+    fn is_ready(&mut self, log: &mut Log, has_video: bool) -> bool {
         let has_new_config = std::mem::take(&mut self.has_new_config);
         if log.description().is_some() && !has_new_config {
             return true;
@@ -316,6 +364,12 @@ impl Packets {
             return false;
         }
         let Some(description) = self.converter.description() else { return false };
+        if log.description().is_none()
+            && has_video
+            && description.main_track(TrackKind::Video).is_some()
+        {
+            self.expect_video(log);
+        }
         if log.description().is_none_or(|told| **told != description) {
             log.set_description(description.into());
         }
@@ -336,10 +390,32 @@ impl Packets {
         self.converter.handle_tag(tag, entry.keyframe, &mut |packet| made.push(packet));
         for packet in made {
             self.report_if_due(log, &packet);
+            self.look_for_video(log, &packet);
             match write(log, &packet) {
                 Some(copied) => self.counts.bytes_copied += copied,
                 None => self.counts.too_long += 1,
             }
+        }
+    }
+
+    /// Players are to begin with a picture, unless there is sound alone for too long.
+    fn expect_video(&mut self, log: &mut Log) {
+        if log.has_video() {
+            return;
+        }
+        log.expect_video();
+        self.video_wait = Some(VideoWait::default());
+    }
+
+    fn look_for_video(&mut self, log: &mut Log, packet: &OutPacket) {
+        let Some(wait) = &mut self.video_wait else { return };
+        let at_ms = self.newest_ms + distance(self.newest_ms as u32, packet.time_ms);
+        if wait.is_over(packet.kind, at_ms) {
+            self.lost_video = true;
+            log.forget_video();
+        }
+        if self.lost_video || packet.kind == TagKind::Video {
+            self.video_wait = None;
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::log::{Entry, Log};
 use super::tracks::Tracks;
+use super::video_wait::SOUND_ALONE_MS_MAX;
 use crate::limits::{DRAFTS_LEN_MAX, DRAFTS_MAX};
 use crate::media::timeline::{Timeline, distance};
 use crate::media::{MediaPart, Payload, StartPoints, TagKind};
@@ -85,13 +86,13 @@ struct Draft {
 struct Splice {
     audio_from_ms: Option<u32>,
     saw_video: bool,
+    /// The source is known to bring none.
+    without_video: bool,
 }
 
 const CLASS_HEAD_LEN: usize = classify::TAG_HEAD_LEN;
 /// Places of `drafts` that are used in turn, where no more than one is there at a time.
 const DRAFTS_USUAL: usize = 4;
-/// Audio that a new source may send before it is taken to have no video.
-pub(super) const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
 
 impl Ingest {
     /// The next parts come from another source: continue its timeline, start at its keyframe.
@@ -108,6 +109,21 @@ impl Ingest {
     /// The next picture stands in for a keyframe.
     pub fn start_at_next(&mut self) {
         self.starts.start_at_next();
+    }
+
+    /// The source to come brings no video: its sound waits for none.
+    pub fn start_without_video(&mut self) {
+        if let Some(splice) = &mut self.splice {
+            splice.without_video = true;
+        }
+    }
+
+    /// The source brings no video after all: nobody is to wait for a keyframe of it.
+    pub(super) fn give_up_video(&mut self, log: &mut Log) {
+        self.splice = None;
+        self.lacks_video = true;
+        self.tracks.forget_video();
+        log.forget_video();
     }
 
     /// The last keyframe is too far back to be kept.
@@ -264,10 +280,7 @@ impl Ingest {
         let closed = was_open && self.splice.is_none();
         let lost_video = closed && had_video && draft.kind == TagKind::Audio;
         if lost_video {
-            // Nobody is to wait for a keyframe of it.
-            self.lacks_video = true;
-            self.tracks.forget_video();
-            log.forget_video();
+            self.give_up_video(log);
         }
         let Some(timestamp_ms) = timestamp_ms else {
             self.dropped += 1;
@@ -312,7 +325,8 @@ impl Ingest {
             TagKind::Audio => {
                 let from = *splice.audio_from_ms.get_or_insert(draft.timestamp_ms);
                 let waited_ms = distance(from, draft.timestamp_ms);
-                !splice.saw_video && (!self.tracks.has_video() || waited_ms > SPLICE_AUDIO_MS_MAX)
+                let has_waited = splice.without_video || waited_ms > SOUND_ALONE_MS_MAX;
+                !splice.saw_video && (!self.tracks.has_video() || has_waited)
             }
             TagKind::Script => false,
         };

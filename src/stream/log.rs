@@ -263,6 +263,11 @@ impl Log {
         self.gop_prelude = self.next_prelude.clone();
     }
 
+    /// The source says that it has video: who comes waits for a keyframe, whatever comes before.
+    pub(super) fn expect_video(&mut self) {
+        self.has_video = true;
+    }
+
     /// The next source has no video: nobody waits for a keyframe, and gets its configuration.
     pub(super) fn forget_video(&mut self) {
         self.has_video = false;

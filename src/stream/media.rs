@@ -101,6 +101,11 @@ impl Media {
         if let RtpProgress::Media(progress) = progress
             && !begins
         {
+            if progress.lost_video
+                && let Some(bridged) = &mut self.bridged
+            {
+                bridged.give_up_video();
+            }
             return MediaProgress::Went(progress);
         }
         let is_barren = self.other_is_barren();
@@ -132,6 +137,14 @@ impl Media {
         match &mut self.ingest {
             Intake::Flv(ingest) => ingest.start_at_next(),
             Intake::Rtp(ingest) => ingest.start_at_next(),
+        }
+    }
+
+    /// The source to come brings no video: its sound waits for none.
+    pub fn start_without_video(&mut self) {
+        match &mut self.ingest {
+            Intake::Flv(ingest) => ingest.start_without_video(),
+            Intake::Rtp(ingest) => ingest.start_without_video(),
         }
     }
 
@@ -181,7 +194,8 @@ impl Media {
     /// that is made by [`Self::make_other`]. The caller tells when nobody wants it any more.
     pub fn want_other(&mut self, seed: u64, now_unix: u64) {
         if self.bridged.is_none() {
-            let bridged = Bridged::new(self.form().other(), &self.log, seed, now_unix);
+            let source = (&self.log, self.tracks());
+            let bridged = Bridged::new(self.form().other(), source, seed, now_unix);
             self.bridged = Some(Box::new(bridged));
         }
     }
@@ -244,6 +258,12 @@ impl Media {
             // Before a source has told its tracks, nothing is known.
             Form::Rtp => bridged.is_barren() && self.log.description().is_some(),
         })
+    }
+
+    /// Whether it has just shown that the form that the source does not bring has no video after all: who has
+    /// a copy of its log is to get another one.
+    pub fn other_lost_video(&mut self) -> bool {
+        self.bridged.as_mut().is_some_and(|bridged| bridged.take_lost_video())
     }
 
     /// Whether it is known that the form that the source does not bring can't be made of its tracks.

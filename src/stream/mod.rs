@@ -13,6 +13,7 @@ mod rtp_lane;
 pub(crate) mod testing;
 pub mod tracks;
 mod tryout;
+mod video_wait;
 
 pub use ingest::Ingest;
 pub use log::{Entry, Log, Prelude, Snapshot};

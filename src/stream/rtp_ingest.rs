@@ -15,6 +15,7 @@ use super::ingest::{IngestBytes, Progress};
 use super::log::{Log, PacketEntry};
 use super::rtp_lane::{Given, Lane, Reported};
 use super::tracks::Tracks;
+use super::video_wait::VideoWait;
 use crate::limits::LEAD_PACKETS_MAX;
 use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
@@ -38,8 +39,13 @@ pub struct RtpIngest {
     joins: bool,
     /// The next picture stands in for a keyframe.
     starts_at_next: bool,
-    /// Nothing passes before a keyframe, or what stands in for it ([`StartPoints`]).
+    /// The source to come is known to bring no video.
+    starts_without_video: bool,
+    /// No video passes before a keyframe, or what stands in for it ([`StartPoints`]); nor does anything
+    /// else while video is waited for.
     awaits_keyframe: bool,
+    /// The source has told of video and brought none that passed.
+    video_wait: Option<VideoWait>,
     /// What came then and may belong to that keyframe.
     held: Vec<Placed>,
     tracks: Tracks,
@@ -112,6 +118,11 @@ impl RtpIngest {
     /// The first picture of the source to come stands in for a keyframe.
     pub fn start_at_next(&mut self) {
         self.starts_at_next = true;
+    }
+
+    /// The source to come brings no video: its sound waits for none.
+    pub fn start_without_video(&mut self) {
+        self.starts_without_video = true;
     }
 
     /// The last keyframe is too far back to be kept.
@@ -187,7 +198,9 @@ impl RtpIngest {
     ) -> RtpProgress {
         let formats = description.media.iter().map(|media| &media.format);
         let rates: Vec<u32> = formats.clone().map(|format| format.clock_rate).collect();
-        self.clock = Some(StreamClock::new(&rates));
+        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+        let leads: Vec<usize> = main.into_iter().flatten().collect();
+        self.clock = Some(StreamClock::new(&rates).led_by(&leads));
         self.drop_held();
         self.base_ns = START_NS;
         if let Some((place_ns, at)) = self.newest {
@@ -199,7 +212,6 @@ impl RtpIngest {
             return self.go_on(log, &description);
         }
         let had_tracks = !self.lanes.is_empty();
-        let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
         let is_media = |format: &Format| format.kind != TrackKind::Other;
         let has_media = formats.clone().any(is_media);
         let lane = |(track, format)| {
@@ -209,17 +221,19 @@ impl RtpIngest {
         };
         self.lanes = formats.enumerate().map(lane).collect();
         self.let_start();
-        self.awaits_keyframe &= self.has_video();
         self.tracks = Tracks::default();
         for lane in &self.lanes {
             lane.describe(&mut self.tracks);
         }
         log.set_description(description);
-        if !had_tracks {
-            return RtpProgress::Media(Progress::default());
+        if had_tracks {
+            log.forget_tracks();
         }
-        log.forget_tracks();
-        RtpProgress::NewTracks
+        self.await_video(log);
+        match had_tracks {
+            true => RtpProgress::NewTracks,
+            false => RtpProgress::Media(Progress::default()),
+        }
     }
 
     /// The source has the tracks that players were told.
@@ -229,7 +243,7 @@ impl RtpIngest {
             lane.join(&media.format, told.is_some());
         }
         self.let_start();
-        self.awaits_keyframe &= self.has_video();
+        self.await_video(log);
         let Some(told) = told else { return RtpProgress::Media(Progress::default()) };
         log.set_description(told.into());
         for lane in &self.lanes {
@@ -258,8 +272,33 @@ impl RtpIngest {
         }
     }
 
-    fn has_video(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.kind == TagKind::Video)
+    /// Players begin with a picture where the source tells of video, whatever comes first.
+    fn await_video(&mut self, log: &mut Log) {
+        let has_video = self.lanes.iter().any(|lane| lane.kind == TagKind::Video);
+        let is_over = std::mem::take(&mut self.starts_without_video);
+        let wait = if is_over { VideoWait::over() } else { VideoWait::default() };
+        self.awaits_keyframe &= has_video;
+        self.video_wait = has_video.then_some(wait);
+        if has_video {
+            log.expect_video();
+        }
+    }
+
+    /// Whether there was sound alone for too long with this packet: nobody waits for video any more. It
+    /// passes from its next keyframe on.
+    fn gives_up_video(&mut self, log: &mut Log, placed: &Placed) -> bool {
+        let Some(wait) = &mut self.video_wait else { return false };
+        let kind = self.lanes[placed.track].kind;
+        let is_over = wait.is_over(kind, placed.place_ns / NS_PER_MS);
+        if is_over {
+            self.awaits_keyframe = true;
+            self.drop_held();
+            log.forget_video();
+        }
+        if is_over || kind == TagKind::Video && !self.awaits_keyframe {
+            self.video_wait = None;
+        }
+        is_over
     }
 
     fn packet(
@@ -294,18 +333,22 @@ impl RtpIngest {
         let step = lane.step(&packet, to_ms(place_ns));
         let is_behind = lane.is_behind_join(place_ns);
         let placed = Placed { track, packet, place_ns, is_settled: stamp.is_settled };
-        if self.awaits_keyframe && !step.is_start {
+        let lost_video = self.gives_up_video(log, &placed);
+        let of_video = self.lanes[track].kind == TagKind::Video;
+        let must_wait = self.awaits_keyframe && (of_video || self.video_wait.is_some());
+        if must_wait && !step.is_start {
             self.hold(placed, step);
             return Progress::default();
         }
         if is_behind {
             self.dropped.overtaken += 1;
-            return Progress::default();
+            return Progress { lost_video, ..Progress::default() };
         }
         if step.is_start {
             self.tell_sets(log);
         }
-        if std::mem::take(&mut self.awaits_keyframe) {
+        if step.is_start && std::mem::take(&mut self.awaits_keyframe) {
+            self.video_wait = None;
             if step.begins {
                 self.drop_held();
             }
@@ -316,7 +359,8 @@ impl RtpIngest {
         if !step.has_sets {
             self.give_sets(log, now, &placed);
         }
-        self.hand_on(log, now, &placed, step.is_start)
+        let progress = self.hand_on(log, now, &placed, step.is_start);
+        Progress { lost_video, ..progress }
     }
 
     /// Keeps a packet before a keyframe that may belong to it, as parameter sets do; drops others.
@@ -459,7 +503,7 @@ fn with_sets_of(
 
 /// Wraps, as timestamps of tags do.
 fn to_ms(place_ns: i64) -> u32 {
-    place_ns.div_euclid(1_000_000) as u32
+    place_ns.div_euclid(NS_PER_MS) as u32
 }
 
 /// From the last packet of a source to the first of the next one, at the least: a frame.
@@ -467,6 +511,7 @@ const JOIN_STEP_NS: i64 = 40_000_000;
 /// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
 const START_NS: i64 = NS_PER_SECOND;
 const NS_PER_SECOND: i64 = 1_000_000_000;
+const NS_PER_MS: i64 = 1_000_000;
 const CNAME: &str = "rillcast";
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ use crate::proto::rtp::random_access::{for_each_nal, may_hold_sets};
 use crate::proto::rtp::{Format, Gap, RandomAccess, RtpPacket, RtpPart, Step, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
-use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
+use super::ingest::METADATA_HEAD;
+use super::video_wait::{SOUND_ALONE_MS_MAX, VideoWait};
 
 /// What a source has brought that has not taken over yet.
 #[derive(Default)]
@@ -45,8 +46,14 @@ pub struct Tryout {
     lead: Vec<RtpPart>,
     starts: StartPoints,
     pictures: Pictures,
+    /// Of packets: the main track of sound, its first timestamp, and how long it has come alone.
+    audio: Option<usize>,
+    sound_first: Option<u32>,
+    video_wait: VideoWait,
     /// It is to begin with a picture that is no keyframe.
     stands_in: bool,
+    /// It is to begin with sound, though video was told of or is wanted.
+    lacks_video: bool,
     /// Something has come that is not held.
     passed_over: bool,
     was_patient: bool,
@@ -134,6 +141,11 @@ impl Tryout {
         self.stands_in
     }
 
+    /// The source that can take over begins without the video that it has told of, or that is wanted.
+    pub fn lacks_video(&self) -> bool {
+        self.lacks_video
+    }
+
     /// Media has come, and no keyframe yet: `true` once.
     pub fn needs_patience(&mut self) -> bool {
         self.passed_over && !std::mem::replace(&mut self.was_patient, true)
@@ -181,6 +193,8 @@ impl Tryout {
         match part {
             RtpPart::Begin(description) => {
                 (self.packets, self.pictures) = (None, Pictures::default());
+                (self.sound_first, self.video_wait) = (None, VideoWait::default());
+                self.audio = description.main_track(TrackKind::Audio);
                 let codecs = description.media.iter().map(|media| media.format.codec());
                 self.accesses = codecs.map(RandomAccess::new).collect();
                 self.told.clear();
@@ -236,7 +250,8 @@ impl Tryout {
         if format.is_some() && step.begins {
             self.lead.clear();
         }
-        if has_known && !(format.is_some() && (step.is_start || is_overdue)) {
+        self.lacks_video = has_known && self.is_without_video(track, timestamp, format_of(track));
+        if has_known && !self.lacks_video && !(format.is_some() && (step.is_start || is_overdue)) {
             self.passed_over = true;
             if format.is_some() && step.is_lead && self.lead.len() < LEAD_PACKETS_MAX {
                 self.lead.push(RtpPart::Packet { track, packet: packet.into_copy(), gap });
@@ -245,7 +260,7 @@ impl Tryout {
         }
         let mut parts = vec![RtpPart::Begin(self.with_sets(description))];
         parts.extend(self.told.iter().cloned());
-        if !has_known {
+        if !has_known || self.lacks_video {
             parts.push(RtpPart::Packet { track, packet, gap });
             return Some(parts);
         }
@@ -255,11 +270,25 @@ impl Tryout {
         self.follow_packets(track, &packet, gap, Step { begins: false, ..step })
     }
 
+    /// Whether there was sound alone for too long, where the source has told of video.
+    fn is_without_video(&mut self, track: usize, timestamp: u32, format: &Format) -> bool {
+        if self.video == Some(track) {
+            return self.video_wait.is_over(TagKind::Video, 0);
+        }
+        if self.audio != Some(track) {
+            return false;
+        }
+        let first = *self.sound_first.get_or_insert(timestamp);
+        let at_ms = distance(first, timestamp) * 1000 / i64::from(format.clock_rate.max(1));
+        self.video_wait.is_over(TagKind::Audio, at_ms)
+    }
+
     /// The source of the track began anew: timestamps of before tell nothing of those that come.
     fn forget_times(&mut self, track: usize) {
         let Some(access) = self.accesses.get_mut(track) else { return };
         access.restart();
         self.pictures = Pictures::default();
+        (self.sound_first, self.video_wait) = (None, VideoWait::default());
         self.lead.clear();
     }
 
@@ -401,7 +430,9 @@ impl Tryout {
             TagKind::Audio => {
                 let from = *self.audio_from_ms.get_or_insert(timestamp_ms);
                 let waited_ms = distance(from, timestamp_ms);
-                !self.saw_video && (!self.wants_video || waited_ms > SPLICE_AUDIO_MS_MAX)
+                let has_waited = waited_ms > SOUND_ALONE_MS_MAX;
+                self.lacks_video = self.wants_video && has_waited && !self.saw_video;
+                self.lacks_video || !self.wants_video && !self.saw_video
             }
             TagKind::Script => false,
         };

@@ -472,6 +472,13 @@ impl Link {
                     self.send(packet)?;
                     self.next += 1;
                 }
+                // Behind the report of the track.
+                Loss::FirstReordered if self.next == 1 => {
+                    self.send(&media.packets[2])?;
+                    self.send(packet)?;
+                    self.next += 1;
+                }
+                _ if self.habits.silent_track == Some(packet.track) => {}
                 _ => self.send(packet)?,
             }
             self.next += 1;

@@ -288,6 +288,38 @@ impl Media {
         self
     }
 
+    /// With metadata behind the other tracks, a packet each second, of which the first is the first of all.
+    /// Nobody reports on it.
+    #[must_use]
+    pub fn with_metadata(mut self) -> Self {
+        let track = self.formats.len();
+        let (payload_type, clock_rate) = (107, 90_000);
+        self.formats.push(Format {
+            codec: Codec::Other(Kind::Script, "vnd.onvif.metadata"),
+            payload_type,
+            clock_rate,
+            channels: 1,
+            fmtp: String::new(),
+            control: format!("track{}", track + 1),
+        });
+        let last_ms = self.packets.iter().map(|packet| packet.at_ms).max().unwrap_or(0);
+        for second in (0..=last_ms / 1000).rev() {
+            let packet = Packet {
+                marker: true,
+                payload_type,
+                sequence: second as u16,
+                timestamp: second * clock_rate,
+                ssrc: 0x7654_3210,
+                payload: b"<tt:MetadataStream/>".to_vec(),
+            };
+            let at_ms = 1000 * second;
+            let timed = Timed { track, at_ms, is_rtcp: false, bytes: packet.encode() };
+            self.packets.insert(0, timed);
+        }
+        self.packets.sort_by_key(|packet| packet.at_ms);
+        self
+    }
+
     /// The RTP packets of a track.
     pub fn rtp(&self, track: usize) -> Vec<Packet> {
         let own = self.packets.iter().filter(|packet| packet.track == track && !packet.is_rtcp);

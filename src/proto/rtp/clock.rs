@@ -14,27 +14,28 @@ use correction::{Correction, Pace};
 /// The clocks of one stream. Tracks are counted from 0.
 ///
 /// 1. Timestamps are unwrapped to the nearest 64-bit count.
-/// 2. The first track with media is the *reference*: its first packet is position 0, and it is
-///    never corrected. Positions before that are negative.
-/// 3. Another track joins by the first of these that is known and plausible: the NTP times in both
-///    tracks' sender reports; the starts in `RTP-Info`; the time of arrival.
-/// 4. Later sender reports show by how much a track is off: each pair of a report of its own and one
+/// 2. The first packet of all is position 0. Positions before that are negative.
+/// 3. The first track with media of those that can be it ([`Self::led_by`]) is the *reference*: it
+///    lies where its first packet arrived, and is never corrected.
+/// 4. Another track joins by the first of these that is known and plausible: the NTP times in its
+///    sender reports and the reference's; the starts in `RTP-Info`; the time of arrival.
+/// 5. Later sender reports show by how much a track is off: each pair of a report of its own and one
 ///    of the reference, once. The first pair, where none had told the track's place, is followed
 ///    exactly, and in haste: ahead at once, back as fast as places can rise. After that the median of
 ///    the last three counts, so that one report that wobbles, or a wall clock that is set between two
 ///    of them, moves nothing. Where that is off by more than [`DEAD_BAND_NS`] the track is moved so
 ///    slowly that nobody hears it, from [`HASTE_NS`] on in haste. More than [`CORRECTION_NS_MAX`] is
 ///    a wall clock that was set, or one that each track has its own of: ignored.
-/// 5. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
+/// 6. A timestamp that jumps by more than [`JUMP_NS`] while the arrivals do not is a source that
 ///    restarted its clock, and so is one that steps back by more than [`STEP_BACK_NS_MAX`] behind all
 ///    of the last pictures: the track goes on where arrival says, and reports from before it tell
 ///    nothing of what comes after.
 #[derive(Debug)]
 pub struct StreamClock {
     tracks: Vec<TrackClock>,
-    /// Arrival of the reference's first packet, which is position 0.
+    /// Arrival of the first packet, which is position 0.
     start: Option<Instant>,
-    reference: usize,
+    reference: Option<usize>,
     /// Reports that were taken so far.
     report_count: u64,
     ignored_reports: u64,
@@ -54,6 +55,7 @@ pub struct Stamp {
 #[derive(Debug)]
 struct TrackClock {
     rate: u32,
+    can_lead: bool,
     anchor: Option<Anchor>,
     /// The highest count so far, and when the last packet came.
     newest_ticks: i64,
@@ -113,7 +115,18 @@ impl StreamClock {
     /// One clock rate in Hz for each track; 0 is taken for 90,000.
     pub fn new(clock_rates: &[u32]) -> Self {
         let tracks = clock_rates.iter().map(|&rate| TrackClock::new(rate)).collect();
-        Self { tracks, start: None, reference: 0, report_count: 0, ignored_reports: 0 }
+        Self { tracks, start: None, reference: None, report_count: 0, ignored_reports: 0 }
+    }
+
+    /// Only these tracks can be the reference, where there are any: those that all players are to get
+    /// together. What goes beside them, such as ONVIF's metadata, may have no sender reports, or be silent
+    /// for minutes.
+    #[must_use]
+    pub fn led_by(mut self, leads: &[usize]) -> Self {
+        for (track, clock) in self.tracks.iter_mut().enumerate() {
+            clock.can_lead = leads.is_empty() || leads.contains(&track);
+        }
+        self
     }
 
     /// The server says that the track begins with this timestamp (`rtptime` of `RTP-Info`, RFC 2326,
@@ -139,9 +152,10 @@ impl StreamClock {
         self.report_count += 1;
         let (number, timestamp) = (self.report_count, report.rtp_timestamp);
         self.tracks[track].report = Some(Report { number, ntp_ns, timestamp });
+        let Some(reference) = self.reference else { return };
         for other in 0..self.tracks.len() {
-            if other != self.reference && (other == track || track == self.reference) {
-                self.compare(other);
+            if other != reference && (other == track || track == reference) {
+                self.compare(other, reference);
             }
         }
     }
@@ -172,14 +186,15 @@ impl StreamClock {
     }
 
     fn join(&mut self, track: usize, timestamp: u32, arrival: Instant) {
-        let Some(start) = self.start else {
-            self.start = Some(arrival);
-            self.reference = track;
-            return self.tracks[track].anchor(timestamp, 0);
+        let by_arrival = signed_ns(arrival, *self.start.get_or_insert(arrival));
+        let Some(reference) = self.reference else {
+            let clock = &mut self.tracks[track];
+            clock.is_guessed = !clock.can_lead;
+            self.reference = clock.can_lead.then_some(track);
+            return clock.anchor(timestamp, by_arrival);
         };
-        let by_arrival = signed_ns(arrival, start);
         let is_plausible = |place: &i64| (place - by_arrival).abs() <= CORRECTION_NS_MAX;
-        let reference = &self.tracks[self.reference];
+        let reference = &self.tracks[reference];
         let clock = &self.tracks[track];
         let by_report = clock.place_by_reports(reference, timestamp).filter(is_plausible);
         let by_announcement = || clock.place_by_announcements(reference, timestamp);
@@ -196,7 +211,7 @@ impl StreamClock {
     fn rejoin(&mut self, track: usize, timestamp: u32, arrival: Instant) {
         self.tracks[track].rejoin(timestamp, arrival);
         for (other, clock) in self.tracks.iter_mut().enumerate() {
-            if other == track || track == self.reference {
+            if other == track || Some(track) == self.reference {
                 // The wall clock may have been set as well.
                 clock.compared = self.report_count;
                 clock.asked.clear();
@@ -207,8 +222,8 @@ impl StreamClock {
 
     /// Compares the track with the reference, where both have been reported on since they were the
     /// last time, and sets what to correct.
-    fn compare(&mut self, track: usize) {
-        let (clock, reference) = (&self.tracks[track], &self.tracks[self.reference]);
+    fn compare(&mut self, track: usize, reference: usize) {
+        let (clock, reference) = (&self.tracks[track], &self.tracks[reference]);
         let (Some(anchor), Some(own), Some(other)) = (clock.anchor, clock.report, reference.report)
         else {
             return;
@@ -234,6 +249,7 @@ impl TrackClock {
     fn new(rate: u32) -> Self {
         Self {
             rate: if rate == 0 { RATE_DEFAULT } else { rate },
+            can_lead: true,
             anchor: None,
             newest_ticks: 0,
             newest_arrival: None,

@@ -69,6 +69,11 @@ impl TrackReceiver {
         self.payload_type
     }
 
+    /// The source says that the track begins with this sequence number.
+    pub fn announce(&mut self, sequence: u16) {
+        self.reorder.announce(sequence);
+    }
+
     /// Takes what arrived as RTP. What is no use is counted. A packet that must wait is copied, so
     /// that it does not hold a receive buffer.
     pub fn handle_packet(&mut self, now: Instant, bytes: Bytes) {
@@ -189,7 +194,9 @@ mod tests {
     const HOLD: Duration = Duration::from_millis(50);
 
     fn receiver() -> (TrackReceiver, Instant) {
-        (TrackReceiver::new(96, 90_000, HOLD), crate::clock::now())
+        let mut receiver = TrackReceiver::new(96, 90_000, HOLD);
+        receiver.announce(10);
+        (receiver, crate::clock::now())
     }
 
     fn packet(ssrc: u32, sequence: u16) -> Bytes {
@@ -262,6 +269,7 @@ mod tests {
     #[test]
     fn waiting_packet_is_a_copy() {
         let (mut receiver, now) = receiver();
+        receiver.announce(1);
         let (first, third) = (packet(1, 1), packet(1, 3));
         let addresses = [first.as_ptr(), third.as_ptr()];
         receiver.handle_packet(now, first);

@@ -51,9 +51,13 @@ impl Reception {
     /// included. One that jumps out of it must not come here: it would count as a step ahead.
     pub fn on_packet(&mut self, now: Instant, header: RtpHeader) {
         self.received = self.received.wrapping_add(1);
-        let ahead = header.sequence.wrapping_sub(self.highest_sequence as u16);
-        if ahead < 0x8000 {
-            self.highest_sequence = self.highest_sequence.wrapping_add(u32::from(ahead));
+        let ahead = header.sequence.wrapping_sub(self.highest_sequence as u16).cast_signed();
+        let place = self.highest_sequence.wrapping_add_signed(i32::from(ahead));
+        if ahead >= 0 {
+            self.highest_sequence = place;
+        } else if place.wrapping_sub(self.first_sequence).cast_signed() < 0 {
+            // It was sent before the first one that came.
+            self.first_sequence = place;
         }
         self.note_arrival(now, header);
     }
@@ -154,6 +158,19 @@ mod tests {
         let block = reception.report_block(now);
         assert_eq!((block.highest_sequence, block.cumulative_lost), (65_538, 1));
         assert_eq!(block.fraction_lost, 0);
+    }
+
+    #[test]
+    fn first_packet_may_come_second() {
+        let now = crate::clock::now();
+        for [first, second, third] in [[101, 100, 103], [0, u16::MAX, 2]] {
+            let mut reception = Reception::new(now, 90_000, header(first, 0));
+            reception.on_packet(now, header(second, 0));
+            assert_eq!(reception.report_block(now).cumulative_lost, 0);
+            reception.on_packet(now, header(third, 0));
+            let block = reception.report_block(now);
+            assert_eq!((block.cumulative_lost, block.fraction_lost), (1, 128));
+        }
     }
 
     #[test]

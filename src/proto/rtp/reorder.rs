@@ -4,6 +4,9 @@
 //! [`REORDER_PACKETS_MAX`] numbers would be under way; then what is missing is lost. A sequence that
 //! jumps further than RFC 3550 A.1 takes for loss begins anew once two packets agree on it. What a
 //! packet is, is the caller's: a view, a place in a log.
+//!
+//! The first packet to come need not be the first that was sent. So it waits as long for those before it,
+//! [`OPENING_LEN`] at most, unless it is the one that the source announced; none of them is missed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,6 +17,10 @@ use crate::limits::REORDER_PACKETS_MAX;
 #[derive(Debug)]
 pub struct Reorder<T> {
     hold: Duration,
+    /// The number that the source says it begins with.
+    announced: Option<u16>,
+    /// Nothing was handed out or given up: what is missing at the front may never have been sent.
+    is_opening: bool,
     /// The sequence number that is due; `None` before the first packet.
     due: Option<u16>,
     /// What came before it was due: place `i` is for `due + i`. The first place is always empty.
@@ -90,6 +97,8 @@ impl<T> Reorder<T> {
     pub fn new(hold: Duration) -> Self {
         Self {
             hold,
+            announced: None,
+            is_opening: true,
             due: None,
             window: VecDeque::new(),
             gap_since: None,
@@ -101,11 +110,18 @@ impl<T> Reorder<T> {
         }
     }
 
+    /// The source says that its sequence begins with this number (`seq` of `RTP-Info`, RFC 2326, 12.33). Where
+    /// that is not so, nothing but the wait for what may come before the first packet is in vain.
+    pub fn announce(&mut self, sequence: u16) {
+        self.announced = Some(sequence);
+    }
+
     /// Takes the packet with this sequence number, and tells what it is there. What it makes ready is
     /// in [`Self::poll_packet`].
     pub fn handle_packet(&mut self, now: Instant, sequence: u16, item: T) -> Standing {
         let is_first = self.due.is_none();
-        let due = *self.due.get_or_insert(sequence);
+        let first_due = self.first_due(sequence);
+        let due = *self.due.get_or_insert(first_due);
         let ahead = sequence.wrapping_sub(due).cast_signed();
         let standing = match usize::try_from(ahead) {
             Ok(ahead) if ahead < DROPOUT_MAX => {
@@ -145,6 +161,7 @@ impl<T> Reorder<T> {
             self.skip_gap();
         }
         self.due = None;
+        self.is_opening = false;
     }
 
     /// The sender begins anew with the next packet, wherever its sequence is: what waits is handed
@@ -159,7 +176,16 @@ impl<T> Reorder<T> {
 
     /// Whether a packet with this number would be handed out at once.
     pub fn is_due(&self, sequence: u16) -> bool {
-        self.due.is_none_or(|due| due == sequence)
+        self.due.unwrap_or_else(|| self.first_due(sequence)) == sequence
+    }
+
+    /// The number that is due where this one is the first to come.
+    fn first_due(&self, sequence: u16) -> u16 {
+        if !self.is_opening || self.hold.is_zero() {
+            return sequence;
+        }
+        let before = self.announced.map(|announced| sequence.wrapping_sub(announced));
+        sequence.wrapping_sub(before.filter(|&before| before <= OPENING_LEN).unwrap_or(OPENING_LEN))
     }
 
     pub fn counts(&self) -> ReorderCounts {
@@ -235,9 +261,12 @@ impl<T> Reorder<T> {
     }
 
     fn lose(&mut self, count: usize) {
+        self.due = self.due.map(|due| due.wrapping_add(count as u16));
+        if std::mem::take(&mut self.is_opening) {
+            return;
+        }
         let lost = u32::try_from(count).expect("a window is shorter");
         self.counts.lost += u64::from(lost);
-        self.due = self.due.map(|due| due.wrapping_add(count as u16));
         self.delivered = self.delivered.checked_shl(lost).unwrap_or(0);
         self.gap = match self.gap {
             Gap::None => Gap::Lost(lost),
@@ -247,6 +276,7 @@ impl<T> Reorder<T> {
     }
 
     fn deliver(&mut self, item: T) {
+        self.is_opening = false;
         self.due = self.due.map(|due| due.wrapping_add(1));
         self.delivered = self.delivered << 1 | 1;
         self.counts.delivered += 1;
@@ -259,7 +289,11 @@ impl<T> Reorder<T> {
 const DROPOUT_MAX: usize = 3000;
 const MISORDER_MAX: i16 = 100;
 
+/// Packets that may have been sent before the first one that comes: networks put few of them out of order.
+const OPENING_LEN: u16 = 32;
+
 const _: () = assert!(REORDER_PACKETS_MAX < DROPOUT_MAX);
+const _: () = assert!((OPENING_LEN as usize) < REORDER_PACKETS_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -277,8 +311,11 @@ mod tests {
             Self { reorder: Reorder::new(hold), now: crate::clock::now() }
         }
 
-        /// Gives the packets, a millisecond apart; what is ready then.
+        /// Gives the packets, a millisecond apart; what is ready then. The very first one is announced.
         fn feed(&mut self, sequences: &[u16]) -> Vec<(u16, Gap)> {
+            if self.reorder.announced.is_none() {
+                self.reorder.announce(sequences[0]);
+            }
             for &sequence in sequences {
                 self.now += Duration::from_millis(1);
                 self.reorder.handle_packet(self.now, sequence, sequence);
@@ -310,6 +347,40 @@ mod tests {
         assert_eq!(bench.reorder.poll_timeout(), None);
         let counts = ReorderCounts { delivered: 7, held: 3, ..ReorderCounts::default() };
         assert_eq!(bench.reorder.counts(), counts);
+    }
+
+    #[test]
+    fn first_packet_waits_for_those_before_it() {
+        const NONE: u16 = 40_000;
+        // Of what was announced, and what comes: what is handed out at once, and when the wait is over.
+        let whole_at_once: [(u16, &[u16], &[u16], &[u16]); 6] = [
+            (100, &[101, 100, 102], &[100, 101, 102], &[]),
+            (101, &[101, 100, 102], &[101, 102], &[]),
+            (NONE, &[101, 100, 102], &[], &[100, 101, 102]),
+            (102, &[101, 100, 102], &[], &[100, 101, 102]),
+            (98, &[101, 100], &[], &[100, 101]),
+            (0xffff, &[1, 0, 0xffff], &[0xffff, 0, 1], &[]),
+        ];
+        for (announced, arrivals, at_once, later) in whole_at_once {
+            let mut bench = Bench::new(HOLD);
+            bench.reorder.announce(announced);
+            assert_eq!(bench.feed(arrivals), whole(at_once), "{announced}: {arrivals:?}");
+            assert_eq!(bench.wait(HOLD), whole(later), "{announced}: {arrivals:?}");
+            let ReorderCounts { lost, duplicate, .. } = bench.reorder.counts();
+            assert_eq!((lost, duplicate), (0, 0), "none is missed that may never have been sent");
+            assert_eq!(bench.reorder.poll_timeout(), None);
+        }
+        // Between two that came some were sent.
+        let mut bench = Bench::new(HOLD);
+        bench.reorder.announce(NONE);
+        assert_eq!(bench.feed(&[103, 100, 101]), []);
+        let ready = bench.wait(HOLD);
+        assert_eq!(ready, [(100, Gap::None), (101, Gap::None), (103, Gap::Lost(1))]);
+        // What came before a sequence that begins anew is handed out before it.
+        let mut bench = Bench::new(HOLD);
+        bench.reorder.announce(NONE);
+        assert_eq!(bench.feed(&[103, 20_000]), []);
+        assert_eq!(bench.feed(&[20_001]), [(103, Gap::None), (20_001, Gap::Restart)]);
     }
 
     #[test]

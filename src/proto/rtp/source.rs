@@ -87,6 +87,14 @@ impl SourceReceiver {
         }
     }
 
+    /// The source says that a track begins with this sequence number (`seq` of `RTP-Info`): its first packet
+    /// need not wait for others then.
+    pub fn announce(&mut self, track: usize, sequence: u16) {
+        if let Some(track) = self.tracks.get_mut(track) {
+            track.receiver.announce(sequence);
+        }
+    }
+
     /// Takes what arrived as RTP of a track, by its place in the description.
     pub fn handle_packet(&mut self, now: Instant, track: usize, packet: Bytes) {
         self.handle_pieces(now, track, (packet, Bytes::new()));
@@ -270,6 +278,8 @@ mod tests {
     #[test]
     fn packets_come_out_in_order_track_by_track() {
         let (mut source, now) = source(50 * MS);
+        source.announce(0, 10);
+        source.announce(1, 7);
         source.handle_packet(now, 0, packet(96, 10));
         source.handle_packet(now, 0, packet(96, 12));
         source.handle_packet(now, 1, packet(0, 7));
@@ -280,6 +290,21 @@ mod tests {
         assert_eq!(source.poll_timeout(), Some(now + 50 * MS));
         source.handle_timeout(now + 50 * MS);
         assert_eq!(told(&mut source), ["1:9 Lost(1)"]);
+    }
+
+    #[test]
+    fn first_packets_of_each_track_are_put_in_order() {
+        let (mut source, now) = source(50 * MS);
+        source.announce(0, 10);
+        for (track, payload_type) in [(0, 96), (1, 0)] {
+            source.handle_packet(now, track, packet(payload_type, 11));
+            source.handle_packet(now, track, packet(payload_type, 10));
+        }
+        assert_eq!(told(&mut source), ["0:10", "0:11"]);
+        assert_eq!(source.poll_timeout(), Some(now + 50 * MS));
+        source.handle_timeout(now + 50 * MS);
+        assert_eq!(told(&mut source), ["1:10", "1:11"]);
+        assert_eq!(source.counts(), SourceCounts::default());
     }
 
     #[test]

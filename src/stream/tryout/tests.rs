@@ -136,7 +136,7 @@ fn audio_begins_where_no_video_comes() {
     let mut tryout = Tryout::new(true);
     assert!(tag(&mut tryout, at(1000), &sound, 8).is_empty());
     assert!(tag(&mut tryout, at(4000), &sound, 8).is_empty());
-    assert!(!tag(&mut tryout, at(4001), &sound, 8).is_empty());
+    assert!(!tag(&mut tryout, at(4001), &sound, 8).is_empty() && tryout.lacks_video());
     let mut tryout = Tryout::new(false);
     tag(&mut tryout, (6, TagKind::Video, 0), VIDEO_CONFIG, 8);
     assert!(tag(&mut tryout, at(0), &sound, 8).is_empty(), "its video has a keyframe to come");
@@ -225,6 +225,40 @@ fn packets_begin_with_a_keyframe_and_what_was_said_of_their_clocks() {
     }
     assert!(tryout.handle_rtp(packet_at(900_000, true, 0, &[0x41, 1])).is_some());
     assert!(tryout.stands_in());
+}
+
+#[test]
+fn packets_begin_with_sound_where_no_video_comes() {
+    let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 8\r\n";
+    let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+    let packet = |track: usize, timestamp, gap| {
+        let payload_type = if track == 0 { 96 } else { 8 };
+        let (sequence, ssrc, marker) = (1, 9, true);
+        let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc };
+        let packet = RtpPacket::parse([&header.encode()[..], &[0x41, 1]].concat().into());
+        RtpPart::Packet { track, packet: packet.expect("sound"), gap }
+    };
+    let begun = || {
+        let mut tryout = Tryout::new(true);
+        assert!(tryout.handle_rtp(RtpPart::Begin(description.clone())).is_none());
+        tryout
+    };
+    let mut tryout = begun();
+    let start = u32::MAX - 8000;
+    let at = |ms: u32| start.wrapping_add(8 * ms);
+    assert!(tryout.handle_rtp(packet(1, at(0), Gap::None)).is_none());
+    assert!(tryout.handle_rtp(packet(1, at(3000), Gap::None)).is_none());
+    let given = tryout.handle_rtp(packet(1, at(3001), Gap::None)).expect("its sound");
+    assert!(matches!(given[..], [RtpPart::Begin(_), RtpPart::Packet { track: 1, .. }]));
+    assert!(tryout.lacks_video() && !tryout.stands_in());
+    // Pictures begin the wait anew, and so does a sound whose source does.
+    for other in [packet(0, 0, Gap::None), packet(1, 5, Gap::Restart)] {
+        let mut tryout = begun();
+        assert!(tryout.handle_rtp(packet(1, at(0), Gap::None)).is_none());
+        assert!(tryout.handle_rtp(other).is_none());
+        assert!(tryout.handle_rtp(packet(1, at(3001), Gap::None)).is_none());
+        assert!(!tryout.lacks_video());
+    }
 }
 
 /// Sequence numbers, from 0 on, of the packets that are handed on first.

@@ -42,6 +42,8 @@ pub struct Habits {
     pub payload_type_50: bool,
     /// PLAY is answered, no media comes.
     pub is_silent: bool,
+    /// No media of this track comes, of the others it does.
+    pub silent_track: Option<usize>,
     /// On the way, or in the camera itself.
     pub loss: Loss,
     /// From here on nothing is answered or sent.
@@ -74,6 +76,7 @@ impl Default for Habits {
             source: None,
             payload_type_50: false,
             is_silent: false,
+            silent_track: None,
             loss: Loss::None,
             stall: None,
             drop: None,
@@ -157,6 +160,8 @@ pub enum Ssrc {
 pub enum Loss {
     None,
     Reordered,
+    /// The first packet of the first track comes behind the second.
+    FirstReordered,
     Lost,
 }
 

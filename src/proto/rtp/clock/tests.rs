@@ -56,6 +56,35 @@ fn reference_is_exact_over_the_wrap() {
     assert_eq!(bench.clock.position(VIDEO, stamp.ticks - 3600), 120 * MS);
 }
 
+/// ONVIF's metadata: its first packet comes first, it has no sender reports, or rare ones.
+#[test]
+fn what_goes_beside_is_no_reference() {
+    const METADATA: usize = 2;
+    for is_reported in [false, true] {
+        let clock = StreamClock::new(&[90_000, 48_000, 90_000]).led_by(&[VIDEO, AUDIO]);
+        let mut bench = Bench { clock, start: crate::clock::now() };
+        assert_eq!(bench.map(METADATA, 7, 0), 0);
+        assert_eq!(bench.map(AUDIO, 0, 40), 40);
+        // 300 ms late.
+        assert_eq!(bench.map(VIDEO, 0, 340), 340);
+        for second in 0..60_u32 {
+            let at_ms = 1000 * u64::from(second) + 500;
+            if is_reported && second == 0 {
+                bench.report(METADATA, 7, 9900);
+            }
+            bench.report_both(second, 0);
+            bench.map(AUDIO, second * 48_000 + 24_000, at_ms + 40);
+            let place = bench.map(VIDEO, second * 90_000 + 45_000, at_ms + 340);
+            let expected = 540 + 1000 * i64::from(second);
+            assert!(second == 0 || place == expected, "{place} after {second} s");
+        }
+        // By its own report it begins 100 ms before the other two.
+        let begins_ms = if is_reported { -60 } else { 0 };
+        assert_eq!(bench.map(METADATA, 7 + 60 * 90_000, 60_300), 60_000 + begins_ms);
+        assert_eq!(bench.clock.ignored_reports(), 0);
+    }
+}
+
 #[test]
 fn days_go_by() {
     let mut bench = Bench::new();
