@@ -415,7 +415,7 @@ impl Driver {
                     self.writable(token);
                 }
             }
-            Outcome::Accepted(_) | Outcome::AcceptEnded(_) => {}
+            Outcome::Accepted(_) | Outcome::AcceptEnded(_) | Outcome::Readable => {}
         }
     }
 
