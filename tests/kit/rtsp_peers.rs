@@ -34,7 +34,8 @@ pub enum Sound {
 }
 
 impl Clip {
-    /// A file of tests/media four times over: 24 s.
+    /// A file of tests/media four times over: 24 s. Each picture of H.264 and H.265 has a message (SEI) of
+    /// its own.
     #[track_caller]
     pub fn of(file: &str) -> Self {
         Self::with_sound(file, Sound::Same)
@@ -59,8 +60,13 @@ impl Clip {
         command.args(["-f", "flv", "-y"]).arg(dir.file("clip.flv"));
         let output = command.output().expect("ffmpeg");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let units = units::of_tags(&flv::read(&dir.file("clip.flv")));
-        Self { dir, name: "clip.flv", units }
+        let mut tags = flv::read(&dir.file("clip.flv"));
+        units::set_messages(&mut tags);
+        let has = |kind: Kind| tags.iter().any(|tag| tag.kind == kind);
+        let mut file = flv::header(has(Kind::Audio), has(Kind::Video));
+        tags.iter().for_each(|tag| file.extend(flv::encode(tag)));
+        std::fs::write(dir.file("clip.flv"), file).expect("a clip");
+        Self { dir, name: "clip.flv", units: units::of_tags(&tags) }
     }
 
     pub fn path(&self) -> PathBuf {
