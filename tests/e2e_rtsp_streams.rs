@@ -93,39 +93,6 @@ fn h264_in_interleaved_mode_counts_as_rtsp_alone() {
 }
 
 #[test]
-fn payloads_of_unknown_codecs_pass_bit_equal() {
-    for (name, lower, shards) in
-        [("VP8", Lower::Tcp, 1), ("MP4V-ES", Lower::Udp, 2), ("VP8", Lower::Udp, 1)]
-    {
-        let relay = Relay::start(shards);
-        let media = Media::of_unknown([name, "X-NOISE"]);
-        let publisher = RtspPublisher::start(relay.rtsp, &relay.rtsp_url("a"), lower, &media);
-        wait_rtsp_alone(&relay);
-        plays_packets(&relay, &media);
-        publisher.stop();
-        relay.stop();
-    }
-}
-
-/// FLV has the codec, and not without its configuration.
-#[test]
-fn sound_that_can_not_be_configured_counts_as_rtsp_alone() {
-    let relay = Relay::start(2);
-    let mut media = Media::of("audio.flv", Plan::default());
-    media.formats[0].fmtp = media.formats[0].fmtp.replace("config=", "config=zz");
-    let url = relay.rtsp_url("a");
-    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
-    wait_rtsp_alone(&relay);
-    let refused = request(relay.http, "GET /live/a.live.flv", &[], &[]).expect("an answer");
-    assert_eq!(refused.status, 406, "{refused:?}");
-    let player = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
-    player.wait_units(Kind::Audio, 30);
-    player.stop();
-    publisher.stop();
-    relay.stop();
-}
-
-#[test]
 fn payloads_of_unknown_codecs_pass_through_two_rillcasts() {
     for rtp_type in ["0", "1"] {
         let (origin, relay) = (Relay::start(1), Relay::start(2));

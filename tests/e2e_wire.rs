@@ -32,7 +32,7 @@ fn clips() -> Vec<(&'static str, Clip)> {
     let sounds =
         [("aac", Sound::Same), ("opus", Sound::Opus), ("pcma", Sound::PcmA), ("pcmu", Sound::PcmU)];
     let with_sound = |(name, sound)| (name, Clip::with_sound("av.flv", sound).without_escapes());
-    let hevc = ("hevc", Clip::of("hevc_aac.flv"));
+    let hevc = ("hevc", Clip::of("hevc_aac.flv").without_messages());
     sounds.into_iter().map(with_sound).chain([hevc]).collect()
 }
 

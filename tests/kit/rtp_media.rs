@@ -1,5 +1,5 @@
 //! A file of tests/media as RTP: formats, and packets each with its time. What the tests' own
-//! publisher and camera send. Each picture has a message (SEI) of its own.
+//! publisher and camera send.
 
 use std::path::Path;
 
@@ -151,16 +151,22 @@ struct Track {
 }
 
 impl Media {
+    /// Each picture has a message (SEI) of its own.
     #[track_caller]
     pub fn of(file: &str, plan: Plan) -> Self {
-        Self::of_file(&super::media(file), plan)
+        let mut tags = flv::read(&super::media(file));
+        units::set_messages(&mut tags);
+        Self::of_tags(tags, plan)
     }
 
-    /// As [`Self::of`], of any file of FLV.
+    /// As it is in any file of FLV.
     #[track_caller]
     pub fn of_file(path: &Path, plan: Plan) -> Self {
-        let mut tags = flv::read(path);
-        units::set_messages(&mut tags);
+        Self::of_tags(flv::read(path), plan)
+    }
+
+    #[track_caller]
+    fn of_tags(tags: Vec<Tag>, plan: Plan) -> Self {
         let (coded, configs): (Vec<Tag>, Vec<Tag>) = tags.into_iter().partition(Tag::is_coded);
         let mut tracks: Vec<Track> = [Kind::Video, Kind::Audio]
             .into_iter()

@@ -90,13 +90,20 @@ impl Clip {
         self.written_again("clip.mkv", &[])
     }
 
-    /// The same, whose parameter sets of H.264 hold no three zeros in a row, so that no emulation prevention
-    /// byte (H.264, 7.4.1) is needed, which tshark would not take out: the time unit of 1 becomes another,
-    /// of which there are still 50 a second.
+    /// The same for tshark: parameter sets of H.264 hold no three zeros in a row, so that no emulation
+    /// prevention byte (H.264, 7.4.1) is needed, which it would not take out: the time unit of 1 becomes
+    /// another, of which there are still 50 a second. And pictures have no messages, of which it calls those
+    /// with user data malformed.
     #[track_caller]
     pub fn without_escapes(self) -> Self {
-        let rate = "h264_metadata=tick_rate=842150453/16843009";
+        let rate = "h264_metadata=tick_rate=842150453/16843009,filter_units=remove_types=6";
         self.written_again("plain.flv", &["-bsf:v", rate])
+    }
+
+    /// The same of H.265, without its messages alone.
+    #[track_caller]
+    pub fn without_messages(self) -> Self {
+        self.written_again("plain.flv", &["-bsf:v", "filter_units=remove_types=39"])
     }
 
     #[track_caller]
