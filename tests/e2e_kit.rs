@@ -20,7 +20,7 @@ use kit::rtsp::Lower;
 use kit::rtsp_peers::{Clip, FilePlayer, Sound};
 use kit::rtsp_player::RtspPlayer;
 use kit::tshark::assert_plays_soundly;
-use kit::units::{Unit, WithinMs, assert_part_of, assert_same};
+use kit::units::{Unit, WithinMs, assert_part_of, assert_same, split_nals};
 use kit::{Nginx, Player, TempDir, media};
 
 /// About two seconds.
@@ -366,6 +366,17 @@ fn comparison_of_units_finds_what_differs() {
     assert!(spoiled(&|got| got[200].bytes[3] ^= 1));
     assert!(spoiled(&|got| got.truncate(20)));
     assert!(spoiled(&|got| got[100].pts_ms += 11.0));
+    // The message of a picture, which stands at its beginning, is dropped or doubled.
+    let message = |unit: &Unit| 4 + split_nals(&unit.bytes)[0].len();
+    let picture = got.iter().rposition(|unit| unit.kind == Kind::Video).expect("pictures");
+    assert!(spoiled(&|got| {
+        let len = message(&got[picture]);
+        got[picture].bytes.drain(..len);
+    }));
+    assert!(spoiled(&|got| {
+        let message = got[picture].bytes[..message(&got[picture])].to_vec();
+        got[picture].bytes.splice(..0, message);
+    }));
     let lost = assert_part_of("a", &sent, &got, Kind::Video);
     assert_eq!(lost, 0);
     let without: Vec<Unit> = got.iter().filter(|unit| unit.pts_ms != 1200.0).cloned().collect();

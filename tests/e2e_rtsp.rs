@@ -420,3 +420,52 @@ fn publisher_that_ends_closes_its_players() {
     relay.assert_back_to(&start, "publisher and players are gone");
     relay.stop();
 }
+
+/// A player over TCP that reads nothing until its socket is full, within a packet.
+#[track_caller]
+fn full_player(relay: &Relay, url: &str) -> Client {
+    let mut client = Client::connect(relay.rtsp);
+    let described = client.demand("DESCRIBE", url, &[("Accept", "application/sdp")], "");
+    let formats = parse_description(&described.text()).expect("a description");
+    for (index, format) in formats.iter().enumerate() {
+        let transport = format!("RTP/AVP/TCP;unicast;interleaved={}-{}", 2 * index, 2 * index + 1);
+        let track = kit::rtsp_player::control_url(url, &format.control);
+        client.demand("SETUP", &track, &[("Transport", &transport)], "");
+    }
+    client.demand("PLAY", url, &[], "");
+    let lag = |rows: &serde_json::Value| rows[0]["lagBytes"].as_u64().unwrap_or(0);
+    wait_until(LIVENESS, "a full socket", || lag(&players(relay)) > 200_000);
+    client
+}
+
+/// Those of the stream `a` over RTSP, as the API has them.
+fn players(relay: &Relay) -> serde_json::Value {
+    let stream =
+        [("schema", "rtsp"), ("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "a")];
+    relay.api("getMediaPlayerList", &stream)["data"].clone()
+}
+
+/// The rest of the packet goes before the answer, whenever the player reads it.
+#[test]
+fn player_with_a_full_socket_is_answered_behind_its_packet() {
+    let relay = Relay::start(2);
+    let mut media = Media::of("av.flv", Plan { turns: 100, ..Plan::default() });
+    // Ten times as fast.
+    media.packets.iter_mut().for_each(|packet| packet.at_ms /= 10);
+    let url = relay.rtsp_url("a");
+    let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    relay.wait_online("a");
+    for method in ["PAUSE", "TEARDOWN"] {
+        let mut client = full_player(&relay, &url);
+        let session = client.session.clone().expect("it plays");
+        let request = format!("{method} {url} RTSP/1.0\r\nCSeq: 99\r\nSession: {session}\r\n\r\n");
+        client.send(request.as_bytes()).expect("room");
+        let is_none = || players(&relay).as_array().is_some_and(Vec::is_empty);
+        wait_until(LIVENESS, &format!("no player after {method}"), is_none);
+        let answer = client.answer_behind_packets().unwrap_or_else(|e| panic!("{method}: {e}"));
+        assert_eq!((answer.status(), answer.header("cseq")), (Some(200), Some("99")), "{answer:?}");
+        assert!(client.early.len() > 50, "{method}: {} packets", client.early.len());
+    }
+    publisher.stop();
+    relay.stop();
+}

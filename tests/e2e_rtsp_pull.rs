@@ -6,13 +6,15 @@ mod kit;
 use std::time::Duration;
 
 use kit::camera::{
-    Access, Camera, Connection, Control, Cseq, Habits, KeepAlive, Loss, PlayAnswer, Ssrc, Stage,
+    Access, Camera, Connection, Control, Cseq, Habits, KeepAlive, Loss, PlayAnswer, ServerPorts,
+    Ssrc, Stage,
 };
 use kit::compare::{AtLeast, assert_never_steps_back};
 use kit::config::RETRY_SOON;
 use kit::ffmpeg::{Modern, decode_first_frames};
 use kit::flv::Kind;
 use kit::relay::{key, label};
+use kit::rtp::ReceiverReport;
 use kit::rtp_media::{Plan, Reported, Sets};
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
@@ -112,8 +114,10 @@ fn answers_without_a_number_are_taken() {
 }
 
 #[test]
-fn answers_with_their_number_under_another_name_are_taken() {
-    plays(Habits { cseq: Cseq::Small, ..Habits::default() }, &[]);
+fn answers_with_the_name_of_the_number_in_another_case_are_taken() {
+    for name in ["Cseq", "CSEQ", "cseq"] {
+        plays(Habits { cseq: Cseq::Named(name), ..Habits::default() }, &[]);
+    }
 }
 
 #[test]
@@ -210,6 +214,17 @@ fn absolute_control_plays() {
 }
 
 #[test]
+fn relative_control_behind_an_absolute_one_plays() {
+    let camera = Camera::start(Habits { control: Control::BehindAbsolute, ..Habits::default() });
+    let url = format!("{}?ch=1", camera.url());
+    let pull = Pull::start_at(camera, &url, &[]);
+    pull.assert_plays(SOME, CLOSE);
+    let own = [1, 2].map(|track| format!("{}/track{track}", pull.camera.url()));
+    assert_eq!(pull.camera.connections()[0].set_up, own);
+    pull.end();
+}
+
+#[test]
 fn track_without_control_plays() {
     let camera = Camera::start(Habits { control: Control::AggregateOnly, ..Habits::default() });
     let pull = Pull::start(camera, &[]);
@@ -255,6 +270,44 @@ fn password_is_proven_by_digest_md5_with_qop() {
 #[test]
 fn password_is_proven_by_digest_sha256() {
     plays_with_password(Access::DigestSha256, true);
+}
+
+#[test]
+fn password_is_proven_by_digest_sha256_with_qop() {
+    plays_with_password(Access::DigestSha256Qop, true);
+}
+
+#[test]
+fn password_is_proven_by_the_strongest_of_several_challenges() {
+    plays_with_password(Access::Several, false);
+}
+
+/// A session of 2 s with a nonce that is too old after 3 s, played for 7 s: of what keeps it alive one
+/// is refused.
+#[test]
+fn nonce_that_becomes_stale_while_it_plays_is_changed() {
+    for (access, cseq, more) in [
+        (Access::DigestMd5, Cseq::Echoed, &[][..]),
+        (Access::DigestSha256Qop, Cseq::Echoed, &[OVER_UDP]),
+        (Access::Several, Cseq::Wrong, &[]),
+    ] {
+        let habits = Habits {
+            access: Some(access),
+            checks_options: true,
+            stale_after: Some(Duration::from_secs(3)),
+            timeout: Some(Duration::from_secs(2)),
+            cseq,
+            ..Habits::default()
+        };
+        let camera = Camera::start(habits);
+        let url = with_user(&camera, "p%40ss%3Aword");
+        let pull = Pull::start_at(camera, &url, more);
+        pull.assert_plays(AtLeast { video: 170, audio: 200 }, CLOSE);
+        let [connection] = &pull.camera.connections()[..] else { panic!("it came back") };
+        assert_eq!(connection.stale, ["OPTIONS"], "{access:?}");
+        assert!(!connection.is_timed_out, "{access:?}");
+        pull.end();
+    }
 }
 
 #[test]
@@ -338,9 +391,9 @@ fn signs_of_life(connection: &Connection) -> Vec<&str> {
 
 /// A session of 2 s that is played for 7 s.
 #[track_caller]
-fn stays_alive(keep_alive: KeepAlive, more: &[(&str, &str)]) {
+fn stays_alive(keep_alive: KeepAlive, cseq: Cseq, more: &[(&str, &str)]) {
     let timeout = Some(Duration::from_secs(2));
-    let habits = Habits { timeout, keep_alive, ..Habits::default() };
+    let habits = Habits { timeout, keep_alive, cseq, ..Habits::default() };
     let pull = Pull::start(Camera::start(habits), more);
     pull.assert_plays(AtLeast { video: 170, audio: 200 }, CLOSE);
     let connections = pull.camera.connections();
@@ -360,17 +413,53 @@ fn stays_alive(keep_alive: KeepAlive, more: &[(&str, &str)]) {
 
 #[test]
 fn session_is_kept_alive() {
-    stays_alive(KeepAlive::Any, &[]);
+    stays_alive(KeepAlive::Any, Cseq::Echoed, &[]);
 }
 
 #[test]
 fn session_is_kept_alive_over_udp_by_get_parameter() {
-    stays_alive(KeepAlive::GetParameter, &[OVER_UDP]);
+    stays_alive(KeepAlive::GetParameter, Cseq::Echoed, &[OVER_UDP]);
 }
 
 #[test]
 fn session_is_kept_alive_by_options_where_get_parameter_is_refused() {
-    stays_alive(KeepAlive::OptionsOnly, &[]);
+    stays_alive(KeepAlive::OptionsOnly, Cseq::Echoed, &[]);
+}
+
+#[test]
+fn session_is_kept_alive_by_options_where_the_refusal_has_another_number() {
+    stays_alive(KeepAlive::OptionsOnly, Cseq::Wrong, &[]);
+}
+
+/// Its ports are learned of what comes from them, RTCP's of that of RTP where none comes.
+#[test]
+fn ports_that_are_not_told_are_reported_to() {
+    let reported = Plan::default();
+    let silent = Plan { report_after_ms: 60_000, ..reported };
+    for (server_ports, plan) in [
+        (ServerPorts::Untold, reported),
+        (ServerPorts::Untold, silent),
+        (ServerPorts::UntoldApart, reported),
+    ] {
+        let habits = Habits { server_ports, ..Habits::default() };
+        let pull = Pull::start(Camera::start_with(habits, "av.flv", plan), &[OVER_UDP]);
+        pull.assert_plays(SOME, CLOSE);
+        let what = format!("{server_ports:?}, reports after {} ms", plan.report_after_ms);
+        let is_reported_to = |connection: &Connection, of: usize| {
+            let reports = connection.rtcp.iter().filter(|(track, _)| *track == of);
+            let reports = reports.map(|(_, bytes)| ReceiverReport::parse(bytes));
+            let mut reports = reports.map(|report| report.expect("a report"));
+            reports.any(|report| !report.blocks.is_empty())
+        };
+        wait_until(LIVENESS, &format!("{what}: reports on both tracks"), || {
+            let connection = &pull.camera.connections()[0];
+            [0, 1].into_iter().all(|track| is_reported_to(connection, track))
+        });
+        let connection = &pull.camera.connections()[0];
+        let is_opened = |of| connection.rtp.iter().any(|(track, _)| *track == of);
+        assert!([0, 1].into_iter().all(is_opened), "{what}: {:?}", connection.rtp);
+        pull.end();
+    }
 }
 
 #[test]

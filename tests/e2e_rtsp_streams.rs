@@ -60,22 +60,36 @@ fn payloads_of_unknown_codecs_pass_bit_equal() {
     }
 }
 
-/// FLV has the codec, and not without its configuration.
-#[test]
-fn sound_that_can_not_be_configured_counts_as_rtsp_alone() {
+/// Players of FLV are refused a stream whose one track is described so.
+#[track_caller]
+fn counts_as_rtsp_alone(file: &str, kind: Kind, describe: impl Fn(&str) -> String) {
     let relay = Relay::start(2);
-    let mut media = Media::of("audio.flv", Plan::default());
-    media.formats[0].fmtp = media.formats[0].fmtp.replace("config=", "config=zz");
+    let mut media = Media::of(file, Plan::default());
+    media.formats[0].fmtp = describe(&media.formats[0].fmtp);
     let url = relay.rtsp_url("a");
     let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
     wait_rtsp_alone(&relay);
     let refused = request(relay.http, "GET /live/a.live.flv", &[], &[]).expect("an answer");
     assert_eq!(refused.status, 406, "{refused:?}");
     let player = RtspPlayer::start(relay.rtsp, &url, Lower::Tcp);
-    player.wait_units(Kind::Audio, 30);
+    player.wait_units(kind, 30);
     player.stop();
     publisher.stop();
     relay.stop();
+}
+
+/// FLV has the codec, and not without its configuration.
+#[test]
+fn sound_that_can_not_be_configured_counts_as_rtsp_alone() {
+    counts_as_rtsp_alone("audio.flv", Kind::Audio, |fmtp| fmtp.replace("config=", "config=zz"));
+}
+
+/// Its units are not in the order in which they are decoded.
+#[test]
+fn h264_in_interleaved_mode_counts_as_rtsp_alone() {
+    let mode = "packetization-mode=";
+    let interleaved = |fmtp: &str| fmtp.replace(&format!("{mode}1"), &format!("{mode}2"));
+    counts_as_rtsp_alone("video.flv", Kind::Video, interleaved);
 }
 
 #[test]

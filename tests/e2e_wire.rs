@@ -32,7 +32,7 @@ fn clips() -> Vec<(&'static str, Clip)> {
     let sounds =
         [("aac", Sound::Same), ("opus", Sound::Opus), ("pcma", Sound::PcmA), ("pcmu", Sound::PcmU)];
     let with_sound = |(name, sound)| (name, Clip::with_sound("av.flv", sound).without_escapes());
-    let hevc = ("hevc", Clip::of("hevc_aac.flv"));
+    let hevc = ("hevc", Clip::of("hevc_aac.flv").without_messages());
     sounds.into_iter().map(with_sound).chain([hevc]).collect()
 }
 
@@ -124,6 +124,32 @@ fn tshark_finds_no_fault_in_http_of_packets() {
     let decode = [format!("tcp.port=={},http", tap.address.port())];
     assert_well_formed(player.what(), &tape, &decode, &[("http", 1)]);
     publisher.stop();
+    relay.stop();
+}
+
+/// Of tags and of packets.
+#[test]
+fn tshark_finds_no_fault_in_websocket_flv() {
+    let relay = Relay::start(2);
+    let clip = Clip::of("av.flv");
+    let mut tags = ffmpeg_publish(Modern::No, &clip, &relay.rtmp_url("tags"), Lower::Tcp);
+    let media = packets_of(&clip);
+    let url = relay.rtsp_url("packets");
+    let packets = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+    for stream in ["tags", "packets"] {
+        relay.wait_online(stream);
+        let tap = Tap::start(relay.http);
+        let player = Player::ws_flv(tap.address, &format!("/live/{stream}.live.flv"));
+        player.wait_frames(Kind::Video, 50);
+        player.wait_frames(Kind::Audio, 50);
+        let dir = TempDir::new("tape");
+        let tape = dir.file("ws.pcap");
+        tap.tape.write(&tape);
+        let decode = [format!("tcp.port=={},http", tap.address.port())];
+        assert_well_formed(player.what(), &tape, &decode, &[("http", 2), ("websocket", 50)]);
+    }
+    packets.stop();
+    tags.terminate(LIVENESS);
     relay.stop();
 }
 

@@ -363,6 +363,12 @@ impl Crowd {
         Some(Removed { between_tags: player.is_between_tags(), sent_bytes: player.sent_bytes })
     }
 
+    /// What a player that is to be removed has half got, and the peer must have before anything else.
+    pub fn rest_of(&self, id: ConnectionId, log: &Log) -> Bytes {
+        let index = self.index_of.get(&id);
+        index.map(|index| self.players[*index].rest(log)).unwrap_or_default()
+    }
+
     /// The sequence number that the log must keep for blocked players.
     pub fn slowest_seq(&self) -> Option<u64> {
         let blocked = self.players.iter().filter(|player| player.state == PlayerState::Blocked);
@@ -596,6 +602,35 @@ mod tests {
         let removed = scene.crowd.remove(id(1)).expect("it plays");
         assert!(!removed.between_tags);
         assert_eq!(removed.sent_bytes, scene.wire.got[&1].len() as u64);
+    }
+
+    #[test]
+    fn rest_of_a_player_completes_what_it_got() {
+        for (is_left_over, has_reply) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let mut scene = Scene::new();
+            scene.join(1, Packaging::Flv);
+            scene.join(2, Packaging::Flv);
+            assert_eq!(scene.crowd.rest_of(id(2), &scene.writer.log), Bytes::new());
+            scene.wire.room.insert(2, 5);
+            scene.writer.frame(80, 100);
+            scene.flush();
+            let tag_end = scene.wire.got[&1].len();
+            if is_left_over {
+                // So much more than it may be behind that it waits for a keyframe.
+                scene.writer.frame(120, 6000);
+                scene.flush();
+            }
+            let reply = if has_reply { &b"pong"[..] } else { b"" };
+            if has_reply {
+                let reply = Bytes::from_static(reply);
+                scene.turn(|crowd, turn| crowd.insert(id(2), reply, turn));
+            }
+            let rest = scene.crowd.rest_of(id(2), &scene.writer.log);
+            let got = [&scene.wire.got[&2][..], &rest].concat();
+            assert_eq!(got, [&scene.wire.got[&1][..tag_end], reply].concat());
+        }
     }
 
     #[test]

@@ -139,6 +139,22 @@ impl Player {
         self.leftover.is_none() && self.detour.is_empty() && self.cursor.offset == 0
     }
 
+    /// What must go out before anything else can: the rest of a tag that is half sent, and what was put
+    /// behind it.
+    pub(super) fn rest(&self, log: &Log) -> Bytes {
+        let (log, cursor) = match self.leftover.as_deref() {
+            Some((leftover, cursor)) => (leftover, *cursor),
+            None => (log, self.cursor),
+        };
+        let (mut span, mut slices) = (Span::default(), Vec::new());
+        if cursor.offset > 0 {
+            span.encode_tracks(self.packaging, self.tracks, log, cursor, cursor.seq + 1);
+            span.slices(log, &mut slices);
+        }
+        slices.push(IoSlice::new(&self.detour));
+        slices.iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
     /// Whether something of its own must go out before it can share a flush.
     pub(super) fn has_own_bytes(&self) -> bool {
         !self.is_between_tags()

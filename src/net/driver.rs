@@ -431,7 +431,7 @@ impl Driver {
                     self.writable(token);
                 }
             }
-            Outcome::Accepted(_) | Outcome::AcceptEnded(_) => {}
+            Outcome::Accepted(_) | Outcome::AcceptEnded(_) | Outcome::Readable => {}
         }
     }
 

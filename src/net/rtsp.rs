@@ -226,18 +226,15 @@ impl Driver {
         }
     }
 
-    /// The connection is ours again until the next PLAY.
+    /// The connection is ours again until the next PLAY. What its socket has not taken of a packet goes
+    /// before our answer.
     fn rtsp_pause(&mut self, token: Token) {
         let Some(link) = self.links.get_mut(token) else { return };
         if matches!(link.role, Role::Player | Role::PlayerOverUdp) {
-            let player = self.shard.pause(link.id);
-            link.sent_bytes += player.map_or(0, |player| player.sent_bytes);
-            let is_cut = player.is_some_and(|player| !player.between_tags);
+            let (sent_bytes, rest) = self.shard.pause(link.id).unwrap_or_default();
+            link.sent_bytes += sent_bytes;
+            link.queue(rest);
             link.role = Role::Described;
-            if is_cut {
-                // Our answer would stand within a packet.
-                self.close(token);
-            }
         }
     }
 
@@ -323,13 +320,9 @@ impl Driver {
 
     /// The peer plays or publishes no more, and may go on with something else.
     fn rtsp_teardown(&mut self, token: Token) {
-        let player = self.leave_role(token, true);
+        self.rtsp_pause(token);
+        self.leave_role(token, true);
         self.tell_part_left(token);
-        if player.is_some_and(|player| !player.between_tags) {
-            // Half a packet is on its way: nothing could be said that the peer would understand.
-            self.close(token);
-            return;
-        }
         self.close_udp_of(token);
         let Some(link) = self.links.get_mut(token) else { return };
         self.counters.count_source(&mut link.session);

@@ -326,17 +326,22 @@ impl Driver {
                     let peer = self.links.get(token).map(|link| link.peer.ip());
                     if let (Some(origin), Some(peer)) = (self.rtsp_origin(token), peer) {
                         origin.udp_connected(track, peer);
-                        let report = origin.first_report();
-                        // Opens the firewalls between the origin and us, as players do.
-                        self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
-                        self.send_udp(token, track, PacketKind::Rtcp, &report);
                     }
+                    self.open_path(token, track);
                 } else {
                     let text = "the origin's UDP ports can't be used";
                     self.attempt_failed(id, Fault::new(ErrorClass::Unreachable, text));
                 }
             }
         }
+    }
+
+    /// Opens the firewalls between an origin and us, as players do, as far as its ports are known.
+    pub(super) fn open_path(&mut self, token: Token, track: usize) {
+        let Some(origin) = self.rtsp_origin(token) else { return };
+        let report = origin.first_report();
+        self.send_udp(token, track, PacketKind::Rtp, &EMPTY_RTP);
+        self.send_udp(token, track, PacketKind::Rtcp, &report);
     }
 
     fn rtsp_origin(&mut self, token: Token) -> Option<&mut RtspOrigin> {

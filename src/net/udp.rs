@@ -6,6 +6,9 @@
 //!    └── close: cancel both ──► closing ── both operations ended ──► gone ◄┘
 //! ```
 //!
+//! A peer that does not tell its ports is received from all of them; what it sends first tells the one
+//! that it is sent to.
+//!
 //! A pair belongs to the link of its RTSP connection, which is gone only when all its pairs are. Sockets
 //! are connected to the address of the connection's peer: nothing is sent to another, and nothing of
 //! another is received. Ports go back to the pool with the sockets' end, not before.
@@ -46,8 +49,6 @@ struct UdpPair {
     /// As the owner's session counts it.
     track: usize,
     port: EvenPort,
-    /// The peer's ports are known, so that it can be sent to.
-    can_send: bool,
     rtp: Side,
     rtcp: Side,
     closing: bool,
@@ -55,7 +56,10 @@ struct UdpPair {
 
 struct Side {
     fd: OwnedFd,
-    receiving: bool,
+    /// What the kernel has of it.
+    operation: Option<OpKind>,
+    /// The peer's port, once it is known.
+    peer: Option<SocketAddr>,
 }
 
 /// Marks a token as that of a datagram socket.
@@ -140,9 +144,9 @@ impl Driver {
         };
         self.udp.last += 1;
         let id = PairId(self.udp.last);
-        let side = |fd| Side { fd, receiving: false };
+        let side = |fd| Side { fd, operation: None, peer: None };
         let (rtp, rtcp) = (side(rtp), side(rtcp));
-        let pair = UdpPair { owner, track, port, can_send: false, rtp, rtcp, closing: false };
+        let pair = UdpPair { owner, track, port, rtp, rtcp, closing: false };
         self.udp.pairs.insert(id, pair);
         link.udp.push(id);
         Some(Ports { rtp: port.0, rtcp: port.0 + 1 })
@@ -155,7 +159,6 @@ impl Driver {
         let Some(link) = self.links.get(owner) else { return false };
         let Some(pair) = self.udp.pairs.get_mut(&id) else { return false };
         let mut address = link.peer;
-        pair.can_send = peer.rtp != 0 && peer.rtcp != 0;
         for (kind, port) in [(PacketKind::Rtp, peer.rtp), (PacketKind::Rtcp, peer.rtcp)] {
             address.set_port(port);
             let side = pair.side(kind);
@@ -164,10 +167,52 @@ impl Driver {
                 self.close_udp(id);
                 return false;
             }
-            side.receiving = true;
-            self.ring.recv_multishot(side.fd.as_raw_fd(), token(id, kind));
+            side.peer = (port != 0).then_some(address);
+            if side.peer.is_some() {
+                side.operation = Some(OpKind::Receive);
+                self.ring.recv_multishot(side.fd.as_raw_fd(), token(id, kind));
+            } else {
+                side.operation = Some(OpKind::PollReadable);
+                self.ring.poll_readable(side.fd.as_raw_fd(), token(id, kind));
+            }
         }
         true
+    }
+
+    /// The first datagram of a peer that did not tell its port is there: it tells that, and until one of
+    /// RTCP comes the port above that of RTP stands for RTCP's (RFC 3550, 11).
+    fn udp_readable(&mut self, id: PairId, kind: PacketKind) {
+        let Some(pair) = self.udp.pairs.get_mut(&id) else { return };
+        let (owner, track) = (pair.owner, pair.track);
+        let side = pair.side(kind);
+        side.operation = None;
+        if pair.closing {
+            self.udp_gone_if_closing(id);
+            return;
+        }
+        let Some(link) = self.links.get(owner) else { return };
+        let side = pair.side(kind);
+        let Ok(sender) = socket::next_sender(&side.fd) else {
+            // An error that is told once: what a host answered to one of ours.
+            side.operation = Some(OpKind::PollReadable);
+            self.ring.poll_readable(side.fd.as_raw_fd(), token(id, kind));
+            return;
+        };
+        // Its address is the one that the connection has proven.
+        let peer = |port| {
+            let mut peer = link.peer;
+            peer.set_port(port);
+            peer
+        };
+        side.peer = Some(peer(sender.port()));
+        side.operation = Some(OpKind::Receive);
+        self.ring.recv_multishot(side.fd.as_raw_fd(), token(id, kind));
+        if kind == PacketKind::Rtp
+            && let Some(port) = sender.port().checked_add(1)
+        {
+            pair.rtcp.peer.get_or_insert(peer(port));
+        }
+        self.open_path(owner, track);
     }
 
     /// The sockets of a track, for the egress.
@@ -178,14 +223,14 @@ impl Driver {
         Some(UdpTrack { track: number, rtp: socket(&pair.rtp), rtcp: socket(&pair.rtcp) })
     }
 
-    /// Sends a datagram to the peer's port of a track, if it told one and the socket takes it.
+    /// Sends a datagram to the peer's port of a track, if it is known and the socket takes it.
     pub(super) fn send_udp(&mut self, owner: Token, track: usize, kind: PacketKind, bytes: &[u8]) {
         let Some(id) = self.udp_of(owner, track) else { return };
-        if let Some(pair) = self.udp.pairs.get_mut(&id)
-            && pair.can_send
-        {
+        let Some(pair) = self.udp.pairs.get_mut(&id) else { return };
+        let side = pair.side(kind);
+        if let Some(peer) = side.peer {
             // Reports and the like: another one follows.
-            let _ = socket::send_now(&pair.side(kind).fd, bytes);
+            let _ = socket::send_to_now(&side.fd, bytes, peer);
         }
     }
 
@@ -217,8 +262,8 @@ impl Driver {
             return;
         }
         for kind in [PacketKind::Rtp, PacketKind::Rtcp] {
-            if pair.side(kind).receiving {
-                self.ring.cancel(token(id, kind), OpKind::Receive);
+            if let Some(operation) = pair.side(kind).operation {
+                self.ring.cancel(token(id, kind), operation);
             }
         }
         self.udp_gone_if_closing(id);
@@ -227,7 +272,7 @@ impl Driver {
     /// Closes the sockets that the kernel has let go of, and lets their owner go on.
     fn udp_gone_if_closing(&mut self, id: PairId) {
         let Some(pair) = self.udp.pairs.get(&id) else { return };
-        if !pair.closing || pair.rtp.receiving || pair.rtcp.receiving {
+        if !pair.closing || pair.rtp.operation.is_some() || pair.rtcp.operation.is_some() {
             return;
         }
         let UdpPair { owner, port, rtp, rtcp, .. } = self.udp.pairs.remove(&id).expect("just seen");
@@ -253,6 +298,7 @@ impl Driver {
         match outcome {
             Outcome::Received(bytes) => self.datagram(id, kind, bytes.into_bytes()),
             Outcome::ReceiveEnded(ended) => self.udp_receive_ended(id, kind, ended),
+            Outcome::Readable => self.udp_readable(id, kind),
             _ => {}
         }
     }
@@ -284,7 +330,7 @@ impl Driver {
         let Some(pair) = self.udp.pairs.get_mut(&id) else { return };
         let (owner, closing) = (pair.owner, pair.closing);
         let side = pair.side(kind);
-        side.receiving = false;
+        side.operation = None;
         if closing {
             self.udp_gone_if_closing(id);
             return;
@@ -304,7 +350,7 @@ impl Driver {
                 | Errno::ENOPROTOOPT
                 | Errno::EACCES,
             ) => {
-                side.receiving = true;
+                side.operation = Some(OpKind::Receive);
                 self.ring.recv_multishot(side.fd.as_raw_fd(), token(id, kind));
             }
             Ended::Error(_) | Ended::Cancelled => self.close(owner),

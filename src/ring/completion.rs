@@ -42,6 +42,7 @@ impl Token {
             2 => OpKind::Receive,
             3 => OpKind::Connect,
             4 => OpKind::PollWritable,
+            5 => OpKind::PollReadable,
             _ => return None,
         };
         Some((Self(user_data & Self::VALUE_MAX), kind))
@@ -60,6 +61,8 @@ pub enum OpKind {
     Connect = 3,
     /// One-shot poll for writability.
     PollWritable = 4,
+    /// One-shot poll for input.
+    PollReadable = 5,
 }
 
 /// One thing that happened to an operation in flight.
@@ -90,6 +93,8 @@ pub enum Outcome {
     Writable,
     /// The poll operation is over without an answer.
     PollEnded(Ended),
+    /// The socket has input or an error, which the next receive will tell, or a cancel reached the poll.
+    Readable,
 }
 
 impl Outcome {
@@ -105,6 +110,7 @@ impl Outcome {
             Self::Received(_) | Self::ReceiveEnded(_) => OpKind::Receive,
             Self::Connected(_) => OpKind::Connect,
             Self::Writable | Self::PollEnded(_) => OpKind::PollWritable,
+            Self::Readable => OpKind::PollReadable,
         }
     }
 }
@@ -134,8 +140,8 @@ impl Ended {
     }
 }
 
-pub(super) const CANCEL_USER_DATA: u64 = 5 << KIND_SHIFT;
-pub(super) const WAKE_USER_DATA: u64 = 6 << KIND_SHIFT;
+pub(super) const CANCEL_USER_DATA: u64 = 6 << KIND_SHIFT;
+pub(super) const WAKE_USER_DATA: u64 = 7 << KIND_SHIFT;
 
 const KIND_SHIFT: u32 = 56;
 
@@ -145,7 +151,13 @@ mod tests {
 
     #[test]
     fn token_and_kind_survive_user_data() {
-        let kinds = [OpKind::Accept, OpKind::Receive, OpKind::Connect, OpKind::PollWritable];
+        let kinds = [
+            OpKind::Accept,
+            OpKind::Receive,
+            OpKind::Connect,
+            OpKind::PollWritable,
+            OpKind::PollReadable,
+        ];
         for kind in kinds {
             for value in [0, 1, Token::VALUE_MAX] {
                 let token = Token::new(value);

@@ -136,6 +136,12 @@ impl MediaRing {
         self.arm(entry, token, OpKind::PollWritable);
     }
 
+    /// Waits once until the socket has input.
+    pub fn poll_readable(&mut self, fd: RawFd, token: Token) {
+        let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).build();
+        self.arm(entry, token, OpKind::PollReadable);
+    }
+
     /// Asks for the end of an operation in flight. Its terminal completion still comes: usually
     /// cancelled, or what it had become before the cancel reached it. Without such an operation
     /// nothing happens.
@@ -227,6 +233,7 @@ impl MediaRing {
                 Ok(_) => Outcome::Writable,
                 Err(errno) => Outcome::PollEnded(Ended::from_errno(errno)),
             }),
+            OpKind::PollReadable => Some(Outcome::Readable),
         };
         if let Some(outcome) = ended {
             self.ops_in_flight -= 1;
@@ -424,6 +431,23 @@ mod tests {
             matches!(outcome, Outcome::AcceptEnded(ended)
                 | Outcome::ReceiveEnded(ended)
                 | Outcome::PollEnded(ended) if *ended == wanted)
+        }
+    }
+
+    #[test]
+    fn input_is_told_once() {
+        let mut watched = Watched::new(SMALL);
+        let (near, mut far) = connected();
+        for is_cancelled in [false, true] {
+            watched.ring.poll_readable(near.as_raw_fd(), Token::new(7));
+            watched.armed(Token::new(7), OpKind::PollReadable);
+            match is_cancelled {
+                true => watched.ring.cancel(Token::new(7), OpKind::PollReadable),
+                false => far.write_all(b"x").expect("room"),
+            }
+            watched.wait_for(|outcome| matches!(outcome, Outcome::Readable));
+            assert_eq!((&near).read(&mut [0; 1]).is_ok(), !is_cancelled);
+            near.set_nonblocking(true).expect("a nonblocking socket");
         }
     }
 

@@ -67,7 +67,7 @@ pub fn datagram(local: SocketAddr, receive_len: usize, send_len: usize) -> io::R
 
 /// Has a datagram socket send to `peer` and receive from it alone; what came before is dropped. With
 /// port 0 it receives from every port of the peer's address (Linux compares only what is set), and
-/// can't send.
+/// sends by [`send_to_now`] alone.
 ///
 /// No more than [`DATAGRAMS_DROPPED_MAX`] are dropped: more than the socket's buffer holds come from the
 /// peer itself, which sends meanwhile.
@@ -122,6 +122,17 @@ pub fn peer_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
 pub fn send_now(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     Ok(send(fd.as_fd().as_raw_fd(), bytes, flags)?)
+}
+
+/// As [`send_now`], to an address of a datagram socket's own choice.
+pub fn send_to_now(fd: &impl AsFd, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    SockRef::from(fd).send_to_with_flags(bytes, &to.into(), flags)
+}
+
+/// Who sent the datagram that a nonblocking socket would receive next.
+pub fn next_sender(fd: &impl AsFd) -> io::Result<SocketAddr> {
+    internet(SockRef::from(fd).peek_sender()?)
 }
 
 /// Ends the connection in both directions: operations on it complete, the peer sees its end.
@@ -255,6 +266,11 @@ mod tests {
             stranger.send_to(b"late", address).expect("room");
             sibling.send_to(b"sibling", address).expect("room");
             peer.send_to(b"peer", address).expect("room");
+            let first = if any_port { &sibling } else { &peer };
+            let sender = next_sender(&ours).expect("it is there");
+            assert_eq!(sender, first.local_addr().expect("bound"));
+            send_to_now(&ours, b"answer", sender).expect("room");
+            assert_eq!(first.recv_from(&mut [0; 16]).expect("an answer"), (6, address));
             let ours = UdpSocket::from(ours);
             let mut got = Vec::new();
             let mut buffer = [0; 16];

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::Shard;
 use super::replica::Role;
 use super::tables::{Source, StreamHandle};
-use crate::egress::Removed;
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, Form};
 use crate::proto::rtp::{RtpPacket, RtpPart};
@@ -78,9 +79,9 @@ impl Shard {
         first
     }
 
-    /// The player wants nothing until the next [`Self::admitted`]. What it has got is in the answer;
-    /// where that ends within a packet, its connection can't go on.
-    pub fn pause(&mut self, connection: ConnectionId) -> Option<Removed> {
+    /// The player wants nothing until the next [`Self::admitted`]. In the answer: how many bytes it has
+    /// got, and the rest of the packet where these end within one.
+    pub fn pause(&mut self, connection: ConnectionId) -> Option<(u64, Bytes)> {
         let member = self.members.get_mut(&connection)?;
         if member.role != Role::Player {
             return None;
@@ -89,7 +90,9 @@ impl Shard {
         let (key, form) = (member.key.clone(), member.form());
         let here = self.locals.get_mut(&key, form).expect("a member's key is here");
         here.admitting += 1;
-        here.crowd.remove(connection)
+        let log = here.log.get(form, &self.tables);
+        let rest = log.map(|log| here.crowd.rest_of(connection, log)).unwrap_or_default();
+        here.crowd.remove(connection).map(|player| (player.sent_bytes, rest))
     }
 
     /// The log that a player of RTP reads, or is about to.

@@ -20,9 +20,11 @@ mod auth;
 mod delivery;
 mod habits;
 
-pub use habits::{Access, Control, Cseq, Habits, KeepAlive, Loss, PlayAnswer, Ssrc, Stage};
+pub use habits::{
+    Access, Control, Cseq, Habits, KeepAlive, Loss, PlayAnswer, ServerPorts, Ssrc, Stage,
+};
 
-use auth::is_allowed;
+use auth::{Proof, proof};
 use delivery::{Setup, is_over_tcp};
 
 /// One connection's record.
@@ -30,10 +32,14 @@ use delivery::{Setup, is_over_tcp};
 pub struct Connection {
     /// The methods of the requests, in their order.
     pub asked: Vec<String>,
+    /// Of these, those that were answered with 401 because of the age of their nonce.
+    pub stale: Vec<String>,
     /// The addresses that were set up.
     pub set_up: Vec<String>,
     /// What came as RTCP, each with its track.
     pub rtcp: Vec<(usize, Vec<u8>)>,
+    /// What came to the ports of RTP, each with its track.
+    pub rtp: Vec<(usize, Vec<u8>)>,
     /// Track and sequence number of the packets that were not sent.
     pub lost: Vec<(usize, u16)>,
     /// The stages that it came to, in their order.
@@ -253,11 +259,9 @@ impl Link {
         }
         let is_checked = method != "OPTIONS" || self.habits.checks_options;
         if is_checked
-            && let Some(access) = &self.habits.access
-            && !is_allowed(access, request)
+            && let Some(access) = self.habits.access
+            && !self.is_allowed(request, access)?
         {
-            let challenge = auth::challenge(access);
-            self.reply(request, 401, &[("WWW-Authenticate", &challenge)], "")?;
             return Ok(true);
         }
         self.note_alive(&method);
@@ -275,6 +279,25 @@ impl Link {
             _ => self.reply(request, 501, &[], "")?,
         }
         Ok(true)
+    }
+
+    /// Whether the password is proven; if not, it is asked for.
+    fn is_allowed(&self, request: &Message, access: Access) -> std::io::Result<bool> {
+        let played = self.start.map(|start| start.elapsed());
+        let is_later = |after| played.is_some_and(|played| played >= after);
+        let nonce = u32::from(self.habits.stale_after.is_some_and(is_later));
+        let proof = proof(&access, nonce, request);
+        if proof == Proof::Right {
+            return Ok(true);
+        }
+        if proof == Proof::Stale {
+            self.record(|connection| connection.stale.push(request.method().to_owned()));
+        }
+        let challenges = auth::challenges(&access, nonce, proof == Proof::Stale);
+        let headers: Vec<_> =
+            challenges.iter().map(|value| ("WWW-Authenticate", value.as_str())).collect();
+        self.reply(request, 401, &headers, "")?;
+        Ok(false)
     }
 
     /// The stage that a request begins; media follows PLAY.
@@ -304,7 +327,7 @@ impl Link {
     }
 
     fn reply(
-        &mut self,
+        &self,
         request: &Message,
         status: u16,
         headers: &[(&'static str, &str)],
@@ -314,7 +337,7 @@ impl Link {
         let cseq = request.header("cseq").unwrap_or("0").to_owned();
         match self.habits.cseq {
             Cseq::Echoed => text += &format!("CSeq: {cseq}\r\n"),
-            Cseq::Small => text += &format!("cseq:{cseq}\r\n"),
+            Cseq::Named(name) => text += &format!("{name}: {cseq}\r\n"),
             Cseq::Wrong => text += "CSeq: 7777\r\n",
             Cseq::Missing => {}
         }
@@ -325,7 +348,7 @@ impl Link {
             text += &format!("Content-Length: {}\r\n", body.len());
         }
         text += &format!("\r\n{body}");
-        self.socket.write_all(text.as_bytes())
+        (&self.socket).write_all(text.as_bytes())
     }
 
     fn base(&self) -> String {
@@ -350,8 +373,10 @@ impl Link {
         if self.habits.control == Control::AggregateOnly {
             formats.truncate(1);
         }
+        let content_base = format!("{base}/");
         let session = match self.habits.control {
             Control::Absolute => base.as_str(),
+            Control::BehindAbsolute => content_base.as_str(),
             Control::RelativeWithoutBase | Control::AggregateOnly => "",
             Control::Relative | Control::PerTrack => "*",
         };
@@ -360,7 +385,6 @@ impl Link {
         body += if self.habits.back_channel { BACK_CHANNEL } else { "" };
         formats.iter().for_each(|format| body += &(format.lines() + direction));
         let body = self.habits.absurd.clone().unwrap_or(body);
-        let content_base = format!("{base}/");
         let mut headers = vec![("Content-Type", "application/sdp")];
         if matches!(self.habits.control, Control::Relative | Control::PerTrack) {
             headers.push(("Content-Base", content_base.as_str()));

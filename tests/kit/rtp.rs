@@ -212,13 +212,22 @@ impl Codec {
         }
     }
 
-    /// Whether a NAL unit is no part of the picture: parameter sets, delimiters, filler, and SEI, which
-    /// some peers leave out.
+    /// Whether a NAL unit is kept elsewhere by some carriers, or left out: parameter sets, delimiters and
+    /// filler.
     pub fn is_beside_picture(self, nal: &[u8]) -> bool {
         let first = nal.first().copied().unwrap_or(0);
         match self {
-            Self::H264 => matches!(first & 0x1f, 6..=9 | 12),
-            _ => matches!(first >> 1 & 0x3f, 32..=35 | 38..=40),
+            Self::H264 => matches!(first & 0x1f, 7..=9 | 12),
+            _ => matches!(first >> 1 & 0x3f, 32..=35 | 38),
+        }
+    }
+
+    /// Whether a NAL unit has messages beside the picture (SEI).
+    pub fn is_message(self, nal: &[u8]) -> bool {
+        let first = nal.first().copied().unwrap_or(0);
+        match self {
+            Self::H264 => first & 0x1f == 6,
+            _ => matches!(first >> 1 & 0x3f, 39 | 40),
         }
     }
 

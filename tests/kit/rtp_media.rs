@@ -45,7 +45,7 @@ pub struct Plan {
     pub video_from_ms: u32,
     /// Parameter sets are packets of a time of their own, the last with a mark, as Reolink sends them.
     pub sets_apart: bool,
-    /// Each picture of H.264 begins with a delimiter and a message, in packets of their own.
+    /// Each picture of H.264 begins with a delimiter and its message, before parameter sets.
     pub leads: bool,
     /// No picture of H.264 is a keyframe, as where an encoder refreshes them bit by bit.
     pub refreshes: bool,
@@ -154,16 +154,23 @@ struct Track {
 }
 
 impl Media {
+    /// Each picture has a message (SEI) of its own.
     #[track_caller]
     pub fn of(file: &str, plan: Plan) -> Self {
-        Self::of_file(&super::media(file), plan)
+        let mut tags = flv::read(&super::media(file));
+        units::set_messages(&mut tags);
+        Self::of_tags(tags, plan)
     }
 
-    /// As [`Self::of`], of any file of FLV.
+    /// As it is in any file of FLV.
     #[track_caller]
     pub fn of_file(path: &Path, plan: Plan) -> Self {
-        let (coded, configs): (Vec<Tag>, Vec<Tag>) =
-            flv::read(path).into_iter().partition(Tag::is_coded);
+        Self::of_tags(flv::read(path), plan)
+    }
+
+    #[track_caller]
+    fn of_tags(tags: Vec<Tag>, plan: Plan) -> Self {
+        let (coded, configs): (Vec<Tag>, Vec<Tag>) = tags.into_iter().partition(Tag::is_coded);
         let mut tracks: Vec<Track> = [Kind::Video, Kind::Audio]
             .into_iter()
             .filter_map(|kind| coded.iter().find(|tag| tag.kind == kind))
@@ -420,11 +427,13 @@ impl Track {
         let payloads = match self.format.codec {
             codec @ (Codec::H264 | Codec::H265) => {
                 let mut nals = split_nals(&unit.bytes);
-                if has_sets {
-                    nals.splice(..0, self.sets.iter().cloned());
-                }
                 if plan.leads && codec == Codec::H264 {
-                    nals.splice(..0, [DELIMITER, MESSAGE].map(<[u8]>::to_vec));
+                    nals.insert(0, DELIMITER.to_vec());
+                }
+                if has_sets {
+                    // Behind the delimiter and the message.
+                    let at = if plan.leads { 2 } else { 0 };
+                    nals.splice(at..at, self.sets.iter().cloned());
                 }
                 nals.iter().flat_map(|nal| fragments(codec, nal)).collect()
             }
@@ -560,10 +569,8 @@ const AAC_RATES: [u32; 13] = [
     7350,
 ];
 
-/// An access unit delimiter, and an SEI message of user data.
+/// An access unit delimiter.
 const DELIMITER: &[u8] = &[0x09, 0xf0];
-const MESSAGE: &[u8] =
-    &[0x06, 5, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, b'h', b'i', 0x80];
 
 /// By how much parameter sets go before their picture that have a time of their own: 10 ms.
 const APART_TICKS: u32 = 900;

@@ -226,6 +226,16 @@ impl Client {
         }
     }
 
+    /// As [`Self::answer`], behind packets, which are kept.
+    pub fn answer_behind_packets(&mut self) -> Result<Message> {
+        loop {
+            match self.next_item()? {
+                Item::Packet { channel, bytes } => self.early.push((channel, bytes)),
+                Item::Message(message) => return Ok(message),
+            }
+        }
+    }
+
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.tape.tcp(&self.socket, Way::Out, bytes);
         self.socket.write_all(bytes)

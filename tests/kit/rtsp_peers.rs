@@ -33,7 +33,8 @@ pub enum Sound {
 }
 
 impl Clip {
-    /// A file of tests/media four times over: 24 s.
+    /// A file of tests/media four times over: 24 s. Each picture of H.264 and H.265 has a message (SEI) of
+    /// its own.
     #[track_caller]
     pub fn of(file: &str) -> Self {
         Self::with_sound(file, Sound::Same)
@@ -58,8 +59,13 @@ impl Clip {
         command.args(["-f", "flv", "-y"]).arg(dir.file("clip.flv"));
         let output = command.output().expect("ffmpeg");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let units = units::of_tags(&flv::read(&dir.file("clip.flv")));
-        Self { dir, name: "clip.flv", units }
+        let mut tags = flv::read(&dir.file("clip.flv"));
+        units::set_messages(&mut tags);
+        let has = |kind: Kind| tags.iter().any(|tag| tag.kind == kind);
+        let mut file = flv::header(has(Kind::Audio), has(Kind::Video));
+        tags.iter().for_each(|tag| file.extend(flv::encode(tag)));
+        std::fs::write(dir.file("clip.flv"), file).expect("a clip");
+        Self { dir, name: "clip.flv", units: units::of_tags(&tags) }
     }
 
     pub fn path(&self) -> PathBuf {
@@ -83,13 +89,20 @@ impl Clip {
         self.written_again("clip.mkv", &[])
     }
 
-    /// The same, whose parameter sets of H.264 hold no three zeros in a row, so that no emulation prevention
-    /// byte (H.264, 7.4.1) is needed, which tshark would not take out: the time unit of 1 becomes another,
-    /// of which there are still 50 a second.
+    /// The same for tshark: parameter sets of H.264 hold no three zeros in a row, so that no emulation
+    /// prevention byte (H.264, 7.4.1) is needed, which it would not take out: the time unit of 1 becomes
+    /// another, of which there are still 50 a second. And pictures have no messages, of which it calls those
+    /// with user data malformed.
     #[track_caller]
     pub fn without_escapes(self) -> Self {
-        let rate = "h264_metadata=tick_rate=842150453/16843009";
+        let rate = "h264_metadata=tick_rate=842150453/16843009,filter_units=remove_types=6";
         self.written_again("plain.flv", &["-bsf:v", rate])
+    }
+
+    /// The same of H.265, without its messages alone.
+    #[track_caller]
+    pub fn without_messages(self) -> Self {
+        self.written_again("plain.flv", &["-bsf:v", "filter_units=remove_types=39"])
     }
 
     #[track_caller]

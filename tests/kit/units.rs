@@ -1,7 +1,11 @@
 //! Coded pictures and sounds, whatever carries them: what FLV and RTP recordings are compared by.
 //!
-//! A picture is its NAL units behind lengths of four bytes, without parameter sets, delimiters,
-//! filler and SEI, which carriers keep elsewhere or leave out. A sound is the codec's own bytes.
+//! A picture is its NAL units behind lengths of four bytes, without parameter sets, delimiters and
+//! filler, which carriers keep elsewhere or leave out. A sound is the codec's own bytes.
+//!
+//! Messages (SEI) are of the picture. None of the peers that are compared adds or drops any: neither
+//! ffmpeg 5.1 and 9 (copying, over RTMP and RTSP), nor GStreamer 1.22 (h264parse, rtph264pay,
+//! rtph264depay).
 
 use std::collections::HashMap;
 
@@ -30,6 +34,21 @@ pub fn of_tags(tags: &[Tag]) -> Vec<Unit> {
 fn of_tag(tag: &Tag) -> Unit {
     let body = &tag.payload;
     let is_video = tag.kind == Kind::Video;
+    let (start, offset_ms) = data_of(tag);
+    let data = &body[start..];
+    let codec = if body[0] & 0x80 != 0 { Codec::H265 } else { Codec::H264 };
+    Unit {
+        kind: tag.kind,
+        pts_ms: f64::from(tag.timestamp_ms) + f64::from(offset_ms),
+        is_keyframe: tag.role() == Role::Keyframe,
+        is_pcm: !is_video && matches!(body[0] >> 4, 7 | 8),
+        bytes: if is_video { picture(codec, &split_nals(data)) } else { data.to_vec() },
+    }
+}
+
+/// Where the data of a coded frame begins, and how much later than sent it is shown.
+fn data_of(tag: &Tag) -> (usize, i32) {
+    let body = &tag.payload;
     // Behind the FourCC: a composition time, where the packet type says so.
     let (start, has_offset) = match (tag.kind, body[0]) {
         (Kind::Video, first) if first & 0x80 != 0 => (5, first & 0x0f == 1),
@@ -38,19 +57,31 @@ fn of_tag(tag: &Tag) -> Unit {
         (_, first) if first >> 4 == 10 => (2, false),
         _ => (1, false),
     };
-    let offset_ms = if has_offset {
-        i32::from_be_bytes([body[start], body[start + 1], body[start + 2], 0]) >> 8
-    } else {
-        0
-    };
-    let data = &body[start + if has_offset { 3 } else { 0 }..];
-    let codec = if body[0] & 0x80 != 0 { Codec::H265 } else { Codec::H264 };
-    Unit {
-        kind: tag.kind,
-        pts_ms: f64::from(tag.timestamp_ms) + f64::from(offset_ms),
-        is_keyframe: tag.role() == Role::Keyframe,
-        is_pcm: !is_video && matches!(body[0] >> 4, 7 | 8),
-        bytes: if is_video { picture(codec, &split_nals(data)) } else { data.to_vec() },
+    if !has_offset {
+        return (start, 0);
+    }
+    (start + 3, i32::from_be_bytes([body[start], body[start + 1], body[start + 2], 0]) >> 8)
+}
+
+/// Gives each picture of H.264 and H.265 one message of user data with a number of its own (H.264, D.1.7;
+/// H.265, D.2.7), in place of those that it had.
+#[track_caller]
+pub fn set_messages(tags: &mut [Tag]) {
+    let pictures = tags.iter_mut().filter(|tag| tag.kind == Kind::Video && tag.is_coded());
+    for (number, tag) in pictures.enumerate() {
+        let (codec, header) = match tag.payload[..5] {
+            [first, b'h', b'v', b'c', b'1'] if first & 0x80 != 0 => (Codec::H265, &[78, 1][..]),
+            [first, ..] if first & 0x8f == 7 => (Codec::H264, &[6][..]),
+            _ => return,
+        };
+        let (start, _) = data_of(tag);
+        let mut nals = split_nals(&tag.payload[start..]);
+        nals.retain(|nal| !codec.is_message(nal));
+        let text = format!("a message of it {number:08}");
+        let len = u8::try_from(text.len()).expect("a short text");
+        nals.insert(0, [header, &[5, len], text.as_bytes(), &[0x80]].concat());
+        tag.payload.truncate(start);
+        tag.payload.extend(joined_nals(&nals));
     }
 }
 
@@ -69,8 +100,13 @@ pub fn split_nals(mut data: &[u8]) -> Vec<Vec<u8>> {
 
 /// The picture that units make.
 pub fn picture(codec: Codec, nals: &[Vec<u8>]) -> Vec<u8> {
+    joined_nals(nals.iter().filter(|nal| !codec.is_beside_picture(nal)))
+}
+
+/// As [`split_nals`] has them.
+fn joined_nals<'a>(nals: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<u8> {
     let mut bytes = Vec::new();
-    for nal in nals.iter().filter(|nal| !codec.is_beside_picture(nal)) {
+    for nal in nals {
         let len = u32::try_from(nal.len()).expect("a short unit");
         bytes.extend_from_slice(&len.to_be_bytes());
         bytes.extend_from_slice(nal);

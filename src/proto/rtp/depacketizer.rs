@@ -122,12 +122,12 @@ enum PayloadFormat {
 }
 
 impl Depacketizer {
-    /// A depacketizer for the format; `None` for formats that are only passed through, and for AAC
-    /// whose configuration can't be read.
+    /// A depacketizer for the format; `None` for formats that are only passed through, video whose units
+    /// are not in their order among them, and for AAC whose configuration can't be read.
     pub fn new(format: &Format, policy: LossPolicy) -> Option<Self> {
         let mut sink = Sink::default();
         let payload_format = match format.codec() {
-            Codec::H264 => PayloadFormat::H264(Box::new(H264::new(format, policy))),
+            Codec::H264 => PayloadFormat::H264(Box::new(H264::new(format, policy)?)),
             Codec::H265 => PayloadFormat::H265(Box::new(H265::new(format, policy)?)),
             Codec::Aac if format.is_latm() => {
                 PayloadFormat::Latm(Box::new(Latm::new(format, &mut sink)?))
@@ -346,6 +346,7 @@ mod tests {
             (TrackKind::Audio, "mpeg4-generic/44100/2", "mode=AAC-hbr"),
             (TrackKind::Audio, "MP4A-LATM/44100/2", "cpresent=0;config=zz"),
             (TrackKind::Video, "H265/90000", "sprop-max-don-diff=2"),
+            (TrackKind::Video, "H264/90000", "packetization-mode=2"),
         ] {
             let format = format(kind, rtpmap, parameters);
             assert!(Depacketizer::new(&format, LossPolicy::default()).is_none(), "{rtpmap}");

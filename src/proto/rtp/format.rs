@@ -105,6 +105,11 @@ impl Format {
         self.encoding.eq_ignore_ascii_case("MP4A-LATM")
     }
 
+    /// H.264 whose units are not sent in the order in which they are decoded (RFC 6184, 6.4).
+    pub fn is_interleaved(&self) -> bool {
+        self.number("packetization-mode") == Some(2)
+    }
+
     /// A parameter of `fmtp` by its name in any case, without quotes.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let mut pairs = self.parameters.split(';').filter_map(|pair| pair.split_once('='));
@@ -125,9 +130,8 @@ impl Format {
             let form = (of.kind, of.encoding.to_ascii_lowercase(), of.clock_rate, of.channels);
             let layout = LAYOUT_NUMBERS.map(|name| of.number(name).unwrap_or(0));
             let mode = of.parameter("mode").map(str::to_ascii_lowercase);
-            let is_interleaved = of.number("packetization-mode") == Some(2);
             let is_in_band = of.parameter("cpresent") != Some("0");
-            (form, layout, mode, is_interleaved, is_in_band, of.config(), of.opus_head())
+            (form, layout, mode, of.is_interleaved(), is_in_band, of.config(), of.opus_head())
         };
         read(self) == read(other)
     }

@@ -195,7 +195,6 @@ pub struct ClientSession {
     unplayed: Vec<usize>,
     starts: Vec<ClientStart>,
     has_media: bool,
-    has_kept_alive: bool,
     /// The last status that refused a track.
     refusal: Option<(u16, String)>,
     stray_packets: u64,
@@ -255,7 +254,6 @@ impl ClientSession {
             unplayed: Vec::new(),
             starts: Vec::new(),
             has_media: false,
-            has_kept_alive: false,
             refusal: None,
             stray_packets: 0,
             outputs: VecDeque::new(),
@@ -407,7 +405,6 @@ impl ClientSession {
     }
 
     fn keep_alive(&mut self, now: Instant) {
-        self.has_kept_alive = true;
         self.dialog.forget(Purpose::KeepAlive);
         let method = if self.offers_get_parameter { Method::GetParameter } else { Method::Options };
         let url = self.aggregate_url();

@@ -21,6 +21,10 @@ pub(super) struct Dialog<P> {
     pending: Vec<Pending<P>>,
     auth: Option<ClientAuth>,
     session: Option<SessionId>,
+    /// The answer to a request may come that is waited for no longer.
+    has_given_up: bool,
+    /// The server can't count.
+    miscounts: bool,
 }
 
 /// A request that was sent.
@@ -44,6 +48,8 @@ impl<P: Copy + PartialEq> Dialog<P> {
             pending: Vec::new(),
             auth: None,
             session: None,
+            has_given_up: false,
+            miscounts: false,
         }
     }
 
@@ -52,16 +58,17 @@ impl<P: Copy + PartialEq> Dialog<P> {
         self.send_again(Pending { cseq: 0, purpose, request, retries: 0 })
     }
 
-    /// The request that a response answers: that of its CSeq, the oldest where it has none. A CSeq
-    /// of no request counts as none if `may_miscount`.
-    pub(super) fn take(&mut self, response: &Response, may_miscount: bool) -> Option<Pending<P>> {
+    /// The request that a response answers: that of its CSeq, the newest where it has none. A CSeq of no
+    /// request is that of one that was given up, unless the server has shown that it can't count: then
+    /// it is as good as none.
+    pub(super) fn take(&mut self, response: &Response) -> Option<Pending<P>> {
         let cseq = response.headers.find("cseq").and_then(|cseq| cseq.parse::<u32>().ok());
-        let at = match cseq {
-            Some(cseq) => self.pending.iter().position(|pending| pending.cseq == cseq),
-            None => Some(0),
-        };
-        let at = at.or_else(|| may_miscount.then_some(0))?;
-        (at < self.pending.len()).then(|| self.pending.remove(at))
+        let is_of = |cseq| self.pending.iter().position(|pending| pending.cseq == cseq);
+        if let Some(at) = cseq.and_then(is_of) {
+            return Some(self.pending.remove(at));
+        }
+        self.miscounts |= cseq.is_some() && !self.has_given_up;
+        if cseq.is_none() || self.miscounts { self.pending.pop() } else { None }
     }
 
     /// Sends a request again with credentials for this 401, if that makes sense.
@@ -119,7 +126,9 @@ impl<P: Copy + PartialEq> Dialog<P> {
 
     /// Waits for the answers to such requests no longer.
     pub(super) fn forget(&mut self, purpose: P) {
+        let count = self.pending.len();
         self.pending.retain(|pending| pending.purpose != purpose);
+        self.has_given_up |= self.pending.len() < count;
     }
 
     fn send_again(&mut self, mut pending: Pending<P>) -> Bytes {

@@ -227,8 +227,7 @@ impl PublisherSession {
         if response.status < 200 {
             return Ok(());
         }
-        let may_miscount = self.keep_alive_at.is_none();
-        let Some(pending) = self.dialog.take(response, may_miscount) else { return Ok(()) };
+        let Some(pending) = self.dialog.take(response) else { return Ok(()) };
         if response.status == 401
             && let Some(bytes) = self.dialog.authorize(&pending, response)
         {

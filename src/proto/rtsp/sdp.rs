@@ -207,7 +207,8 @@ pub fn control_url(base: &str, control: Option<&str>) -> String {
     }
 }
 
-fn is_absolute(control: &str) -> bool {
+/// Whether a `control` is a whole URL.
+pub(super) fn is_absolute(control: &str) -> bool {
     ["rtsp://", "rtsps://", "rtspu://"]
         .iter()
         .any(|scheme| control.get(..scheme.len()).is_some_and(|c| c.eq_ignore_ascii_case(scheme)))

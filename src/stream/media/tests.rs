@@ -778,6 +778,7 @@ fn packets_count_as_tags_where_those_can_be_made() {
         ("m=audio 0 RTP/AVP 96\na=rtpmap:96 mpeg4-generic/48000/2\n", false),
         ("m=audio 0 RTP/AVP 96\na=rtpmap:96 MP4A-LATM/48000/2\na=fmtp:96 cpresent=0\n", false),
         ("m=video 0 RTP/AVP 96\na=rtpmap:96 H265/90000\na=fmtp:96 sprop-max-don-diff=1\n", false),
+        ("m=video 0 RTP/AVP 96\na=rtpmap:96 H264/90000\na=fmtp:96 packetization-mode=2\n", false),
         ("m=audio 0 RTP/AVP 14\n", false),
     ] {
         let mut media = Media::new(Form::Rtp);

@@ -8,23 +8,41 @@ use sha2::{Digest, Sha256};
 use super::habits::Access;
 use crate::kit::rtsp::Message;
 
-pub(super) fn challenge(access: &Access) -> String {
+/// The values of `WWW-Authenticate`. The nonce is the one of this number.
+pub(super) fn challenges(access: &Access, nonce: u32, is_stale: bool) -> Vec<String> {
+    let digest = |more: &str| {
+        let more = if is_stale { format!("{more}, stale=true") } else { more.to_owned() };
+        format!("Digest realm=\"{REALM}\", nonce=\"{NONCE}{nonce}\"{more}")
+    };
+    let basic = format!("Basic realm=\"{REALM}\"");
     match access {
-        Access::Basic => format!("Basic realm=\"{REALM}\""),
-        Access::DigestMd5 => format!("Digest realm=\"{REALM}\", nonce=\"{NONCE}\", stale=FALSE"),
-        Access::DigestSha256 => {
-            format!("Digest realm=\"{REALM}\", nonce=\"{NONCE}\", algorithm=SHA-256")
-        }
-        Access::DigestQop => {
-            format!("Digest realm=\"{REALM}\",qop=\"auth\",nonce=\"{NONCE}\",algorithm=\"MD5\"")
+        Access::Basic => vec![basic],
+        Access::DigestMd5 if is_stale => vec![digest("")],
+        Access::DigestMd5 => vec![digest(", stale=FALSE")],
+        Access::DigestSha256 => vec![digest(", algorithm=SHA-256")],
+        Access::DigestQop => vec![digest(",qop=\"auth\",algorithm=\"MD5\"")],
+        Access::DigestSha256Qop => vec![digest(", qop=\"auth,auth-int\", algorithm=SHA-256")],
+        Access::Several => {
+            let weak = format!("{basic}, {}", digest(", algorithm=MD5"));
+            vec![weak, digest(", algorithm=SHA-256, qop=\"auth\"")]
         }
     }
 }
 
-pub(super) fn is_allowed(access: &Access, request: &Message) -> bool {
-    let Some(value) = request.header("authorization") else { return false };
+/// How a request proves the password, by the nonce of this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    Right,
+    /// Right by another nonce.
+    Stale,
+    Wrong,
+}
+
+pub(super) fn proof(access: &Access, nonce: u32, request: &Message) -> Proof {
+    let Some(value) = request.header("authorization") else { return Proof::Wrong };
     if *access == Access::Basic {
-        return value == format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        let right = format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")));
+        return if value == right { Proof::Right } else { Proof::Wrong };
     }
     let parameter = |name: &str| {
         let rest = value.strip_prefix("Digest ")?;
@@ -32,22 +50,31 @@ pub(super) fn is_allowed(access: &Access, request: &Message) -> bool {
         let (_, value) = pairs.find(|(have, _)| *have == name)?;
         Some(value.trim_matches('"').to_owned())
     };
-    let hash = |text: String| match access {
-        Access::DigestSha256 => hex(&Sha256::digest(text)),
-        _ => hex(&Md5::digest(text)),
+    let is_sha256 =
+        matches!(access, Access::DigestSha256 | Access::DigestSha256Qop | Access::Several);
+    let has_qop = matches!(access, Access::DigestQop | Access::DigestSha256Qop | Access::Several);
+    let hash = |text: String| match is_sha256 {
+        true => hex(&Sha256::digest(text)),
+        false => hex(&Md5::digest(text)),
     };
     let value = |name| parameter(name).unwrap_or_default();
-    let uri = value("uri");
+    let (uri, told) = (value("uri"), value("nonce"));
     let secret = hash(format!("{USER}:{REALM}:{PASSWORD}"));
     let asked = hash(format!("{}:{uri}", request.method()));
-    let middle = match access {
-        Access::DigestQop => format!("{NONCE}:{}:{}:auth", value("nc"), value("cnonce")),
-        _ => NONCE.to_owned(),
+    let middle = match has_qop {
+        true => format!("{told}:{}:{}:auth", value("nc"), value("cnonce")),
+        false => told.clone(),
     };
-    uri == request.uri()
+    let is_right = uri == request.uri()
         && value("username") == USER
-        && value("nonce") == NONCE
-        && value("response") == hash(format!("{secret}:{middle}:{asked}"))
+        && (!is_sha256 || value("algorithm") == "SHA-256")
+        && (!has_qop || value("qop") == "auth")
+        && value("response") == hash(format!("{secret}:{middle}:{asked}"));
+    match told == format!("{NONCE}{nonce}") {
+        _ if !is_right => Proof::Wrong,
+        true => Proof::Right,
+        false => Proof::Stale,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::Link;
-use super::habits::{Control, Ssrc, Stage};
+use super::habits::{Control, ServerPorts, Ssrc, Stage};
 use crate::kit::rtp_media::Timed;
 use crate::kit::rtsp::{Message, first_of_pair, interleaved, transport_parameter};
 use crate::kit::rtsp_player::udp_pair;
@@ -72,7 +72,9 @@ impl Link {
             let port = sockets[0].local_addr()?.port();
             parts.extend(["RTP/AVP", "unicast"].map(str::to_owned));
             parts.push(format!("client_port={client}-{}", client + 1));
-            parts.push(format!("server_port={port}-{}", port + 1));
+            if self.habits.server_ports == ServerPorts::Told {
+                parts.push(format!("server_port={port}-{}", port + 1));
+            }
             self.setups.push(Setup::Udp { track, sockets });
         }
         parts.extend(self.habits.source.map(|source| format!("source={source}")));
@@ -89,8 +91,14 @@ impl Link {
     /// A pair of the camera's own address; where it names another source, that one's same ports are
     /// kept on record.
     fn open_pair(&self) -> Result<[UdpSocket; 2]> {
+        let own = self.socket.local_addr()?.ip();
+        if self.habits.server_ports == ServerPorts::UntoldApart {
+            // The RTCP port of one pair with the RTP port of another.
+            let [[_, rtcp], [rtp, _]] = [udp_pair(own), udp_pair(own)];
+            return Ok([rtp, rtcp]);
+        }
         loop {
-            let sockets = udp_pair(self.socket.local_addr()?.ip());
+            let sockets = udp_pair(own);
             let Some(source) = self.habits.source else { return Ok(sockets) };
             let port = sockets[0].local_addr()?.port();
             let others = [port, port + 1].map(|port| UdpSocket::bind((source, port)));
@@ -112,11 +120,15 @@ impl Link {
         }
     }
 
-    /// What came to the ports of RTCP.
+    /// What came to the ports.
     pub(super) fn note_datagrams(&self) {
         let mut buffer = [0; 2048];
         for setup in &self.setups {
             let Setup::Udp { track, sockets } = setup else { continue };
+            while let Ok(len) = sockets[0].recv(&mut buffer) {
+                let opener = (*track, buffer[..len].to_vec());
+                self.record(|connection| connection.rtp.push(opener));
+            }
             while let Ok(len) = sockets[1].recv(&mut buffer) {
                 let report = (*track, buffer[..len].to_vec());
                 self.record(|connection| connection.rtcp.push(report));

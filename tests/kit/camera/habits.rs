@@ -22,6 +22,9 @@ pub struct Habits {
     pub access: Option<Access>,
     /// OPTIONS needs a password, too.
     pub checks_options: bool,
+    /// Once media has come for so long the camera takes another nonce, and says of the old one that it is
+    /// stale.
+    pub stale_after: Option<Duration>,
     /// DESCRIBE is sent elsewhere.
     pub redirect: Option<String>,
     /// With this status.
@@ -38,6 +41,7 @@ pub struct Habits {
     /// Where the packets over UDP come from, as the answer to SETUP says; in truth they come from the
     /// camera.
     pub source: Option<Ipv4Addr>,
+    pub server_ports: ServerPorts,
     /// Packets of type 50 with the sequence number of the one before, as Geovision's cameras send.
     pub payload_type_50: bool,
     /// PLAY is answered, no media comes.
@@ -65,6 +69,7 @@ impl Default for Habits {
             back_channel: false,
             access: None,
             checks_options: false,
+            stale_after: None,
             redirect: None,
             redirect_status: 302,
             redirect_later: None,
@@ -74,6 +79,7 @@ impl Default for Habits {
             multicast: false,
             ssrc: Ssrc::Untold,
             source: None,
+            server_ports: ServerPorts::Told,
             payload_type_50: false,
             is_silent: false,
             silent_track: None,
@@ -98,8 +104,8 @@ impl Habits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cseq {
     Echoed,
-    /// Under a name in small letters.
-    Small,
+    /// The right one, under a name that is written so.
+    Named(&'static str),
     Wrong,
     Missing,
 }
@@ -122,6 +128,8 @@ pub enum Control {
     RelativeWithoutBase,
     /// Whole URLs, and there is no `Content-Base`.
     Absolute,
+    /// Relative to a whole URL of all tracks together, and there is no `Content-Base`.
+    BehindAbsolute,
     /// One track, which has no address of its own.
     AggregateOnly,
     /// Each track is played by itself; PLAY of all is refused with 459.
@@ -136,6 +144,18 @@ pub enum Access {
     DigestSha256,
     /// MD5 with `qop="auth"`.
     DigestQop,
+    DigestSha256Qop,
+    /// Basic and Digest with MD5 in one header, and Digest with SHA-256 in another; the last is taken.
+    Several,
+}
+
+/// What the answer to a SETUP over UDP says of the camera's ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerPorts {
+    Told,
+    Untold,
+    /// Nothing, and they are no pair.
+    UntoldApart,
 }
 
 /// What keeps a session alive.

@@ -1,6 +1,7 @@
 //! H.264 payloads: single NAL units, STAP-A, FU-A (RFC 6184, 5.6 to 5.8).
 //!
-//! Interleaved mode (STAP-B, MTAP, FU-B) is rejected: nothing live uses it.
+//! Interleaved mode (`packetization-mode=2`: STAP-B, MTAP, FU-B) is passed through and not read: nothing
+//! live uses it.
 
 use bytes::Bytes;
 
@@ -18,8 +19,10 @@ pub(super) struct H264 {
 }
 
 impl H264 {
-    pub(super) fn new(format: &Format, policy: LossPolicy) -> Self {
-        Self { assembler: Assembler::new(format.parameter_sets(), Codec::H264, policy) }
+    /// `None` in interleaved mode.
+    pub(super) fn new(format: &Format, policy: LossPolicy) -> Option<Self> {
+        let assembler = Assembler::new(format.parameter_sets(), Codec::H264, policy);
+        (!format.is_interleaved()).then_some(Self { assembler })
     }
 
     pub(super) fn handle_packet(

@@ -13,7 +13,7 @@ use crate::proto::Output;
 use crate::proto::rtp::format::TrackKind;
 use crate::proto::rtsp::message::{Method, Response};
 use crate::proto::rtsp::rtp_info::TrackStart;
-use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription, control_url};
+use crate::proto::rtsp::sdp::{MediaDescription, SessionDescription, control_url, is_absolute};
 use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Ports, Transport};
 
 impl ClientSession {
@@ -26,10 +26,7 @@ impl ClientSession {
         if response.status < 200 {
             return Ok(());
         }
-        // A CSeq of no request is that of one to keep the session alive that was given up; before
-        // there are any, the server can't count.
-        let may_miscount = !self.has_kept_alive;
-        let Some(pending) = self.dialog.take(response, may_miscount) else { return Ok(()) };
+        let Some(pending) = self.dialog.take(response) else { return Ok(()) };
         if response.status == 401
             && let Some(bytes) = self.dialog.authorize(&pending, response)
         {
@@ -75,9 +72,12 @@ impl ClientSession {
             return Ok(());
         }
         self.description = SessionDescription::parse(&response.body)?;
+        // Before the answer's own base, as ffmpeg and GStreamer have it.
+        let told = self.description.control.as_deref().filter(|control| is_absolute(control));
         let bases = ["content-base", "content-location"];
-        let mut bases = bases.iter().filter_map(|name| response.headers.find(name));
-        if let Some(base) = bases.find(|base| base.contains("://")) {
+        let bases = bases.iter().filter_map(|name| response.headers.find(name));
+        let bases = bases.filter(|base| base.contains("://"));
+        if let Some(base) = told.into_iter().chain(bases).next() {
             self.base = base.to_owned();
         }
         self.planned = wanted_tracks(&self.description);

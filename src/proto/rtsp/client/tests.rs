@@ -272,6 +272,25 @@ fn describe(sdp: &str) -> Bench {
 }
 
 #[test]
+fn tracks_lie_behind_the_address_of_all() {
+    let at = |control: &str| SDP.replace("m=video", &format!("a=control:{control}\r\nm=video"));
+    for headers in [&[][..], &["Content-Base: rtsp://h/live/a/"]] {
+        let mut bench = Bench::new("rtsp://h/live?ch=1");
+        bench.answer("OPTIONS rtsp://h/live?ch=1", "200 OK", &[], "");
+        let sdp = at("rtsp://h/b/");
+        bench.answer("DESCRIBE rtsp://h/live?ch=1", "200 OK", headers, &sdp);
+        bench.answer("SETUP rtsp://h/b/trackID=0", "200 OK", &[], "");
+        bench.answer("SETUP rtsp://h/b/trackID=2", "200 OK", &[], "");
+        bench.answer("PLAY rtsp://h/b/", "200 OK", &[], "");
+    }
+    // One that is relative itself is that of all together alone.
+    let mut bench = describe(&at("all"));
+    bench.answer("SETUP rtsp://h/live/a/trackID=0", "200 OK", &[], "");
+    bench.answer("SETUP rtsp://h/live/a/trackID=2", "200 OK", &[], "");
+    bench.answer("PLAY rtsp://h/live/a/all", "200 OK", &[], "");
+}
+
+#[test]
 fn back_channels_are_not_set_up() {
     let back_channel = "m=audio 0 RTP/AVP 8\r\na=control:trackID=3\r\na=sendonly\r\n";
     let mut bench = describe(&[back_channel, SDP].concat());
@@ -467,6 +486,44 @@ fn session_is_kept_alive() {
         assert_eq!(bench.timeout(40 * SECOND), None);
         assert!(bench.sent.starts_with("OPTIONS "), "{}", bench.sent);
     }
+}
+
+/// A server that can't count is heard on: what it refuses, and a nonce that has become too old.
+#[test]
+fn session_with_wrong_numbers_is_kept_alive() {
+    let mut bench = Bench::new("rtsp://u:p@h/live/a");
+    let session = "Session: abc;timeout=20";
+    let challenge = "WWW-Authenticate: Digest realm=\"r\", nonce=\"1\"";
+    let stale = "WWW-Authenticate: Digest realm=\"r\", nonce=\"2\", stale=true";
+    let mut number = 100;
+    let mut answer =
+        |bench: &mut Bench, asked: &str, status: &str, headers: &[&str], body: &str| {
+            assert!(bench.sent.starts_with(asked), "{asked}: {}", bench.sent);
+            bench.sent.clear();
+            number += 1;
+            let cseq = format!("CSeq: {number}");
+            let headers = [&[cseq.as_str()], headers].concat();
+            bench.feed(response(status, &headers, body).as_bytes()).unwrap();
+        };
+    answer(&mut bench, "OPTIONS", "200 OK", &["Public: GET_PARAMETER"], "");
+    answer(&mut bench, "DESCRIBE", "401 why", &[challenge], "");
+    answer(&mut bench, "DESCRIBE", "200 OK", &[], SDP);
+    answer(&mut bench, "SETUP", "200 OK", &[session], "");
+    answer(&mut bench, "SETUP", "200 OK", &[session], "");
+    // PLAY has no answer.
+    bench.session.deadline = None;
+    bench.feed(b"$\0\0\x01a").unwrap();
+    bench.sent.clear();
+    for turn in 1..=2 {
+        bench.sent.clear();
+        assert_eq!(bench.timeout(10 * turn * SECOND), None);
+    }
+    answer(&mut bench, "GET_PARAMETER", "401 why", &[stale], "");
+    assert!(bench.sent.contains("nonce=\"2\""), "{}", bench.sent);
+    answer(&mut bench, "GET_PARAMETER", "501 why", &[], "");
+    assert_eq!(bench.timeout(30 * SECOND), None);
+    answer(&mut bench, "OPTIONS", "200 OK", &[], "");
+    assert!(!matches!(bench.last(), Some(ClientEvent::Refused { .. })), "{:?}", bench.last());
 }
 
 #[test]
