@@ -58,7 +58,6 @@ const LINES_MAX: usize = 700;
 const CODE_LINES_MAX: usize = 500;
 
 /// Files beyond that, with the lines that they have: to be split by noun, not to grow.
-const LONG_FILES: &[(&str, usize)] = &[("src/proto/http/server.rs", 750)];
 
 #[test]
 fn imports_go_down_the_layers() {
