@@ -99,6 +99,8 @@ fn serve(mut socket: TcpStream) -> std::io::Result<()> {
             ("/late.flv", index) if index % 10 == 9 => due + Duration::from_millis(300),
             ("/stall.flv", 75) => due + Duration::from_millis(1200),
             ("/close.flv", 75) => return Ok(()),
+            // The player ends it.
+            ("/freeze.flv", 75) => return socket.read_exact(&mut [0]),
             _ => held,
         };
         kit::pause((start + due.max(held)).saturating_duration_since(clock::now()));
@@ -181,6 +183,43 @@ fn a_stall_is_found_and_weighs_what_it_hid() {
     assert!(number(&report, "/stalls/over_1_s") >= 1.0, "{report:#}");
     assert!(number(&report, "/stalls/long_stalled_s") >= 0.239, "{report:#}");
     assert_eq!(report["missing_frames"], 0);
+}
+
+#[test]
+fn a_server_that_stands_still_to_the_end_is_a_fault() {
+    let (report, was_content) = play_faulty("freeze");
+    assert!(!was_content);
+    assert_eq!(report["stalls"]["silent_at_end"], 1, "{report:#}");
+    let faults = report["faults"].to_string();
+    assert!(faults.contains("1 players had no frame at the end"), "{report:#}");
+    assert!(faults.contains("stalls over 1 s"), "{report:#}");
+    // Frames as they were due: the 5 s hold 125 all the same.
+    let count = number(&report, "/lateness_ms/count");
+    assert!((120.0..=130.0).contains(&count), "{report:#}");
+}
+
+#[test]
+fn what_a_frozen_server_owes_is_in_the_delay() {
+    let mut relay = Relay::start(1);
+    let streams = Streams::start(&relay.rtmp_url("s{i}"), 1);
+    relay.wait_online("s0");
+    let url = relay.flv_url("s0");
+    let player = spawn(move || {
+        load(&["play", "--url", &url, "--players", "1", "--warm-up", "2", "--duration", "6"])
+    });
+    relay.wait_players("s0", 1);
+    // Within the window's first half; it goes on after its end.
+    kit::pause(Duration::from_secs(4));
+    relay.process.signal(Signal::SIGSTOP);
+    let (report, was_content) = player.join().expect("a report");
+    relay.process.signal(Signal::SIGCONT);
+    assert!(!was_content, "{report:#}");
+    let (delay, lateness) = (number(&report, "/delay_ms/p99"), number(&report, "/lateness_ms/p99"));
+    // It never stands still for less than a second of the six.
+    assert!(lateness > 500.0 && delay >= lateness - 50.0, "{report:#}");
+    assert_eq!(report["delay_ms"]["count"], report["lateness_ms"]["count"], "{report:#}");
+    streams.stop();
+    relay.stop();
 }
 
 #[test]
