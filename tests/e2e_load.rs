@@ -99,6 +99,8 @@ fn serve(mut socket: TcpStream) -> std::io::Result<()> {
             ("/late.flv", index) if index % 10 == 9 => due + Duration::from_millis(300),
             ("/stall.flv", 75) => due + Duration::from_millis(1200),
             ("/close.flv", 75) => return Ok(()),
+            // The player ends it.
+            ("/freeze.flv", 75) => return socket.read_exact(&mut [0]),
             _ => held,
         };
         kit::pause((start + due.max(held)).saturating_duration_since(clock::now()));
@@ -126,7 +128,10 @@ fn read_path(socket: &mut TcpStream) -> std::io::Result<String> {
 
 /// A tag with one frame of 1 KB, a keyframe each second; the size behind it is wrong by so much.
 fn frame(index: u64, size_error: u32) -> Vec<u8> {
-    let len: u32 = 1000;
+    frame_of(index, 1000, size_error)
+}
+
+fn frame_of(index: u64, len: u32, size_error: u32) -> Vec<u8> {
     let at_ms = (index * FRAME_MS) as u32;
     let mut tag = vec![9];
     tag.extend_from_slice(&len.to_be_bytes()[1..]);
@@ -181,6 +186,38 @@ fn a_stall_is_found_and_weighs_what_it_hid() {
     assert!(number(&report, "/stalls/over_1_s") >= 1.0, "{report:#}");
     assert!(number(&report, "/stalls/long_stalled_s") >= 0.239, "{report:#}");
     assert_eq!(report["missing_frames"], 0);
+}
+
+#[test]
+fn a_server_that_stands_still_to_the_end_is_a_fault() {
+    let (report, was_content) = play_faulty("freeze");
+    assert!(!was_content);
+    assert_eq!(report["stalls"]["silent_at_end"], 1, "{report:#}");
+    let faults = report["faults"].to_string();
+    assert!(faults.contains("1 players had no frame at the end"), "{report:#}");
+    assert!(faults.contains("stalls over 1 s"), "{report:#}");
+    // Frames as they were due: the 5 s hold 125 all the same.
+    let count = number(&report, "/lateness_ms/count");
+    assert!((120.0..=130.0).contains(&count), "{report:#}");
+}
+
+#[test]
+fn what_a_frozen_server_owes_is_in_the_delay() {
+    let relay = Relay::start(1);
+    let streams = Streams::start(&relay.rtmp_url("s{i}"), 1);
+    relay.wait_online("s0");
+    // Of a window of 4 s it stands still for the last 2.5.
+    let way = Way { late: Duration::ZERO, open: Duration::from_millis(3500) };
+    let url = format!("http://{}/live/s0.live.flv", way.start(relay.http));
+    let window = ["--players", "1", "--warm-up", "2", "--duration", "4"];
+    let (report, was_content) = load(&[&["play", "--url", &url], &window[..]].concat());
+    assert!(!was_content, "{report:#}");
+    assert_worst(&report, "/delay_ms/max", 2300.0);
+    let (delay, lateness) = (number(&report, "/delay_ms/p99"), number(&report, "/lateness_ms/p99"));
+    assert!(lateness > 2000.0 && delay >= lateness - 5.0, "{report:#}");
+    assert_eq!(report["delay_ms"]["count"], report["lateness_ms"]["count"], "{report:#}");
+    streams.stop();
+    relay.stop();
 }
 
 #[test]
@@ -289,44 +326,62 @@ fn json_goes_to_a_file_beside_the_table() {
     assert_eq!(report["joins"]["joined"], 1, "{report:#}");
 }
 
-/// A way to a server, by which all that it sends comes later by so much.
-fn long_way(server: SocketAddr, late: Duration) -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let address = listener.local_addr().expect("a bound socket");
-    spawn(move || {
-        for player in listener.incoming().map_while(Result::ok) {
-            let server = TcpStream::connect(server).expect("a server");
-            let mut there =
-                (player.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
-            // A player that goes is gone for the server too.
-            spawn(move || {
-                std::io::copy(&mut there.0, &mut there.1)
-                    .and_then(|_| there.1.shutdown(Shutdown::Write))
-                    .err()
-            });
-            spawn(move || come_back(server, player, late).err());
-        }
-    });
-    address
+/// A way to a server.
+#[derive(Clone, Copy)]
+struct Way {
+    /// All that the server sends comes later by so much.
+    late: Duration,
+    /// For how long it brings anything back.
+    open: Duration,
 }
 
-/// Gives what the server sends to the player, each piece later by so much than it came.
-fn come_back(mut server: TcpStream, mut player: TcpStream, late: Duration) -> std::io::Result<()> {
-    let (sender, pieces) = mpsc::channel();
-    spawn(move || {
-        let mut buffer = vec![0; 65_536];
-        while let Ok(len @ 1..) = server.read(&mut buffer) {
-            let piece = (clock::now() + late, buffer[..len].to_vec());
-            if sender.send(piece).is_err() {
-                break;
+/// A way, by which all that the server sends comes later by so much.
+fn long_way(server: SocketAddr, late: Duration) -> SocketAddr {
+    Way { late, open: Duration::MAX }.start(server)
+}
+
+impl Way {
+    fn start(self, server: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        spawn(move || {
+            for player in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(server).expect("a server");
+                let mut there =
+                    (player.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+                // A player that goes is gone for the server too.
+                spawn(move || {
+                    std::io::copy(&mut there.0, &mut there.1)
+                        .and_then(|_| there.1.shutdown(Shutdown::Write))
+                        .err()
+                });
+                spawn(move || self.come_back(server, player).err());
+            }
+        });
+        address
+    }
+
+    /// Gives what the server sends to the player, each piece later by so much than it came.
+    fn come_back(self, mut server: TcpStream, mut player: TcpStream) -> std::io::Result<()> {
+        let (sender, pieces) = mpsc::channel();
+        spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while let Ok(len @ 1..) = server.read(&mut buffer) {
+                let piece = (clock::now() + self.late, buffer[..len].to_vec());
+                if sender.send(piece).is_err() {
+                    break;
+                }
+            }
+        });
+        let start = clock::now();
+        for (due, piece) in pieces {
+            kit::pause(due.saturating_duration_since(clock::now()));
+            if start.elapsed() < self.open {
+                player.write_all(&piece)?;
             }
         }
-    });
-    for (due, piece) in pieces {
-        kit::pause(due.saturating_duration_since(clock::now()));
-        player.write_all(&piece)?;
+        Ok(())
     }
-    Ok(())
 }
 
 #[test]
@@ -623,6 +678,90 @@ fn pulls_that_never_come_up_are_added_and_deleted() {
     assert_eq!(code, Some(1));
     assert!(log.contains("Incorrect secret"), "{log}");
     relay.stop();
+}
+
+#[test]
+fn what_a_server_that_died_held_is_reported() {
+    let mut relay = Relay::start(1);
+    let api = format!("http://{}", relay.http);
+    let pending = ["pending", "--api", &api, "--secret", SECRET, "--count", "30"];
+    let (report, was_content) = std::thread::scope(|scope| {
+        let pending = scope.spawn(|| load(&[&pending[..], &["--duration", "5"]].concat()));
+        wait_until(LIVENESS, "the pulls are held", || relay.ledger()["pulls"] == 30);
+        relay.process.kill();
+        pending.join().expect("a report")
+    });
+    assert!(!was_content);
+    assert_eq!((&report["added"], &report["left"]), (&30.into(), &Value::Null), "{report:#}");
+    let faults = report["faults"].to_string();
+    assert!(faults.contains("deletes failed: "), "{report:#}");
+    assert!(faults.contains("whether pulls are left is not known"), "{report:#}");
+}
+
+#[test]
+fn pending_ends_by_a_signal_whatever_the_server_does() {
+    let relay = Relay::start(1);
+    let (dir, api) = (TempDir::new("pending"), format!("http://{}", relay.http));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rillcast"));
+    command.args(["load", "pending", "--api", &api, "--secret", SECRET, "--count", "1000"]);
+    command.args(["--duration", "1000", "--json", "-"]);
+    command.stdout(File::create(dir.file("report.json")).expect("a file"));
+    let mut pending = Process::start("load pending", &mut command, dir.file("stderr.log"));
+    wait_until(LIVENESS, "the pulls are held", || relay.ledger()["pulls"] == 1000);
+    // It takes connections and answers none; each of a thousand deletes could wait a minute.
+    relay.process.signal(Signal::SIGSTOP);
+    let until = clock::now() + LIVENESS;
+    while pending.is_running() && clock::now() < until {
+        pending.signal(Signal::SIGINT);
+        kit::pause(Duration::from_millis(200));
+    }
+    assert!(!pending.is_running(), "it does not end: {}", pending.log());
+    let report = std::fs::read(dir.file("report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("a report in JSON");
+    assert_eq!((&report["added"], &report["left"]), (&1000.into(), &Value::Null), "{report:#}");
+    assert!(number(&report, "/not_deleted") > 900.0, "{report:#}");
+    relay.process.signal(Signal::SIGCONT);
+    relay.stop();
+}
+
+#[test]
+fn floor_that_no_player_keeps_up_with_is_reported() {
+    let dir = TempDir::new("limit");
+    // 50 Mbit/s, so that the sockets are full soon.
+    let mut clip = b"FLV\x01\x01\0\0\0\x09\0\0\0\0".to_vec();
+    (0..25).for_each(|index| clip.extend(frame_of(index, 250_000, 0)));
+    std::fs::write(dir.file("clip.flv"), clip).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rillcast"));
+    command.args(["load", "limit", "--players", "2", "--warm-up", "1", "--duration", "600"]);
+    command.arg("--file").arg(dir.file("clip.flv")).args(["--json", "-"]);
+    command.stdout(File::create(dir.file("report.json")).expect("a file"));
+    let mut limit = Process::start("load limit", &mut command, dir.file("stderr.log"));
+    let pid = limit.pid();
+    let children = || {
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    wait_until(LIVENESS, "it has players", || !children().is_empty());
+    let players = children().trim().parse().expect("a pid");
+    // They join and are measured before they stand still.
+    kit::pause(Duration::from_secs(3));
+    let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(players), signal);
+    signal(Signal::SIGSTOP).expect("players");
+    // It tells them to end when none of them takes any more.
+    wait_until(LIVENESS, "they are told to end", || {
+        let status = std::fs::read_to_string(format!("/proc/{players}/status")).expect("players");
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:\t"));
+        let pending = pending.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+        pending.expect("signals") & 1 << (Signal::SIGINT as i32 - 1) != 0
+    });
+    signal(Signal::SIGCONT).expect("players");
+    let status = limit.wait(LIVENESS);
+    assert!(status.is_some_and(|status| !status.success()), "{}", limit.log());
+    assert!(limit.log().contains("no player kept up"), "{}", limit.log());
+    let report = std::fs::read(dir.file("report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("a report in JSON");
+    assert_eq!(report["joins"]["joined"], 2, "{report:#}");
+    assert_ne!(report["faults"], serde_json::json!([]), "{report:#}");
 }
 
 #[test]

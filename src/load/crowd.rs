@@ -140,25 +140,31 @@ impl<'a> Crowd<'a> {
     fn join(&mut self, join: Join) -> std::io::Result<()> {
         let serial = self.next_serial;
         let player = Player::start(&self.plan.targets[join.target], serial, join.at_ns)?;
-        let index = self.free.pop().unwrap_or(self.members.len());
         let mut member = Member::new(player, join.role, serial);
         if let (Role::Steady, Some(_)) = (join.role, &self.measure) {
             member.player.watch.begin_window(clock::monotonic_ns());
         }
-        let event = EpollEvent::new(member.interest, socket_number(index, None));
-        self.epoll.add(&member.player.connection, event)?;
+        let due_ns = member.player.times.due_ns;
+        let index = self.enter(member)?;
         if let (Role::Visitor, Some(stay_ns)) = (join.role, self.plan.visit.stay_ns) {
-            let leaves_ns = member.player.times.due_ns + stay_ns;
-            self.leaves.push(Reverse((leaves_ns, (index, serial))));
-        }
-        match self.members.get_mut(index) {
-            Some(place) => *place = Some(member),
-            None => self.members.push(Some(member)),
+            self.leaves.push(Reverse((due_ns + stay_ns, (index, serial))));
         }
         self.next_serial += 1;
         self.joining.push((index, serial));
         self.progress.open.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Watches a member's socket and gives it a place.
+    fn enter(&mut self, member: Member) -> std::io::Result<usize> {
+        let index = self.free.last().copied().unwrap_or(self.members.len());
+        let event = EpollEvent::new(member.interest, socket_number(index, None));
+        self.epoll.add(&member.player.connection, event)?;
+        match self.free.pop() {
+            Some(_) => self.members[index] = Some(member),
+            None => self.members.push(Some(member)),
+        }
+        Ok(index)
     }
 
     fn note_lateness(&mut self, now_ns: u64) {
@@ -612,6 +618,20 @@ mod tests {
         crowd.join_due(now_ns);
         crowd.finish(now_ns);
         assert_eq!(crowd.outcome.players.len(), 1);
+    }
+
+    #[test]
+    fn place_is_not_lost_to_a_member_that_cannot_enter() {
+        let progress = Progress::new(1);
+        let (mut crowd, _listener) = crowd(&progress, &[(Role::Steady, 0)], 0);
+        crowd.join_due(clock::monotonic_ns());
+        crowd.remove(0).expect("it had joined");
+        let player = Player::start(&crowd.plan.targets[0], 1, 0).expect("it listens");
+        // A descriptor is watched once.
+        let watched = crowd.epoll.add(&player.connection, EpollEvent::empty());
+        watched.expect("a socket");
+        assert!(crowd.enter(Member::new(player, Role::Steady, 1)).is_err());
+        assert_eq!((crowd.free.as_slice(), crowd.members.len()), (&[0][..], 1));
     }
 
     #[test]

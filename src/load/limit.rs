@@ -74,20 +74,28 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
                 })
             })
         });
+        let mut told_ns = None;
         let status = loop {
             if let Some(status) = players.try_wait()? {
                 break status;
             }
             // The players end the run, and print what they have.
-            if wait(Duration::from_millis(50)) {
+            let has_nobody = serve.is_finished() && told_ns.is_none();
+            if wait(Duration::from_millis(50)) || has_nobody {
                 kill(Pid::from_raw(players.id().cast_signed()), Signal::SIGINT)?;
             }
-            if serve.is_finished() {
+            if has_nobody {
+                told_ns = Some(clock::monotonic_ns());
+            }
+            if told_ns.is_some_and(|at_ns| clock::monotonic_ns() - at_ns > LAST_WORDS_NS_MAX) {
                 players.kill()?;
             }
         };
         stopped.store(true, Relaxed);
         serve.join().expect("a panic of the thread is one of ours")?;
+        if told_ns.is_some() {
+            return Err("no player kept up with what was sent: fewer players, or more CPUs".into());
+        }
         Ok(status)
     })?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -415,6 +423,8 @@ impl FlvSender {
 
 /// From the last player's request to the first tag.
 const START_DELAY_NS: u64 = 100_000_000;
+/// For the players' report when there is none left to send to.
+const LAST_WORDS_NS_MAX: u64 = 20_000_000_000;
 const ACCEPT_PAUSE_NS: u64 = 1_000_000;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::api::Api;
+use super::api::{Api, ApiError};
 use super::dead::DeadOrigins;
 use super::figures::{Spread, Summary};
 use super::options::PendingOptions;
@@ -42,19 +42,24 @@ pub(super) fn run(options: &PendingOptions, wait: Wait<'_>) -> Result<ExitCode, 
     expect_success(&api.call("getMediaList", &[])?)?;
     let before = server.sample();
     let mut is_stopped = false;
-    let mut wait = |at_most| {
+    let mut begin_wait = |at_most| {
         is_stopped |= wait(at_most);
         is_stopped
     };
     let (ourselves, cpus) = (Server::new(&[std::process::id()])?, cpu_count(options));
     let idle = ourselves.sample();
-    let added = pulls.each("adding", seconds_ns(options.ramp), &mut wait, Pulls::add);
+    let added = pulls.each("adding", seconds_ns(options.ramp), &mut begin_wait, Pulls::add);
     let busy_s = ourselves.sample().ticked_seconds_since(&idle);
     let client_cpu_ratio = busy_s / (added.took_s * cpus as f64);
-    let held = pulls.hold(&server, &mut wait);
-    // Whatever happened: nothing is left behind.
-    let deleted = pulls.each("deleting", 0, &mut pause, Pulls::delete);
-    let left = pulls.count_left()?;
+    let held = pulls.hold(&server, &mut begin_wait);
+    let mut is_stopped_again = false;
+    let mut end_wait = |at_most| {
+        is_stopped_again |= wait(at_most);
+        is_stopped_again
+    };
+    // Whatever happened: nothing is left behind, unless the signal comes once more.
+    let deleted = pulls.each("deleting", 0, &mut end_wait, Pulls::delete);
+    let left = pulls.count_left(&mut end_wait);
     let course = Course { before, added, client_cpu_ratio, held, deleted, left };
     let report = PendingReport::new(options, &server, course);
     results.publish(&report, &report.render())?;
@@ -74,6 +79,8 @@ struct Calls {
     /// By what was answered.
     failed: BTreeMap<String, u64>,
     took_s: f64,
+    /// Those that were not begun any more.
+    not_made: u64,
 }
 
 impl Calls {
@@ -98,7 +105,7 @@ struct Course {
     client_cpu_ratio: f64,
     held: Held,
     deleted: Calls,
-    left: u64,
+    left: Result<u64, Failure>,
 }
 
 /// What was seen while the pulls were held.
@@ -112,18 +119,19 @@ struct Held {
 
 impl Pulls<'_> {
     /// Makes a call for each pull, many at once, and waits for all of them. Over a ramp each is due
-    /// at its time, and counts from then.
+    /// at its time, and counts from then. Ends early when told to, or when nobody answers any more.
     fn each(
         &self,
         what: &str,
         ramp_ns: u64,
         wait: Wait<'_>,
-        call: impl Fn(&Self, u32) -> Result<(), Failure> + Sync,
+        call: impl Fn(&Self, u32, &AtomicBool) -> Result<(), Failure> + Sync,
     ) -> Calls {
         let count = u64::from(self.options.count);
         let (next, calls) = (AtomicU64::new(0), Mutex::new(Calls::default()));
         let stopped = AtomicBool::new(false);
         let start_ns = clock::monotonic_ns();
+        let answered_ns = AtomicU64::new(start_ns);
         let make = || {
             while let Some(number) = Some(next.fetch_add(1, Relaxed)).filter(|n| *n < count) {
                 let due_ns = (ramp_ns > 0).then(|| start_ns + due_after_ns(number, count, ramp_ns));
@@ -135,7 +143,10 @@ impl Pulls<'_> {
                 if stopped.load(Relaxed) {
                     return;
                 }
-                let result = call(self, number as u32);
+                let result = call(self, number as u32, &stopped);
+                if result.as_ref().err().is_none_or(|error| !error.is::<ApiError>()) {
+                    answered_ns.store(clock::monotonic_ns(), Relaxed);
+                }
                 calls.lock().expect("no panic while locked").note(from_ns, &result);
             }
         };
@@ -144,7 +155,10 @@ impl Pulls<'_> {
             let threads: Vec<_> = (0..callers).map(|_| scope.spawn(make)).collect();
             let mut shown = Shown::new(start_ns, u64::MAX);
             while !threads.iter().all(ScopedJoinHandle::is_finished) {
-                if wait(PACE) {
+                // A ramp has pauses of its own.
+                let quiet_from_ns = answered_ns.load(Relaxed).max(start_ns + ramp_ns);
+                let quiet_ns = clock::monotonic_ns().saturating_sub(quiet_from_ns);
+                if wait(PACE) || quiet_ns > SILENCE_NS_MAX {
                     stopped.store(true, Relaxed);
                 }
                 let begun = next.load(Relaxed).min(count);
@@ -154,12 +168,14 @@ impl Pulls<'_> {
         });
         let mut calls = calls.into_inner().expect("no panic while locked");
         calls.took_s = (clock::monotonic_ns() - start_ns) as f64 / 1e9;
+        calls.not_made = count - calls.times.summary().map_or(0, |times| times.count);
         calls
     }
 
-    fn add(&self, number: u32) -> Result<(), Failure> {
+    fn add(&self, number: u32, stopped: &AtomicBool) -> Result<(), Failure> {
         let (stream, url) = (number.to_string(), self.origin(number));
-        expect_success(&self.api.call(
+        expect_success(&self.api.call_unless(
+            stopped,
             "addStreamProxy",
             &[
                 ("vhost", VHOST),
@@ -174,9 +190,9 @@ impl Pulls<'_> {
         )?)
     }
 
-    fn delete(&self, number: u32) -> Result<(), Failure> {
+    fn delete(&self, number: u32, stopped: &AtomicBool) -> Result<(), Failure> {
         let key = format!("{VHOST}/{APP}/{number}");
-        expect_success(&self.api.call("delStreamProxy", &[("key", &key)])?)
+        expect_success(&self.api.call_unless(stopped, "delStreamProxy", &[("key", &key)])?)
     }
 
     fn origin(&self, number: u32) -> String {
@@ -192,13 +208,14 @@ impl Pulls<'_> {
     fn hold(&self, server: &Server, wait: Wait<'_>) -> Held {
         let start_ns = clock::monotonic_ns();
         let start = server.sample();
-        let stop_ns = AtomicU64::new(u64::MAX);
-        let ask = |name| expect_success(&self.api.call(name, &[])?);
+        let (stop_ns, stopped) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
+        let ask = |name| expect_success(&self.api.call_unless(&stopped, name, &[])?);
         let (media_list, pull_list, end, seconds) = thread::scope(|scope| {
             let media_list = scope.spawn(|| poll(MEDIA_LIST_NS, &stop_ns, || ask("getMediaList")));
             let pull_list = scope.spawn(|| poll(PULL_LIST_NS, &stop_ns, || ask("listStreamProxy")));
             let mut shown = Shown::new(start_ns, start_ns + seconds_ns(self.options.duration));
-            while clock::monotonic_ns() < shown.end_ns() && !wait(PACE) {
+            while clock::monotonic_ns() < shown.end_ns() && !stopped.load(Relaxed) {
+                stopped.store(wait(PACE), Relaxed);
                 shown.say_phase("holding");
             }
             shown.clear();
@@ -206,6 +223,9 @@ impl Pulls<'_> {
             stop_ns.store(end_ns, Relaxed);
             let seconds = (end_ns - start_ns) as f64 / 1e9;
             let end = server.sample();
+            while !(media_list.is_finished() && pull_list.is_finished()) {
+                stopped.store(wait(PACE), Relaxed);
+            }
             let join = |thread: ScopedJoinHandle<'_, Calls>| thread.join().expect("no panic");
             (join(media_list), join(pull_list), end, seconds)
         });
@@ -213,8 +233,17 @@ impl Pulls<'_> {
     }
 
     /// Pulls of ours that are still there.
-    fn count_left(&self) -> Result<u64, Failure> {
-        let reply = self.api.call("listStreamProxy", &[])?;
+    fn count_left(&self, wait: Wait<'_>) -> Result<u64, Failure> {
+        let stopped = AtomicBool::new(false);
+        let reply = thread::scope(|scope| {
+            let call = || self.api.call_unless(&stopped, "listStreamProxy", &[]);
+            let call = scope.spawn(call);
+            while !call.is_finished() {
+                stopped.store(wait(PACE), Relaxed);
+            }
+            call.join().expect("no panic")
+        })?;
+        expect_success(&reply)?;
         Ok(count_ours(&reply))
     }
 }
@@ -298,8 +327,10 @@ struct PendingReport {
     delete_ms: Option<Summary>,
     delete_s: f64,
     delete_failed: BTreeMap<String, u64>,
-    /// Pulls that were still listed after they were deleted.
-    left: u64,
+    /// Deletes that it did not come to.
+    not_deleted: u64,
+    /// Pulls that were still listed after they were deleted; null when nobody said.
+    left: Option<u64>,
     rss_before_bytes: Option<u64>,
     rss_bytes: Option<u64>,
     rss_per_pull_bytes: Option<f64>,
@@ -333,7 +364,8 @@ impl PendingReport {
             delete_ms: deleted.times.summary(),
             delete_s: round(deleted.took_s, 3),
             delete_failed: deleted.failed,
-            left,
+            not_deleted: deleted.not_made,
+            left: left.as_ref().ok().copied(),
             rss_before_bytes: server.is_given().then_some(before.rss_bytes),
             rss_bytes: server.is_given().then_some(held.end.rss_bytes),
             rss_per_pull_bytes: (server.is_given() && pulls_added > 0)
@@ -344,6 +376,9 @@ impl PendingReport {
             faults: Vec::new(),
         };
         report.faults = report.find_faults();
+        if let Err(error) = left {
+            report.faults.push(format!("whether pulls are left is not known: {error}"));
+        }
         report
     }
 
@@ -359,8 +394,12 @@ impl PendingReport {
                 failed.iter().map(move |(reason, count)| format!("{count} {what} failed: {reason}"))
             })
             .collect();
-        if self.left > 0 {
-            faults.push(format!("{} pulls are still listed after their delete", self.left));
+        if self.not_deleted > 0 {
+            faults
+                .push(format!("{} pulls were not deleted: it was ended before", self.not_deleted));
+        }
+        if let Some(left @ 1..) = self.left {
+            faults.push(format!("{left} pulls are still listed after their delete"));
         }
         if self.client_cpu_ratio > CPU_RATIO_MAX {
             faults.push("THE CLIENT IS THE BOTTLENECK: adding was measured of itself".to_owned());
@@ -379,7 +418,10 @@ impl PendingReport {
             out,
             format_args!(
                 "added in {:.2} s, held for {:.1} s, deleted in {:.2} s, {} left",
-                self.add_s, self.held_s, self.delete_s, self.left
+                self.add_s,
+                self.held_s,
+                self.delete_s,
+                or_dash(self.left.map(|left| left as f64), 0)
             ),
         );
         line(out, format_args!(""));
@@ -416,6 +458,9 @@ const APP: &str = "rillcast-load";
 
 /// ZLMediaKit takes 10 s for a silent origin, and longer behind others.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Without any answer for so long the rest of the calls is not made.
+const SILENCE_NS_MAX: u64 = 120_000_000_000;
 
 const PACE: Duration = Duration::from_millis(50);
 

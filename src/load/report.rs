@@ -105,6 +105,9 @@ pub(super) struct StallReport {
     pub(super) stalled_s: f64,
     pub(super) long_stalled_s: f64,
     pub(super) stalled_ratio: f64,
+    /// Players whose last frame was older than half a second when it ended, and the oldest of these.
+    pub(super) silent_at_end: u64,
+    pub(super) silent_at_end_s_max: f64,
 }
 
 /// What the load generator itself used.
@@ -195,6 +198,19 @@ impl Report {
                 "{} players had no frame before the measurement, and are not in lateness: raise \
                  --warm-up",
                 self.without_baseline
+            ));
+        }
+        let stalls = &self.stalls;
+        if stalls.over_1_s > 0 {
+            faults.push(format!(
+                "{} stalls over 1 s: {:.2} player-seconds beyond that",
+                stalls.over_1_s, stalls.long_stalled_s
+            ));
+        }
+        if stalls.silent_at_end > 0 {
+            faults.push(format!(
+                "{} players had no frame at the end, for up to {:.2} s",
+                stalls.silent_at_end, stalls.silent_at_end_s_max
             ));
         }
         if self.broken_tags > 0 {
@@ -350,6 +366,11 @@ impl StallReport {
             stalled_s: round(stalled_s, 3),
             long_stalled_s: round(seconds(sum(|seen| seen.stalls.long_ns)), 3),
             stalled_ratio: if watched_s > 0.0 { stalled_s / watched_s } else { 0.0 },
+            silent_at_end: sum(|seen| u64::from(seen.silent_ns.is_some())),
+            silent_at_end_s_max: {
+                let longest_ns = players.iter().filter_map(|seen| seen.silent_ns).max();
+                round(seconds(longest_ns.unwrap_or(0)), 3)
+            },
         }
     }
 }
@@ -466,6 +487,7 @@ mod tests {
             missing_before: 0,
             stalls: Stalls::default(),
             watched_ns: 4000 * MS,
+            silent_ns: None,
             lateness_p99_us: Some(lateness_p99_us),
         };
         let mut outcome = Outcome {
@@ -536,6 +558,26 @@ mod tests {
         assert_eq!(report.faults, expected);
         let table = report.render();
         assert!(expected.iter().all(|fault| table.contains(&format!("\n! {fault}\n"))), "{table}");
+    }
+
+    #[test]
+    fn server_that_stands_still_is_a_fault() {
+        let report = report(|outcome| {
+            let stalls = &mut outcome.players[0].stalls;
+            (stalls.count, stalls.long_count) = (3, 2);
+            stalls.long_ns = 1250 * MS;
+            outcome.players[1].silent_ns = Some(600 * MS);
+            outcome.players[2].silent_ns = Some(950 * MS);
+        });
+        let expected = [
+            "2 stalls over 1 s: 1.25 player-seconds beyond that",
+            "2 players had no frame at the end, for up to 0.95 s",
+        ];
+        assert_eq!(report.faults, expected);
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(json["stalls"]["silent_at_end"], 2);
+        let short = self::report(|outcome| outcome.players[0].stalls.count = 3);
+        assert!(short.faults.is_empty(), "{:?}", short.faults);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is played or published: a URL in which `{i}` is the number of the stream.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 
 use url::Url;
 
@@ -99,12 +100,26 @@ impl Target {
         };
         let address = match known.filter(is_known) {
             Some(known) => known.address,
-            None => authority.to_socket_addrs()?.next().ok_or("the name has no address")?,
+            None => {
+                let addresses = authority.to_socket_addrs()?.collect();
+                first_reachable(addresses).ok_or("the name has no address")?
+            }
         };
         let tc_url = format!("rtmp://{authority}/{app}");
         Ok(Self { protocol, address, url, app, stream, tc_url })
     }
 }
+
+/// Of the addresses of a name the first that takes a connection; the first of all where none does,
+/// or where there is no other.
+pub(super) fn first_reachable(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
+    let takes = |address: &&SocketAddr| TcpStream::connect_timeout(address, TRY_TIMEOUT).is_ok();
+    let taking = addresses.iter().filter(|_| addresses.len() > 1).find(takes);
+    taking.or(addresses.first()).copied()
+}
+
+/// For an address that says nothing, when there are others.
+const TRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn rtsp_authority(url: &Url) -> Result<String, Failure> {
     let host = url.host_str().filter(|host| !host.is_empty()).ok_or("the URL has no host")?;
@@ -142,6 +157,19 @@ mod tests {
             let targets = expand(text, 0, 1).unwrap();
             assert_eq!((targets[0].protocol, targets[0].address.port()), (protocol, port));
         }
+    }
+
+    #[test]
+    fn name_is_taken_at_the_address_that_listens() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let listens = listener.local_addr().expect("bound");
+        // Whether there is IPv6 or not, nobody listens there.
+        let refuses = SocketAddr::new("::1".parse().unwrap(), listens.port());
+        let refuses_too = SocketAddr::new("127.0.0.2".parse().unwrap(), listens.port());
+        assert_eq!(first_reachable(vec![refuses, refuses_too, listens]), Some(listens));
+        assert_eq!(first_reachable(vec![refuses, refuses_too]), Some(refuses));
+        assert_eq!(first_reachable(vec![refuses]), Some(refuses));
+        assert_eq!(first_reachable(Vec::new()), None);
     }
 
     #[test]

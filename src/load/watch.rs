@@ -6,9 +6,12 @@
 //! move the baseline. A frame of the window that came sooner than the baseline counts as on time.
 //! Without a frame before the window there is no baseline, and no lateness: the first frame of a
 //! burst is none to measure others by. Frames that have not come when the player or the window ends,
-//! more than 2.5 intervals after the last one, are recorded as late by then.
+//! more than 2.5 intervals after the last one, are recorded as late by then, and with the delay that
+//! they have by then where they are stamped; those that were due before the window are not.
 //!
 //! **Gap**: between two video frames, corrected for what it hid ([`Spread::record_corrected_ns`]).
+//! Of a silence that began before the window counts what lies in it. Those within the GOP that a
+//! player starts with are none.
 //!
 //! **Missing**: frames whose number in the stamp was passed over; without stamps, a step of the
 //! timestamps of more than 1.5 intervals is as many frames as intervals fit in, less one.
@@ -50,6 +53,8 @@ pub(super) struct Watch {
     baseline_ns: Option<i64>,
     interval: Interval,
     window: Option<Window>,
+    /// Its frames come as they are made: the burst that it started with is over.
+    is_live: bool,
     pub(super) counts: Counts,
     pub(super) has_keyframe: bool,
 }
@@ -78,7 +83,7 @@ struct Frame {
     timestamp_ms: u32,
     /// Since the player's first frame.
     at_ms: i64,
-    sequence: Option<u32>,
+    stamp: Option<Stamp>,
 }
 
 /// What is measured from the end of the warm-up on.
@@ -118,6 +123,8 @@ pub(super) struct Seen {
     pub(super) missing_before: u64,
     pub(super) stalls: Stalls,
     pub(super) watched_ns: u64,
+    /// How old the last frame was at the end, if that was more than half a second.
+    pub(super) silent_ns: Option<u64>,
     /// None of a player that had no frame before the window.
     pub(super) lateness_p99_us: Option<u64>,
 }
@@ -165,16 +172,17 @@ impl Watch {
             arrived_ns,
             timestamp_ms,
             at_ms: self.last.map_or(0, |last| last.at_ms) + step_ms.unwrap_or(0),
-            sequence: stamp.map(|stamp| stamp.sequence),
+            stamp,
         };
         self.counts.frames += 1;
         self.counts.stamped += u64::from(stamp.is_some());
         if let (Some(last), Some(step_ms)) = (self.last, step_ms) {
             self.check_order(&last, &frame, step_ms);
             self.interval.note(step_ms);
+            self.is_live |= arrived_ns.saturating_sub(last.arrived_ns) >= self.interval.ns() / 2;
         }
         if self.window.is_some() {
-            self.measure(&frame, stamp, figures);
+            self.measure(&frame, figures);
         } else {
             let offset_ns = frame.offset_ns();
             self.baseline_ns =
@@ -184,8 +192,8 @@ impl Watch {
     }
 
     fn check_order(&mut self, last: &Frame, frame: &Frame, step_ms: i64) {
-        let skipped = match (last.sequence, frame.sequence) {
-            (Some(before), Some(now)) => distance(before, now) - 1,
+        let skipped = match (last.stamp, frame.stamp) {
+            (Some(before), Some(now)) => distance(before.sequence, now.sequence) - 1,
             _ if step_ms < 0 => -1,
             _ => self.interval.skipped(step_ms),
         };
@@ -195,19 +203,21 @@ impl Watch {
         }
     }
 
-    fn measure(&mut self, frame: &Frame, stamp: Option<Stamp>, figures: &mut Figures) {
+    fn measure(&mut self, frame: &Frame, figures: &mut Figures) {
         let Some(window) = &mut self.window else { return };
         if let Some(baseline_ns) = self.baseline_ns {
             let late_ns = u64::try_from(frame.offset_ns() - baseline_ns).unwrap_or(0);
             figures.lateness.record_ns(late_ns);
             window.lateness.saturating_record((late_ns / 1000).max(1));
         }
-        if let Some(stamp) = stamp {
+        if let Some(stamp) = frame.stamp {
             figures.delay.record_ns(frame.arrived_ns.saturating_sub(stamp.due_ns));
         }
         if let Some(last) = self.last {
-            let gap_ns = frame.arrived_ns.saturating_sub(last.arrived_ns);
-            figures.gap.record_corrected_ns(gap_ns, self.interval.ns());
+            if self.is_live {
+                let gap_ns = window.gap_ns(&last, frame.arrived_ns, &self.interval);
+                figures.gap.record_corrected_ns(gap_ns, self.interval.ns());
+            }
             let from_ns = last.arrived_ns.max(window.start_ns);
             let age_ns = frame.arrived_ns.saturating_sub(from_ns);
             window.stalls.add(age_ns, self.interval.ns());
@@ -221,8 +231,8 @@ impl Watch {
         let last_ns = self.last.map_or(window.start_ns, |last| last.arrived_ns);
         let age_ns = end_ns.saturating_sub(last_ns.max(window.start_ns));
         window.stalls.add(age_ns, interval_ns);
-        if age_ns > interval_ns * 5 / 2 {
-            figures.gap.record_corrected_ns(end_ns.saturating_sub(last_ns), interval_ns);
+        if age_ns > self.interval.overdue_ns() {
+            figures.gap.record_corrected_ns(age_ns, interval_ns);
             self.record_overdue(end_ns, &mut window, figures);
         }
         let lateness_p99_us = self.baseline_ns.map(|_| window.lateness.value_at_percentile(99.0));
@@ -231,18 +241,47 @@ impl Watch {
             missing_before: window.at_start.missing,
             stalls: window.stalls,
             watched_ns: end_ns.saturating_sub(window.start_ns),
+            silent_ns: (self.last.is_some() && age_ns > SILENT_NS.max(self.interval.overdue_ns()))
+                .then_some(age_ns),
             lateness_p99_us,
         })
     }
 
+    /// Records the frames that were to come in the window after the last one.
     fn record_overdue(&self, end_ns: u64, window: &mut Window, figures: &mut Figures) {
-        let (Some(last), Some(baseline_ns)) = (self.last, self.baseline_ns) else { return };
-        let interval_ns = self.interval.ns() as i64;
-        let mut due_ns = baseline_ns + last.at_ms * 1_000_000 + interval_ns;
-        while let Ok(late_ns) = u64::try_from(end_ns as i64 - due_ns) {
-            figures.lateness.record_ns(late_ns);
-            window.lateness.saturating_record((late_ns / 1000).max(1));
-            due_ns += interval_ns;
+        let Some(last) = self.last else { return };
+        let interval_ns = self.interval.ns();
+        // When the last one was to come; as it came, where nothing else is known.
+        let last_due_ns = match self.baseline_ns {
+            Some(baseline_ns) => baseline_ns + last.at_ms * 1_000_000,
+            None => last.arrived_ns as i64,
+        };
+        for after_ns in (1..).map(|number| number * interval_ns) {
+            let due_ns = last_due_ns + after_ns as i64;
+            let Ok(late_ns) = u64::try_from(end_ns as i64 - due_ns) else { return };
+            if due_ns < window.start_ns as i64 {
+                continue;
+            }
+            if self.baseline_ns.is_some() {
+                figures.lateness.record_ns(late_ns);
+                window.lateness.saturating_record((late_ns / 1000).max(1));
+            }
+            if let Some(stamp) = last.stamp {
+                figures.delay.record_ns(end_ns.saturating_sub(stamp.due_ns + after_ns));
+            }
+        }
+    }
+}
+
+impl Window {
+    /// Between a frame and the one that comes at `arrived_ns`. What was silent before the window is
+    /// not seen in it.
+    fn gap_ns(&self, last: &Frame, arrived_ns: u64, interval: &Interval) -> u64 {
+        let gap_ns = arrived_ns.saturating_sub(last.arrived_ns);
+        if gap_ns > interval.overdue_ns() {
+            gap_ns.min(arrived_ns.saturating_sub(self.start_ns))
+        } else {
+            gap_ns
         }
     }
 }
@@ -325,6 +364,11 @@ impl Interval {
         u64::from(self.median_ms.unwrap_or(40)) * 1_000_000
     }
 
+    /// Age of the last frame from which on the next one is overdue.
+    fn overdue_ns(&self) -> u64 {
+        self.ns() * 5 / 2
+    }
+
     /// Frames that a step of the timestamps passes over.
     fn skipped(&self, step_ms: i64) -> i64 {
         let Some(median_ms) = self.median_ms.map(i64::from) else { return 0 };
@@ -334,6 +378,9 @@ impl Interval {
 
 const STALL_NS: u64 = 200_000_000;
 const LONG_STALL_NS: u64 = 1_000_000_000;
+
+/// Age of the last frame at the end that is longer than the longest merging of a server (350 ms).
+const SILENT_NS: u64 = 500_000_000;
 
 /// Steps whose median is taken, and how many of them say something.
 const STEPS: usize = 25;
@@ -501,5 +548,53 @@ mod tests {
         assert_eq!((seen.counts.frames, seen.lateness_p99_us), (2, None));
         assert!(player.figures.lateness.is_empty());
         assert!(!player.figures.gap.is_empty());
+    }
+
+    #[test]
+    fn frames_that_never_came_have_a_delay_all_the_same() {
+        let mut player = Player::new();
+        // Each comes 200 ms after it was due.
+        let on_time = |player: &mut Player, numbers: std::ops::Range<u32>| {
+            numbers.for_each(|number| player.stamped(number, u64::from(number) * 40 + 200));
+        };
+        on_time(&mut player, 0..100);
+        player.watch.begin_window(4160 * MS);
+        on_time(&mut player, 100..150);
+        // The last one came at 6160 ms; a silence of 2 s hides 50, of 240 to 2200 ms.
+        player.finish(8160);
+        let (delay, lateness) = (&player.figures.delay, &player.figures.lateness);
+        assert_eq!(delay.summary().expect("recorded").count, 50 + 50);
+        assert_eq!(lateness.summary().expect("recorded").count, 50 + 50);
+        assert!(about(delay, 100.0, 2160.0) && about(lateness, 100.0, 1960.0), "{delay:?}");
+        assert!(about(delay, 50.0, 200.0), "those that are not overdue yet have none");
+    }
+
+    #[test]
+    fn silence_from_before_the_window_counts_from_its_start() {
+        let mut player = Player::new();
+        // The last one of 100 comes at 3965 ms, a second before the window.
+        player.on_time(0, 100);
+        player.watch.begin_window(4965 * MS);
+        let seen = player.finish(6965);
+        assert_eq!(player.figures.lateness.summary().expect("recorded").count, 51);
+        assert!(about(&player.figures.gap, 100.0, 2000.0));
+        assert_eq!(seen.silent_ns, Some(2000 * MS));
+        let mut player = Player::new();
+        player.on_time(0, 100);
+        player.watch.begin_window(4965 * MS);
+        player.frame(4000, 5965);
+        assert!(about(&player.figures.gap, 100.0, 1000.0));
+        assert_eq!(player.finish(5990).silent_ns, None);
+    }
+
+    #[test]
+    fn burst_at_the_start_has_no_gaps() {
+        let mut player = Player::new();
+        player.watch.begin_window(0);
+        (0..50).for_each(|index| player.frame(index * 40, 1965));
+        assert!(player.figures.gap.is_empty());
+        player.on_time(50, 60);
+        assert_eq!(player.figures.gap.summary().expect("recorded").count, 10);
+        assert!(about(&player.figures.gap, 0.0, 40.0));
     }
 }
