@@ -86,6 +86,10 @@ pub const HOOK_WAITERS_MAX: usize = 20_000;
 /// Answers of hooks that are remembered.
 pub const HOOK_VERDICTS_KEPT_MAX: usize = 65_536;
 
+/// Time for which a thread that calls hooks, and its connection, are kept without work: what a crowd needed
+/// does not stay, and servers close connections after 5 s to 75 s themselves.
+pub const HOOK_THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// Bytes of the reply of a hook. ZLMediaKit's longest has some 30 options.
 pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;
 
