@@ -70,8 +70,8 @@ pub const HOOK_POSTS_MAX: usize = 8;
 /// count too.
 pub const HOOK_POSTS_ALL_MAX: usize = 8 * HOOK_POSTS_MAX + 2;
 
-/// Calls at once of a hook whose answer somebody waits for, that the operator may ask for: a thread with some
-/// 20 KiB in use and a connection each. With the default of 128 a server that thinks for 100 ms answers 1,280
+/// Calls at once of a hook whose answer somebody waits for, that the operator may ask for: a thread with 256 KiB
+/// of address space and a connection each. With the default of 128 a server that thinks for 100 ms answers 1,280
 /// players a second, 5,000 within 4 s.
 pub const HOOK_QUESTIONS_MAX: usize = 1024;
 
