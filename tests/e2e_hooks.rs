@@ -3,7 +3,7 @@
 
 mod kit;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
@@ -233,98 +233,8 @@ fn a_hook_brings_the_stream_that_a_player_waits_for() {
     relay.stop();
 }
 
-/// The calls of each stream, in the order in which they came.
-fn calls_by_stream(server: &HookServer) -> BTreeMap<String, Vec<Call>> {
-    let mut streams = BTreeMap::new();
-    for call in server.calls_of("on_proxy_state") {
-        let stream = call.body["stream"].as_str().expect("a stream").to_owned();
-        streams.entry(stream).or_insert_with(Vec::new).push(call);
-    }
-    streams
-}
-
 fn sequence_of(call: &Call) -> u64 {
     call.body["sequence"].as_u64().expect("a sequence")
-}
-
-/// A thousand lives of streams, six calls in a hundred of which fail or are not answered, and a server that
-/// is down for a quarter of them.
-#[test]
-fn a_server_that_fails_stalls_and_restarts_is_told_everything_in_order() {
-    const STREAMS: usize = 50;
-    const CYCLES: usize = 20;
-    let relay = Relay::start(2);
-    let mut server = HookServer::start();
-    let origin = Origin::start(Mode::Refused);
-    let count = AtomicUsize::new(0);
-    server.behave(move |_| match count.fetch_add(1, Ordering::Relaxed) % 100 {
-        3 => Answer::Status(500),
-        // Of a proxy whose server is being changed, and of one that sends us elsewhere.
-        23 => Answer::Status(404),
-        43 => Answer::Status(302),
-        46 | 66 => Answer::Close,
-        88 => Answer::Stall(Duration::from_millis(700)),
-        _ => Answer::Json(json!({"code": 0})),
-    });
-    let soon = [("hook.timeoutSec", "0.4"), ("hook.retry_delay", "0.1")];
-    set_hooks(&relay, &server, &["on_proxy_state"], &soon);
-    let mut ended = 0;
-    for cycle in 0..CYCLES {
-        for number in 0..STREAMS {
-            let stream = format!("s{number}");
-            let reply = relay.add(&stream, &origin.rtmp_url(&stream), &[("async", "1")]);
-            assert_eq!(reply["code"], 0, "the API does not wait for hooks: {reply}");
-            ended += usize::from(relay.delete(&stream)["data"]["flag"] == true);
-        }
-        match cycle {
-            7 => server.stop(),
-            12 => server.restart(),
-            _ => {}
-        }
-    }
-    let taken_ends = || -> usize {
-        let calls = server.calls_of("on_proxy_state").into_iter();
-        let of_end = calls.filter(|call| call.is_taken && call.body["state"] == "ended");
-        of_end.map(|call| sequence_of(&call)).collect::<BTreeSet<_>>().len()
-    };
-    wait_until(Duration::from_secs(60), "all ends are told", || taken_ends() == ended);
-    let mut repeated = 0;
-    for (stream, calls) in calls_by_stream(&server) {
-        // Each call of it that came, also those that were answered with a failure or not at all.
-        let mut bodies: BTreeMap<u64, Value> = BTreeMap::new();
-        let (mut newest, mut is_taken) = (0, true);
-        for call in calls {
-            let sequence = sequence_of(&call);
-            let mut body = call.body.clone();
-            body.as_object_mut().expect("an object").remove("hook_index");
-            assert_eq!(body["lost"], 0, "{stream}");
-            match bodies.get(&sequence) {
-                // What failed, or whose answer was lost, comes again as it was.
-                Some(first) => {
-                    repeated += 1;
-                    assert_eq!((first, sequence), (&body, newest), "{stream}");
-                }
-                None => {
-                    assert!(sequence > newest, "{stream}: {sequence} after {newest}");
-                    assert!(is_taken, "{stream}: {sequence} before {newest} was taken");
-                }
-            }
-            (newest, is_taken) = (sequence, call.is_taken);
-            bodies.insert(sequence, body);
-        }
-        assert!(is_taken, "{stream}");
-        let states: Vec<&str> =
-            bodies.values().map(|body| body["state"].as_str().unwrap_or_default()).collect();
-        let life_begins = states.iter().filter(|state| **state == "pending").count();
-        assert_eq!(life_begins, CYCLES, "{stream}: {states:?}");
-        assert!(states.windows(2).all(|pair| pair != ["ended", "ended"]), "{stream}: {states:?}");
-    }
-    assert!(repeated > 0, "something failed and came again");
-    let calls = server.calls_of("on_proxy_state");
-    let connections = calls.iter().map(|call| call.connection).collect::<BTreeSet<_>>();
-    assert!(connections.len() < calls.len(), "connections are kept");
-    assert!(relay.metric("rillcast_hook_calls_total") > 0);
-    relay.stop();
 }
 
 /// A handler that never answers for one stream, and nothing else that would show that its server is there.

@@ -4,7 +4,7 @@
 //!  shards ── Events, Figures ──►┐                  ┌── Feed(bytes) ──► a follower's shard
 //!         ── Follow, Unfollow ─►│ keeper, a thread ├── Ended ────────► a follower's shard
 //!         ── Configure ────────►│ of its own       ├── Ask ──────────► shard 0, for the bus
-//!         ── Judge ────────────►┘                  └── Judged ───────► who asked
+//!         ── Judge, Withdraw ──►┘                  └── Judged ───────► who asked
 //! ```
 //!
 //! Nobody waits here: events beyond [`EVENTS_UNDER_WAY_MAX`] are dropped, counted and announced as a
@@ -61,6 +61,11 @@ pub enum ToKeeper {
         shard: ShardId,
         serial: u64,
         question: Box<Question>,
+    },
+    /// Whom that is about has gone.
+    Withdraw {
+        shard: ShardId,
+        serial: u64,
     },
     /// Asks for the last events of a key.
     Recent {
@@ -144,6 +149,10 @@ pub struct HookCounts {
     pub denied: AtomicU64,
     /// Questions that the policy had to answer.
     pub unanswered: AtomicU64,
+    /// Of these, those that found too many others waiting.
+    pub overflowed: AtomicU64,
+    /// Questions whose peer has gone meanwhile.
+    pub withdrawn: AtomicU64,
 }
 
 /// What a shard holds, for `getStatistic` and its hook.

@@ -196,6 +196,9 @@ pub enum Ask {
     KeepIdle { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: sends those away who wait for a key that nobody brings, in this life of it.
     SendAway { key: StreamKey, generation: Option<Generation> },
+    /// Of the key's owner: the hook can't be told of a missing stream, as it is told of too many. Who waits
+    /// for one that origins are not asked for either is refused.
+    TurnAway { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: the hook that was told of a missing stream brings none itself.
     Demand { key: StreamKey, generation: Option<Generation> },
     /// Of each shard: the streams that are known to be missing; or of the owner of a key, that one.

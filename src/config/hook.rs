@@ -8,6 +8,7 @@ use url::Url;
 
 use super::zlm::{parse_flag, parse_seconds, to_seconds};
 use super::{TIME_MS_MAX, ValueError};
+use crate::limits::HOOK_QUESTIONS_MAX;
 
 /// What is told or asked over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +80,7 @@ pub struct HookSection {
     pub fail_open: bool,
     pub verdict_cache_ms: u64,
     pub queue_max: u64,
+    pub concurrent_max: u64,
     pub hmac_secret: String,
 }
 
@@ -105,6 +107,7 @@ impl Default for HookSection {
             fail_open: false,
             verdict_cache_ms: 0,
             queue_max: 10_000,
+            concurrent_max: 128,
             hmac_secret: String::new(),
         }
     }
@@ -127,7 +130,12 @@ impl HookSection {
         list.is_empty() || list.split('/').any(|listed| listed == schema)
     }
 
-    pub(super) fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 7] {
+    /// Calls at once of a hook whose answer somebody waits for.
+    pub fn questions_max(&self) -> usize {
+        usize::try_from(self.concurrent_max).unwrap_or(HOOK_QUESTIONS_MAX)
+    }
+
+    pub(super) fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 8] {
         [
             ("hook.flow_threshold_kb", self.flow_threshold_kb, 0..=1 << 40),
             ("hook.timeout_ms", self.timeout_ms, 100..=TIME_MS_MAX),
@@ -136,6 +144,7 @@ impl HookSection {
             ("hook.alive_interval_ms", self.alive_interval_ms, 100..=TIME_MS_MAX),
             ("hook.verdict_cache_ms", self.verdict_cache_ms, 0..=TIME_MS_MAX),
             ("hook.queue_max", self.queue_max, 1..=1_000_000),
+            ("hook.concurrent_max", self.concurrent_max, 1..=HOOK_QUESTIONS_MAX as u64),
         ]
     }
 
@@ -168,6 +177,7 @@ impl HookSection {
             ("hook.fail_open", flag(self.fail_open)),
             ("hook.verdict_cache_ms", self.verdict_cache_ms.to_string()),
             ("hook.queue_max", self.queue_max.to_string()),
+            ("hook.concurrent_max", self.concurrent_max.to_string()),
         ]);
         values
     }
@@ -189,6 +199,7 @@ impl HookSection {
             "hook.fail_open" => self.fail_open = parse_flag(text)?,
             "hook.verdict_cache_ms" => self.verdict_cache_ms = text.parse().ok()?,
             "hook.queue_max" => self.queue_max = text.parse().ok()?,
+            "hook.concurrent_max" => self.concurrent_max = text.parse().ok()?,
             _ => return None,
         }
         Some(())

@@ -161,6 +161,7 @@ impl Desk {
             ToKeeper::Judge { shard, serial, question } => {
                 self.hooks.judge(now, (shard, serial), question, &mut self.shards);
             }
+            ToKeeper::Withdraw { shard, serial } => self.hooks.withdraw((shard, serial)),
             ToKeeper::Recent { shard, serial, key } => {
                 let lines = line::recent(&self.log, &key);
                 self.shards.put(shard.index(), FromKeeper::Recent { serial, lines });

@@ -65,26 +65,38 @@ pub const FOLLOWERS_MAX: usize = 64;
 /// this many streams change side by side.
 pub const HOOK_POSTS_MAX: usize = 8;
 
-/// Calls at once of all servers that hooks tell something, a thread each: there are eight such hooks, and
-/// of two of them a call goes beside the slots of its server. Those of servers that had a URL before
+/// Calls at once of all servers that hooks tell something, a thread each, beside those about absent streams:
+/// there are eight such hooks, and of two of them a call goes beside the slots of its server. Those of servers that had a URL before
 /// count too.
 pub const HOOK_POSTS_ALL_MAX: usize = 8 * HOOK_POSTS_MAX + 2;
 
-/// Calls about absent streams that wait to be told. Any player can cause one; eight at a time that take
-/// 10 ms each hold what is told of other streams up for 1.3 s.
-pub const HOOK_ABSENT_WAITING_MAX: usize = 1024;
+/// Calls at once of a hook whose answer somebody waits for, that the operator may ask for: a thread with 256 KiB
+/// of address space and a connection each. With the default of 128 a server that thinks for 100 ms answers 1,280
+/// players a second, 5,000 within 4 s.
+pub const HOOK_QUESTIONS_MAX: usize = 1024;
 
-/// Questions at once to a hook. A server that thinks for 50 ms answers 640 players a second.
-pub const HOOK_QUESTIONS_MAX: usize = 32;
-
-/// Questions at once to all hooks, a thread each: two hooks, and the servers that they had before.
-pub const HOOK_QUESTIONS_ALL_MAX: usize = 4 * HOOK_QUESTIONS_MAX;
+/// Times those, of each of the two: what is under way at the server that a hook had before counts too.
+pub const HOOK_SERVERS_MAX: usize = 2;
 
 /// Players and publishers that wait for an answer of a hook; those beyond are treated as without one.
 pub const HOOK_WAITERS_MAX: usize = 20_000;
 
-/// Answers of hooks that are remembered.
-pub const HOOK_VERDICTS_KEPT_MAX: usize = 65_536;
+/// Calls about absent streams that wait to be told, where the operator allows as many: each has players that
+/// wait. Some 1.5 KiB each, 30 MiB.
+pub const HOOK_ABSENT_WAITING_MAX: usize = HOOK_WAITERS_MAX;
+
+/// Answers of hooks that are remembered: who may, some 150 B each, 10 MiB.
+pub const HOOK_ALLOWED_KEPT_MAX: usize = 65_536;
+
+/// The same of who may not, with a text of up to [`HOOK_TEXT_LEN_MAX`] each, 8 MiB. Anybody can cause such.
+pub const HOOK_DENIED_KEPT_MAX: usize = 8_192;
+
+/// Bytes that a peer is told of why a hook does not let it.
+pub const HOOK_TEXT_LEN_MAX: usize = 1024;
+
+/// Time for which a thread that calls hooks, and its connection, are kept without work: what a crowd needed
+/// does not stay, and servers close connections after 5 s to 75 s themselves.
+pub const HOOK_THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Bytes of the reply of a hook. ZLMediaKit's longest has some 30 options.
 pub const HOOK_REPLY_LEN_MAX: usize = 64 * 1024;

@@ -100,8 +100,8 @@ pub(super) enum Role {
     Publisher(StreamHandle),
     /// Moves to the owner of its key when the kernel has let go of it; input is kept.
     Leaving(Box<Leaving>),
-    /// A hook is asked whether it may play or publish.
-    Judged,
+    /// A hook is asked whether it may play or publish, under this number.
+    Judged(u64),
     /// A request is answered by the API.
     Asking,
     /// It is sent the event log.
@@ -120,7 +120,7 @@ pub(super) struct Leaving {
 impl Role {
     /// Nobody but us ends it.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self, Self::None | Self::Leaving(_) | Self::Follower(_) | Self::Judged)
+        matches!(self, Self::None | Self::Leaving(_) | Self::Follower(_) | Self::Judged(_))
     }
 }
 

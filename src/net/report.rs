@@ -86,7 +86,7 @@ fn metrics(driver: &Driver) -> Vec<Metric> {
 }
 
 /// What the keeper counts, for the whole node.
-fn hooks(counts: &HookCounts) -> [Metric; 7] {
+fn hooks(counts: &HookCounts) -> [Metric; 9] {
     let of = |name, (label, of): (_, &'static str), value: &AtomicU64| {
         let value = value.load(Ordering::Relaxed);
         Metric { name, label: Some((label, of.into())), kind: MetricKind::Counter, value }
@@ -101,6 +101,8 @@ fn hooks(counts: &HookCounts) -> [Metric; 7] {
         verdicts("allowed", &counts.allowed),
         verdicts("denied", &counts.denied),
         verdicts("unanswered", &counts.unanswered),
+        verdicts("overflow", &counts.overflowed),
+        verdicts("withdrawn", &counts.withdrawn),
         Metric { name: "hook_calls_waiting", label: None, kind: MetricKind::Gauge, value: waiting },
     ]
 }

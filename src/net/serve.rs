@@ -67,7 +67,7 @@ impl Driver {
             Session::Http(session) => {
                 let waits_for_stream = matches!(
                     link.role,
-                    Role::Player | Role::Waiter | Role::Judged | Role::Follower(_)
+                    Role::Player | Role::Waiter | Role::Judged(_) | Role::Follower(_)
                 );
                 let answering = matches!(link.role, Role::Asking);
                 // Who has just shut its direction can't be told from who has gone: a look would go on for

@@ -166,7 +166,8 @@ impl Driver {
             Role::Follower(follower) => self.unfollow(follower),
             // An attempt's link stays its own to the end.
             Role::Attempt(attempt) => link.role = Role::Attempt(attempt),
-            Role::None | Role::Leaving(_) | Role::Asking | Role::Judged => {}
+            Role::Judged(serial) => self.withdraw_question(serial),
+            Role::None | Role::Leaving(_) | Role::Asking => {}
         }
         None
     }

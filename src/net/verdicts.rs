@@ -34,14 +34,21 @@ impl Driver {
         }
         let Some(link) = self.links.get_mut(token) else { return Some(wanted) };
         let peer = peer_of(link, hook == Hook::Play);
-        link.role = Role::Judged;
         let question = Box::new(Question { hook, key: key.clone(), peer });
         self.next_verdict += 1;
         let serial = self.next_verdict;
+        link.role = Role::Judged(serial);
         self.judged.insert(serial, (link.id, wanted));
         let shard = self.shard.id();
         self.events.keeper.tell(ToKeeper::Judge { shard, serial, question });
         None
+    }
+
+    /// A connection that waits for a verdict is gone.
+    pub(super) fn withdraw_question(&mut self, serial: u64) {
+        self.judged.remove(&serial);
+        let shard = self.shard.id();
+        self.events.keeper.tell(ToKeeper::Withdraw { shard, serial });
     }
 
     /// The verdict about a connection has come; it may be gone meanwhile.
@@ -66,7 +73,7 @@ impl Driver {
     fn token_of_judged(&mut self, connection: ConnectionId) -> Option<Token> {
         let token = *self.by_connection.get(&connection)?;
         let link = self.links.get_mut(token)?;
-        if !matches!(link.role, Role::Judged) {
+        if !matches!(link.role, Role::Judged(_)) {
             return None;
         }
         link.role = Role::None;

@@ -43,7 +43,13 @@ impl Shard {
                 self.answer(ticket, Answer::Done);
             }
             Ask::SendAway { key, generation } => {
-                self.send_away_waiters(now, ticket, &key, generation);
+                let life = (&key, generation);
+                self.send_away_waiters(now, ticket, life, EndReason::SentAway);
+            }
+            Ask::TurnAway { key, generation } => {
+                self.hook_has_answered(now, &key, generation);
+                let life = (&key, generation);
+                self.send_away_waiters(now, ticket, life, EndReason::Overloaded);
             }
             Ask::Demand { key, generation } => {
                 self.hook_has_answered(now, &key, generation);
@@ -98,13 +104,13 @@ impl Shard {
         }
     }
 
-    /// A hook says that nobody will bring it. Where somebody does meanwhile, nothing happens.
+    /// Nobody will bring it. Where somebody does meanwhile, nothing happens.
     fn send_away_waiters(
         &mut self,
         now: Instant,
         ticket: Ticket,
-        key: &StreamKey,
-        generation: Option<Generation>,
+        (key, generation): (&StreamKey, Option<Generation>),
+        reason: EndReason,
     ) {
         let found = self.tables.find(key).filter(|&handle| {
             if generation.is_some_and(|of| of != handle.generation) {
@@ -117,7 +123,7 @@ impl Shard {
             None => self.answer(ticket, Answer::Close(CloseOutcome::NotFound)),
             Some(handle) => {
                 let asked = Some((ticket, AskedFor::Close));
-                self.end_stream(now, handle, EndReason::SentAway, asked);
+                self.end_stream(now, handle, reason, asked);
             }
         }
     }

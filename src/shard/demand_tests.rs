@@ -438,6 +438,27 @@ fn who_leaves_a_hook_asked_leaves_nothing() {
     scene.assert_nothing_is_left();
 }
 
+/// The hook is told of too many others.
+#[test]
+fn who_waits_for_what_nobody_is_asked_for_is_refused_at_once() {
+    let mut scene = Scene::new("", |config| {
+        config.hook.enable = true;
+        config.hook.on_stream_not_found = "http://h/x".to_owned();
+    });
+    scene.play("a", "");
+    scene.play("a", "");
+    scene.ask(Ask::TurnAway { key: key("a"), generation: None });
+    assert_eq!(scene.refused, [(1, EndReason::Overloaded), (2, EndReason::Overloaded)]);
+    scene.assert_nothing_is_left();
+    let mut scene = Scene::new(ONE, |config| {
+        config.hook.enable = true;
+        config.hook.on_stream_not_found = "http://h/x".to_owned();
+    });
+    scene.play("a", "");
+    scene.ask(Ask::TurnAway { key: key("a"), generation: None });
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (1, 0), "an origin may have it");
+}
+
 #[test]
 fn a_publisher_takes_the_place_of_a_search_and_ends_an_absence() {
     let mut scene = Scene::new(ONE, |_| {});

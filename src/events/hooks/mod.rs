@@ -3,34 +3,36 @@
 //! - `queue.rs`: what is to be told, in order, until it is taken.
 //! - `absent.rs`: which streams players wait for in vain.
 //! - `verdicts.rs`: who waits for an answer.
+//! - `memory.rs`: what was answered.
 //! - `body.rs`, `reply.rs`: what is sent and what comes back, in ZLMediaKit's terms.
+//! - `signature.rs`: the proof that a call is ours.
 //! - `names.rs`: where servers are.
 //! - `pool.rs`: the threads that wait for servers, so that the keeper does not.
 
 mod absent;
 mod body;
+mod memory;
 mod names;
 mod pool;
 mod queue;
 mod reply;
+mod signature;
 mod verdicts;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hmac::{Hmac, Mac};
 use serde_json::{Map, Value};
-use sha2::Sha256;
 use url::{Position, Url};
 
 use self::absent::{Absents, Missing};
 use self::pool::{Order, Pool};
 use self::queue::{Item, Outcome, Queue};
 use self::reply::Said;
-use self::verdicts::{Asker, Verdicts};
+use self::signature::signature;
+use self::verdicts::{Asked, Asker, Judgment, Verdicts};
 use super::Shards;
 use crate::bus::KeeperPort;
 use crate::bus::event::Event;
@@ -38,7 +40,7 @@ use crate::bus::keeper::{Figures, FromKeeper, HookCounts, HookPool, Posted, Ques
 use crate::bus::message::Ask;
 use crate::clock;
 use crate::config::{Config, Hook};
-use crate::limits::{HOOK_POSTS_ALL_MAX, HOOK_QUESTIONS_ALL_MAX};
+use crate::limits::{HOOK_POSTS_ALL_MAX, HOOK_QUESTIONS_MAX, HOOK_SERVERS_MAX};
 use crate::media::state::Generation;
 use crate::media::{ShardId, StreamKey};
 
@@ -59,7 +61,7 @@ pub(super) struct Hooks {
     figures: HashMap<ShardId, Figures>,
     absents: Absents,
     /// What of them nobody waits for the hook's word on: it fails, or is not told.
-    unheard: Vec<(StreamKey, Option<Generation>)>,
+    unheard: Vec<Ask>,
     /// The last call about an absent stream was not taken.
     not_found_fails: bool,
     counts: Arc<HookCounts>,
@@ -79,8 +81,8 @@ impl Hooks {
             config,
             queue: Queue::default(),
             verdicts: Verdicts::default(),
-            tellers: Pool::new(HookPool::Tell, HOOK_POSTS_ALL_MAX, keeper.clone()),
-            askers: Pool::new(HookPool::Ask, HOOK_QUESTIONS_ALL_MAX, keeper.clone()),
+            tellers: Pool::new(HookPool::Tell, TELLERS_MAX, keeper.clone()),
+            askers: Pool::new(HookPool::Ask, ASKERS_MAX, keeper.clone()),
             tells_under_way: 0,
             asks_under_way: 0,
             hook_index: 0,
@@ -101,7 +103,7 @@ impl Hooks {
             let hook = &self.config.hook;
             let gone = self.queue.retarget(|of| hook.url(of).map(|url| server_of(&url)));
             gone.iter().for_each(|item| self.drop_item(item));
-            self.verdicts.forget_servers();
+            self.verdicts.forget_servers(now);
             self.not_found_fails = false;
         }
         let hook = &self.config.hook;
@@ -163,13 +165,26 @@ impl Hooks {
         shards: &mut Shards,
     ) {
         let asker = Asker { shard, serial };
-        let verdict = match self.config.hook.wants(question.hook) {
+        let asked = match self.config.hook.wants(question.hook) {
             true => self.verdicts.ask(now, &self.config.hook, asker, question),
             // It was switched off in this moment.
-            false => Some(Verdict::Allow),
+            false => Asked::Known(Verdict::Allow),
         };
-        if let Some(verdict) = verdict {
-            self.answer(asker, verdict, shards);
+        match asked {
+            Asked::Waits => {}
+            Asked::Known(verdict) => self.answer(asker, &verdict, shards),
+            Asked::Overflow(verdict) => {
+                count(&self.counts.unanswered);
+                count(&self.counts.overflowed);
+                self.answer(asker, &verdict, shards);
+            }
+        }
+    }
+
+    /// Who was to be judged has gone.
+    pub(super) fn withdraw(&mut self, (shard, serial): (ShardId, u64)) {
+        if self.verdicts.withdraw(Asker { shard, serial }) {
+            count(&self.counts.withdrawn);
         }
     }
 
@@ -188,13 +203,8 @@ impl Hooks {
                 if matches!(said, Said::Nothing(_)) {
                     count(&self.counts.failed);
                 }
-                let unanswered = matches!(said, Said::Nothing(_));
-                if let Some((asker, verdict)) = self.verdicts.said(now, &self.config.hook, id, said)
-                {
-                    if unanswered {
-                        count(&self.counts.unanswered);
-                    }
-                    self.answer(asker, verdict, shards);
+                if let Some(judgment) = self.verdicts.said(now, &self.config.hook, id, said) {
+                    self.give(&judgment, shards);
                 }
             }
             HookPool::Tell => {
@@ -233,9 +243,8 @@ impl Hooks {
             body.insert("data".to_owned(), crate::api::statistic_object(figures));
             self.push_of_node(Hook::ServerKeepalive, body, true);
         }
-        for (asker, verdict) in self.verdicts.handle_timeout(now, &self.config.hook) {
-            count(&self.counts.unanswered);
-            self.answer(asker, verdict, shards);
+        for judgment in self.verdicts.handle_timeout(now, &self.config.hook) {
+            self.give(&judgment, shards);
         }
         self.call(now, shards);
         self.tell_unheard(shards);
@@ -250,7 +259,7 @@ impl Hooks {
 
     fn call(&mut self, now: Instant, shards: &mut Shards) {
         let timeout = Duration::from_millis(self.config.hook.timeout_ms);
-        while let Some((id, item)) = self.queue.take(now) {
+        while let Some((id, item)) = self.queue.take(now, self.config.hook.questions_max()) {
             let (hook, body) = (item.hook, item.body.clone());
             self.tells_under_way += 1;
             match self.order(id, hook, body, timeout) {
@@ -263,7 +272,7 @@ impl Hooks {
                 }
             }
         }
-        while let Some((id, question, until)) = self.verdicts.take() {
+        while let Some((id, question, until)) = self.verdicts.take(now, &self.config.hook) {
             let (hook, body) = (question.hook, body::of_peer(&question.key, &question.peer));
             let timeout = until.saturating_duration_since(now).max(Duration::from_millis(1));
             self.asks_under_way += 1;
@@ -273,9 +282,8 @@ impl Hooks {
                     // Switched off meanwhile.
                     self.asks_under_way -= 1;
                     let said = Said::Yes { close: false };
-                    let verdict = self.verdicts.said(now, &self.config.hook, id, said);
-                    if let Some((asker, verdict)) = verdict {
-                        self.answer(asker, verdict, shards);
+                    if let Some(judgment) = self.verdicts.said(now, &self.config.hook, id, said) {
+                        self.give(&judgment, shards);
                     }
                 }
             }
@@ -334,8 +342,14 @@ impl Hooks {
 
     fn enter(&mut self, item: Item) {
         let max = usize::try_from(self.config.hook.queue_max).unwrap_or(usize::MAX);
-        if let Some(gone) = self.queue.push(item, max) {
-            self.drop_item(&gone);
+        let Some(gone) = self.queue.push(item, max) else { return };
+        match (gone.hook, &gone.key) {
+            (Hook::StreamNotFound, Some(key)) => {
+                count(&self.counts.dropped);
+                let (key, generation) = (key.clone(), gone.generation);
+                self.unheard.push(Ask::TurnAway { key, generation });
+            }
+            _ => self.drop_item(&gone),
         }
     }
 
@@ -343,7 +357,7 @@ impl Hooks {
     fn drop_item(&mut self, item: &Item) {
         count(&self.counts.dropped);
         match item.hook {
-            // It is told again for who comes later, and says nothing of what streams do.
+            // It says nothing of what streams do.
             Hook::StreamNotFound => self.leave_to_origins(item.key.as_ref(), item.generation),
             _ => self.lost += 1,
         }
@@ -361,22 +375,31 @@ impl Hooks {
     }
 
     fn tell_unheard(&mut self, shards: &mut Shards) {
-        for (key, generation) in self.unheard.drain(..) {
-            let ask = Ask::Demand { key: key.clone(), generation };
-            shards.put(0, FromKeeper::Ask { key, ask });
+        for ask in self.unheard.drain(..) {
+            let (Ask::Demand { key, .. } | Ask::TurnAway { key, .. }) = &ask else { continue };
+            shards.put(0, FromKeeper::Ask { key: key.clone(), ask });
         }
     }
 
     fn leave_to_origins(&mut self, key: Option<&StreamKey>, generation: Option<Generation>) {
-        self.unheard.extend(key.map(|key| (key.clone(), generation)));
+        self.unheard.extend(key.map(|key| Ask::Demand { key: key.clone(), generation }));
     }
 
-    fn answer(&self, asker: Asker, verdict: Verdict, shards: &mut Shards) {
+    fn give(&self, judgment: &Judgment, shards: &mut Shards) {
+        for &asker in &judgment.askers {
+            if judgment.is_unanswered {
+                count(&self.counts.unanswered);
+            }
+            self.answer(asker, &judgment.verdict, shards);
+        }
+    }
+
+    fn answer(&self, asker: Asker, verdict: &Verdict, shards: &mut Shards) {
         count(match verdict {
             Verdict::Allow => &self.counts.allowed,
             Verdict::Deny(_) => &self.counts.denied,
         });
-        let Asker { shard, serial } = asker;
+        let (Asker { shard, serial }, verdict) = (asker, verdict.clone());
         shards.put(shard.index(), FromKeeper::Judged { serial, verdict });
     }
 
@@ -416,19 +439,10 @@ fn server_of(url: &Url) -> Arc<str> {
     url[Position::BeforeHost..Position::AfterPort].into()
 }
 
-/// `sha256=` and the HMAC of the time, a point and the body in hex. With the time in it a server can
-/// refuse what somebody has recorded and sends again.
-fn signature(secret: &str, time: &str, body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("any length is a key");
-    mac.update(time.as_bytes());
-    mac.update(b".");
-    mac.update(body);
-    let mut text = "sha256=".to_owned();
-    for byte in mac.finalize().into_bytes() {
-        write!(text, "{byte:02x}").expect("a String takes everything");
-    }
-    text
-}
+/// A thread for each call that may be under way: for what is told, and absent streams beside that; for two
+/// hooks that are asked.
+const TELLERS_MAX: usize = HOOK_POSTS_ALL_MAX + HOOK_SERVERS_MAX * HOOK_QUESTIONS_MAX;
+const ASKERS_MAX: usize = 2 * HOOK_SERVERS_MAX * HOOK_QUESTIONS_MAX;
 
 fn count(counter: &std::sync::atomic::AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
@@ -502,19 +516,11 @@ mod tests {
     }
 
     #[test]
-    fn the_signature_is_over_the_time_and_the_body() {
-        // printf '1700000000.{}' | openssl dgst -sha256 -hmac Jefe
-        let text = signature("Jefe", "1700000000", b"{}");
-        let expected = "sha256=d3793e2b4103edfbd98cc19591832f5fad701d413db9fcae0ae7dab8184ed207";
-        assert_eq!(text, expected);
-    }
-
-    #[test]
     fn who_is_sent_away_waits_in_the_life_that_was_told() {
         let mut scene = Scene::new();
         scene.happen(What::Pending { by: Wanted::Players, url: None });
         scene.set(&[Hook::StreamNotFound], 10);
-        let (id, _) = scene.hooks.queue.take(clock::now()).expect("told although set later");
+        let (id, _) = scene.hooks.queue.take(clock::now(), 1).expect("told although set later");
         scene.hooks.tells_under_way += 1;
         let posted = Ok((200, br#"{"code":0,"close":true}"#.to_vec()));
         scene.hooks.posted(clock::now(), (HookPool::Tell, id), &posted, &mut scene.shards);
@@ -546,7 +552,7 @@ mod tests {
         scene.happen(What::Unwatched);
         for _ in 0..HOOK_REFUSALS_MAX {
             assert_eq!(scene.hooks.lost, 0);
-            let (id, _) = scene.hooks.queue.take(now).expect("it is told again");
+            let (id, _) = scene.hooks.queue.take(now, 1).expect("it is told again");
             scene.hooks.tells_under_way += 1;
             let posted = Ok((404, br#"{"code":0,"close":true}"#.to_vec()));
             scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
@@ -563,7 +569,7 @@ mod tests {
         (0..3).for_each(|number| scene.happen_to(&format!("s{number}"), What::Unwatched));
         let calls = [(); 2].map(|()| {
             scene.hooks.tells_under_way += 1;
-            scene.hooks.queue.take(now).expect("it is told").0
+            scene.hooks.queue.take(now, 1).expect("it is told").0
         });
         scene.set(&[], 10);
         let dropped =
@@ -591,7 +597,7 @@ mod tests {
             ("", false),
         ] {
             scene.happen(What::Unwatched);
-            let (id, _) = scene.hooks.queue.take(now).expect("it is told");
+            let (id, _) = scene.hooks.queue.take(now, 1).expect("it is told");
             scene.hooks.tells_under_way += 1;
             let posted = Ok((200, body.into()));
             scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
@@ -605,13 +611,17 @@ mod tests {
         }
     }
 
-    /// The streams whose search begins in this turn.
+    /// The streams whose search begins in this turn; "not" those whose players go where there is none.
     fn searched(scene: &mut Scene) -> Vec<String> {
         scene.hooks.tell_unheard(&mut scene.shards);
         let searched = scene.told.try_iter().map(|told| match told {
             FromKeeper::Ask { ask: Ask::Demand { key, generation }, .. } => {
                 assert_eq!(generation, Some(Generation(3)), "in the life that was told");
                 key.stream().to_owned()
+            }
+            FromKeeper::Ask { ask: Ask::TurnAway { key, generation }, .. } => {
+                assert_eq!(generation, Some(Generation(3)), "in the life that was told");
+                format!("not {}", key.stream())
             }
             _ => panic!("something else is asked"),
         });
@@ -624,7 +634,7 @@ mod tests {
         scene.set(&[Hook::StreamNotFound], 2);
         let now = clock::now();
         let tell = |scene: &mut Scene, posted: Posted| {
-            let (id, _) = scene.hooks.queue.take(now).expect("it is told");
+            let (id, _) = scene.hooks.queue.take(now, 1).expect("it is told");
             scene.hooks.tells_under_way += 1;
             scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
         };
@@ -640,7 +650,8 @@ mod tests {
         scene.ask_for("c");
         assert!(searched(&mut scene).is_empty(), "it works again");
         scene.ask_for("d");
-        assert_eq!(searched(&mut scene), ["a"], "pushed out");
+        assert_eq!(searched(&mut scene), ["not a"], "pushed out");
+        assert_eq!(scene.hooks.counts.dropped.load(Ordering::Relaxed), 1);
         tell(&mut scene, Err(NoReply::Unreachable("it is gone".to_owned())));
         assert_eq!(searched(&mut scene), ["c"]);
         scene.set(&[], 2);
@@ -652,7 +663,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.set(&[Hook::StreamNoneReader, Hook::StreamNotFound], 10);
         scene.happen(What::Unwatched);
-        let (id, _) = scene.hooks.queue.take(clock::now()).unwrap();
+        let (id, _) = scene.hooks.queue.take(clock::now(), 1).unwrap();
         scene.hooks.queue.done(clock::now(), id, Outcome::Unreachable);
         scene.ask_for("b");
         assert_eq!(searched(&mut scene), ["b"]);
@@ -663,9 +674,9 @@ mod tests {
         let mut scene = Scene::new();
         scene.set(&[Hook::StreamNoneReader], 10);
         scene.happen(What::Unwatched);
-        let (id, _) = scene.hooks.queue.take(clock::now()).unwrap();
+        let (id, _) = scene.hooks.queue.take(clock::now(), 1).unwrap();
         scene.hooks.queue.done(clock::now(), id, Outcome::Unreachable);
         scene.set(&[Hook::StreamNoneReader], 10);
-        assert!(scene.hooks.queue.take(clock::now()).is_none(), "its server has its time still");
+        assert!(scene.hooks.queue.take(clock::now(), 1).is_none(), "its server has its time still");
     }
 }

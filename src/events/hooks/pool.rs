@@ -1,10 +1,12 @@
-//! Threads that post to hooks, each with connections that it keeps. They block so that nobody else
-//! has to; a thread is started when there is work for one more.
+//! Threads that post to hooks, each with a connection that it keeps. They block so that nobody else
+//! has to; a thread is started when there is work for one more, and ends when there was none for it for a
+//! while. The one that worked last goes on first, so that those beyond what is needed do end.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use url::{Position, Url};
@@ -13,6 +15,7 @@ use super::names::Names;
 use crate::bus::KeeperPort;
 use crate::bus::keeper::{HookPool, NoReply, Posted, ToKeeper};
 use crate::clock;
+use crate::limits::HOOK_THREAD_IDLE;
 use crate::proto::http::{PostReply, ReplyReader, encode_post};
 
 /// One call of a hook.
@@ -27,49 +30,92 @@ pub(super) struct Order {
 /// Threads for one purpose; the keeper gets what came of each order.
 pub(super) struct Pool {
     which: HookPool,
-    orders: Sender<Order>,
-    waiting: Arc<Mutex<Receiver<Order>>>,
+    bench: Arc<Bench>,
     keeper: KeeperPort,
     names: Names,
-    threads: usize,
     threads_max: usize,
+}
+
+/// Where orders and threads wait for each other.
+struct Bench {
+    idle_max: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    orders: VecDeque<Order>,
+    threads: usize,
+    /// Those without work; the one that worked last is the last one.
+    idle: Vec<Thread>,
 }
 
 impl Pool {
     pub(super) fn new(which: HookPool, threads_max: usize, keeper: KeeperPort) -> Self {
-        let (orders, waiting) = channel();
-        let waiting = Arc::new(Mutex::new(waiting));
-        let names = Names::default();
-        Self { which, orders, waiting, keeper, names, threads: 0, threads_max }
+        let bench = Arc::new(Bench::new(HOOK_THREAD_IDLE));
+        Self { which, bench, keeper, names: Names::default(), threads_max }
     }
 
     /// Has a hook called; `under_way` are the orders that have no answer yet, this one included.
     pub(super) fn give(&mut self, order: Order, under_way: usize) {
-        if self.threads < under_way.min(self.threads_max) {
-            let (which, keeper, waiting) = (self.which, self.keeper.clone(), self.waiting.clone());
+        let mut state = self.bench.state();
+        if state.threads < under_way.min(self.threads_max) {
+            let (which, keeper, bench) = (self.which, self.keeper.clone(), self.bench.clone());
             let names = self.names.clone();
             let thread = std::thread::Builder::new().name("hook".to_owned()).stack_size(STACK_LEN);
-            match thread.spawn(move || work(which, &waiting, &names, &keeper)) {
-                Ok(_) => self.threads += 1,
+            match thread.spawn(move || work(which, &bench, &names, &keeper)) {
+                Ok(_) => state.threads += 1,
                 Err(error) => tracing::warn!(%error, "no thread to call a hook from"),
             }
         }
-        if self.threads == 0 {
+        if state.threads == 0 {
             let (pool, id) = (self.which, order.id);
             let posted = Err(NoReply::Unreachable("no thread to call it from".to_owned()));
             self.keeper.tell(ToKeeper::Posted { pool, id, posted });
             return;
         }
-        // Our own end of the channel keeps it open.
-        let _ = self.orders.send(order);
+        state.orders.push_back(order);
+        if let Some(thread) = state.idle.pop() {
+            thread.unpark();
+        }
     }
 }
 
-fn work(pool: HookPool, orders: &Mutex<Receiver<Order>>, names: &Names, keeper: &KeeperPort) {
+impl Bench {
+    fn new(idle_max: Duration) -> Self {
+        Self { idle_max, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next order for this thread, which waits for one; `None` when it waited for too long, and ends.
+    fn next(&self) -> Option<Order> {
+        let me = std::thread::current();
+        let until = clock::now() + self.idle_max;
+        let mut state = self.state();
+        loop {
+            state.idle.retain(|idle| idle.id() != me.id());
+            if let Some(order) = state.orders.pop_front() {
+                return Some(order);
+            }
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                state.threads -= 1;
+                return None;
+            }
+            state.idle.push(me.clone());
+            drop(state);
+            std::thread::park_timeout(left);
+            state = self.state();
+        }
+    }
+}
+
+fn work(pool: HookPool, bench: &Bench, names: &Names, keeper: &KeeperPort) {
     let mut kept = None;
-    loop {
-        let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(order) = next else { return };
+    while let Some(order) = bench.next() {
         let posted = post(&order, names, &mut kept);
         keeper.tell(ToKeeper::Posted { pool, id: order.id, posted });
     }
@@ -193,6 +239,7 @@ pub(super) const STACK_LEN: usize = 256 * 1024;
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::sync::mpsc::channel;
     use std::thread::spawn;
 
     use super::*;
@@ -201,6 +248,44 @@ mod tests {
     fn order(url: &str) -> Order {
         let timeout = Duration::from_secs(20);
         Order { id: 1, url: url.parse().unwrap(), fields: vec![], body: b"{}".to_vec(), timeout }
+    }
+
+    #[test]
+    fn threads_without_work_end_and_the_one_that_worked_last_goes_on() {
+        let bench = Arc::new(Bench::new(Duration::from_secs(60)));
+        let (taken, takes) = channel();
+        let threads: Vec<_> = (0..3)
+            .map(|number| {
+                bench.state().threads += 1;
+                let (bench, taken) = (bench.clone(), taken.clone());
+                let thread = spawn(move || {
+                    while let Some(order) = bench.next() {
+                        taken.send((number, order.id)).unwrap();
+                    }
+                });
+                thread.thread().clone()
+            })
+            .collect();
+        while bench.state().idle.len() < 3 {
+            std::thread::yield_now();
+        }
+        let last = bench.state().idle.last().unwrap().id();
+        for id in 0..10 {
+            let mut state = bench.state();
+            state.orders.push_back(Order { id, ..order("http://h/") });
+            state.idle.pop().expect("one is idle").unpark();
+            drop(state);
+            let (number, of) = takes.recv().unwrap();
+            assert_eq!((threads[number].id(), of), (last, id));
+            while bench.state().idle.len() < 3 {
+                std::thread::yield_now();
+            }
+        }
+        let soon = Bench::new(Duration::from_millis(1));
+        soon.state().threads = 1;
+        assert!(soon.next().is_none());
+        let state = soon.state();
+        assert_eq!((state.threads, state.idle.len()), (0, 0));
     }
 
     #[test]

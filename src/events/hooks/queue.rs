@@ -3,7 +3,8 @@
 //! Pure. What a server does not take stays at the head of its lane and is told again, with the same
 //! sequence number; the other streams go on unless the server itself is not there, and have slots that
 //! no such call takes. What it refuses again and again goes, so that what follows is told. No server
-//! has another one's slots.
+//! has another one's slots. Calls about absent streams, which anybody can cause and for whose answer players
+//! wait, have slots and a bound of their own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::config::Hook;
 use crate::limits::{
     HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_AGAIN_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX,
-    HOOK_REFUSALS_MAX,
+    HOOK_REFUSALS_MAX, HOOK_SERVERS_MAX,
 };
 use crate::media::StreamKey;
 use crate::media::state::Generation;
@@ -51,11 +52,14 @@ pub(super) enum Outcome {
 pub(super) struct Queue {
     /// In the order in which it happened.
     waiting: BTreeMap<u64, Item>,
-    /// Those of them that tell of absent streams: anybody can cause such.
+    /// The same, by what they are.
+    told: BTreeSet<u64>,
     absent: BTreeSet<u64>,
     /// Told once and before all else; at most one of each hook, and beside the slots of its server.
     urgent: VecDeque<(u64, Item)>,
     under_way: HashMap<u64, Call>,
+    /// Of those, calls about absent streams.
+    absent_under_way: usize,
     /// Those of which something waits or is under way.
     lanes: HashMap<LaneName, Lane>,
     servers: HashMap<Arc<str>, Server>,
@@ -82,7 +86,14 @@ struct Lane {
     under_way: usize,
     trouble: Trouble,
     /// Where its server has its head.
-    place: Option<Place>,
+    place: Option<(Kind, Place)>,
+}
+
+/// What has slots of its own at a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Told,
+    Absent,
 }
 
 /// The head of a lane, from when on it may be told.
@@ -102,10 +113,17 @@ struct Trouble {
 
 #[derive(Debug, Default)]
 struct Server {
+    trouble: Trouble,
+    told: Slots,
+    absent: Slots,
+}
+
+/// Calls of one kind of a server.
+#[derive(Debug, Default)]
+struct Slots {
     under_way: usize,
     /// Of these, those of lanes in trouble.
     again_under_way: usize,
-    trouble: Trouble,
     /// Heads of lanes that may be told now.
     ready: BTreeSet<u64>,
     /// The same of lanes in trouble.
@@ -115,8 +133,8 @@ struct Server {
 }
 
 impl Queue {
-    /// Enters something; gives back what went for it, where more than `max` would wait: the oldest that
-    /// tells of an absent stream, and nothing else for one of these, or the oldest.
+    /// Enters something; gives back what went for it, where more than `max` would wait: the oldest, of those
+    /// that tell of absent streams where it does, and else of the others.
     pub(super) fn push(&mut self, item: Item, max: usize) -> Option<Item> {
         self.newest += 1;
         if item.once {
@@ -124,27 +142,23 @@ impl Queue {
             self.urgent.push_back((self.newest, item));
             return None;
         }
-        let is_absent = item.hook == Hook::StreamNotFound;
-        let is_full = self.waiting.len() >= max;
-        let mut gone = None;
-        if is_full || is_absent && self.absent.len() >= HOOK_ABSENT_WAITING_MAX {
-            let oldest = match self.absent.first() {
-                None if is_absent => return Some(item),
-                None => self.waiting.first_key_value().map(|(&id, _)| id),
-                Some(&id) => Some(id),
-            };
-            gone = oldest.and_then(|id| self.remove(id));
-        }
+        let (ids, max) = match item.kind() {
+            Kind::Told => (&self.told, max),
+            Kind::Absent => (&self.absent, max.min(HOOK_ABSENT_WAITING_MAX)),
+        };
+        let oldest = ids.first().filter(|_| ids.len() >= max).copied();
+        let gone = oldest.and_then(|id| self.remove(id));
         self.insert(self.newest, item);
         gone
     }
 
-    /// The next that may be told now, under its number.
-    pub(super) fn take(&mut self, now: Instant) -> Option<(u64, &Item)> {
+    /// The next that may be told now, under its number; of absent streams a server is told with up to
+    /// `absent_max` calls at once.
+    pub(super) fn take(&mut self, now: Instant, absent_max: usize) -> Option<(u64, &Item)> {
         self.wake(now);
         let (id, item, is_again) = match self.take_urgent() {
             Some((id, item)) => (id, item, false),
-            None => self.take_waiting(now)?,
+            None => self.take_waiting(now, absent_max)?,
         };
         let call = Call { server: item.server.clone(), item, is_wanted: true, is_again };
         Some((id, &self.under_way.entry(id).or_insert(call).item))
@@ -172,8 +186,11 @@ impl Queue {
         if item.once {
             return Some(item);
         }
-        server.under_way -= 1;
-        server.again_under_way -= usize::from(is_again);
+        let kind = item.kind();
+        let slots = server.slots(kind);
+        slots.under_way -= 1;
+        slots.again_under_way -= usize::from(is_again);
+        self.absent_under_way -= usize::from(kind == Kind::Absent);
         if !is_wanted {
             return Some(item);
         }
@@ -214,16 +231,17 @@ impl Queue {
                 gone.push(item);
             }
         }
+        self.told.retain(|id| self.waiting.contains_key(id));
         self.absent.retain(|id| self.waiting.contains_key(id));
         self.urgent.retain_mut(|(_, item)| turn(item));
         for call in self.under_way.values_mut() {
             call.is_wanted = turn(&mut call.item);
         }
-        self.servers.retain(|_, server| server.under_way > 0);
-        for server in self.servers.values_mut() {
-            server.ready.clear();
-            server.again.clear();
-            server.resting.clear();
+        self.servers.retain(|_, server| server.under_way() > 0);
+        for slots in self.servers.values_mut().flat_map(Server::all_slots) {
+            slots.ready.clear();
+            slots.again.clear();
+            slots.resting.clear();
         }
         self.lanes.clear();
         for (&id, item) in &self.waiting {
@@ -242,8 +260,9 @@ impl Queue {
     /// When something may be told that may not now.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let ends = self.servers.values().flat_map(|server| {
-            let end = server.trouble.not_before.filter(|_| server.has_ready());
-            [end, server.resting.first().map(|&(at, _)| at)]
+            let Server { trouble, told, absent } = server;
+            let end = trouble.not_before.filter(|_| told.has_ready() || absent.has_ready());
+            [end, told.awake_at(), absent.awake_at()]
         });
         ends.flatten().min()
     }
@@ -259,8 +278,10 @@ impl Queue {
             if server.trouble.not_before.is_some_and(|at| at <= now) {
                 server.trouble.not_before = None;
             }
-            let due = server.resting.iter().take_while(|&&(at, _)| at <= now);
-            awake.extend(due.map(|&(_, id)| id));
+            for slots in server.all_slots() {
+                let due = slots.resting.iter().take_while(|&&(at, _)| at <= now);
+                awake.extend(due.map(|&(_, id)| id));
+            }
         }
         for id in awake {
             let name = self.waiting[&id].lane();
@@ -276,18 +297,24 @@ impl Queue {
     }
 
     /// With it, whether its lane is in trouble.
-    fn take_waiting(&mut self, now: Instant) -> Option<(u64, Item, bool)> {
-        if self.under_way.len() >= HOOK_POSTS_ALL_MAX {
-            return None;
-        }
+    fn take_waiting(&mut self, now: Instant, absent_max: usize) -> Option<(u64, Item, bool)> {
+        let told_under_way = self.under_way.len() - self.absent_under_way;
+        let told_max = if told_under_way < HOOK_POSTS_ALL_MAX { HOOK_POSTS_MAX } else { 0 };
+        let is_full = self.absent_under_way >= HOOK_SERVERS_MAX * absent_max;
+        let absent_max = if is_full { 0 } else { absent_max };
         let open = self.servers.values().filter(|server| server.is_open(now));
-        let (id, is_again) = open.filter_map(Server::first).min()?;
+        let first = open.flat_map(|server| {
+            let told = server.told.first((told_max, HOOK_POSTS_AGAIN_MAX));
+            [told, server.absent.first((absent_max, absent_max.div_ceil(2)))]
+        });
+        let (id, is_again) = first.flatten().min()?;
         let item = self.waiting.remove(&id)?;
-        self.absent.remove(&id);
-        let name = item.lane();
-        let server = self.servers.get_mut(&name.0).expect("just found");
-        server.under_way += 1;
-        server.again_under_way += usize::from(is_again);
+        let (name, kind) = (item.lane(), item.kind());
+        self.ids(kind).remove(&id);
+        let slots = self.servers.get_mut(&name.0).expect("just found").slots(kind);
+        slots.under_way += 1;
+        slots.again_under_way += usize::from(is_again);
+        self.absent_under_way += usize::from(kind == Kind::Absent);
         let lane = self.lanes.get_mut(&name).expect("something of it waited");
         lane.waiting.remove(&id);
         lane.under_way += 1;
@@ -298,39 +325,39 @@ impl Queue {
     fn insert(&mut self, id: u64, item: Item) {
         let name = item.lane();
         self.lanes.entry(name.clone()).or_default().waiting.insert(id);
-        if item.hook == Hook::StreamNotFound {
-            self.absent.insert(id);
-        }
+        self.ids(item.kind()).insert(id);
         self.waiting.insert(id, item);
         self.settle(&name);
     }
 
     fn remove(&mut self, id: u64) -> Option<Item> {
         let item = self.waiting.remove(&id)?;
-        self.absent.remove(&id);
+        self.ids(item.kind()).remove(&id);
         let name = item.lane();
         self.lanes.get_mut(&name).expect("something of it waited").waiting.remove(&id);
         self.settle(&name);
         Some(item)
     }
 
+    fn ids(&mut self, kind: Kind) -> &mut BTreeSet<u64> {
+        match kind {
+            Kind::Told => &mut self.told,
+            Kind::Absent => &mut self.absent,
+        }
+    }
+
     /// Puts the head of a lane that has changed where it belongs, and forgets an empty lane.
     fn settle(&mut self, name: &LaneName) {
         let Some(lane) = self.lanes.get_mut(name) else { return };
         let server = self.servers.entry(name.0.clone()).or_default();
-        match lane.place {
-            Some(Place::Ready(id)) => server.ready.remove(&id),
-            Some(Place::Again(id)) => server.again.remove(&id),
-            Some(Place::Resting(at, id)) => server.resting.remove(&(at, id)),
-            None => false,
-        };
-        lane.place = lane.next_place();
-        match lane.place {
-            Some(Place::Ready(id)) => server.ready.insert(id),
-            Some(Place::Again(id)) => server.again.insert(id),
-            Some(Place::Resting(at, id)) => server.resting.insert((at, id)),
-            None => false,
-        };
+        if let Some((kind, place)) = lane.place.take() {
+            server.slots(kind).leave(place);
+        }
+        if let Some(place) = lane.next_place() {
+            let kind = self.waiting[&place.id()].kind();
+            server.slots(kind).enter(place);
+            lane.place = Some((kind, place));
+        }
         if lane.waiting.is_empty() && lane.under_way == 0 {
             self.lanes.remove(name);
         }
@@ -340,6 +367,10 @@ impl Queue {
 impl Item {
     fn lane(&self) -> LaneName {
         (self.server.clone(), self.key.clone())
+    }
+
+    fn kind(&self) -> Kind {
+        if self.hook == Hook::StreamNotFound { Kind::Absent } else { Kind::Told }
     }
 }
 
@@ -355,21 +386,67 @@ impl Lane {
     }
 }
 
+impl Place {
+    fn id(self) -> u64 {
+        let (Self::Ready(id) | Self::Again(id) | Self::Resting(_, id)) = self;
+        id
+    }
+}
+
 impl Server {
     /// One that has failed is tried with one call at a time.
     fn is_open(&self, now: Instant) -> bool {
-        let slots = if self.trouble.failures > 0 { 1 } else { HOOK_POSTS_MAX };
-        !self.trouble.lasts(now) && self.under_way < slots
+        !self.trouble.lasts(now) && (self.trouble.failures == 0 || self.under_way() == 0)
+    }
+
+    fn under_way(&self) -> usize {
+        self.told.under_way + self.absent.under_way
+    }
+
+    fn slots(&mut self, kind: Kind) -> &mut Slots {
+        match kind {
+            Kind::Told => &mut self.told,
+            Kind::Absent => &mut self.absent,
+        }
+    }
+
+    fn all_slots(&mut self) -> [&mut Slots; 2] {
+        [&mut self.told, &mut self.absent]
+    }
+}
+
+impl Slots {
+    fn enter(&mut self, place: Place) {
+        match place {
+            Place::Ready(id) => self.ready.insert(id),
+            Place::Again(id) => self.again.insert(id),
+            Place::Resting(at, id) => self.resting.insert((at, id)),
+        };
+    }
+
+    fn leave(&mut self, place: Place) {
+        match place {
+            Place::Ready(id) => self.ready.remove(&id),
+            Place::Again(id) => self.again.remove(&id),
+            Place::Resting(at, id) => self.resting.remove(&(at, id)),
+        };
+    }
+
+    fn awake_at(&self) -> Option<Instant> {
+        self.resting.first().map(|&(at, _)| at)
     }
 
     fn has_ready(&self) -> bool {
         !self.ready.is_empty() || !self.again.is_empty()
     }
 
-    /// The oldest that may be told, and whether its lane is in trouble. Those have some of the slots
-    /// only: a server that never answers them holds each for its whole time.
-    fn first(&self) -> Option<(u64, bool)> {
-        let again = self.again.first().filter(|_| self.again_under_way < HOOK_POSTS_AGAIN_MAX);
+    /// The oldest that may be told with `max` calls at once, and whether its lane is in trouble. Those have
+    /// some of the slots only: a server that never answers them holds each for its whole time.
+    fn first(&self, (max, again_max): (usize, usize)) -> Option<(u64, bool)> {
+        if self.under_way >= max {
+            return None;
+        }
+        let again = self.again.first().filter(|_| self.again_under_way < again_max);
         let ready = self.ready.first().map(|&id| (id, false));
         ready.into_iter().chain(again.map(|&id| (id, true))).min()
     }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::queue::Outcome;
 use crate::bus::keeper::{NoReply, Posted};
+use crate::limits::HOOK_TEXT_LEN_MAX;
 
 /// What a hook said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,12 @@ impl Said {
             Some(0) => Self::Yes { close: reply["close"].as_bool().unwrap_or(false) },
             Some(code) => {
                 let msg = reply["msg"].as_str().unwrap_or_default();
-                Self::No(format!("[auth failed]: code:{code} msg:{msg}"))
+                let text = format!("[auth failed]: code:{code} msg:{msg}");
+                let mut len = text.len().min(HOOK_TEXT_LEN_MAX);
+                while !text.is_char_boundary(len) {
+                    len -= 1;
+                }
+                Self::No(text[..len].to_owned())
             }
         }
     }
@@ -74,6 +80,14 @@ mod tests {
         for no_reply in [NoReply::Unreachable("x".into()), NoReply::Unanswered("x".into())] {
             assert_eq!(Said::of(&Err(no_reply)), nothing("[network err]:x"));
         }
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let body = format!(r#"{{"code":1,"msg":"{}"}}"#, "ä".repeat(HOOK_TEXT_LEN_MAX));
+        let Said::No(text) = Said::of(&Ok((200, body.into_bytes()))) else { panic!("it is no") };
+        assert!((HOOK_TEXT_LEN_MAX - 1..=HOOK_TEXT_LEN_MAX).contains(&text.len()));
+        assert!(text.ends_with('ä'));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use super::*;
 use crate::clock;
 
+/// Calls at once about absent streams.
+const ABSENT_MAX: usize = 4;
+
 fn item(stream: &str, number: u64) -> Item {
     let key = StreamKey::in_default_vhost("live", stream).unwrap();
     let mut body = Map::new();
@@ -13,7 +16,7 @@ fn item(stream: &str, number: u64) -> Item {
 }
 
 fn take(queue: &mut Queue, now: Instant) -> Option<(u64, String, u64)> {
-    let (id, item) = queue.take(now)?;
+    let (id, item) = queue.take(now, ABSENT_MAX)?;
     let stream = item.key.as_ref().unwrap().stream().to_owned();
     Some((id, stream, item.body["number"].as_u64().unwrap()))
 }
@@ -181,7 +184,7 @@ fn what_is_not_wanted_any_more_goes_and_the_rest_finds_its_new_server() {
     queue.done(now, id, Outcome::Unreachable);
     let gone = queue.retarget(|hook| (hook == Hook::ProxyState).then(|| "other:80".into()));
     assert_eq!(gone.len(), 1);
-    let (_, item) = queue.take(now).unwrap();
+    let (_, item) = queue.take(now, ABSENT_MAX).unwrap();
     assert_eq!((item.hook, &*item.server), (Hook::ProxyState, "other:80"));
     assert_eq!(queue.waiting_count(), 1);
 }
@@ -262,9 +265,9 @@ fn order_is_kept_when_the_url_changes_while_a_call_is_under_way() {
     assert_eq!(take(&mut queue, now), None);
     assert!(queue.done(now, first, Outcome::Unreachable).is_none());
     for expected in 1..=3 {
-        let (id, item) = queue.take(now).expect("the new server has not failed");
+        let (id, item) = queue.take(now, ABSENT_MAX).expect("the new server has not failed");
         assert_eq!((&*item.server, &item.body["number"]), ("new:80", &expected.into()));
-        assert!(queue.take(now).is_none());
+        assert!(queue.take(now, ABSENT_MAX).is_none());
         queue.done(now, id, Outcome::Taken);
     }
     assert!(queue.lanes.is_empty());
@@ -332,24 +335,63 @@ fn nothing_is_lost_or_overtaken_whatever_servers_do() {
 #[test]
 fn what_anybody_can_cause_pushes_nothing_else_out() {
     let (mut queue, now) = (Queue::default(), clock::now());
-    let absent =
-        |number| Item { hook: Hook::StreamNotFound, ..item(&format!("random{number}"), number) };
-    assert_eq!(queue.push(absent(1), 3), None);
-    assert_eq!(queue.push(item("a", 2), 3), None);
-    assert_eq!(queue.push(absent(3), 3), None);
-    assert_eq!(queue.push(item("a", 4), 3), Some(absent(1)));
-    assert_eq!(queue.push(absent(5), 3), Some(absent(3)));
-    assert_eq!(queue.push(item("b", 6), 3), Some(absent(5)));
-    assert_eq!(queue.push(absent(7), 3), Some(absent(7)), "this one itself");
+    assert_eq!(queue.push(absent(1), 2), None);
+    assert_eq!(queue.push(item("a", 2), 2), None);
+    assert_eq!(queue.push(absent(3), 2), None);
+    assert_eq!(queue.push(item("a", 4), 2), None);
+    assert_eq!(queue.push(absent(5), 2), Some(absent(1)));
+    assert_eq!(queue.push(item("b", 6), 2), Some(item("a", 2)), "nor it by others");
     let mut left = Vec::new();
     while let Some((id, _, number)) = take(&mut queue, now) {
         left.push(number);
         queue.done(now, id, Outcome::Taken);
     }
-    assert_eq!(left, [2, 4, 6]);
+    assert_eq!(left, [3, 4, 5, 6]);
     for number in 0..2 * HOOK_ABSENT_WAITING_MAX as u64 {
         queue.push(absent(number), usize::MAX);
     }
     assert_eq!(queue.waiting_count(), HOOK_ABSENT_WAITING_MAX, "others wait for no more");
     assert_eq!(queue.lanes.len(), HOOK_ABSENT_WAITING_MAX);
+}
+
+#[test]
+fn calls_that_players_wait_for_have_slots_of_their_own() {
+    let (mut queue, mut now) = (Queue::default(), clock::now());
+    for number in 0..20 {
+        queue.push(absent(number), 100);
+    }
+    let take_all = |queue: &mut Queue, now, max| -> Vec<(u64, u64)> {
+        let mut take = || {
+            let (id, item) = queue.take(now, max)?;
+            Some((id, item.body["number"].as_u64().unwrap()))
+        };
+        std::iter::from_fn(&mut take).collect()
+    };
+    let first = take_all(&mut queue, now, 12);
+    assert_eq!(first.len(), 12, "the operator's number");
+    for number in 20..40 {
+        queue.push(item(&format!("s{number}"), number), 100);
+    }
+    let told = take_all(&mut queue, now, 12);
+    let numbers: Vec<u64> = told.iter().map(|&(_, number)| number).collect();
+    assert_eq!(numbers, (20..20 + HOOK_POSTS_MAX as u64).collect::<Vec<_>>(), "nothing held up");
+    assert_eq!(take_all(&mut queue, now, 14).len(), 2, "a higher number acts at once");
+    for (id, _) in first {
+        queue.done(now, id, Outcome::NotNow);
+    }
+    now = queue.poll_timeout().unwrap();
+    let again = take_all(&mut queue, now, 12);
+    let numbers: Vec<u64> = again.iter().map(|&(_, number)| number).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 14, 15, 16, 17], "those that failed take half");
+    for (id, _) in again {
+        queue.done(now, id, Outcome::Taken);
+    }
+    // One of its stream is told after what came before it.
+    queue.push(Item { hook: Hook::StreamNotFound, ..item("s39", 40) }, 100);
+    assert!(take_all(&mut queue, now, 12).iter().all(|&(_, number)| number != 40));
+}
+
+/// Players wait for what nobody brings.
+fn absent(number: u64) -> Item {
+    Item { hook: Hook::StreamNotFound, ..item(&format!("random{number}"), number) }
 }
