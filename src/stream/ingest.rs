@@ -84,6 +84,8 @@ struct Draft {
 #[derive(Default)]
 struct Splice {
     audio_from_ms: Option<u32>,
+    /// Video was waited for before.
+    has_waited: bool,
     saw_video: bool,
 }
 
@@ -94,6 +96,17 @@ const DRAFTS_USUAL: usize = 4;
 pub(super) const SPLICE_AUDIO_MS_MAX: i64 = 3_000;
 
 impl Ingest {
+    /// Tags of a source that takes over from one of packets: they come behind a time, from a keyframe on.
+    pub(super) fn behind(timestamp_ms: u32) -> Self {
+        let (timeline, splice) = (Timeline::behind(timestamp_ms), Some(Splice::default()));
+        Self { timeline, splice, ..Self::default() }
+    }
+
+    /// There are these tracks at the least, also before something of them comes.
+    pub(super) fn expect(&mut self, tracks: &Tracks) {
+        self.tracks.expect(tracks);
+    }
+
     /// The next parts come from another source: continue its timeline, start at its keyframe.
     pub fn change_source(&mut self, log: &mut Log) {
         self.drop_unfinished(log);
@@ -108,6 +121,13 @@ impl Ingest {
     /// The next picture stands in for a keyframe.
     pub fn start_at_next(&mut self) {
         self.starts.start_at_next();
+    }
+
+    /// The source to come brings no video, which was waited for.
+    pub fn start_with_sound(&mut self) {
+        if let Some(splice) = &mut self.splice {
+            splice.has_waited = true;
+        }
     }
 
     /// The last keyframe is too far back to be kept.
@@ -312,7 +332,8 @@ impl Ingest {
             TagKind::Audio => {
                 let from = *splice.audio_from_ms.get_or_insert(draft.timestamp_ms);
                 let waited_ms = distance(from, draft.timestamp_ms);
-                !splice.saw_video && (!self.tracks.has_video() || waited_ms > SPLICE_AUDIO_MS_MAX)
+                let has_waited = splice.has_waited || waited_ms > SPLICE_AUDIO_MS_MAX;
+                !splice.saw_video && (!self.tracks.has_video() || has_waited)
             }
             TagKind::Script => false,
         };

@@ -21,6 +21,7 @@ use crate::proto::rtp::{Format, Gap, RandomAccess, RtpPacket, RtpPart, Step, Tra
 use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::{METADATA_HEAD, SPLICE_AUDIO_MS_MAX};
+use super::media::Media;
 
 /// What a source has brought that has not taken over yet.
 #[derive(Default)]
@@ -128,6 +129,16 @@ impl Tryout {
     /// The source that can take over begins with a picture that stands in for a keyframe.
     pub fn stands_in(&self) -> bool {
         self.stands_in
+    }
+
+    /// Has a stream begin with what the source that can take over begins with.
+    pub fn begin_in(&self, media: &mut Media) {
+        if self.stands_in {
+            media.start_at_next();
+        }
+        if self.wants_video && self.description.is_none() && !self.saw_video {
+            media.start_with_sound();
+        }
     }
 
     /// Media has come, and no keyframe yet: `true` once.

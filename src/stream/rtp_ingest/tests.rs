@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 
 use super::*;
@@ -524,6 +526,21 @@ fn parameter_sets_that_changed_in_band_are_told_again() {
     let progress = take_over(&mut scene, &with_sets(96, SETS[0]), &[IDR]);
     assert_eq!(progress, RtpProgress::Media(Progress::default()), "the description is the same");
     assert_eq!(scene.given(0).len() - before, 3);
+}
+
+/// Those are not repeated, and so the description of who came before is void.
+#[test]
+fn parameter_sets_that_are_too_long_to_be_repeated_are_new_tracks() {
+    let long = BASE64_STANDARD.encode([&b"\x68"[..], &[7; REPEATED_SETS_LEN_MAX - 1]].concat());
+    let long = with_sets(96, &format!("{},{long}", SETS[1].split(',').next().expect("an SPS")));
+    let short = with_sets(96, SETS[0]);
+    let mut scene = of_first_sets();
+    assert_eq!(take_over(&mut scene, &long, &[IDR, SLICE]), RtpProgress::NewTracks);
+    // Players were told of them, all of them.
+    let progress = take_over(&mut scene, &long, &[IDR, SLICE]);
+    assert_eq!(progress, RtpProgress::Media(Progress::default()));
+    assert_eq!(take_over(&mut scene, &short, &[IDR, SLICE]), RtpProgress::NewSets);
+    assert_eq!(take_over(&mut scene, &long, &[IDR, SLICE]), RtpProgress::NewTracks);
 }
 
 #[test]
