@@ -3,13 +3,14 @@
 
 mod kit;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kit::compare::coded;
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Decoder, Modern, Publisher};
 use kit::flv::{self, Kind, Role, Tag};
+use kit::process::Process;
 use kit::relay::key;
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
@@ -32,6 +33,9 @@ const GOP: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(3);
 /// For all of it, until several pictures have come.
 const GAP_MAX: Duration = Duration::from_secs(8);
+
+/// By which pictures of av.flv are sent before those that they are shown after.
+const REORDER_MS: i64 = 120;
 
 /// How often a source is killed, and what becomes of the third one then.
 const ROUNDS: usize = 36;
@@ -373,20 +377,20 @@ fn slow_source_does_not_hold_up_a_pull_that_hedges() {
     edge.stop();
 }
 
-/// RTMP and RTSP of one stream: players of tags go on, those of packets are ended when the next source
-/// takes over and not before; who comes then is served.
+/// RTMP and RTSP of one stream, the next of which nobody listens for: all players go on, whichever form
+/// there was when they came.
 #[test]
-fn source_of_another_form_takes_over() {
+fn source_of_another_form_takes_over_behind_one_that_refuses() {
     let site = Site::start("av.flv");
     let first = Origin::start(Mode::Healthy);
     let edge = Relay::start_with(2, EDGE);
-    // A port that nobody listens on: a try there must not end anybody.
     let dead = format!("rtsp://127.0.0.1:{}/live/a", kit::free_port());
     let urls = format!("{dead};{}", site.relay.rtsp_url("a"));
     assert_eq!(edge.add("a", &first.rtmp_url("a"), &[("urls", &*urls)])["code"], 0);
     let path = "/live/a.live.flv";
     let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
+    let mut of_packets = Vec::new();
     for round in 0..2 {
         kit::pause(Duration::from_millis(300));
         first.set(Mode::Refused);
@@ -396,9 +400,9 @@ fn source_of_another_form_takes_over() {
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
         let proxy = edge.proxy("a").expect("it is pulled");
         assert_eq!(proxy["sources"][1]["errorClass"], "refused", "{round}: {proxy}");
-        let mut of_packets = Decoder::start(&edge.rtsp_url("a"));
-        wait_until(LIVENESS, "a player of packets", || edge.ledger()["players"] == 3);
-        of_packets.assert_runs();
+        of_packets.push(Decoder::start(&edge.rtsp_url("a")));
+        let count = (players.len() + of_packets.len()) as u64;
+        wait_until(LIVENESS, "a player of packets", || edge.ledger()["players"] == count);
         first.set(Mode::Healthy);
         let port = site.relay.rtsp.port().to_string();
         let reply = site.relay.api("kick_sessions", &[("local_port", &port)]);
@@ -406,8 +410,9 @@ fn source_of_another_form_takes_over() {
         wait_until(LIVENESS, "the RTMP source", || {
             edge.is_online("a") && url_of(&edge).starts_with("rtmp")
         });
-        of_packets.wait_end();
-        players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
+        players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 30));
+        of_packets.iter_mut().for_each(Decoder::assert_runs);
+        assert_eq!(edge.ledger()["players"], count);
     }
     for player in players {
         player.assert_open();
@@ -458,4 +463,143 @@ fn a_stream_is_told_to_be_gone_when_its_players_are() {
     assert_eq!((count("pending"), count("registered")), (1, 3), "{states:?}");
     assert!(count("retrying") >= 2, "{states:?}");
     relay.stop();
+}
+
+/// ffmpeg that records a stream over RTSP as it is: pictures in one file, sound in another.
+struct Recorder {
+    process: Process,
+    dir: TempDir,
+}
+
+impl Recorder {
+    fn start(url: &str, lower: Lower) -> Self {
+        let dir = TempDir::new("recorder");
+        let mut command = Command::new(Modern::No.program());
+        command.args(["-hide_banner", "-nostdin", "-loglevel", "warning"]);
+        command.args(["-rtsp_transport", lower.name(), "-i", url]);
+        for (map, format) in [("0:v", "h264"), ("0:a", "adts")] {
+            command.args(["-map", map, "-c", "copy", "-f", format, "-y"]).arg(dir.file(format));
+        }
+        command.stdout(Stdio::null());
+        let process = Process::start("ffmpeg -c copy", &mut command, dir.file("stderr.log"));
+        Self { process, dir }
+    }
+
+    /// It has not ended by itself, and all that it has can be decoded.
+    #[track_caller]
+    fn stop_and_decode(mut self) {
+        assert!(self.process.is_running(), "ffmpeg has ended: {}", self.process.log());
+        self.process.terminate(LIVENESS);
+        for format in ["h264", "adts"] {
+            let format_of_input = if format == "adts" { "aac" } else { format };
+            let mut command = Command::new(Modern::No.program());
+            command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-xerror"]);
+            command.args(["-f", format_of_input, "-i"]).arg(self.dir.file(format));
+            let output = command.args(["-f", "null", "-"]).output().expect("ffmpeg");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{format}: {text}");
+        }
+    }
+}
+
+/// The one player of a site is the edge.
+#[track_caller]
+fn kick_player(relay: &Relay) {
+    let mut schema = "rtmp";
+    if relay.api("getMediaPlayerList", &player_list("rtmp"))["data"] == serde_json::json!([]) {
+        schema = "rtsp";
+    }
+    let reply = relay.api("getMediaPlayerList", &player_list(schema));
+    let id = reply["data"][0]["identifier"].as_str().unwrap_or_else(|| panic!("{reply}"));
+    assert_eq!(relay.api("kick_session", &[("id", id)])["code"], 0);
+}
+
+fn player_list(schema: &str) -> [(&str, &str); 4] {
+    [("schema", schema), ("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "a")]
+}
+
+/// Two sources of one stream with other parameter sets, lost in turn by a reset and by silence, anywhere in
+/// a GOP: nobody's connection closes, whatever it plays.
+fn lost_in_turn(schemes: [&str; 2]) {
+    const ROUNDS: usize = 8;
+    let sites = [Site::start("av.flv"), Site::start("demo.flv")];
+    let edge = Relay::start_with(2, EDGE);
+    let url_at = |site: usize| match schemes[site] {
+        "rtsp" => sites[site].relay.rtsp_url("a"),
+        _ => sites[site].relay.rtmp_url("a"),
+    };
+    let urls = [url_at(0), url_at(1)];
+    let more = [("urls", &*urls[1]), ("media_timeout_ms", MEDIA_TIMEOUT_MS)];
+    let reply = edge.add("a", &urls[0], &more);
+    assert_eq!(reply["code"], 0, "{reply}");
+    let url = edge.rtsp_url("a");
+    let path = "/live/a.live.flv";
+    let of_tags = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
+    let lowers = [Lower::Tcp, Lower::Udp];
+    let of_packets = lowers.map(|lower| RtspPlayer::start(edge.rtsp, &url, lower));
+    let recorders = lowers.map(|lower| Recorder::start(&url, lower));
+    let mut decoders = [Decoder::start(&url), Decoder::start(&edge.flv_url("a"))];
+    let go_on = |count: usize| {
+        of_tags.iter().for_each(|player| player.wait_more_frames(Kind::Video, count));
+        for player in &of_packets {
+            player.wait_units(Kind::Video, player.pictures() + count);
+        }
+    };
+    go_on(50);
+    for round in 0..ROUNDS {
+        kit::pause(Duration::from_millis(fastrand::u64(0..700)));
+        let source = url_of(&edge);
+        let site = urls.iter().position(|url| *url == source).expect("one of them");
+        let relay = &sites[site].relay;
+        let is_silent = round / 2 % 2 == 1;
+        let start = rillcast::clock::now();
+        if is_silent {
+            relay.process.signal(Signal::SIGSTOP);
+        } else {
+            kick_player(relay);
+        }
+        wait_until(LIVENESS, "the other source is in use", || {
+            url_of(&edge) == urls[1 - site] && edge.is_online("a")
+        });
+        go_on(3);
+        let bound = GOP + SLACK + if is_silent { BY_SILENCE } else { AT_ONCE };
+        assert!(start.elapsed() < bound, "{:?} without {source}", start.elapsed());
+        assert_gap(&of_tags, start, if is_silent { BY_SILENCE } else { AT_ONCE }, &source);
+        if is_silent {
+            relay.process.signal(Signal::SIGCONT);
+        }
+        go_on(20);
+        decoders.iter_mut().for_each(Decoder::assert_runs);
+    }
+    let proxy = edge.proxy("a").expect("it is pulled");
+    assert_eq!(proxy["rePullCount"], ROUNDS, "{proxy}");
+    recorders.into_iter().for_each(Recorder::stop_and_decode);
+    for player in of_tags {
+        player.assert_open();
+        let what = player.what().to_owned();
+        assert_is_one_stream(&what, &player.stop());
+    }
+    for player in of_packets {
+        player.look(|seen| assert_eq!(seen.end, None));
+        let recording = player.stop();
+        assert_eq!(recording.tracks.len(), 2);
+        recording.tracks.iter().for_each(|track| track.assert_continuous(REORDER_MS, GAP_MAX));
+    }
+    edge.delete("a");
+    edge.stop();
+}
+
+#[test]
+fn players_do_not_notice_that_sources_of_two_forms_are_lost_in_turn() {
+    lost_in_turn(["rtsp", "rtmp"]);
+}
+
+#[test]
+fn players_do_not_notice_that_rtmp_sources_are_lost_in_turn() {
+    lost_in_turn(["rtmp", "rtmp"]);
+}
+
+#[test]
+fn players_do_not_notice_that_rtsp_sources_are_lost_in_turn() {
+    lost_in_turn(["rtsp", "rtsp"]);
 }

@@ -105,7 +105,7 @@ fn a_seed_replays_exactly() {
 #[test]
 fn seeds_reach_what_they_are_to_prove() {
     let mut sum = Stats::default();
-    for seed in 1..60 {
+    for seed in 1..150 {
         let mut world = World::new(seed, false);
         world.run();
         sum += world.stats;
@@ -114,12 +114,13 @@ fn seeds_reach_what_they_are_to_prove() {
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
     let Stats { news, no_news, recoveries, redirects, kept, demands, .. } = sum;
     let Stats { update_failures, updates, rivals, packet_frames, .. } = sum;
-    let Stats { changes_of_sets, hidden_losses, told_losses, .. } = sum;
+    let Stats { changes_of_sets, changes_of_form, hidden_losses, told_losses, .. } = sum;
     let Stats { crashes, restored, torn, acknowledged, pushed, restored_pushes, .. } = sum;
     let reached = [
         ("frames", frames),
         ("packet_frames", packet_frames),
         ("changes_of_sets", changes_of_sets),
+        ("changes_of_form", changes_of_form),
         ("gaps", gaps),
         ("jumps", jumps),
         ("evictions", evictions),

@@ -15,7 +15,7 @@ pub struct BridgeCounts {
     pub damaged: u64,
     /// Frames without the configuration that they need.
     pub unconfigured: u64,
-    /// Pictures of packets before one that players can start at.
+    /// Pictures before one that players can start at.
     pub before_keyframe: u64,
     /// Tags that are neither a frame nor a configuration, and frames that do not hold what they say.
     pub unreadable: u64,

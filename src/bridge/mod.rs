@@ -13,6 +13,7 @@ mod to_flv;
 mod to_rtp;
 
 pub use counts::BridgeCounts;
+pub use out_track::TrackStart;
 pub use tag::FlvTag;
 pub use to_flv::{InPacket, ToFlv};
 pub use to_rtp::{OutPacket, ToRtp};

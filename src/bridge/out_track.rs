@@ -4,9 +4,12 @@
 //! as far from the one before as that has samples, while the tag's time stays near. Where it does not,
 //! something is missing or the encoder's clock is another one, and the tag's time counts.
 
+use bytes::Bytes;
+
 use crate::media::codec::{AacFrameTime, opus_samples};
 use crate::media::{Codec, Frame, Payload};
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
+use crate::proto::rtp::source::CNAME;
 use crate::proto::rtp::{Format, Packet, PacketizeError, Packetizer, PacketizerConfig};
 use crate::proto::rtsp::MediaDescription;
 
@@ -24,6 +27,14 @@ pub(super) struct OutTrack {
     due: Option<i64>,
     packet_count: u32,
     octet_count: u32,
+}
+
+/// Where the packets of a track begin that goes on behind those of something else.
+#[derive(Debug, Clone, Copy)]
+pub struct TrackStart {
+    pub numbering: PacketizerConfig,
+    pub packet_count: u32,
+    pub octet_count: u32,
 }
 
 /// A frame with FLV's times.
@@ -56,18 +67,41 @@ impl OutTrack {
         Some(track)
     }
 
+    /// A track that players were told so and have packets of; `None` where ours can't be read by that.
+    pub(super) fn behind(format: &Format, start: TrackStart) -> Option<Self> {
+        let record = match format.codec() {
+            Codec::Aac => format.config()?,
+            _ => Bytes::new(),
+        };
+        let track = Self::new(format.clone(), &record, start.numbering)?;
+        let TrackStart { packet_count, octet_count, .. } = start;
+        let is_ours = format.fits_flv() && format.is_packetized_so();
+        is_ours.then_some(Self { packet_count, octet_count, ..track })
+    }
+
+    pub(super) fn format(&self) -> &Format {
+        &self.format
+    }
+
+    /// Packets and bytes of payload so far.
+    pub(super) fn sent(&self) -> (u32, u32) {
+        (self.packet_count, self.octet_count)
+    }
+
     pub(super) fn codec(&self) -> Codec {
         self.codec
     }
 
     /// The record has changed. Parameter sets go in band as well; how AAC is read the description alone
-    /// tells, which is void then, and stays as it was.
+    /// tells, which is void then, and stays as it was. So do payload types and rates.
     pub(super) fn set_config(&mut self, record: &[u8]) {
         self.packetizer.set_config(record);
         match Format::of_codec(self.codec, record) {
-            Some(format) if self.codec == Codec::Aac => self.is_void = format != self.format,
-            Some(format) if format.rtpmap() == self.format.rtpmap() => self.format = format,
-            _ => {}
+            Some(format) if self.codec == Codec::Aac => {
+                self.is_void = !format.continues(&self.format);
+            }
+            Some(format) => self.format.parameters = format.parameters,
+            None => {}
         }
         let time = AacFrameTime::from_config(record).filter(|_| self.codec == Codec::Aac);
         self.aac_ticks = time.map_or(0, |time| i64::from(time.ticks(self.format.clock_rate)));
@@ -103,8 +137,15 @@ impl OutTrack {
         })
     }
 
+    /// Where a timestamp of its packets lies, that is not far from there.
+    pub(super) fn place_ns(&self, timestamp: u32, near_ms: i64) -> i64 {
+        let of_near = (self.ticks_at(near_ms) as u32).wrapping_add(self.numbering.timestamp_offset);
+        let ticks = i64::from(timestamp.wrapping_sub(of_near).cast_signed());
+        near_ms * 1_000_000 + ticks * 1_000_000_000 / i64::from(self.format.clock_rate.max(1))
+    }
+
     /// RFC 3550, 6.4.1; `None` before the first packet.
-    pub(super) fn sender_report(&self, ms: i64, ntp: NtpTime, cname: &str) -> Option<Vec<u8>> {
+    pub(super) fn sender_report(&self, ms: i64, ntp: NtpTime) -> Option<Vec<u8>> {
         if self.packet_count == 0 {
             return None;
         }
@@ -116,7 +157,7 @@ impl OutTrack {
             packet_count: self.packet_count,
             octet_count: self.octet_count,
         };
-        Some(encode_sender_report(report, cname))
+        Some(encode_sender_report(report, CNAME))
     }
 
     /// Only the lower 32 bits count, so that it may wrap.
@@ -219,9 +260,9 @@ mod tests {
     #[test]
     fn report_is_where_packets_are() {
         let mut track = track(Codec::PcmA, b"");
-        assert_eq!(track.sender_report(0, NtpTime(1), "name"), None);
+        assert_eq!(track.sender_report(0, NtpTime(1)), None);
         let last = timestamps(&mut track, [1000, 1020].into_iter())[1];
-        let bytes = track.sender_report(1020, NtpTime(1), "name").unwrap();
+        let bytes = track.sender_report(1020, NtpTime(1)).unwrap();
         assert_eq!(bytes[4..8], 1_u32.to_be_bytes());
         assert_eq!(bytes[16..20], last.to_be_bytes());
         assert_eq!(bytes[20..28], [0, 0, 0, 2, 0, 0, 1, 64]);

@@ -10,12 +10,12 @@ use crate::limits::{BRIDGE_HELD_FRAMES_MAX, BRIDGE_HELD_LEN_MAX, BRIDGE_WAIT_MS}
 use crate::media::timeline::distance;
 use crate::media::{Codec, Payload, TagKind};
 use crate::proto::rtp::rtcp::NtpTime;
-use crate::proto::rtp::{Format, Packet, PacketizeError, PacketizerConfig};
+use crate::proto::rtp::{Format, Packet, PacketizeError, PacketizerConfig, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 use super::counts::BridgeCounts;
 use super::metadata::Announced;
-use super::out_track::{OutTrack, TimedFrame};
+use super::out_track::{OutTrack, TimedFrame, TrackStart};
 use super::tag::{CodedTag, Content, FlvTag, is_carried};
 
 /// Makes RTP packets of one stream's tags.
@@ -30,8 +30,16 @@ pub struct ToRtp {
     is_complete: bool,
     /// The last tag's time, unwrapped.
     newest_ms: Option<i64>,
-    cname: String,
+    told: Option<Told>,
     counts: BridgeCounts,
+}
+
+/// What players were told before there was anything to be made: tracks stay as they are there.
+#[derive(Debug)]
+struct Told {
+    description: SessionDescription,
+    /// The track of each lane, where it has one.
+    numbers: [Option<usize>; 2],
 }
 
 /// A packet, and what those who keep and send it need to know of it.
@@ -90,7 +98,7 @@ impl ToRtp {
             held_len: 0,
             is_complete: false,
             newest_ms: None,
-            cname: format!("{:016x}@rillcast", random.u64(..)),
+            told: None,
             counts: BridgeCounts::default(),
         }
     }
@@ -109,6 +117,42 @@ impl ToRtp {
         if lane.is_unseen() {
             lane.begin_bare(codec, is_stereo);
         }
+    }
+
+    /// A converter that goes on behind packets of something else, which end at `newest_ms`: players were
+    /// given that description, and tracks start like this. What is neither audio nor video stays away, as a
+    /// track does of which nothing comes. `None` where tags can't be made what the description says.
+    pub fn behind(
+        description: &SessionDescription,
+        starts: &[TrackStart],
+        newest_ms: i64,
+    ) -> Option<Self> {
+        let mut numbers = [None; 2];
+        let mut converter = Self::new(0);
+        for (number, (media, start)) in description.media.iter().zip(starts).enumerate() {
+            let lane = match media.format.kind {
+                TrackKind::Video => VIDEO,
+                TrackKind::Audio => AUDIO,
+                TrackKind::Other => continue,
+            };
+            // FLV has one of each kind.
+            if numbers[lane].replace(number).is_some() {
+                return None;
+            }
+            let track = OutTrack::behind(&media.format, *start)?;
+            converter.lanes[lane].state = LaneState::Track(track.into());
+        }
+        converter.told = Some(Told { description: description.clone(), numbers });
+        converter.newest_ms = Some(newest_ms);
+        converter.leave_out_unknown();
+        Some(converter)
+    }
+
+    /// Whether [`Self::behind`] can go on so.
+    pub fn can_go_behind(description: &SessionDescription) -> bool {
+        let numbering = PacketizerConfig::new(0, 0, 0);
+        let start = TrackStart { numbering, packet_count: 0, octet_count: 0 };
+        Self::behind(description, &vec![start; description.media.len()], 0).is_some()
     }
 
     /// Takes the next tag. Players of the tags may start at the picture in it where `is_start`, also
@@ -143,6 +187,15 @@ impl ToRtp {
     /// The tracks as far as they are known, video first; `None` where there is none. It grows until
     /// [`Self::is_complete`]; from then on only configurations in it may change.
     pub fn description(&self) -> Option<SessionDescription> {
+        if let Some(Told { description, numbers }) = &self.told {
+            let mut description = description.clone();
+            for (lane, number) in self.lanes.iter().zip(numbers) {
+                if let Some((track, number)) = lane.track().zip(*number) {
+                    description.media[number].format = track.format().clone();
+                }
+            }
+            return Some(description);
+        }
         let tracks = self.lanes.iter().filter_map(Lane::track);
         let media: Vec<_> =
             tracks.enumerate().map(|(number, track)| track.description(number)).collect();
@@ -165,8 +218,33 @@ impl ToRtp {
     /// track's first packet.
     pub fn sender_report(&self, track: usize, time_ms: u32, ntp: NtpTime) -> Option<Vec<u8>> {
         let place = self.unwrapped(time_ms);
-        let track = self.lanes.iter().filter_map(Lane::track).nth(track)?;
-        track.sender_report(place, ntp, &self.cname)
+        self.track(track)?.sender_report(place, ntp)
+    }
+
+    /// Where a timestamp of a track lies, that is not far from the newest: on the timeline of the tags, in
+    /// nanoseconds.
+    pub fn place_ns(&self, track: usize, timestamp: u32) -> Option<i64> {
+        Some(self.track(track)?.place_ns(timestamp, self.newest_ms?))
+    }
+
+    /// Packets and bytes of payload of a track so far, as its reports tell them.
+    pub fn sent(&self, track: usize) -> (u32, u32) {
+        self.track(track).map(OutTrack::sent).unwrap_or_default()
+    }
+
+    fn track(&self, number: usize) -> Option<&OutTrack> {
+        let mut lanes = [VIDEO, AUDIO].into_iter();
+        let lane = lanes.find(|&lane| self.number_of(lane) == Some(number))?;
+        self.lanes[lane].track()
+    }
+
+    /// The number of a lane's track in the description.
+    fn number_of(&self, lane: usize) -> Option<usize> {
+        self.lanes[lane].track()?;
+        match &self.told {
+            Some(told) => told.numbers[lane],
+            None => Some(usize::from(lane == AUDIO && self.lanes[VIDEO].track().is_some())),
+        }
     }
 
     /// What was no use.
@@ -199,16 +277,15 @@ impl ToRtp {
     }
 
     fn packetize(&mut self, lane: usize, frame: TimedFrame, sink: &mut impl FnMut(OutPacket)) {
-        let is_second = lane == AUDIO && self.lanes[VIDEO].track().is_some();
-        let LaneState::Track(track) = &mut self.lanes[lane].state else {
+        let number = self.number_of(lane);
+        let (LaneState::Track(out), Some(track)) = (&mut self.lanes[lane].state, number) else {
             self.counts.left_out += 1;
             return;
         };
         let (time_ms, mut keyframe) = (frame.decoding_ms as u32, frame.keyframe);
-        let made = track.packetize(frame, |packet| {
+        let made = out.packetize(frame, |packet| {
             let keyframe = std::mem::take(&mut keyframe);
             let kind = if lane == VIDEO { TagKind::Video } else { TagKind::Audio };
-            let track = usize::from(is_second);
             sink(OutPacket { track, kind, time_ms, keyframe, packet });
         });
         // It is one damaged frame, which a player conceals like a loss.
@@ -224,15 +301,19 @@ impl ToRtp {
         if self.is_complete || !self.knows_tracks() {
             return;
         }
+        self.leave_out_unknown();
+        self.held_len = 0;
+        for (lane, frame) in std::mem::take(&mut self.held) {
+            self.packetize(lane, frame, sink);
+        }
+    }
+
+    fn leave_out_unknown(&mut self) {
         self.is_complete = true;
         for lane in &mut self.lanes {
             if lane.is_unseen() || lane.is_unconfigured() {
                 lane.state = LaneState::Late;
             }
-        }
-        self.held_len = 0;
-        for (lane, frame) in std::mem::take(&mut self.held) {
-            self.packetize(lane, frame, sink);
         }
     }
 

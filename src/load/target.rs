@@ -115,7 +115,7 @@ impl Target {
 pub(super) fn first_reachable(addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
     let takes = |address: &&SocketAddr| TcpStream::connect_timeout(address, TRY_TIMEOUT).is_ok();
     let taking = addresses.iter().filter(|_| addresses.len() > 1).find(takes);
-    taking.or(addresses.first()).copied()
+    taking.or_else(|| addresses.first()).copied()
 }
 
 /// For an address that says nothing, when there are others.

@@ -33,6 +33,11 @@ const MEMORY_MS: i64 = 60_000;
 const COMPOSITION_MS_MAX: u32 = 5_000;
 
 impl Timeline {
+    /// The first tag comes behind something else that ended there.
+    pub fn behind(timestamp_ms: u32) -> Self {
+        Self { video: Some(timestamp_ms), joining: true, ..Self::default() }
+    }
+
     /// The next tag comes from another source.
     pub fn join(&mut self) {
         if self.last().is_some() {

@@ -210,7 +210,7 @@ impl Driver {
         if kind == PacketKind::Rtp
             && let Some(port) = sender.port().checked_add(1)
         {
-            pair.rtcp.peer.get_or_insert(peer(port));
+            pair.rtcp.peer.get_or_insert_with(|| peer(port));
         }
         self.open_path(owner, track);
     }

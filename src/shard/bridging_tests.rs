@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::limits::BRIDGE_SLICE_LEN;
 use crate::media::state::EndReason;
 use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
-use crate::proto::rtp::RtpPart;
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
 use crate::proto::rtsp::SessionDescription;
 use crate::stream::Packaging;
 
@@ -45,13 +45,8 @@ fn key(stream: &str) -> StreamKey {
 impl Scene {
     fn new() -> Self {
         let shard = Shard::new(HERE, 1, 7, Policy::of(&Config::default(), 1));
-        Self {
-            shard,
-            now: clock::now(),
-            admitted: Vec::new(),
-            refused: Vec::new(),
-            ended: Vec::new(),
-        }
+        let (admitted, refused, ended) = Default::default();
+        Self { shard, now: clock::now(), admitted, refused, ended }
     }
 
     fn publish(&mut self, stream: &str, serial: u32, form: Form) {
@@ -68,6 +63,27 @@ impl Scene {
         for part in [begin, data] {
             assert!(self.shard.media(self.now, handle, part));
         }
+    }
+
+    /// The publisher with that number breaks off.
+    fn lose(&mut self, serial: u32) {
+        self.shard.unpublish(self.now, connection(serial), false);
+    }
+
+    /// What a source of packets says of itself, and its pictures of one packet.
+    fn packets(&mut self, stream: &str, sdp: &str, units: &[&[u8]]) {
+        let handle = self.shard.tables.find(&key(stream)).unwrap();
+        let sdp = SessionDescription::parse(sdp.as_bytes()).unwrap();
+        assert!(self.shard.rtp(self.now, handle, RtpPart::Begin(sdp.into())));
+        for (sequence, unit) in (1..).zip(units) {
+            let timestamp = u32::from(sequence) * 3600;
+            let header = RtpHeader { marker: true, payload_type: 96, sequence, timestamp, ssrc: 5 };
+            let bytes = [&header.encode()[..], unit].concat();
+            let packet = RtpPacket::parse(Bytes::from(bytes)).unwrap();
+            let part = RtpPart::Packet { track: 0, packet, gap: Gap::None };
+            assert!(self.shard.rtp(self.now, handle, part));
+        }
+        self.turn();
     }
 
     fn play(&mut self, stream: &str, serial: u32, packaging: Packaging) {
@@ -222,8 +238,8 @@ fn players_of_a_stream_that_their_form_cannot_carry_are_refused_with_its_tracks(
     let handle = scene.shard.tables.find(&key("packets")).unwrap();
     let sdp = SessionDescription::parse(b"v=0\r\nm=video 0 RTP/AVP 26\r\n").unwrap();
     let packet = [0x80, 26, 0, 1, 0, 0, 0, 0, 0, 0, 0, 5, 7, 7];
-    let packet = crate::proto::rtp::RtpPacket::parse(Bytes::copy_from_slice(&packet)).unwrap();
-    let gap = crate::proto::rtp::Gap::None;
+    let packet = RtpPacket::parse(Bytes::copy_from_slice(&packet)).unwrap();
+    let gap = Gap::None;
     for part in [RtpPart::Begin(sdp.into()), RtpPart::Packet { track: 0, packet, gap }] {
         assert!(scene.shard.rtp(scene.now, handle, part));
     }
@@ -237,5 +253,89 @@ fn players_of_a_stream_that_their_form_cannot_carry_are_refused_with_its_tracks(
     scene.shard.released(connection(1));
     scene.shard.released(connection(2));
     (0..3).for_each(|_| scene.turn());
+    assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
+}
+
+const KEYFRAME: &[u8] = b"\x17\x01\0\0\0\0\0\0\x02\x65\x88";
+const H264: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n";
+const H265: &str = "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H265/90000\r\n";
+
+/// A stream of pictures alone, with a player of packets, whose publisher is gone.
+fn lost_publisher() -> Scene {
+    let mut scene = Scene::new();
+    scene.publish("a", 1, Form::Flv);
+    scene.play("a", 9, Packaging::Rtsp);
+    for at in 0..3 {
+        scene.tag("a", TagKind::Video, 600 * at, AVC);
+        scene.tag("a", TagKind::Video, 600 * at, KEYFRAME);
+        scene.turn();
+    }
+    scene.turn();
+    assert_eq!(scene.admitted, [connection(9)]);
+    scene.lose(1);
+    scene.turn();
+    scene
+}
+
+fn end(mut scene: Scene, publisher: u32) {
+    scene.shard.leave(connection(9));
+    scene.shard.unpublish(scene.now, connection(publisher), true);
+    (0..3).for_each(|_| scene.turn());
+    scene.shard.released(connection(publisher));
+    (0..3).for_each(|_| scene.turn());
+    assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
+}
+
+#[test]
+fn publisher_that_comes_back_ends_nobody_before_its_keyframe() {
+    let ended = (connection(9), EndReason::TracksChanged);
+    let h264: [&[u8]; 2] = [b"\x65\x88\x84", b"\x41\x9a\x84"];
+    let h265: [&[u8]; 2] = [b"\x26\x01\xaf", b"\x02\x01\xd0"];
+    for (sdp, [keyframe, picture], is_ended) in [(H264, h264, false), (H265, h265, true)] {
+        let mut scene = lost_publisher();
+        // It goes again without a keyframe, and so nothing is of other tracks.
+        scene.publish("a", 2, Form::Rtp);
+        scene.packets("a", sdp, &[picture]);
+        scene.lose(2);
+        scene.turn();
+        assert!(scene.ended.is_empty(), "{sdp}");
+        scene.publish("a", 3, Form::Rtp);
+        scene.packets("a", sdp, &[]);
+        assert!(scene.ended.is_empty(), "{sdp}");
+        scene.packets("a", sdp, &[keyframe, picture, picture]);
+        assert_eq!(scene.ended, vec![ended; usize::from(is_ended)]);
+        end(scene, 3);
+    }
+}
+
+#[test]
+fn publisher_of_tags_ends_nobody_before_its_keyframe() {
+    for (config, keyframe, is_ended) in
+        [(AVC, KEYFRAME, false), (&b"\x90vp09\x01\0\0\0"[..], &b"\x91vp09\0\0"[..], true)]
+    {
+        let mut scene = lost_publisher();
+        scene.publish("a", 2, Form::Flv);
+        scene.tag("a", TagKind::Video, 0, config);
+        scene.turn();
+        assert!(scene.ended.is_empty());
+        scene.tag("a", TagKind::Video, 40, keyframe);
+        scene.turn();
+        assert_eq!(scene.ended.len(), usize::from(is_ended), "{:?}", scene.ended);
+        end(scene, 2);
+    }
+}
+
+/// Who is held back and brings nothing more is silent as any other one.
+#[test]
+fn publisher_that_is_held_back_is_ended_when_it_is_silent() {
+    let mut scene = lost_publisher();
+    scene.publish("a", 2, Form::Rtp);
+    scene.packets("a", H264, &[b"\x41\x9a"]);
+    for _ in 0..60 {
+        scene.turn();
+    }
+    let of_publisher = |of: &&(ConnectionId, EndReason)| of.0 == connection(2);
+    assert_eq!(scene.ended.iter().filter(of_publisher).count(), 1);
+    (0..60).for_each(|_| scene.turn());
     assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
 }

@@ -22,7 +22,7 @@ use super::{Action, PullNews, Shard};
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{Answer, Ticket};
 use crate::media::state::Fault;
-use crate::media::{AttemptId, Form, SourceUrl, StreamKey};
+use crate::media::{AttemptId, SourceUrl, StreamKey};
 
 /// One of the two ways of a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Shard {
     /// this round.
     pub(super) fn start_next(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        let turn = stream.turn_to_lead();
+        let turn = stream.turn();
         let pull = stream.pull_mut().expect("only pulls have sources");
         if pull.is_hedged() {
             let rival = pull.rival.take().expect("it is hedged");
@@ -94,7 +94,7 @@ impl Shard {
     /// Sets the time at which another source is tried beside the lead, where there is one.
     fn hedge_later(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
-        let turn = stream.turn_to_hedge();
+        let turn = stream.turn();
         let pull = stream.pull_mut().expect("only pulls have sources");
         let hedge = pull.options.hedge;
         if !hedge.is_zero() && pull.sources.has_untried(turn) && pull.hedge.is_none() {
@@ -105,7 +105,7 @@ impl Shard {
     /// The lead is slow.
     pub(super) fn hedge_is_due(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
-        let turn = stream.turn_to_hedge();
+        let turn = stream.turn();
         let pull = stream.pull_mut().expect("only pulls are hedged");
         pull.hedge = None;
         if pull.rival.is_some() {
@@ -123,7 +123,7 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let pull = stream.pull_mut().expect("only pulls have rivals");
         let Some(Rival { way, purpose }) = pull.rival.take().map(|rival| *rival) else { return };
-        let (key, origin, turn) = (stream.key.clone(), way.origin(), stream.turn_to_hedge());
+        let (key, origin, turn) = (stream.key.clone(), way.origin(), stream.turn());
         let pull = stream.pull_mut().expect("only pulls have rivals");
         self.actions.push_back(Action::Tell(match &purpose {
             Purpose::Hedge { .. } => PullNews::FailedAgain,
@@ -295,15 +295,9 @@ impl Abandoned {
 }
 
 impl Stream {
-    /// Which sources may lead next. One of another form than the stream has ends its players of packets.
-    fn turn_to_lead(&self) -> Turn {
+    /// Which source has its turn next. A change of form is heard of as a loss and a return.
+    fn turn(&self) -> Turn {
         if self.is_had() { Turn::First(self.media.form()) } else { Turn::Any }
-    }
-
-    /// Which sources may be tried beside the lead, where the first keyframe wins.
-    fn turn_to_hedge(&self) -> Turn {
-        let has_packets = self.is_had_in(|form| form == Form::Rtp);
-        if has_packets { Turn::Only(self.media.form()) } else { self.turn_to_lead() }
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::pull_tests::{HERE, NOWHERE, Scene, TIMEOUT, key};
 use super::{Policy, Stage};
 use crate::bus::event::What;
-use crate::bus::message::{Ask, IdleClose, PullOptions};
+use crate::bus::message::{Answer, Ask, IdleClose, PullOptions};
 use crate::bus::view::PublisherView;
 use crate::config::Config;
 use crate::media::state::{ErrorClass, StreamState};
@@ -37,9 +37,8 @@ fn urls(texts: &[&str]) -> Vec<Arc<SourceUrl>> {
     texts.iter().map(|text| Arc::new(SourceUrl::parse(text, false).unwrap())).collect()
 }
 
-fn added(texts: &[&str], hedge: Duration) -> Scene {
-    let mut scene = Scene::new(1);
-    let options = PullOptions {
+fn options(hedge: Duration) -> PullOptions {
+    PullOptions {
         retries_max: None,
         force: true,
         no_wait: false,
@@ -49,8 +48,12 @@ fn added(texts: &[&str], hedge: Duration) -> Scene {
         rtp_transport: LowerTransport::Tcp,
         idle_close: IdleClose::default(),
         asked_by: None,
-    };
-    scene.ask(Ask::AddPull { key: key("a"), urls: urls(texts), options });
+    }
+}
+
+fn added(texts: &[&str], hedge: Duration) -> Scene {
+    let mut scene = Scene::new(1);
+    scene.ask(Ask::AddPull { key: key("a"), urls: urls(texts), options: options(hedge) });
     scene
 }
 
@@ -156,8 +159,8 @@ fn sources_of_the_form_that_players_have_go_first() {
 }
 
 #[test]
-fn hedge_that_would_end_players_of_packets_is_not_tried() {
-    for (packaging, dialed) in [(Packaging::Flv, 3), (Packaging::Rtsp, 2)] {
+fn hedge_of_another_form_has_its_turn_behind_those_of_the_same() {
+    for packaging in [Packaging::Flv, Packaging::Rtsp] {
         let mut scene = added(&MIXED, HEDGE);
         let x = attempt(&scene, 0);
         picture(&mut scene, x);
@@ -169,34 +172,74 @@ fn hedge_that_would_end_players_of_packets_is_not_tried() {
         scene.now += 2 * HEDGE;
         scene.shard.handle_timeout(scene.now);
         scene.turn();
-        assert_eq!(scene.hosts().len(), dialed, "{packaging:?}");
-        // As the lead, when nothing else is left, it is tried.
-        let z = attempt(&scene, 1);
-        scene.fail_attempt(z, ErrorClass::Refused);
-        assert_eq!(scene.hosts(), ["x", "z", "y"]);
+        assert_eq!(scene.hosts(), ["x", "z", "y"], "{packaging:?}");
+        assert!(scene.ended.is_empty());
+        end(scene);
+    }
+}
+
+/// Sound as [`picture`] brings it.
+const PCMA: &str = "m=audio 0 RTP/AVP 8\r\na=rtpmap:8 PCMA/8000\r\n";
+
+#[test]
+fn source_of_packets_takes_over_with_its_keyframe_and_players_go_on() {
+    for (sound, may_go_on) in [(PCMA, true), ("", false)] {
+        let mut scene = added(&MIXED[..2], Duration::ZERO);
+        let x = attempt(&scene, 0);
+        picture(&mut scene, x);
+        scene.play("a", 1, Packaging::Flv);
+        scene.play("a", 2, Packaging::Rtsp);
+        (0..3).for_each(|_| scene.turn());
+        assert_eq!(scene.admitted.len(), 2);
+        lose(&mut scene, x);
+        let y = attempt(&scene, 1);
+        begin_as(&mut scene, y, &[H264, sound].concat());
+        packet(&mut scene, y, 1, 0x41);
+        assert!(!scene.shard.brings_media(y) && scene.ended.is_empty(), "no keyframe yet");
+        packet(&mut scene, y, 2, 0x65);
+        assert!(scene.shard.brings_media(y));
+        assert_eq!(scene.state_of("a"), StreamState::Registered);
+        // Where it has other tracks, their description is void.
+        assert_eq!(scene.ended, if may_go_on { &[][..] } else { &scene.admitted[1..] });
         end(scene);
     }
 }
 
 #[test]
-fn source_of_packets_takes_over_with_its_keyframe_and_players_of_tags_go_on() {
-    let mut scene = added(&MIXED[..2], Duration::ZERO);
-    let x = attempt(&scene, 0);
-    picture(&mut scene, x);
-    scene.play("a", 1, Packaging::Flv);
-    scene.play("a", 2, Packaging::Rtsp);
-    (0..3).for_each(|_| scene.turn());
-    assert_eq!(scene.admitted.len(), 2);
-    lose(&mut scene, x);
-    let y = attempt(&scene, 1);
-    begin(&mut scene, y);
-    packet(&mut scene, y, 1, 0x41);
-    assert!(!scene.shard.brings_media(y) && scene.ended.is_empty(), "no keyframe yet");
-    packet(&mut scene, y, 2, 0x65);
-    assert!(scene.shard.brings_media(y));
-    assert_eq!(scene.state_of("a"), StreamState::Registered);
-    assert_eq!(scene.ended, [scene.admitted[1]], "its description is void");
-    end(scene);
+fn source_of_tags_takes_over_and_players_of_packets_go_on() {
+    // FLV can't carry sound of another rate, so it can't go on either.
+    let fast = PCMA.replace("8000", "16000");
+    let cases = [("", true, false), (PCMA, true, true), (PCMA, false, true), (&*fast, true, false)];
+    for (sound, has_sound, may_go_on) in cases {
+        let mut scene = added(&["rtsp://x/a", "rtmp://y/a/b"], Duration::ZERO);
+        let x = attempt(&scene, 0);
+        begin_as(&mut scene, x, &[H264, sound].concat());
+        packet(&mut scene, x, 1, 0x65);
+        scene.play("a", 1, Packaging::Flv);
+        scene.play("a", 2, Packaging::Rtsp);
+        packet(&mut scene, x, 2, 0x41);
+        (0..3).for_each(|_| scene.turn());
+        assert_eq!(scene.admitted.len(), 2);
+        scene.now += SERVED;
+        packet(&mut scene, x, 3, 0x41);
+        scene.fail_attempt(x, ErrorClass::Lost);
+        let y = attempt(&scene, 1);
+        scene.tag_of(y, TagKind::Video, AVC);
+        scene.turn();
+        assert!(scene.ended.is_empty(), "it has brought no keyframe");
+        scene.tag_of(y, TagKind::Video, KEYFRAME);
+        scene.turn();
+        assert!(scene.shard.brings_media(y));
+        if has_sound {
+            scene.tag_of(y, TagKind::Audio, SOUND);
+        }
+        scene.tag_of(y, TagKind::Video, KEYFRAME);
+        (0..3).for_each(|_| scene.turn());
+        assert_eq!(scene.state_of("a"), StreamState::Registered);
+        let ended: Vec<_> = scene.ended.iter().map(|of| of.serial).collect();
+        assert_eq!(ended, if may_go_on { vec![] } else { vec![2] }, "{sound}");
+        end(scene);
+    }
 }
 
 #[test]
@@ -433,6 +476,25 @@ fn source_that_returns_with_sound_alone_is_up_after_a_while() {
         assert!(scene.ended.is_empty(), "its players are kept");
         end(scene);
     }
+}
+
+/// An add that waits for the sources that a pull has is not answered for those of an update.
+#[test]
+fn update_that_takes_over_from_a_lost_source_answers_no_add() {
+    let two = ["rtmp://x/a/b", "rtmp://z/a/b"];
+    let mut scene = added(&two, Duration::ZERO);
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    let y = update(&mut scene, &["rtmp://y/a/b"]);
+    lose(&mut scene, x);
+    assert_eq!(scene.hosts(), ["x", "y", "z"]);
+    scene.answers.clear();
+    let (urls, options) = (urls(&two), options(Duration::ZERO));
+    scene.ask(Ask::AddPull { key: key("a"), urls, options });
+    assert!(scene.answers.is_empty(), "it waits");
+    picture(&mut scene, y);
+    assert!(matches!(scene.answers[..], [Answer::AddCancelled, Answer::Added { .. }]));
+    end(scene);
 }
 
 const METADATA: &str = "m=application 0 RTP/AVP 97\r\na=rtpmap:97 vnd.onvif.metadata/90000\r\n";

@@ -163,7 +163,7 @@ impl Shard {
 
     pub(super) fn dial(&mut self, now: Instant, handle: StreamHandle, side: Side) {
         let attempt = AttemptId(self.next_serial());
-        self.hold_or_take_form(handle, side);
+        self.hold_or_take_form(now, handle, side);
         let stream = self.tables.get_mut(handle).expect("callers look");
         stream.open_attempts.insert(attempt);
         let key = stream.key.clone();

@@ -25,17 +25,36 @@ impl Shard {
             self.totals.late_messages += 1;
             return false;
         };
+        if let Some(held) = stream.held() {
+            let is_media = matches!(part, RtpPart::Packet { .. });
+            let parts = held.handle_rtp(part);
+            // It is not silent.
+            stream.last_media = if is_media { now } else { stream.last_media };
+            if let Some(parts) = parts {
+                self.publisher_takes_over(now, handle);
+                for part in parts {
+                    self.rtp(now, handle, part);
+                }
+                self.tell_forms(now, handle);
+            }
+            return true;
+        }
         let received = stream.media.bytes().received;
         match stream.media.handle_rtp((now, self.now_unix), part) {
             MediaProgress::Went(progress) => self.media_came(now, handle, received, progress),
+            MediaProgress::NewTags => self.tags_are_new(now, handle),
             MediaProgress::NewTracks => {
                 // Their descriptions are void. Players of tags go on with new configurations.
                 self.end_attached(handle, |form| form == Form::Rtp, EndReason::TracksChanged);
-                self.renew_replicas(handle, Form::Flv);
-                self.tell_forms(now, handle);
+                self.tags_are_new(now, handle);
             }
         }
         true
+    }
+
+    fn tags_are_new(&mut self, now: Instant, handle: StreamHandle) {
+        self.renew_replicas(handle, Form::Flv);
+        self.tell_forms(now, handle);
     }
 
     /// Has other shards get a form's log anew with the next flush: what theirs knows of the tracks holds

@@ -39,7 +39,8 @@ impl Shard {
         self.may_publish(found)?;
         self.somebody_brings(now, key);
         let (connection, form, peer) = (view.connection, view.form, view.peer);
-        let source = Source::Publisher { connection, view: Box::new(view) };
+        let view = Box::new(view);
+        let source = Source::Publisher { connection, view, held: None };
         let mut was_kept = false;
         let handle = match found {
             None => {
@@ -57,7 +58,7 @@ impl Shard {
             }
         };
         self.publishers.insert(connection, handle);
-        self.take_form(handle, form);
+        self.hold_publisher_or_take_form(now, handle, form);
         let stream = self.tables.get_mut(handle).expect("just made or found");
         stream.last_media = now;
         let due = now + self.policy.publisher_silence;
@@ -134,6 +135,20 @@ impl Shard {
             self.totals.late_messages += 1;
             return false;
         };
+        if let Some(held) = stream.held() {
+            let is_media = matches!(part, MediaPart::Data { .. } | MediaPart::Script { .. });
+            let parts = held.handle(part);
+            // It is not silent.
+            stream.last_media = if is_media { now } else { stream.last_media };
+            if let Some(parts) = parts {
+                self.publisher_takes_over(now, handle);
+                for part in parts {
+                    self.media(now, handle, part);
+                }
+                self.tell_forms(now, handle);
+            }
+            return true;
+        }
         let received = stream.media.bytes().received;
         let progress = stream.media.handle(part);
         self.media_came(now, handle, received, progress);
@@ -276,18 +291,23 @@ impl Shard {
     }
 
     /// The source to come brings a form. Where it is another one than that of the last source, players
-    /// of packets who were kept for that are sent away: the description that they were given is void.
-    pub(super) fn take_form(&mut self, handle: StreamHandle, form: Form) {
+    /// of packets who were kept for that go on if their description can hold, and are sent away if not.
+    pub(super) fn take_form(&mut self, now: Instant, handle: StreamHandle, form: Form) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         if stream.media.form() == form {
             return;
         }
-        self.end_attached(handle, |of| of == Form::Rtp, EndReason::TracksChanged);
+        if !stream.media.packets_can_go_on() {
+            self.end_attached(handle, |of| of == Form::Rtp, EndReason::TracksChanged);
+        }
         let stream = self.tables.get_mut(handle).expect("it stays");
         self.totals.add_media(&stream.media);
-        stream.media.take_form(form);
+        let silence = now.duration_since(stream.last_media);
+        stream.media.take_form(form, now, silence);
         if !stream.is_had() {
             stream.media.start_over();
+        } else if !stream.is_had_in(|of| of != form) {
+            stream.media.drop_other();
         }
     }
 

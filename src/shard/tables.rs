@@ -17,7 +17,7 @@ use crate::limits::{SLOTS_PER_PAGE, STREAMS_PER_PAGE};
 use crate::media::state::Generation;
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, StreamKey};
 use crate::origin::Asking;
-use crate::stream::Media;
+use crate::stream::{Media, Tryout};
 
 /// A stream by its place; found without hashing, and known to be late by its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,6 +73,8 @@ pub(super) enum Source {
     Publisher {
         connection: ConnectionId,
         view: Box<PublisherView>,
+        /// What it brings does not go into the log before its first keyframe.
+        held: Option<Box<Tryout>>,
     },
     Pull(Box<Pull>),
 }
@@ -312,6 +314,21 @@ impl Stream {
     /// Some shard has it in one of these forms.
     pub(super) fn is_had_in(&self, of: impl Fn(Form) -> bool) -> bool {
         self.subscribers.iter().any(|((_, form), subscriber)| of(*form) && subscriber.attached)
+    }
+
+    /// Whether a source that brings a form may end players. Those are players of packets, and of tags where
+    /// they are or will be made of packets.
+    pub(super) fn may_end_players(&self, brings: Form) -> bool {
+        let is_of_packets = [self.media.form(), brings].contains(&Form::Rtp);
+        self.is_had_in(|of| of == Form::Rtp || is_of_packets)
+    }
+
+    /// What a publisher brings that is held back.
+    pub(super) fn held(&mut self) -> Option<&mut Tryout> {
+        match &mut self.source {
+            Source::Publisher { held, .. } => held.as_deref_mut(),
+            Source::None { .. } | Source::Pull(_) => None,
+        }
     }
 
     pub(super) fn waiters(&self) -> u32 {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::failover::{Purpose, Side};
 use super::lifecycle::{KEYFRAME, PullState, Try};
-use super::tables::StreamHandle;
+use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
 use crate::bus::event::What;
@@ -77,21 +77,55 @@ impl Shard {
 
     /// Decides before a try whether what it brings goes into the log at once. It does not while another
     /// source brings the stream, or where players may be ended for what it brings: they stay as long as it
-    /// may fail. Those are players of packets, and of tags where they are or will be made of packets.
-    pub(super) fn hold_or_take_form(&mut self, handle: StreamHandle, side: Side) {
+    /// may fail.
+    pub(super) fn hold_or_take_form(&mut self, now: Instant, handle: StreamHandle, side: Side) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         let wants_video = stream.media.tracks().video.is_some();
-        let (is_had, form) = (stream.is_had(), stream.media.form());
-        let has_packets = stream.is_had_in(|of| of == Form::Rtp);
         let pull = stream.pull_mut().expect("only pulls are dialed");
         let way = pull.try_mut(side).expect("callers have one");
         let brings = way.target().form();
         way.held = None;
-        let may_end_players = has_packets || is_had && [form, brings].contains(&Form::Rtp);
-        if side == Side::Rival || may_end_players {
+        if side == Side::Rival || stream.may_end_players(brings) {
+            let pull = stream.pull_mut().expect("just seen");
+            let way = pull.try_mut(side).expect("just seen");
             way.held = Some(Box::new(Tryout::new(wants_video)));
         } else {
-            self.take_form(handle, brings);
+            self.take_form(now, handle, brings);
+        }
+    }
+
+    /// As [`Self::hold_or_take_form`], of a publisher that has just come.
+    pub(super) fn hold_publisher_or_take_form(
+        &mut self,
+        now: Instant,
+        handle: StreamHandle,
+        brings: Form,
+    ) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let wants_video = stream.media.tracks().video.is_some();
+        let is_held = stream.may_end_players(brings);
+        if let Source::Publisher { held, .. } = &mut stream.source
+            && is_held
+        {
+            *held = Some(Box::new(Tryout::new(wants_video)));
+        } else {
+            self.take_form(now, handle, brings);
+        }
+    }
+
+    /// A publisher that was held back has a keyframe.
+    pub(super) fn publisher_takes_over(&mut self, now: Instant, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("its media just came");
+        let Source::Publisher { held, view, .. } = &mut stream.source else { return };
+        let (held, form) = (held.take(), view.form);
+        match stream.is_had() {
+            true => stream.media.change_source(),
+            false => stream.media.start_over(),
+        }
+        self.take_form(now, handle, form);
+        let stream = self.tables.get_mut(handle).expect("it stays");
+        if let Some(held) = held {
+            held.begin_in(&mut stream.media);
         }
     }
 
@@ -107,8 +141,6 @@ impl Shard {
         let stream = self.tables.get_mut(handle).expect("it stays");
         let pull = stream.pull_mut().expect("it stays");
         let held = pull.lead.held.take();
-        let stands_in = held.as_ref().is_some_and(|held| held.stands_in());
-        let lacks_video = held.is_some_and(|held| held.lacks_video());
         let form = pull.lead.target().form();
         if registered && form != stream.media.form() {
             let grace = self.policy.reconnect_grace;
@@ -129,13 +161,10 @@ impl Shard {
         } else {
             stream.media.start_over();
         }
-        self.take_form(handle, form);
+        self.take_form(now, handle, form);
         let stream = self.tables.get_mut(handle).expect("it stays");
-        if stands_in {
-            stream.media.start_at_next();
-        }
-        if lacks_video {
-            stream.media.start_without_video();
+        if let Some(held) = held {
+            held.begin_in(&mut stream.media);
         }
         if stream.registered {
             self.goes_up(now, handle);
@@ -150,12 +179,17 @@ impl Shard {
         let rival = *pull.rival.take().expect("callers look");
         let (old, hedge) = (pull.lead_state(), pull.hedge.take());
         let is_update = matches!(rival.purpose, Purpose::Update { .. });
+        // Those that came while it was pending asked for the sources that it had.
+        let adds = if is_update { std::mem::take(&mut pull.adds) } else { Vec::new() };
         pull.lead_with(rival);
         self.timers.cancel(silence);
         self.timers.cancel(hedge);
         self.give_up(now, handle, old);
         if is_update {
             self.keep_again(handle);
+        }
+        for ticket in adds {
+            self.answer(ticket, Answer::AddCancelled);
         }
     }
 

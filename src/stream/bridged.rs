@@ -1,15 +1,18 @@
 //! The form of a stream that its source does not bring: a reader of the source's log that writes
 //! another one.
 
+use std::time::Duration;
+
 use super::ingest::Ingest;
 use super::log::{Entry, Log, PacketEntry};
 use super::tracks::Tracks;
+use super::trail::{Given, TrackTrail, Trail};
 use super::video_wait::VideoWait;
-use crate::bridge::{BridgeCounts, FlvTag, InPacket, OutPacket, ToFlv, ToRtp};
+use crate::bridge::{BridgeCounts, FlvTag, InPacket, OutPacket, ToFlv, ToRtp, TrackStart};
 use crate::media::timeline::distance;
 use crate::media::{Codec, Form, Payload, TagKind};
 use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
-use crate::proto::rtp::{Gap, RtpPacket, TrackKind};
+use crate::proto::rtp::{Gap, PacketizerConfig, RtpHeader, RtpPacket, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 /// One stream in the form that is made of the other.
@@ -46,18 +49,35 @@ struct Packets {
     converter: ToRtp,
     /// The wall clock at timestamp 0.
     epoch_unix: u64,
+    /// What is added to the timestamps of tags, modulo 2^32.
+    shift_ms: u32,
     /// The newest timestamp, unwrapped.
     newest_ms: i64,
     /// By track: when its last report was, unwrapped.
     reported_ms: Vec<Option<i64>>,
+    given: Vec<Option<LastPacket>>,
+    /// No picture has come that players can start at: those before it are of no use to anybody.
+    awaits_keyframe: bool,
     /// One was read, and not compared with what the log was told.
     has_new_config: bool,
     /// Until the first picture.
     video_wait: Option<VideoWait>,
     /// There was none for too long, which nobody was told yet.
     lost_video: bool,
+    /// Some players were told other parameter sets than the log's description has.
+    has_new_sets: bool,
     /// Beside those of the converter.
     counts: BridgeCounts,
+}
+
+/// Of a track.
+#[derive(Clone, Copy)]
+struct LastPacket {
+    ssrc: u32,
+    sequence: u16,
+    timestamp: u32,
+    /// Of all packets: pictures are not sent in the order in which they are shown.
+    newest_timestamp: u32,
 }
 
 impl Bridged {
@@ -75,11 +95,15 @@ impl Bridged {
             Form::Rtp => Direction::ToRtp(Box::new(Packets {
                 converter: ToRtp::new(seed),
                 epoch_unix: now_unix.wrapping_sub(u64::from(timestamp_ms / 1000)),
+                shift_ms: 0,
                 newest_ms: i64::from(timestamp_ms),
                 reported_ms: Vec::new(),
+                given: Vec::new(),
+                awaits_keyframe: true,
                 has_new_config: false,
                 video_wait: None,
                 lost_video: false,
+                has_new_sets: false,
                 counts: BridgeCounts::default(),
             })),
         };
@@ -101,19 +125,52 @@ impl Bridged {
         bridged
     }
 
-    /// Tags that a source brought until now, and that are to be made of another one's packets: players
-    /// go on, though no packet has come.
-    pub(super) fn of_tags(mut log: Log, mut ingest: Ingest) -> Self {
+    /// Tags that a source brought until now, and that are to be made of another one's packets, which begin
+    /// at `next_seq`: players go on, though no packet has come.
+    pub(super) fn of_tags(mut log: Log, mut ingest: Ingest, next_seq: u64) -> Self {
         ingest.change_source(&mut log);
         ingest.count_anew();
         let tags = Tags { ingest, ..Tags::default() };
         Self {
             log,
-            next_seq: 0,
+            next_seq,
             direction: Direction::ToFlv(Box::new(tags)),
             is_ready: true,
             source_changed: true,
         }
+    }
+
+    /// Packets that a source brought until now, or something else wrote, and that are to be made of another
+    /// one's tags: those begin at `next_seq` and behind a time. `None` where tags can't be made what players
+    /// were told.
+    pub(super) fn of_packets(
+        mut log: Log,
+        trail: &Trail,
+        (next_seq, behind_ms): (u64, u32),
+        silence: Duration,
+    ) -> Option<Self> {
+        let packets = Packets::behind(log.description()?, trail, behind_ms, silence)?;
+        log.forget_gop();
+        Some(Self {
+            log,
+            next_seq,
+            direction: Direction::ToRtp(Box::new(packets)),
+            is_ready: true,
+            source_changed: true,
+        })
+    }
+
+    /// The packets and where they end, for a source that brings packets itself. `None` where tags are made,
+    /// or nobody has packets.
+    pub(super) fn into_packets(self) -> Option<(Log, Trail)> {
+        let Direction::ToRtp(packets) = self.direction else { return None };
+        let trail = packets.trail(self.log.description().filter(|_| self.is_ready)?);
+        Some((self.log, trail))
+    }
+
+    /// Whether players of packets that were described so can go on with what is made of tags.
+    pub(super) fn can_go_behind(description: &SessionDescription) -> bool {
+        ToRtp::can_go_behind(description)
     }
 
     /// The tags and what writes them, for a source that brings tags itself. `None` where packets are
@@ -353,6 +410,72 @@ impl Packets {
         }
     }
 
+    /// Goes on behind packets with those of tags, which come behind a time, when nothing has come for so
+    /// long.
+    fn behind(
+        description: &SessionDescription,
+        trail: &Trail,
+        behind_ms: u32,
+        silence: Duration,
+    ) -> Option<Self> {
+        let newest_ms = trail.newest_ns.div_euclid(NS_PER_MS) + 1 + silence.as_millis() as i64;
+        // A track of which nothing came has any number that no other one has.
+        let known = trail.tracks.iter().find_map(|track| track.last);
+        let mut random = fastrand::Rng::with_seed(known.map_or(0, |last| u64::from(last.ssrc)));
+        let tracks = description.media.iter().zip(&trail.tracks);
+        let starts = tracks.map(|(media, track)| {
+            let numbering = match track.last {
+                None => PacketizerConfig::new(random.u32(..), random.u16(..), random.u32(..)),
+                Some(Given { ssrc, sequence, timestamp, place_ns }) => {
+                    let ticks = i128::from(place_ns) * i128::from(media.format.clock_rate);
+                    let ticks = ticks.div_euclid(1_000_000_000) as u32;
+                    let sequence = sequence.wrapping_add(1);
+                    PacketizerConfig::new(ssrc, sequence, timestamp.wrapping_sub(ticks))
+                }
+            };
+            TrackStart { numbering, packet_count: track.packets, octet_count: track.octets }
+        });
+        let starts: Vec<TrackStart> = starts.collect();
+        let given = trail.tracks.iter().map(|track| {
+            let Given { ssrc, sequence, timestamp, .. } = track.last?;
+            Some(LastPacket { ssrc, sequence, timestamp, newest_timestamp: timestamp })
+        });
+        Some(Self {
+            converter: ToRtp::behind(description, &starts, newest_ms)?,
+            epoch_unix: trail.start_unix,
+            shift_ms: (newest_ms as u32).wrapping_sub(behind_ms),
+            newest_ms,
+            reported_ms: Vec::new(),
+            given: given.collect(),
+            awaits_keyframe: true,
+            has_new_config: false,
+            video_wait: None,
+            lost_video: false,
+            has_new_sets: trail.has_new_sets,
+            counts: BridgeCounts::default(),
+        })
+    }
+
+    /// Where the packets end.
+    fn trail(&self, description: &SessionDescription) -> Trail {
+        let mut newest_ns = self.newest_ms * NS_PER_MS;
+        let tracks = (0..description.media.len()).map(|track| {
+            let (packets, octets) = self.converter.sent(track);
+            let given = self.given.get(track).copied().flatten();
+            let last = given.and_then(|last| {
+                let place_ns = self.converter.place_ns(track, last.timestamp)?;
+                let shown_ns = self.converter.place_ns(track, last.newest_timestamp)?;
+                newest_ns = newest_ns.max(shown_ns);
+                let LastPacket { ssrc, sequence, timestamp, .. } = last;
+                Some(Given { ssrc, sequence, timestamp, place_ns })
+            });
+            TrackTrail { last, packets, octets }
+        });
+        let tracks = tracks.collect();
+        let (start_unix, has_new_sets) = (self.epoch_unix, self.has_new_sets);
+        Trail { tracks, newest_ns, start_unix, has_new_sets }
+    }
+
     /// Whether the tracks are known; tells them to the log then, and again where a configuration is
     /// another one. Players wait for pictures where those of tags do.
     fn is_ready(&mut self, log: &mut Log, has_video: bool) -> bool {
@@ -371,6 +494,7 @@ impl Packets {
             self.expect_video(log);
         }
         if log.description().is_none_or(|told| **told != description) {
+            self.has_new_sets |= log.description().is_some();
             log.set_description(description.into());
         }
         true
@@ -382,17 +506,28 @@ impl Packets {
 
     fn handle(&mut self, log: &mut Log, source: &Log, entry: &Entry) {
         self.has_new_config |= entry.config;
+        if entry.kind == TagKind::Video && !entry.config {
+            self.awaits_keyframe &= !entry.keyframe;
+            if self.awaits_keyframe {
+                self.counts.before_keyframe += 1;
+                return;
+            }
+        }
         let mut payload = Payload::new();
         source.views(entry.payload()).for_each(|view| payload.push(view));
         let mut made: Vec<OutPacket> = Vec::new();
-        let tag = FlvTag { kind: entry.kind, timestamp_ms: entry.timestamp_ms, payload };
+        let timestamp_ms = entry.timestamp_ms.wrapping_add(self.shift_ms);
+        let tag = FlvTag { kind: entry.kind, timestamp_ms, payload };
         // Of a source without keyframes only its log knows where players may start.
         self.converter.handle_tag(tag, entry.keyframe, &mut |packet| made.push(packet));
         for packet in made {
             self.report_if_due(log, &packet);
             self.look_for_video(log, &packet);
             match write(log, &packet) {
-                Some(copied) => self.counts.bytes_copied += copied,
+                Some(copied) => {
+                    self.counts.bytes_copied += copied;
+                    self.note(&packet);
+                }
                 None => self.counts.too_long += 1,
             }
         }
@@ -417,6 +552,19 @@ impl Packets {
         if self.lost_video || packet.kind == TagKind::Video {
             self.video_wait = None;
         }
+    }
+
+    fn note(&mut self, packet: &OutPacket) {
+        let track = packet.track;
+        let RtpHeader { ssrc, sequence, timestamp, .. } = packet.packet.header;
+        if self.given.len() <= track {
+            self.given.resize(track + 1, None);
+        }
+        let newest_timestamp = self.given[track].map_or(timestamp, |before| {
+            let is_newer = distance(before.newest_timestamp, timestamp) > 0;
+            if is_newer { timestamp } else { before.newest_timestamp }
+        });
+        self.given[track] = Some(LastPacket { ssrc, sequence, timestamp, newest_timestamp });
     }
 
     fn report_if_due(&mut self, log: &mut Log, packet: &OutPacket) {
@@ -447,6 +595,8 @@ impl Packets {
         log.push_packet(entry, bytes.len(), [&bytes[..]]);
     }
 }
+
+const NS_PER_MS: i64 = 1_000_000;
 
 /// Whether frames of the codec are made packets, and the other way.
 fn is_packetized(codec: Codec) -> bool {

@@ -85,6 +85,8 @@ struct Draft {
 #[derive(Default)]
 struct Splice {
     audio_from_ms: Option<u32>,
+    /// Video was waited for before.
+    has_waited: bool,
     saw_video: bool,
     /// The source is known to bring none.
     without_video: bool,
@@ -95,6 +97,17 @@ const CLASS_HEAD_LEN: usize = classify::TAG_HEAD_LEN;
 const DRAFTS_USUAL: usize = 4;
 
 impl Ingest {
+    /// Tags of a source that takes over from one of packets: they come behind a time, from a keyframe on.
+    pub(super) fn behind(timestamp_ms: u32) -> Self {
+        let (timeline, splice) = (Timeline::behind(timestamp_ms), Some(Splice::default()));
+        Self { timeline, splice, ..Self::default() }
+    }
+
+    /// There are these tracks at the least, also before something of them comes.
+    pub(super) fn expect(&mut self, tracks: &Tracks) {
+        self.tracks.expect(tracks);
+    }
+
     /// The next parts come from another source: continue its timeline, start at its keyframe.
     pub fn change_source(&mut self, log: &mut Log) {
         self.drop_unfinished(log);

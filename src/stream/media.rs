@@ -1,7 +1,7 @@
 //! The media of a stream on its owner: what its source brings, and the other form of it while somebody
 //! wants that.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bridged::Bridged;
 use super::ingest::{Ingest, IngestBytes, Progress};
@@ -35,6 +35,8 @@ enum Intake {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MediaProgress {
     Went(Progress),
+    /// What others know of the tracks of tags holds no more. Players of both forms go on.
+    NewTags,
     /// Players of RTP can't go on: the tracks are others now.
     NewTracks,
 }
@@ -108,16 +110,18 @@ impl Media {
             }
             return MediaProgress::Went(progress);
         }
+        let has_new_tracks = progress == RtpProgress::NewTracks;
+        // Also where tags were those of a source until now.
         let is_barren = self.other_is_barren();
-        let has_new_tracks = progress == RtpProgress::NewTracks || is_barren;
         match &mut self.bridged {
-            Some(bridged) if has_new_tracks => bridged.change_tracks(&self.log),
+            Some(bridged) if has_new_tracks || is_barren => bridged.change_tracks(&self.log),
             Some(bridged) if progress == RtpProgress::NewSets => bridged.change_sets(&self.log),
             _ => {}
         }
-        match has_new_tracks {
-            true => MediaProgress::NewTracks,
-            false => MediaProgress::Went(Progress::default()),
+        match (has_new_tracks, is_barren) {
+            (true, _) => MediaProgress::NewTracks,
+            (false, true) => MediaProgress::NewTags,
+            (false, false) => MediaProgress::Went(Progress::default()),
         }
     }
 
@@ -148,23 +152,55 @@ impl Media {
         }
     }
 
-    /// The next source brings this form; what was counted is counted anew. Players of tags go on: their
-    /// log is written by the bridge from now on, or no more. Packets begin anew.
-    pub fn take_form(&mut self, form: Form) {
+    /// Whether players of packets go on when the next source brings the other form, as far as that is
+    /// known: packets go on as they were described, and who writes them can make such.
+    pub fn packets_can_go_on(&self) -> bool {
+        match self.form() {
+            Form::Flv => self.log(Form::Rtp).is_some(),
+            Form::Rtp => {
+                let described = self.log.description();
+                described.is_some_and(|described| Bridged::can_go_behind(described))
+            }
+        }
+    }
+
+    /// The next source brings this form, when nothing has come for so long; what was counted is counted
+    /// anew. Players of tags go on: their log is written by the bridge from now on, or no more. So do those
+    /// of packets where [`Self::packets_can_go_on`].
+    pub fn take_form(&mut self, form: Form, now: Instant, silence: Duration) {
         if form == self.form() {
             return;
         }
-        let old = std::mem::replace(self, Self::new(form));
-        match (old.ingest, old.bridged) {
-            (Intake::Flv(ingest), _) if old.log.next_seq() > 0 => {
-                self.bridged = Some(Box::new(Bridged::of_tags(old.log, *ingest)));
-            }
-            (Intake::Rtp(_), Some(bridged)) => {
-                if let Some((log, ingest)) = bridged.into_tags() {
-                    (self.log, self.ingest) = (log, Intake::Flv(Box::new(ingest)));
+        let mut old = std::mem::replace(self, Self::new(form));
+        match old.ingest {
+            Intake::Flv(ingest) => {
+                if let Some((mut log, trail)) = old.bridged.and_then(|of| of.into_packets())
+                    && let Some(ingest) = RtpIngest::behind(&mut log, &trail, (now, silence))
+                {
+                    (self.log, self.ingest) = (log, Intake::Rtp(Box::new(ingest)));
+                }
+                if old.log.next_seq() > 0 {
+                    let tags = Bridged::of_tags(old.log, *ingest, self.log.next_seq());
+                    self.bridged = Some(Box::new(tags));
                 }
             }
-            _ => {}
+            Intake::Rtp(packets) => {
+                let tags = old.bridged.and_then(|bridged| bridged.into_tags());
+                let tags = tags.filter(|(_, tags)| tags.timestamp_ms().is_some());
+                let behind = packets.timestamp_ms().unwrap_or(0);
+                let (log, mut tags) =
+                    tags.unwrap_or_else(|| (Log::default(), Ingest::behind(behind)));
+                let begin = (log.next_seq(), tags.timestamp_ms().unwrap_or(behind));
+                let bridged = packets.trail().and_then(|trail| {
+                    Bridged::of_packets(std::mem::take(&mut old.log), &trail, begin, silence)
+                });
+                if bridged.is_some() {
+                    // Those of which players of packets were told.
+                    tags.expect(packets.tracks());
+                }
+                (self.log, self.ingest) = (log, Intake::Flv(Box::new(tags)));
+                self.bridged = bridged.map(Box::new);
+            }
         }
     }
 

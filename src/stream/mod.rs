@@ -12,6 +12,7 @@ mod rtp_lane;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tracks;
+mod trail;
 mod tryout;
 mod video_wait;
 

@@ -9,18 +9,22 @@
 
 use std::ops::AddAssign;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::ingest::{IngestBytes, Progress};
 use super::log::{Log, PacketEntry};
-use super::rtp_lane::{Given, Lane, Reported};
+use super::rtp_lane::{Lane, Reported};
 use super::tracks::Tracks;
+use super::trail::{Given, Trail};
 use super::video_wait::VideoWait;
-use crate::limits::LEAD_PACKETS_MAX;
+use crate::limits::{LEAD_PACKETS_MAX, REPEATED_SETS_LEN_MAX};
 use crate::media::TagKind;
 use crate::proto::rtp::packet::HEADER_LEN;
 use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
+use crate::proto::rtp::source::CNAME;
 use crate::proto::rtp::{Format, Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
@@ -107,6 +111,40 @@ pub enum RtpProgress {
 }
 
 impl RtpIngest {
+    /// Goes on in a log that something else has written until now, when nothing has come for so long.
+    pub(super) fn behind(
+        log: &mut Log,
+        trail: &Trail,
+        (now, silence): (Instant, Duration),
+    ) -> Option<Self> {
+        let description = log.description()?.clone();
+        let newest_ns = trail.newest_ns + silence.as_nanos() as i64;
+        let lanes = lanes_of(&description).zip(&trail.tracks);
+        let lanes = lanes.map(|(lane, track)| lane.behind(*track, trail.has_new_sets));
+        let mut ingest = Self {
+            lanes: lanes.collect(),
+            start_unix: trail.start_unix,
+            newest: Some((newest_ns, now)),
+            ..Self::default()
+        };
+        for lane in &ingest.lanes {
+            lane.describe(&mut ingest.tracks);
+        }
+        ingest.change_source(log);
+        Some(ingest)
+    }
+
+    /// Where the packets end; `None` where none were given out.
+    pub(super) fn trail(&self) -> Option<Trail> {
+        let (newest_ns, _) = self.newest?;
+        Some(Trail {
+            tracks: self.lanes.iter().map(Lane::trail).collect(),
+            newest_ns,
+            start_unix: self.start_unix,
+            has_new_sets: self.lanes.iter().any(Lane::repeats_sets),
+        })
+    }
+
     /// The next packets come from another source: go on where this one ended, at a keyframe.
     pub fn change_source(&mut self, log: &mut Log) {
         if self.newest.is_some() {
@@ -196,8 +234,8 @@ impl RtpIngest {
         now: Instant,
         description: Arc<SessionDescription>,
     ) -> RtpProgress {
-        let formats = description.media.iter().map(|media| &media.format);
-        let rates: Vec<u32> = formats.clone().map(|format| format.clock_rate).collect();
+        let rates = description.media.iter().map(|media| media.format.clock_rate);
+        let rates: Vec<u32> = rates.collect();
         let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
         let leads: Vec<usize> = main.into_iter().flatten().collect();
         self.clock = Some(StreamClock::new(&rates).led_by(&leads));
@@ -208,18 +246,11 @@ impl RtpIngest {
             self.base_ns = place_ns + passed_ns.max(JOIN_STEP_NS);
             self.awaits_keyframe = std::mem::take(&mut self.joins);
         }
-        if log.description().is_some_and(|known| has_same_tracks(known, &description)) {
+        if log.description().is_some_and(|known| self.continues(known, &description)) {
             return self.go_on(log, &description);
         }
         let had_tracks = !self.lanes.is_empty();
-        let is_media = |format: &Format| format.kind != TrackKind::Other;
-        let has_media = formats.clone().any(is_media);
-        let lane = |(track, format)| {
-            let mut lane = Lane::new(format, main.contains(&Some(track)));
-            lane.is_beside = has_media && !is_media(format);
-            lane
-        };
-        self.lanes = formats.enumerate().map(lane).collect();
+        self.lanes = lanes_of(&description).collect();
         self.let_start();
         self.tracks = Tracks::default();
         for lane in &self.lanes {
@@ -234,6 +265,20 @@ impl RtpIngest {
             true => RtpProgress::NewTracks,
             false => RtpProgress::Media(Progress::default()),
         }
+    }
+
+    /// Whether the source can go on with the tracks that players were told: they are the same, and parameter
+    /// sets of which players must be told in band are no longer than those that are repeated.
+    fn continues(&self, known: &SessionDescription, description: &SessionDescription) -> bool {
+        let tracks = known.media.iter().zip(&description.media);
+        let mut tracks = self.lanes.iter().zip(tracks);
+        has_same_tracks(known, description)
+            && tracks.all(|(lane, (known, of_source))| {
+                let sets = of_source.format.parameter_sets();
+                let len: usize = sets.nals().map(Bytes::len).sum();
+                let is_told = !lane.repeats_sets() && known.format.parameter_sets() == sets;
+                is_told || len <= REPEATED_SETS_LEN_MAX
+            })
     }
 
     /// The source has the tracks that players were told.
@@ -474,6 +519,19 @@ impl RtpIngest {
     }
 }
 
+/// The tracks of a description, in its order.
+fn lanes_of(description: &SessionDescription) -> impl Iterator<Item = Lane> {
+    let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
+    let formats = description.media.iter().map(|media| &media.format);
+    let is_media = |format: &Format| format.kind != TrackKind::Other;
+    let has_media = formats.clone().any(is_media);
+    formats.enumerate().map(move |(track, format)| {
+        let mut lane = Lane::new(format, main.contains(&Some(track)));
+        lane.is_beside = has_media && !is_media(format);
+        lane
+    })
+}
+
 /// Whether packets of a description can go on where those of another one ended.
 fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool {
     let mut tracks = one.media.iter().zip(&other.media);
@@ -512,7 +570,6 @@ const JOIN_STEP_NS: i64 = 40_000_000;
 const START_NS: i64 = NS_PER_SECOND;
 const NS_PER_SECOND: i64 = 1_000_000_000;
 const NS_PER_MS: i64 = 1_000_000;
-const CNAME: &str = "rillcast";
 
 #[cfg(test)]
 mod tests;

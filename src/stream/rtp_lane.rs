@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::log::Entry;
 use super::tracks::Tracks;
+use super::trail::{Given, TrackTrail};
 use crate::limits::REPEATED_SETS_LEN_MAX;
 use crate::media::codec::{AudioParameters, ParameterSets};
 use crate::media::{Codec, StartPoints, TagKind};
@@ -63,15 +64,6 @@ struct Mapping {
     timestamp_offset: u32,
 }
 
-/// A packet as players got it.
-#[derive(Clone, Copy)]
-pub(super) struct Given {
-    pub(super) ssrc: u32,
-    sequence: u16,
-    timestamp: u32,
-    place_ns: i64,
-}
-
 /// A timestamp that players were told to lie there on the timeline.
 #[derive(Clone, Copy)]
 pub(super) struct Reported {
@@ -117,6 +109,25 @@ impl Lane {
             packets: 0,
             octets: 0,
         }
+    }
+
+    /// A track whose last packets something else has written; `has_new_sets` as of a [`Trail`].
+    ///
+    /// [`Trail`]: super::trail::Trail
+    pub(super) fn behind(self, trail: TrackTrail, has_new_sets: bool) -> Self {
+        let TrackTrail { last, packets, octets } = trail;
+        let repeats_sets = has_new_sets && self.sets.is_some();
+        Self { last, packets, octets, repeats_sets, ..self }
+    }
+
+    pub(super) fn trail(&self) -> TrackTrail {
+        let Self { last, packets, octets, .. } = *self;
+        TrackTrail { last, packets, octets }
+    }
+
+    /// Some players were told other parameter sets than the source's.
+    pub(super) fn repeats_sets(&self) -> bool {
+        self.repeats_sets
     }
 
     /// The source began anew with the next packet.

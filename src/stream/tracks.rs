@@ -41,6 +41,21 @@ impl Tracks {
         self.video.is_some()
     }
 
+    /// There are those tracks as well, of which nothing has come.
+    pub(super) fn expect(&mut self, tracks: &Self) {
+        let to_come = |track: &Track| Track {
+            ready: track.ready,
+            video: track.video,
+            audio: track.audio,
+            ..Track::new(track.codec)
+        };
+        for (own, other) in [(&mut self.video, &tracks.video), (&mut self.audio, &tracks.audio)] {
+            if own.is_none() {
+                *own = other.as_ref().map(to_come);
+            }
+        }
+    }
+
     /// The source that took over has none.
     pub(super) fn forget_video(&mut self) {
         self.video = None;

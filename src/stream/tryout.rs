@@ -23,6 +23,7 @@ use crate::proto::rtp::{Format, Gap, RandomAccess, RtpPacket, RtpPart, Step, Tra
 use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::METADATA_HEAD;
+use super::media::Media;
 use super::video_wait::{SOUND_ALONE_MS_MAX, VideoWait};
 
 /// What a source has brought that has not taken over yet.
@@ -144,6 +145,16 @@ impl Tryout {
     /// The source that can take over begins without the video that it has told of, or that is wanted.
     pub fn lacks_video(&self) -> bool {
         self.lacks_video
+    }
+
+    /// Has a stream begin with what the source that can take over begins with.
+    pub fn begin_in(&self, media: &mut Media) {
+        if self.stands_in {
+            media.start_at_next();
+        }
+        if self.lacks_video {
+            media.start_without_video();
+        }
     }
 
     /// Media has come, and no keyframe yet: `true` once.

@@ -143,7 +143,8 @@ impl Checker {
             assert_eq!(self.configs[track(tag.kind)], Some(made(sets)), "at {name:?}");
         }
         if let Some(index) = config {
-            let config = Some(TagName { index, ..name });
+            let is_named = tag.kind == TagKind::Video;
+            let config = Some(if is_named { TagName { index, ..name } } else { made(0) });
             let sent = &source.tags[..=name.index as usize];
             assert_eq!(self.configs[track(tag.kind)], config, "at {name:?}, the last of {sent:#?}");
         }

@@ -1,4 +1,4 @@
-//! Sources of media: tags that look like H.264 and AAC and carry their own name, so that whoever
+//! Sources of media: tags of H.264 and AAC, as far as anybody looks, that carry their own name, so that whoever
 //! gets one can tell which it is and whether it is whole.
 
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use rillcast::media::{Form, MediaPart, TagKind};
 
-use super::packets::{Sending, name_place};
+use super::packets::{AUDIO_RECORD, Sending, name_place, named, video_record};
 
 /// What a tag is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,12 +172,15 @@ impl Source {
     }
 
     pub(crate) fn payload(&self, index: u32) -> Vec<u8> {
-        if self.form == Form::Rtp {
-            return self.made_payload(index);
-        }
         let tag = self.tag(index);
-        let name = TagName { source: self.serial, index: tag.says };
-        encode(tag.kind, tag.class, name, tag.len)
+        let (name, len) = (TagName { source: self.serial, index: tag.says }, tag.len as usize);
+        match (tag.kind, tag.class) {
+            (_, Class::Metadata) => named(METADATA_HEAD, name, len),
+            (TagKind::Video, Class::Config) => named(&video_record(self.sets()), name, len),
+            // It is the same for all, so that packets of one source can go on behind another one's.
+            (_, Class::Config) => AUDIO_RECORD.to_vec(),
+            _ => self.frame_payload(index),
+        }
     }
 
     /// The newest configuration of a kind before a tag, if any was whole.
@@ -274,7 +277,8 @@ impl Source {
             self.tags[index as usize].whole_at = Some(now);
             parts.push(MediaPart::Script { timestamp_ms, payload });
         } else {
-            parts.push(MediaPart::Begin { lane, kind, timestamp_ms, len: tag.len });
+            let len = payload.len() as u32;
+            parts.push(MediaPart::Begin { lane, kind, timestamp_ms, len });
             self.lanes.push(Lane { lane, index, rest: payload });
         }
     }
@@ -347,25 +351,6 @@ impl Source {
         };
         rng.u32(TAG_LEN_MIN..=max)
     }
-}
-
-/// A payload: the head that its kind has, its name, and a pattern that follows from the name.
-fn encode(kind: TagKind, class: Class, name: TagName, len: u32) -> Vec<u8> {
-    let head: &[u8] = match (kind, class) {
-        (TagKind::Script, _) => METADATA_HEAD,
-        (TagKind::Video, Class::Config) => &[0x17, 0, 0, 0, 0],
-        (TagKind::Video, Class::Keyframe) => &[0x17, 1, 0, 0, 0],
-        (TagKind::Video, _) => &[0x27, 1, 0, 0, 0],
-        (TagKind::Audio, Class::Config) => &[0xaf, 0],
-        (TagKind::Audio, _) => &[0xaf, 1],
-    };
-    let mut payload = Vec::with_capacity(len as usize);
-    payload.extend_from_slice(head);
-    payload.extend_from_slice(&name.source.to_be_bytes());
-    payload.extend_from_slice(&name.index.to_be_bytes());
-    let seed = name.source.wrapping_mul(31).wrapping_add(name.index.wrapping_mul(7)) as u8;
-    payload.resize(len as usize, seed);
-    payload
 }
 
 /// The name in a payload.

@@ -234,14 +234,29 @@ impl World {
         match self.feeds[source as usize] {
             Feed::Publisher(connection) => {
                 let Some(handle) = self.publisher_handle(connection) else { return };
-                let (parts, wait_ms) = self.sources[source as usize].step(self.now, &mut self.rng);
                 let owner = self.owner(self.sources[source as usize].key);
-                for part in parts {
-                    self.note_part(&part);
-                    let taken =
-                        self.on_shard(owner, |shard, now, _| shard.media(now, handle, part));
-                    assert!(taken, "a live publisher's media is not taken");
-                }
+                let from = &mut self.sources[source as usize];
+                let wait_ms = match from.form {
+                    Form::Flv => {
+                        let (parts, wait_ms) = from.step(self.now, &mut self.rng);
+                        for part in parts {
+                            self.note_part(&part);
+                            let taken = self
+                                .on_shard(owner, |shard, now, _| shard.media(now, handle, part));
+                            assert!(taken, "a live publisher's media is not taken");
+                        }
+                        wait_ms
+                    }
+                    Form::Rtp => {
+                        let (parts, wait_ms) = from.step_rtp(self.now, &mut self.rng);
+                        for part in parts {
+                            let taken =
+                                self.on_shard(owner, |shard, now, _| shard.rtp(now, handle, part));
+                            assert!(taken, "a live publisher's packets are not taken");
+                        }
+                        wait_ms
+                    }
+                };
                 self.after_ms(wait_ms, Event::Media(source));
             }
             Feed::Attempt(name) => self.attempt_media(name, source),

@@ -31,6 +31,13 @@ const SLICE_HEAD_LEN: usize = 2;
 /// Before the name in a packet of audio: one unit, and its length.
 const UNIT_HEAD_LEN: usize = 4;
 const NAME_LEN: usize = 8;
+/// The tag of an avcC with one set of each kind.
+const VIDEO_RECORD_LEN: usize = 43;
+/// The tag of the AudioSpecificConfig of all sources.
+pub(crate) const AUDIO_RECORD: &[u8] = &[0xaf, 0, 0x14, 0x08];
+/// Types of packets that do not hold one unit.
+const AGGREGATED: u8 = 24;
+const FRAGMENT: u8 = 28;
 /// The first bytes of parameter sets.
 const SPS: u8 = 0x67;
 const PPS: u8 = 0x68;
@@ -97,9 +104,9 @@ impl Source {
         self.sending.sets
     }
 
-    /// What players over RTSP need to know of it, beside its parameter sets.
-    pub(crate) fn tracks(&self) -> (Form, [bool; 2]) {
-        (self.form, [self.has_video, self.has_audio])
+    /// What players over RTSP need to know of it, beside its parameter sets: whether it has video and sound.
+    pub(crate) fn tracks(&self) -> [bool; 2] {
+        [self.has_video, self.has_audio]
     }
 
     fn begin_frame(&mut self, begun_at: Instant, rng: &mut Rng) {
@@ -157,8 +164,8 @@ impl Source {
         }
     }
 
-    /// The tag that is made of a frame.
-    pub(crate) fn made_payload(&self, index: u32) -> Vec<u8> {
+    /// The tag of a frame, or that is made of it.
+    pub(crate) fn frame_payload(&self, index: u32) -> Vec<u8> {
         let tag = self.tag(index);
         let bodies = self.bodies(index);
         if tag.kind == TagKind::Audio {
@@ -188,8 +195,10 @@ pub(crate) struct PacketChecker {
     key: usize,
     /// Bytes of the protocol that go before the first packet.
     unsent: usize,
-    /// The source brings packets itself; known with the first one.
-    is_of_packets: Option<bool>,
+    /// Whether it was told of video and sound.
+    told: [bool; 2],
+    /// The fragments of a NAL unit, as far as they have come.
+    fragments: Vec<u8>,
     /// Which parameter sets it was told last, by its description or since.
     sets: Option<usize>,
     bytes: Vec<u8>,
@@ -203,21 +212,27 @@ pub(crate) struct PacketChecker {
     pub(crate) frames: u64,
     /// How often it was told other parameter sets than before.
     pub(crate) changes_of_sets: u64,
+    /// That the source of the last frame brings.
+    form: Option<Form>,
+    /// How often it went on with a source of another form.
+    pub(crate) changes_of_form: u64,
 }
 
 impl PacketChecker {
     /// Of a player that was described the stream so.
     pub(crate) fn new(key: usize, unsent: usize, description: &SessionDescription) -> Self {
         let formats = description.media.iter().map(|media| &media.format);
+        let told = [TrackKind::Video, TrackKind::Audio]
+            .map(|kind| formats.clone().any(|format| format.kind == kind));
         let video = formats.filter(|format| format.kind == TrackKind::Video);
         let sets = video.filter_map(|format| format.parameter_sets().sps().next().cloned());
         let sets = sets.map(|sps| sets_of(&sps)).next();
-        Self { key, unsent, sets, awaits_keyframe: true, ..Self::default() }
+        Self { key, unsent, sets, told, awaits_keyframe: true, ..Self::default() }
     }
 
-    /// The source of the last frame, where that brought packets.
-    pub(crate) fn source(&self) -> Option<u32> {
-        self.last.map(|last| last.source)
+    /// Whether it was told of video and sound.
+    pub(crate) fn told(&self) -> [bool; 2] {
+        self.told
     }
 
     pub(crate) fn handle_input(&mut self, mut bytes: &[u8], sources: &[Source]) {
@@ -249,34 +264,66 @@ impl PacketChecker {
         // The length of AU headers begins with a zero.
         let is_video = payload[0] != 0;
         self.check_header(track, packet.header(), is_video);
-        if matches!(payload[0], SPS | PPS) {
-            self.is_of_packets = Some(true);
-            let sets = if payload[0] == SPS { Some(sets_of(&payload)) } else { self.sets };
+        if is_video {
+            self.units(&payload).iter().for_each(|unit| self.handle_unit(unit, true, sources));
+        } else {
+            self.handle_unit(&payload, false, sources);
+        }
+        self.frames += u64::from(packet.header().marker);
+    }
+
+    /// The NAL units that end with a packet (RFC 6184, 5.6 to 5.8).
+    fn units(&mut self, payload: &[u8]) -> Vec<Vec<u8>> {
+        match payload[0] & 0x1f {
+            AGGREGATED => {
+                let mut units = Vec::new();
+                let mut rest = &payload[1..];
+                while let Some((len, behind)) = rest.split_first_chunk() {
+                    let (unit, behind) = behind.split_at(usize::from(u16::from_be_bytes(*len)));
+                    units.push(unit.to_vec());
+                    rest = behind;
+                }
+                units
+            }
+            FRAGMENT => {
+                if payload[1] & 0x80 != 0 {
+                    self.fragments = vec![payload[0] & 0xe0 | payload[1] & 0x1f];
+                }
+                // Of a unit whose beginning came before a gap nothing is of use.
+                if !self.fragments.is_empty() {
+                    self.fragments.extend_from_slice(&payload[2..]);
+                }
+                let is_end = payload[1] & 0x40 != 0 && !self.fragments.is_empty();
+                is_end.then(|| std::mem::take(&mut self.fragments)).into_iter().collect()
+            }
+            _ => vec![payload.to_vec()],
+        }
+    }
+
+    fn handle_unit(&mut self, unit: &[u8], is_video: bool, sources: &[Source]) {
+        if is_video && matches!(unit[0], SPS | PPS) {
+            let sets = if unit[0] == SPS { Some(sets_of(unit)) } else { self.sets };
             self.changes_of_sets += u64::from(sets != self.sets);
             self.sets = sets;
             return;
         }
-        let name = name_at(&payload, if is_video { SLICE_HEAD_LEN } else { UNIT_HEAD_LEN });
+        let name = name_at(unit, if is_video { SLICE_HEAD_LEN } else { UNIT_HEAD_LEN });
         let source = sources.get(name.source as usize).filter(|source| {
-            let bodies = || source.bodies(name.index);
-            let is_known = source.form == Form::Rtp && (name.index as usize) < source.tags.len();
-            is_known && bodies().iter().any(|body| body[..] == payload[..])
+            let is_known = (name.index as usize) < source.tags.len();
+            is_known && source.bodies(name.index).iter().any(|body| body[..] == *unit)
         });
-        // A description holds for one or the other. What is made of tags has no more than sound here: their
-        // video has no configuration that could be read.
-        if !*self.is_of_packets.get_or_insert_with(|| source.is_some()) {
-            return;
-        }
         let source = source.unwrap_or_else(|| panic!("{name:?} came in damaged"));
         assert_eq!(source.key, self.key, "a packet of another stream");
-        self.check_order(name);
+        self.check_order(name, source);
         if is_video {
             let may_come = !self.awaits_keyframe || source.tag(name.index).class == Class::Keyframe;
             assert!(may_come, "{name:?} is to be the first picture and is no keyframe");
             self.awaits_keyframe = false;
-            assert_eq!(self.sets, Some(source.sets()), "it lacks the parameter sets of {name:?}");
+            let is_told = source.form == Form::Rtp
+                || source.config_before(TagKind::Video, name.index).is_some();
+            let sets = Some(source.sets());
+            assert!(!is_told || self.sets == sets, "it lacks the parameter sets of {name:?}");
         }
-        self.frames += u64::from(packet.header().marker);
         self.last = Some(name);
     }
 
@@ -292,29 +339,34 @@ impl PacketChecker {
             self.gaps_of[track] += 1;
             self.gaps = self.gaps_of[0].max(self.gaps_of[1]);
             self.awaits_keyframe |= is_video;
+            if is_video {
+                self.fragments.clear();
+            }
         }
     }
 
-    fn check_order(&mut self, name: TagName) {
+    fn check_order(&mut self, name: TagName, source: &Source) {
         match self.last {
             Some(last) if last.source == name.source => assert!(last.index <= name.index),
             Some(last) => {
                 assert!(!self.former.contains(&name.source), "{name:?} behind {last:?}");
                 self.former.push(last.source);
                 self.awaits_keyframe = true;
+                self.changes_of_form += u64::from(self.form != Some(source.form));
             }
             None => {}
         }
+        self.form = Some(source.form);
     }
 }
 
-/// Of metadata or a configuration that is of no source of tags, but made of packets: of which parameter
-/// sets.
+/// Of metadata or a configuration that has no name, because it was made of packets or is the same for all
+/// sources: of which parameter sets.
 pub(crate) fn made_config(kind: TagKind, payload: &[u8]) -> Option<usize> {
     let is_made = match kind {
         TagKind::Script => payload.get(super::media::METADATA_HEAD.len()) == Some(&8),
-        TagKind::Video => payload[1] == 0 && payload[5] == 1,
-        TagKind::Audio => payload[1] == 0 && payload.len() == 4,
+        TagKind::Video => payload[1] == 0 && payload.len() == VIDEO_RECORD_LEN,
+        TagKind::Audio => payload == AUDIO_RECORD,
     };
     // Behind the tag's head comes what an SPS begins with (ISO 14496-15, 5.3.3.1).
     is_made.then(|| if kind == TagKind::Video { sets_of(&payload[5..]) } else { 0 })
@@ -325,10 +377,19 @@ fn sets_of(bytes: &[u8]) -> usize {
     LEVELS.iter().position(|level| *level == bytes[3]).expect("one of ours")
 }
 
-/// Where a picture's name is, in a tag that a source sent or that was made of packets.
+/// Where the name is in a tag of video: behind a configuration's record, or in a slice behind its length.
 pub(crate) fn name_place(payload: &[u8]) -> usize {
-    // Names have no more than 24 bits, and slices none without a type.
-    if payload.get(9).is_some_and(|byte| *byte != 0) { 9 + SLICE_HEAD_LEN } else { 5 }
+    if payload[1] == 0 { VIDEO_RECORD_LEN } else { 9 + SLICE_HEAD_LEN }
+}
+
+/// The tag of a configuration with these parameter sets, to which a source adds its name.
+pub(crate) fn video_record(sets: usize) -> Vec<u8> {
+    let media = ["v=0\r\n", H264, SETS[sets]].concat();
+    let description = SessionDescription::parse(media.as_bytes()).expect("a description");
+    let record = description.media[0].format.parameter_sets().to_record().expect("both of them");
+    let tag = [&[0x17, 0, 0, 0, 0][..], &record].concat();
+    assert_eq!(tag.len(), VIDEO_RECORD_LEN);
+    tag
 }
 
 fn name_at(payload: &[u8], at: usize) -> TagName {
@@ -337,7 +398,7 @@ fn name_at(payload: &[u8], at: usize) -> TagName {
 }
 
 /// A head, the name, and a pattern that follows from it.
-fn named(head: &[u8], name: TagName, len: usize) -> Vec<u8> {
+pub(crate) fn named(head: &[u8], name: TagName, len: usize) -> Vec<u8> {
     let mut bytes = head.to_vec();
     bytes.extend_from_slice(&name.source.to_be_bytes());
     bytes.extend_from_slice(&name.index.to_be_bytes());

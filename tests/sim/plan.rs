@@ -161,8 +161,9 @@ impl Plan {
         let origins = rng.usize(1..=3);
         // Half of the seeds are of tags alone.
         let has_packets = rng.bool();
-        let mut form = || *pick(rng, &[Form::Flv, if has_packets { Form::Rtp } else { Form::Flv }]);
-        let forms = (0..origins).map(|_| form()).collect();
+        let first = rng.usize(0..2);
+        let form = |origin| Form::ALL[if has_packets { (first + origin) % 2 } else { 0 }];
+        let forms = (0..origins).map(form).collect();
         Self {
             shards: rng.usize(1..=4),
             keys: rng.usize(1..=6),

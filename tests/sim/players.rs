@@ -376,10 +376,10 @@ impl World {
     /// A player over RTSP is ended for other tracks: those of the source that brings the stream now are.
     fn check_other_tracks(&self, connection: ConnectionId) {
         let player = &self.players[&connection];
-        let last = player.packets.as_ref().and_then(PacketChecker::source);
-        let Some((last, now)) = last.zip(self.source_of(player.key)) else { return };
-        let [last, now] = [last, now].map(|source| self.sources[source as usize].tracks());
-        assert_ne!(last, now, "{connection} is ended and could have gone on");
+        let told = player.packets.as_ref().map(PacketChecker::told);
+        let Some((told, now)) = told.zip(self.source_of(player.key)) else { return };
+        let now = self.sources[now as usize].tracks();
+        assert_ne!(told, now, "{connection} is ended and could have gone on");
     }
 
     fn close_socket(&mut self, connection: ConnectionId) {
@@ -393,6 +393,7 @@ impl World {
             self.wire.sockets.remove(&player.fd);
             self.stats.packet_frames += packets.frames;
             self.stats.changes_of_sets += packets.changes_of_sets;
+            self.stats.changes_of_form += packets.changes_of_form;
         }
         player.polled_at = None;
         player.replies = 0;

@@ -8,6 +8,7 @@ use rillcast::shard::StreamHandle;
 
 use super::media::Source;
 use super::origins::Feed;
+use super::plan::pick;
 use super::players::ADDRESS;
 use super::world::{Event, World};
 
@@ -28,11 +29,12 @@ impl World {
             return;
         }
         let serial = self.next_serial() as u32;
+        let form = *pick(&mut self.rng, &self.plan.forms);
         let accepted = self.rng.usize(0..self.shards.len());
         let connection = ConnectionId { serial, shard: ShardId(accepted as u16) };
         let view = PublisherView {
             connection,
-            form: Form::Flv,
+            form,
             local: ADDRESS,
             peer: ADDRESS,
             params: String::new(),
@@ -44,7 +46,7 @@ impl World {
         let Ok(handle) = result else { return };
         let interleaves = self.rng.bool();
         let feed = Feed::Publisher(connection);
-        let source = self.new_source((key, Form::Flv), interleaves, feed);
+        let source = self.new_source((key, form), interleaves, feed);
         let (handle, since) = (Some(handle), self.now);
         let publisher = Publisher { key, handle, is_gone: false, since, source };
         self.publishers.insert(connection, publisher);

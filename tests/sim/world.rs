@@ -124,6 +124,8 @@ pub(crate) struct Stats {
     pub(crate) packet_frames: u64,
     /// How often such a player was told other parameter sets.
     pub(crate) changes_of_sets: u64,
+    /// Sources of another form with which players over RTSP went on.
+    pub(crate) changes_of_form: u64,
     pub(crate) gaps: u64,
     pub(crate) jumps: u64,
     pub(crate) evictions: u64,
@@ -658,6 +660,7 @@ impl std::ops::AddAssign for Stats {
         self.frames += other.frames;
         self.packet_frames += other.packet_frames;
         self.changes_of_sets += other.changes_of_sets;
+        self.changes_of_form += other.changes_of_form;
         self.gaps += other.gaps;
         self.jumps += other.jumps;
         self.evictions += other.evictions;

@@ -131,9 +131,22 @@ impl Format {
             let layout = LAYOUT_NUMBERS.map(|name| of.number(name).unwrap_or(0));
             let mode = of.parameter("mode").map(str::to_ascii_lowercase);
             let is_in_band = of.parameter("cpresent") != Some("0");
-            (form, layout, mode, of.is_interleaved(), is_in_band, of.config(), of.opus_head())
+            let config = of.config().map(without_absent_sbr);
+            (form, layout, mode, of.is_interleaved(), is_in_band, config, of.opus_head())
         };
         read(self) == read(other)
+    }
+
+    /// Whether packets that we make of its codec are such as it says: whoever was told the format can read
+    /// them.
+    pub fn is_packetized_so(&self) -> bool {
+        let ours = match self.codec() {
+            Codec::Aac => self.config().and_then(|record| Self::of_codec(Codec::Aac, &record)),
+            // Rates and channels are those that were told, and nothing of the layout.
+            _ => Some(Self { parameters: String::new(), ..self.clone() }),
+        };
+        let is_opus = self.codec() == Codec::Opus;
+        is_opus || ours.is_some_and(|ours| ours.continues(self))
     }
 
     /// The parameter sets that are told out of band, of H.264 and H.265.
@@ -238,6 +251,15 @@ impl Format {
     }
 }
 
+/// An AudioSpecificConfig that does not say at its end that there is no SBR (ISO 14496-3, 1.6.5.2): some
+/// servers leave out what ffmpeg says there, and frames are read in the same way.
+fn without_absent_sbr(config: Bytes) -> Bytes {
+    match config.strip_suffix(ABSENT_SBR) {
+        Some(head) if head.len() >= 2 => config.slice(..head.len()),
+        _ => config,
+    }
+}
+
 fn h264_parameters(record: &[u8]) -> Option<String> {
     let sets = h264_sets(&ParameterSets::from_record(Codec::H264, record)?)?;
     Some(format!("packetization-mode=1;{sets}"))
@@ -283,6 +305,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// What of `fmtp` is of the parameter sets.
 const SET_PARAMETERS: [&str; 5] =
     ["profile-level-id", "sprop-parameter-sets", "sprop-vps", "sprop-sps", "sprop-pps"];
+
+/// `syncExtensionType`, the object type of SBR, and that it is absent.
+const ABSENT_SBR: &[u8] = &[0x56, 0xe5, 0x00];
 
 const VIDEO_PAYLOAD_TYPE: u8 = 96;
 const AUDIO_PAYLOAD_TYPE: u8 = 97;
@@ -385,6 +410,8 @@ mod tests {
         for (kind, rtpmap, one, other, continues) in [
             (TrackKind::Audio, "MP4A-LATM/48000/2", "", "cpresent=0", false),
             (TrackKind::Audio, "MP4A-LATM/48000/2", "", "cpresent=1", true),
+            (TrackKind::Audio, "mpeg4-generic/48000/2", "config=1190", "config=119056E500", true),
+            (TrackKind::Audio, "mpeg4-generic/48000/2", "config=1190", "config=119056E580", false),
             (TrackKind::Audio, "opus/48000/2", "sprop-stereo=1", "sprop-stereo=0", false),
             (TrackKind::Audio, "opus/48000/2", "", "sprop-stereo=1;useinbandfec=1", true),
             (TrackKind::Video, "H265/90000", "", "sprop-max-don-diff=2", false),

@@ -8,6 +8,8 @@ use crate::proto::rtp::{RtpHeader, RtpPacket};
 use crate::proto::rtsp::SessionDescription;
 use crate::stream::Entry;
 
+mod forms;
+
 fn tag(media: &mut Media, kind: TagKind, timestamp_ms: u32, payload: &[u8]) {
     let (lane, len) = (kind as u32, payload.len() as u32);
     media.handle(MediaPart::Begin { lane, kind, timestamp_ms, len });
@@ -417,47 +419,25 @@ fn frames(log: &Log) -> Vec<(u32, Vec<u8>)> {
         .collect()
 }
 
+/// A player that has nothing but sound yet could not read them.
 #[test]
-fn tags_go_on_where_the_next_source_brings_packets_and_back() {
-    let (mut media, now) = (Media::default(), now());
-    let key = |of: u8| [b"\x17\x01\0\0\0\0\0\0\x02", &[0x65, of][..]].concat();
-    tag(&mut media, TagKind::Video, 0, crate::stream::testing::VIDEO_CONFIG);
-    tag(&mut media, TagKind::Video, 1000, &key(1));
+fn pictures_before_a_keyframe_are_made_no_packets() {
+    let mut media = Media::default();
+    tag(&mut media, TagKind::Video, 0, AVC);
+    tags(&mut media, 0, false, 100);
     media.flush();
-    let seq = media.log(Form::Flv).expect("its own").flushed_seq();
-    media.take_form(Form::Rtp);
-    assert_eq!((media.form(), media.bytes()), (Form::Rtp, IngestBytes::default()));
+    want(&mut media, 0);
+    for at in 1..20 {
+        tags(&mut media, 40 * at, at == 15, 100);
+    }
     media.flush();
-    assert!(!media.other_is_void(), "nothing is known of the source");
-    begin(&mut media, H264);
-    packet((&mut media, now), (1, 0), KEYFRAME, Gap::None);
-    packet((&mut media, now), (2, 3600), b"\x41\x01", Gap::None);
-    packet((&mut media, now), (3, 7200), b"\x41\x02", Gap::None);
-    media.flush();
-    assert!(!media.other_is_void());
-    let log = media.log(Form::Flv).expect("it goes on");
-    assert!(log.flushed_seq() > seq + 1);
-    assert_eq!(log.range(log.first_seq()..seq).count(), 2, "what there was");
-    media.take_form(Form::Flv);
-    tag(&mut media, TagKind::Video, 500_000, crate::stream::testing::VIDEO_CONFIG);
-    tag(&mut media, TagKind::Video, 500_000, &key(2));
-    media.flush();
-    let frames = frames(media.log(Form::Flv).expect("its own"));
-    let payloads: Vec<&[u8]> = frames.iter().map(|(_, payload)| &payload[..]).collect();
-    assert_eq!(payloads, [&b"\x65\x01"[..], b"\x65\x88", b"\x41\x01", b"\x65\x02"]);
-    assert!(frames.windows(2).all(|two| two[0].0 < two[1].0), "{frames:?}");
-    assert!(frames.last().expect("four").0 < 10_000, "one timeline: {frames:?}");
-}
-
-#[test]
-fn packets_begin_anew_where_the_next_source_brings_tags() {
-    let mut media = Media::new(Form::Rtp);
-    begin(&mut media, H264);
-    packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
-    media.flush();
-    media.take_form(Form::Flv);
-    assert!(media.log(Form::Flv).is_some_and(|log| log.next_seq() == 0));
-    assert!(media.log(Form::Rtp).is_none());
+    let log = media.log(Form::Rtp).expect("it is made");
+    let of = |entry: &Entry| (entry.kind, entry.keyframe);
+    let entries = log.range(log.first_seq()..log.flushed_seq()).filter(|entry| !entry.is_rtcp());
+    let kinds: Vec<_> = entries.map(of).collect();
+    let first = kinds.iter().find(|(kind, _)| *kind == TagKind::Video);
+    assert_eq!(first, Some(&(TagKind::Video, true)), "{kinds:?}");
+    assert_eq!(media.bridge_counts().before_keyframe, 14);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 
 use super::*;
@@ -677,6 +679,21 @@ fn parameter_sets_that_came_once_are_told_to_who_comes() {
         let expected = [SPS, PPS, IDR, SLICE, SPS, PPS, IDR];
         assert_eq!(payloads.collect::<Vec<_>>(), expected);
     }
+}
+
+/// Those are not repeated, and so the description of who came before is void.
+#[test]
+fn parameter_sets_that_are_too_long_to_be_repeated_are_new_tracks() {
+    let long = BASE64_STANDARD.encode([&b"\x68"[..], &[7; REPEATED_SETS_LEN_MAX - 1]].concat());
+    let long = with_sets(96, &format!("{},{long}", SETS[1].split(',').next().expect("an SPS")));
+    let short = with_sets(96, SETS[0]);
+    let mut scene = of_first_sets();
+    assert_eq!(take_over(&mut scene, &long, &[IDR, SLICE]), RtpProgress::NewTracks);
+    // Players were told of them, all of them.
+    let progress = take_over(&mut scene, &long, &[IDR, SLICE]);
+    assert_eq!(progress, RtpProgress::Media(Progress::default()));
+    assert_eq!(take_over(&mut scene, &short, &[IDR, SLICE]), RtpProgress::NewSets);
+    assert_eq!(take_over(&mut scene, &long, &[IDR, SLICE]), RtpProgress::NewTracks);
 }
 
 #[test]
