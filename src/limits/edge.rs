@@ -204,6 +204,16 @@ const _: () = assert!(ORIGINS_SHOWN_MAX >= 2 * ORIGINS_MAX);
 /// a line of the event log and at most one close.
 pub const IDLE_TOLD_PER_TURN: usize = 64;
 
+/// Times `hook.timeout_ms` after which a hook's word on a stream that nobody plays is awaited no more: it
+/// may miss two calls.
+pub const HOOK_ANSWER_TIMEOUTS: u32 = 3;
+
+// Tries at origins.
+
+/// Time below which a try is not made that could have had more: a lost packet is sent again after 1 s, so that
+/// its end would say nothing of the origin.
+pub const TRY_TIME_MIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 // Addresses of one host.
 
 /// What an address may take to answer a connect when others of its host are left: the kernel asks a second

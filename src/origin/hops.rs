@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
 
@@ -20,15 +21,17 @@ pub struct Asking {
     pub is_passive: bool,
     /// Who asks, for whose share of the pending pulls it counts.
     pub asked_by: Option<IpAddr>,
+    /// When that one began to wait.
+    pub since: Option<Instant>,
     /// Without the hops, and nothing in it that can't be in a URL.
     params: Arc<str>,
     hops: Arc<str>,
 }
 
 impl Asking {
-    /// That of somebody.
-    pub fn by(self, address: IpAddr) -> Self {
-        Self { asked_by: Some(address), ..self }
+    /// That of somebody who waits since then.
+    pub fn by(self, address: IpAddr, since: Instant) -> Self {
+        Self { asked_by: Some(address), since: Some(since), ..self }
     }
 
     pub(super) fn params(&self) -> &str {
@@ -80,6 +83,7 @@ pub(super) fn asking(params: &str, node: &str, hops_max: usize) -> Asking {
     Asking {
         is_passive,
         asked_by: None,
+        since: None,
         params: url::query(&others.join("&")).into(),
         hops: again.join(",").into(),
     }

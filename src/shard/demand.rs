@@ -58,10 +58,9 @@ pub(super) enum Demand {
     Unasked,
     /// It was told that players wait; nobody else is asked.
     Told,
-    /// The hook is asked, until the timer; players wait since then.
+    /// The hook is asked, until the timer.
     Hook {
         timer: TimerId,
-        since: Instant,
         asking: Arc<Asking>,
     },
     Pulled(Box<Search>),
@@ -81,6 +80,7 @@ impl Demands {
     pub(super) fn ask(
         &mut self,
         (params, by): (&str, IpAddr),
+        now: Instant,
         wait: Duration,
     ) -> (Option<Arc<Asking>>, Duration) {
         let asking = self.origins.asking(params);
@@ -88,7 +88,7 @@ impl Demands {
             self.totals.passive += 1;
             return (None, wait.min(PASSIVE_WAIT));
         }
-        (Some(Arc::new(asking.by(by))), wait)
+        (Some(Arc::new(asking.by(by, now))), wait)
     }
 }
 
@@ -118,7 +118,7 @@ impl Shard {
                 .get(handle)
                 .filter(|stream| matches!(stream.demand, Demand::Told) && stream.is_free());
             if let Some(asking) = told.and_then(|stream| stream.askings().next().cloned()) {
-                self.pull_on_demand(now, handle, (&asking, now));
+                self.pull_on_demand(now, handle, &asking);
             }
         }
     }
@@ -166,23 +166,27 @@ impl Shard {
         asking: Option<Arc<Asking>>,
     ) {
         let Some(asking) = asking else { return };
-        let stream = self.tables.get_mut(handle).expect("callers look");
-        let nobody_brings = matches!(stream.source, Source::None { kept: false });
-        if !nobody_brings || !matches!(stream.demand, Demand::Unasked) {
+        let stream = self.tables.get(handle).expect("callers look");
+        if !stream.is_free() || !matches!(stream.demand, Demand::Unasked) {
             return;
         }
+        if !self.demands.origins.is_empty() && self.search_deadline(now, handle).is_none() {
+            // Those who wait will have gone in a moment. Who has come since then asks anew.
+            return;
+        }
+        let stream = self.tables.get_mut(handle).expect("just seen");
         stream.demand = Demand::Told;
         self.tell(handle, |_| What::Pending { by: Asker::Players, url: None });
         if self.demands.origins.is_empty() {
             return;
         }
         let Some(wait) = self.demands.origins.hook_wait() else {
-            self.pull_on_demand(now, handle, (&asking, now));
+            self.pull_on_demand(now, handle, &asking);
             return;
         };
         let timer = self.timers.set(now + wait, Timer::Demand(handle));
         let stream = self.tables.get_mut(handle).expect("just seen");
-        stream.demand = Demand::Hook { timer, since: now, asking };
+        stream.demand = Demand::Hook { timer, asking };
     }
 
     /// The hook has been told that a stream is missing, and leaves the search to us. What it said of an
@@ -204,11 +208,11 @@ impl Shard {
     pub(super) fn hook_is_over(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("callers look");
         if matches!(stream.demand, Demand::Hook { .. })
-            && let Demand::Hook { timer, since, asking } =
+            && let Demand::Hook { timer, asking } =
                 std::mem::replace(&mut stream.demand, Demand::Told)
         {
             self.timers.cancel(Some(timer));
-            self.pull_on_demand(now, handle, (&asking, since));
+            self.pull_on_demand(now, handle, &asking);
         }
     }
 

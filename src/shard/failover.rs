@@ -76,7 +76,7 @@ impl Shard {
         if pull.is_hedged() {
             let rival = pull.rival.take().expect("it is hedged");
             pull.lead_with(*rival);
-            if let PullState::Queued { timer } = &mut pull.lead.state {
+            if let PullState::Queued { timer, .. } = &mut pull.lead.state {
                 let old = *timer;
                 *timer = self.timers.set(old.due(), Timer::Queue(handle, Side::Lead));
                 self.timers.cancel(Some(old));

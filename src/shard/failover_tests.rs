@@ -158,6 +158,21 @@ fn lead_that_comes_up_ends_its_hedge() {
 }
 
 #[test]
+fn hedge_whose_turn_comes_too_late_fails_as_the_lead_that_it_has_become() {
+    let mut scene = added(&["edge", "center"], HEDGE, None);
+    scene.wait();
+    scene.stage(Stage::Handshaking);
+    scene.redirect("rtmp://edge/a/b");
+    // The lead's time is over a moment before its own.
+    while scene.hung_up.is_empty() {
+        scene.wait();
+    }
+    assert_eq!((scene.hosts(), scene.hung_up.len()), (vec!["edge", "center"], 1));
+    assert_eq!((scene.state_of("a"), answer(&mut scene)), (StreamState::BackingOff, "added"));
+    end(scene);
+}
+
+#[test]
 fn hedge_goes_on_when_the_lead_fails_and_is_replaced_when_it_fails_itself() {
     let mut scene = added(&["x", "y", "z"], HEDGE, None);
     scene.wait();

@@ -167,6 +167,8 @@ pub(super) enum PullState {
     New,
     Queued {
         timer: TimerId,
+        /// Its turn came too late: it is in no queue any more, and fails when the timer is due, at once.
+        is_late: bool,
     },
     /// An attempt is under way, or up.
     Trying {
@@ -256,7 +258,7 @@ impl Try {
     pub(super) fn timer(&self) -> Option<TimerId> {
         match self.state {
             PullState::New => None,
-            PullState::Queued { timer } | PullState::BackingOff { timer, .. } => Some(timer),
+            PullState::Queued { timer, .. } | PullState::BackingOff { timer, .. } => Some(timer),
             PullState::Trying { timer, .. } => timer,
         }
     }
@@ -281,7 +283,7 @@ impl Try {
     }
 
     pub(super) fn is_queued(&self) -> bool {
-        matches!(self.state, PullState::Queued { .. })
+        matches!(self.state, PullState::Queued { is_late: false, .. })
     }
 
     /// The fault when its time is over; `is_within_frame` where some of its first frame has come.

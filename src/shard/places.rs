@@ -4,8 +4,12 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use super::Shard;
+use super::demand::Demand;
 use super::failover::Side;
-use super::lifecycle::Place;
+use super::lifecycle::{Place, PullState};
+use super::tables::StreamHandle;
+use super::timers::Timer;
+use crate::limits::TRY_TIME_MIN;
 use crate::media::AttemptId;
 
 /// Places that are not free before their attempts are closed.
@@ -69,6 +73,32 @@ impl Shard {
         }
     }
 
+    /// Whether a try whose turn comes now may still come to something. One with too little time left would
+    /// fail by that, and count as one that its origin has not answered.
+    fn has_time(&self, now: Instant, handle: StreamHandle, side: Side) -> bool {
+        let stream = self.tables.get(handle).expect("callers look");
+        let pull = stream.pull().expect("only pulls queue");
+        let timeout = pull.timeout(side);
+        let least = match &stream.demand {
+            Demand::Pulled(search) if !pull.was_up => search.least(&pull.sources),
+            _ => TRY_TIME_MIN.min(timeout),
+        };
+        let way = pull.try_of(side).expect("callers have one");
+        now + least <= way.deadline(now, timeout)
+    }
+
+    /// A try whose turn comes too late has left its queue. It fails when whoever frees a place is done with
+    /// that, who may be about to go on with the same pull.
+    fn come_too_late(&mut self, now: Instant, handle: StreamHandle, side: Side) {
+        let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
+        let way = pull.and_then(|pull| pull.try_mut(side)).expect("callers have one");
+        let old = way.timer();
+        let due = old.map_or(now, |old| old.due().min(now));
+        let timer = self.timers.set(due, Timer::Queue(handle, side));
+        way.state = PullState::Queued { timer, is_late: true };
+        self.timers.cancel(old);
+    }
+
     pub(super) fn hand_out_places(&mut self, now: Instant, origin: &str) {
         while let Some(handle) = self.budget.next(origin, self.places_now(now, origin)) {
             let pull = self.tables.get(handle).and_then(|stream| stream.pull());
@@ -76,14 +106,18 @@ impl Shard {
                 let way = pull.and_then(|pull| pull.try_of(*side));
                 way.is_some_and(|way| way.is_queued() && way.origin() == origin)
             };
-            if let Some(side) = Side::ALL.into_iter().find(waits)
-                && !self.shutting_down
-            {
-                self.take_time_of_origin(now, handle);
+            let waiting = Side::ALL.into_iter().find(waits).filter(|_| !self.shutting_down);
+            let Some(side) = waiting else {
+                self.budget.give_back(origin);
+                continue;
+            };
+            self.take_time_of_origin(now, handle);
+            if self.has_time(now, handle, side) {
                 self.paces.take(now, origin);
                 self.dial(now, handle, side);
             } else {
                 self.budget.give_back(origin);
+                self.come_too_late(now, handle, side);
             }
         }
         self.await_pace(now, origin);

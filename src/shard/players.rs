@@ -34,7 +34,7 @@ impl Shard {
             self.changed_interest.push((key.clone(), form));
         }
         let here = self.locals.get_mut(&key, form).expect("just made");
-        let (asking, wait) = self.demands.ask((&params, peer.ip()), self.policy.stream_wait);
+        let (asking, wait) = self.demands.ask((&params, peer.ip()), now, self.policy.stream_wait);
         let role = if here.state == LocalState::Live {
             here.admitting += 1;
             self.actions.push_back(Action::Admit { connection });

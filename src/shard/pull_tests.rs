@@ -121,7 +121,7 @@ impl Scene {
     }
 
     /// The attempt that was dialed last is sent elsewhere.
-    fn redirect(&mut self, url: &str) {
+    pub(super) fn redirect(&mut self, url: &str) {
         let attempt = self.attempt();
         let url = Arc::new(SourceUrl::parse(url, true).unwrap());
         self.shard.attempt_redirected(self.now, attempt, url);
@@ -319,6 +319,23 @@ fn a_redirected_pull_has_the_time_that_its_try_has_left() {
 }
 
 #[test]
+#[test]
+fn a_redirected_pull_whose_turn_comes_too_late_is_not_dialed() {
+    let mut scene = redirected_to_a_busy_edge();
+    let start = scene.now - Duration::from_secs(3);
+    scene.now = start + TIMEOUT - Duration::from_millis(999);
+    scene.delete("first");
+    scene.shard.handle_timeout(scene.now);
+    scene.drain();
+    assert_eq!((scene.hosts().len(), scene.state_of("sent")), (2, StreamState::BackingOff));
+    let news: Vec<_> = scene.told.iter().map(told).collect();
+    assert_eq!(news, [("failed", "busy", 1)]);
+    scene.wait();
+    assert_eq!(scene.hosts()[2..], ["center"], "it begins anew");
+    scene.delete("sent");
+    scene.assert_nothing_is_left();
+}
+
 fn the_next_try_asks_the_first_origin_again() {
     let mut scene = redirected_to_a_busy_edge();
     scene.delete("first");

@@ -156,7 +156,7 @@ impl Shard {
             let pull = stream.pull_mut().expect("only pulls are attempted");
             let way = pull.try_mut(side).expect("callers have one");
             let timer = self.timers.set(way.deadline(now, timeout), Timer::Queue(handle, side));
-            way.state = PullState::Queued { timer };
+            way.state = PullState::Queued { timer, is_late: false };
             self.await_pace(now, &origin);
         }
     }
@@ -170,7 +170,7 @@ impl Shard {
         let pull = stream.pull_mut().expect("only pulls are dialed");
         let (timeout, rtp_transport) = (pull.timeout(side), pull.options.rtp_transport);
         let way = pull.try_mut(side).expect("callers have one");
-        if let PullState::Queued { timer } = way.state {
+        if let PullState::Queued { timer, .. } = way.state {
             self.timers.cancel(Some(timer));
         }
         let (url, deadline) = (way.target().clone(), way.deadline(now, timeout));
@@ -372,16 +372,19 @@ impl Shard {
         self.start_next(now, handle);
     }
 
-    /// Its turn did not come: a failure like another, so that whoever waits gets an answer.
+    /// Its turn did not come, or too late: a failure like another, so that whoever waits gets an answer.
     pub(super) fn queue_is_over(&mut self, now: Instant, handle: StreamHandle, side: Side) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
         let pull = stream.pull_mut().expect("only pulls queue");
-        let origin = pull.try_of(side).expect("its timers go with it").origin();
+        let way = pull.try_of(side).expect("its timers go with it");
+        let (origin, is_queued) = (way.origin(), way.is_queued());
         let fault = Fault::new(
             ErrorClass::Busy,
             format!("no turn at {origin}: other pulls use up its budget or its rate of connects"),
         );
-        self.budget.leave(&origin, handle);
+        if is_queued {
+            self.budget.leave(&origin, handle);
+        }
         match side {
             Side::Rival => self.rival_failed(now, handle, fault),
             Side::Lead => {

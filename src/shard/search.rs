@@ -11,6 +11,7 @@ use super::lifecycle::{AfterFailure, Pull, RetryPolicy};
 use super::tables::{Source, StreamHandle};
 use crate::bus::event::{Asker, What};
 use crate::bus::message::{IdleClose, PullOptions};
+use crate::limits::TRY_TIME_MIN;
 use crate::media::state::{EndReason, ErrorClass, Fault};
 use crate::origin::{Asking, Candidate, Origins};
 use crate::proto::rtsp::LowerTransport;
@@ -21,6 +22,8 @@ pub(super) struct Search {
     rounds: u32,
     /// Nothing is tried after this, as long as it was never up.
     deadline: Instant,
+    /// Nor with less time than this left.
+    least: Duration,
     /// Why it can't be had, as far as is known.
     fault: Option<Fault>,
     /// Nobody is left to be asked.
@@ -28,6 +31,11 @@ pub(super) struct Search {
 }
 
 impl Search {
+    /// The least time in which a try at the origin in use may come to something.
+    pub(super) fn least(&self, sources: &Sources) -> Duration {
+        self.candidates[sources.current_index()].timeout.min(self.least)
+    }
+
     /// Notes why the stream could not be had from one of them.
     fn note(&mut self, fault: &Fault) {
         // That one origin lacks it says little where another one was not reached.
@@ -57,20 +65,42 @@ impl Search {
             false => AfterFailure::GiveUp,
         };
         let next = after.delay().map(|delay| now + delay);
-        next.filter(|next| *next < self.deadline).map_or(AfterFailure::GiveUp, |_| after)
+        let in_time = next.filter(|next| *next + self.least <= self.deadline);
+        in_time.map_or(AfterFailure::GiveUp, |_| after)
     }
 }
 
 impl Shard {
-    /// Begins a search for who asks like this and waits since then; or for another one who waits, where they
-    /// have left or their address has as many as it may.
+    /// Until when a search that begins now may go on: those hear what came of it who wait longest and can
+    /// still be told in time. `None` where there is nobody.
+    pub(super) fn search_deadline(&self, now: Instant, handle: StreamHandle) -> Option<Instant> {
+        // They hear it before their own time is over.
+        let time = self.policy.stream_wait * 15 / 16;
+        let stream = self.tables.get(handle).expect("callers look");
+        let deadlines = stream.askings().map(|asking| asking.since.unwrap_or(now) + time);
+        deadlines.filter(|deadline| now + self.least_time() <= *deadline).min()
+    }
+
+    /// The least time that is left for a try of a search.
+    fn least_time(&self) -> Duration {
+        TRY_TIME_MIN.min(self.policy.stream_wait / 4)
+    }
+
+    /// Begins a search for who asks like this; or for another one who waits, where they have left or their
+    /// address has as many as it may.
     pub(super) fn pull_on_demand(
         &mut self,
         now: Instant,
         handle: StreamHandle,
-        (first, since): (&Arc<Asking>, Instant),
+        first: &Arc<Asking>,
     ) {
+        let (deadline, least) = (self.search_deadline(now, handle), self.least_time());
         let stream = self.tables.get_mut(handle).expect("callers look");
+        let Some(deadline) = deadline else {
+            // Nobody is left who is pulled for and has time. Who comes is, anew.
+            stream.demand = Demand::Unasked;
+            return;
+        };
         let mut askings: Vec<&Arc<Asking>> = stream.askings().collect();
         askings.sort_by_key(|asking| !Arc::ptr_eq(asking, first));
         let enter = |asking: &&Arc<Asking>| {
@@ -79,11 +109,7 @@ impl Shard {
         };
         let entered = askings.iter().find_map(enter);
         let asked = entered.as_ref().map(|(asking, _)| asking);
-        let Some(asking) = asked.or_else(|| askings.first().copied()).cloned() else {
-            // Nobody is left who is pulled for. Who comes is, anew.
-            stream.demand = Demand::Unasked;
-            return;
-        };
+        let asking = asked.or_else(|| askings.first().copied()).expect("somebody has time").clone();
         let (origins, hosts) = (self.demands.origins(), &self.hosts);
         let is_avoided = |name: &str| hosts.avoided(now, name, origins.avoid()).is_some();
         let candidates = origins.candidates(&stream.key, &asking, is_avoided, &mut self.rng);
@@ -96,9 +122,8 @@ impl Shard {
         let pull = Pull::new(urls, search_options(origins, &asking));
         let pull = Pull { on_demand: true, place: Some(place), ..pull };
         stream.source = Source::Pull(Box::new(pull));
-        // Those who wait hear what came of it before their own time is over.
-        let deadline = since + self.policy.stream_wait * 15 / 16;
-        let search = Search { candidates, rounds: 0, deadline, fault: None, is_over: false };
+        let (rounds, fault, is_over) = (0, None, false);
+        let search = Search { candidates, rounds, deadline, least, fault, is_over };
         stream.demand = Demand::Pulled(Box::new(search));
         self.demands.totals.pulls += 1;
         self.tell(handle, |_| What::Pending { by: Asker::Demand, url: Some(url) });

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::demand_tests::{ONE, Scene, key, options, with_origins};
 use crate::bus::message::{Ask, PullOptions};
 use crate::config::Config;
+use crate::limits::TRY_TIME_MIN;
 use crate::media::SourceUrl;
 use crate::media::state::{EndReason, ErrorClass};
 
@@ -145,6 +146,96 @@ fn a_try_that_was_queued_has_what_is_left_of_the_time() {
     scene.pass(TOLD_AFTER - Duration::from_secs(13));
     assert_eq!(scene.refused[1..], [(2, EndReason::OriginFailed)]);
     scene.assert_nothing_is_left();
+}
+
+/// A try that could only fail by its own timeout is none: its origin is not asked, and not blamed.
+#[test]
+fn a_turn_that_comes_too_late_is_none() {
+    let entry = "timeout_ms = 60000\nconnects_max = 1";
+    let mut scene = Scene::new("", with_origins([entry]));
+    for stream in ["a", "b", "c"] {
+        scene.play(stream, "");
+    }
+    scene.pass(TOLD_AFTER - TRY_TIME_MIN);
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.dialed.len(), 2, "in time");
+    scene.pass(Duration::from_millis(1));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.dialed.len(), 2);
+    let reasons = [(1, EndReason::NotFound), (2, EndReason::NotFound), (3, EndReason::Busy)];
+    assert_eq!(scene.refused, reasons);
+    let origin = &scene.shard.origin_views(scene.now)[0];
+    assert_eq!((origin.connects, origin.unanswered, origin.queued), (2, 0, 0));
+    assert_eq!(scene.shard.demand_totals().absences, 2, "it may be there");
+    scene.play("c", "");
+    assert_eq!(scene.dialed.len(), 3, "the place is free");
+    scene.fail(ErrorClass::NotFound);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn an_origin_is_not_asked_when_the_one_before_it_took_nearly_all_of_the_time() {
+    let mut scene = Scene::new("", with_origins(["timeout_ms = 13100", ""]));
+    scene.play("a", "");
+    scene.pass(Duration::from_millis(13_100));
+    assert_eq!(
+        (scene.hosts(), &scene.refused[..]),
+        (vec!["o0"], &[(1, EndReason::OriginFailed)][..])
+    );
+    scene.assert_nothing_is_left();
+}
+
+/// Where players may not wait for long, a share of that is enough for a try.
+#[test]
+fn short_waits_leave_time_for_tries() {
+    let mut scene = Scene::new("", |config| {
+        with_origins(["connects_max = 1"])(config);
+        config.stream.max_stream_wait_ms = 800;
+    });
+    scene.play("a", "");
+    scene.play("b", "");
+    scene.pass(Duration::from_millis(500));
+    scene.fail(ErrorClass::NotFound);
+    assert_eq!(scene.dialed.len(), 2);
+    scene.fail(ErrorClass::NotFound);
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn a_search_that_begins_later_counts_from_when_its_players_began_to_wait() {
+    const LATE: Duration = Duration::from_secs(10);
+    let slow = || with_origins(["timeout_ms = 60000"]);
+    let mut reloaded = Scene::new("", |_| {});
+    reloaded.play("a", "");
+    reloaded.pass(LATE);
+    reloaded.reload("", slow());
+    let mut left = Scene::new("", slow());
+    assert!(left.publish("a"));
+    left.play("a", "");
+    left.pass(LATE);
+    left.unpublish();
+    for mut scene in [reloaded, left] {
+        assert_eq!(scene.hosts(), ["o0"]);
+        scene.pass(TOLD_AFTER - LATE - Duration::from_millis(1));
+        assert!(scene.refused.is_empty());
+        scene.pass(Duration::from_millis(1));
+        assert_eq!(scene.refused, [(1, EndReason::OriginFailed)], "not that they waited too long");
+        scene.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn a_search_that_is_too_late_for_who_waits_begins_for_who_has_come_since() {
+    let mut scene = Scene::new("", |_| {});
+    scene.play("a", "");
+    scene.pass(Duration::from_millis(14_500));
+    scene.reload(ONE, |_| {});
+    scene.play("a", "");
+    assert_eq!(scene.dialed.len(), 0);
+    scene.pass(Duration::from_millis(500));
+    assert_eq!((&scene.refused[..], scene.dialed.len()), (&[(1, EndReason::WaitOver)][..], 1));
+    scene.media();
+    assert_eq!(scene.admitted, [2]);
 }
 
 #[test]
