@@ -136,7 +136,8 @@ pub struct HookCounts {
     pub taken: AtomicU64,
     /// Calls that were not taken and are tried again.
     pub failed: AtomicU64,
-    /// Calls that found the queue full.
+    /// Calls that are not told: they found the queue full, were refused too often, or their hook is
+    /// switched off.
     pub dropped: AtomicU64,
     pub waiting: AtomicU64,
     pub allowed: AtomicU64,

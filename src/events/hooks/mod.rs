@@ -209,10 +209,11 @@ impl Hooks {
                 }
                 self.note_not_found(id, outcome);
                 if let Some(item) = self.queue.done(now, id, outcome) {
-                    if outcome == Outcome::Refused && !item.once {
-                        self.drop_item(&item);
+                    match outcome {
+                        Outcome::Taken => follow(&item, &Said::of(posted), shards),
+                        _ if item.once => {}
+                        _ => self.drop_item(&item),
                     }
-                    follow(&item, &Said::of(posted), shards);
                 }
             }
         }
@@ -256,7 +257,9 @@ impl Hooks {
                 Some(order) => self.tellers.give(order, self.tells_under_way),
                 None => {
                     self.tells_under_way -= 1;
-                    self.queue.done(now, id, Outcome::Taken);
+                    if let Some(item) = self.queue.done(now, id, Outcome::Taken) {
+                        self.drop_item(&item);
+                    }
                 }
             }
         }
@@ -552,6 +555,31 @@ mod tests {
         }
         assert_eq!((scene.hooks.lost, scene.hooks.is_done()), (1, true));
         assert!(scene.told.try_recv().is_err(), "nothing is done at its word");
+    }
+
+    #[test]
+    fn a_call_that_fails_when_its_hook_is_switched_off_is_counted_as_missed() {
+        let (mut scene, now) = (Scene::new(), clock::now());
+        scene.set(&[Hook::StreamNoneReader], 10);
+        (0..3).for_each(|number| scene.happen_to(&format!("s{number}"), What::Unwatched));
+        let calls = [(); 2].map(|()| {
+            scene.hooks.tells_under_way += 1;
+            scene.hooks.queue.take(now).expect("it is told").0
+        });
+        scene.set(&[], 10);
+        let dropped =
+            |scene: &Scene| (scene.hooks.counts.dropped.load(Ordering::Relaxed), scene.hooks.lost);
+        assert_eq!(dropped(&scene), (1, 1), "what waits is missed at once");
+        let failed = Err(NoReply::Unanswered("nothing in time".to_owned()));
+        for (id, posted, expected) in [
+            (calls[0], failed, (2, 2)),
+            (calls[1], Ok((200, br#"{"code":0,"close":true}"#.to_vec())), (2, 2)),
+        ] {
+            scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
+            assert_eq!(dropped(&scene), expected);
+        }
+        assert!(scene.hooks.is_done());
+        assert!(scene.told.try_recv().is_ok(), "an answer counts");
     }
 
     /// The streams whose search begins in this turn.

@@ -160,8 +160,8 @@ impl Queue {
         self.under_way.get(&id).map(|call| &call.item)
     }
 
-    /// What came of one that was taken out; gives it back when it is done with: taken, or refused
-    /// [`HOOK_REFUSALS_MAX`] times.
+    /// What came of one that was taken out; gives it back when it is done with: taken, refused
+    /// [`HOOK_REFUSALS_MAX`] times, or failed when its hook had no URL any more.
     pub(super) fn done(&mut self, now: Instant, id: u64, outcome: Outcome) -> Option<Item> {
         let Call { mut item, server: called, is_wanted, is_again } = self.under_way.remove(&id)?;
         let server = self.servers.entry(called).or_default();
@@ -175,7 +175,7 @@ impl Queue {
         server.under_way -= 1;
         server.again_under_way -= usize::from(is_again);
         if !is_wanted {
-            return (outcome == Outcome::Taken).then_some(item);
+            return Some(item);
         }
         let name = item.lane();
         let lane = self.lanes.get_mut(&name).expect("something of it was under way");

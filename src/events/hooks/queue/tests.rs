@@ -278,7 +278,7 @@ fn what_is_under_way_and_not_wanted_any_more_is_not_told_again() {
     let [first, second] = [0; 2].map(|_| take(&mut queue, now).unwrap().0);
     queue.push(item("a", 3), 10);
     assert_eq!(queue.retarget(|_| None), [item("a", 3)], "what was not under way");
-    assert!(queue.done(now, first, Outcome::NotNow).is_none());
+    assert_eq!(queue.done(now, first, Outcome::NotNow), Some(item("a", 1)), "it is over");
     assert!(queue.done(now, second, Outcome::Taken).is_some(), "its answer counts");
     assert_eq!((queue.waiting_count(), queue.lanes.len()), (0, 0));
 }
