@@ -172,6 +172,42 @@ fn hook_decides_and_a_player_between_question_and_answer_saves_the_stream() {
     relay.stop();
 }
 
+/// Its server is not there, or refuses what it is told.
+#[test]
+fn idle_pulls_do_not_stay_for_a_hook_that_says_nothing() {
+    let origin = Origin::start(Mode::Healthy);
+    let source = Relay::start(1);
+    source.add("a", &origin.rtmp_url("a"), &[]);
+    let mut server = HookServer::start();
+    server.behave(|_| Answer::Status(404));
+    let url = server.url("on_stream_none_reader");
+    let config = format!(
+        "[stream]\nnone_reader_delay_ms = 200\n[hook]\nenable = true\ntimeout_ms = 300\n\
+         on_stream_none_reader = \"{url}\"\n[[origin]]\nurl = \"rtmp://{}/{{app}}/a\"\n",
+        source.rtmp
+    );
+    let relay = Relay::start_with(2, &config);
+    for round in ["refused", "gone"] {
+        let [stays, idle, demanded] =
+            ["stays", "idle", "demanded"].map(|stream| format!("{round}_{stream}"));
+        relay.add(&stays, &origin.rtmp_url("a"), &[]);
+        relay.add(&idle, &origin.rtmp_url("a"), &[("idle_close_ms", "200")]);
+        let path = format!("/live/{demanded}.live.flv");
+        Player::http_flv(relay.http, &path).wait_frames(Kind::Video, 2);
+        for stream in [&idle, &demanded] {
+            wait_gone(&relay, stream);
+            assert_eq!(end_of(&relay, stream), "closed idle");
+        }
+        assert!(relay.is_online(&stays), "the hook alone closes it");
+        if round == "refused" {
+            assert!(!server.calls_of("on_stream_none_reader").is_empty());
+        }
+        server.stop();
+    }
+    relay.stop();
+    source.stop();
+}
+
 #[test]
 fn idle_time_survives_a_restart_and_a_closed_pull_does_not() {
     let origin = Origin::start(Mode::Healthy);

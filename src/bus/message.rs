@@ -191,6 +191,9 @@ pub enum Ask {
     },
     /// Of the key's owner: closes a stream that was told to be unwatched and still is.
     CloseIdle { key: StreamKey, generation: Option<Generation> },
+    /// Of the key's owner: lets a stream be that was told to be unwatched, whatever it would do without a
+    /// word.
+    KeepIdle { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: sends those away who wait for a key that nobody brings, in this life of it.
     SendAway { key: StreamKey, generation: Option<Generation> },
     /// Of the key's owner: the hook that was told of a missing stream brings none itself.

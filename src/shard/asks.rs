@@ -38,6 +38,10 @@ impl Shard {
                 self.close(now, ticket, &key, (generation, form), (force, pending_too));
             }
             Ask::CloseIdle { key, generation } => self.close_idle(now, ticket, &key, generation),
+            Ask::KeepIdle { key, generation } => {
+                self.keep_idle(&key, generation);
+                self.answer(ticket, Answer::Done);
+            }
             Ask::SendAway { key, generation } => {
                 self.send_away_waiters(now, ticket, &key, generation);
             }

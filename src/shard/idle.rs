@@ -24,11 +24,23 @@ pub(super) enum Watch {
     Watched,
     /// Nobody since then. Its place in the queue, which it has while it is registered.
     Unwatched { since: Instant, due: Option<Instant> },
-    /// Nobody, and that was told.
-    Told,
+    /// Nobody, and that was told. Where a hook is asked whether it is to be closed, its place in the queue
+    /// until that has said so: without a word it is closed then.
+    Told { answer_by: Option<Instant> },
 }
 
-/// Registered streams that nobody plays, by when that is to be told.
+impl Watch {
+    /// Its place in the queue.
+    fn due(self) -> Option<Instant> {
+        match self {
+            Self::Watched => None,
+            Self::Unwatched { due, .. } => due,
+            Self::Told { answer_by } => answer_by,
+        }
+    }
+}
+
+/// Streams that nobody plays, by when that is to be told, or a hook's word on it is awaited no more.
 pub(super) type Idle = BTreeSet<(Instant, StreamHandle)>;
 
 impl Shard {
@@ -57,7 +69,10 @@ impl Shard {
         match stream.watch {
             Watch::Watched => {}
             Watch::Unwatched { since, .. } => self.await_idle(handle, since),
-            Watch::Told => stream.watch = Watch::Watched,
+            Watch::Told { .. } => {
+                let before = std::mem::take(&mut stream.watch);
+                self.leave_idle(handle, before);
+            }
         }
         self.look_who_plays(now, handle);
     }
@@ -74,23 +89,26 @@ impl Shard {
 
     /// A stream is not watched for in this way any more.
     pub(super) fn leave_idle(&mut self, handle: StreamHandle, before: Watch) {
-        if let Watch::Unwatched { due: Some(due), .. } = before {
+        if let Some(due) = before.due() {
             self.idle.remove(&(due, handle));
         }
     }
 
     /// The delay of those that have none of their own is another one now.
     pub(super) fn await_idle_anew(&mut self) {
-        for (_, handle) in std::mem::take(&mut self.idle) {
+        for (due, handle) in std::mem::take(&mut self.idle) {
             let stream = self.tables.get(handle).expect("who ends leaves the queue");
             if let Watch::Unwatched { since, .. } = stream.watch {
                 self.await_idle(handle, since);
+            } else {
+                self.idle.insert((due, handle));
             }
         }
     }
 
     /// Tells of the streams that nobody has played for as long as the operator or the pull says, and
-    /// closes those that are to be closed without asking. Of many, those that are left are due at once.
+    /// closes those that are to be closed without asking, or of which the hook has said nothing in its time.
+    /// Of many, those that are left are due at once.
     pub(super) fn tell_idle(&mut self, now: Instant) {
         for _ in 0..IDLE_TOLD_PER_TURN {
             let Some(&(due, handle)) = self.idle.first().filter(|(due, _)| *due <= now) else {
@@ -98,22 +116,37 @@ impl Shard {
             };
             self.idle.remove(&(due, handle));
             let stream = self.tables.get_mut(handle).expect("who ends leaves the queue");
-            let Watch::Unwatched { since, due } = &mut stream.watch else { continue };
-            *due = None;
-            if !stream.registered {
+            let registered = stream.registered;
+            let since = match &mut stream.watch {
+                Watch::Watched => continue,
+                Watch::Unwatched { since, due } => {
+                    *due = None;
+                    *since
+                }
+                Watch::Told { answer_by } => {
+                    *answer_by = None;
+                    // When it is back, it is asked anew.
+                    if registered {
+                        self.end_stream(now, handle, EndReason::Idle, None);
+                    }
+                    continue;
+                }
+            };
+            if !registered {
                 continue;
             }
-            let since = *since;
             let IdleClose { after, always } = idle_close(stream);
             if now < since + after.unwrap_or(self.policy.none_reader_delay) {
                 self.await_idle(handle, since);
                 continue;
             }
-            stream.watch = Watch::Told;
             let is_to_go = after.is_some() || stream.pull().is_some_and(|pull| pull.on_demand);
+            let is_asked = is_to_go && self.policy.none_reader_is_asked;
+            let answer_by = is_asked.then(|| now + self.policy.none_reader_answer);
+            stream.watch = Watch::Told { answer_by };
+            self.idle.extend(answer_by.map(|by| (by, handle)));
             self.tell(handle, |_| What::Unwatched);
-            let nobody_decides = is_to_go && !self.policy.none_reader_is_asked;
-            if always.unwrap_or(self.policy.auto_close) || nobody_decides {
+            if always.unwrap_or(self.policy.auto_close) || is_to_go && !is_asked {
                 self.end_stream(now, handle, EndReason::Idle, None);
             }
         }
@@ -121,15 +154,13 @@ impl Shard {
 
     /// Asserts that the queue has who it should; for tests.
     pub(super) fn check_idle(&self) {
-        let awaited = |(_, stream): &(StreamHandle, &Stream)| {
-            matches!(stream.watch, Watch::Unwatched { due: Some(_), .. })
-        };
+        let awaited = |(_, stream): &(StreamHandle, &Stream)| stream.watch.due().is_some();
         let all = self.tables.handles().into_iter();
         let all = all.map(|handle| (handle, self.tables.get(handle).expect("just listed")));
         assert_eq!(all.filter(awaited).count(), self.idle.len());
         for (due, handle) in &self.idle {
-            let watch = self.tables.get(*handle).map(|stream| stream.watch);
-            assert!(matches!(watch, Some(Watch::Unwatched { due: Some(at), .. }) if at == *due));
+            let stream = self.tables.get(*handle).expect("who ends leaves the queue");
+            assert_eq!(stream.watch.due(), Some(*due));
         }
     }
 
@@ -150,11 +181,23 @@ impl Shard {
         };
         self.look_who_plays(now, handle);
         let stream = self.tables.get(handle).expect("just found");
-        if !stream.registered || stream.watch != Watch::Told {
+        if !stream.registered || !matches!(stream.watch, Watch::Told { .. }) {
             self.answer(ticket, Answer::Close(CloseOutcome::HasPlayers));
             return;
         }
         self.end_stream(now, handle, EndReason::Idle, Some((ticket, AskedFor::Close)));
+    }
+
+    /// The hook that was told of an unwatched stream lets it be.
+    pub(super) fn keep_idle(&mut self, key: &StreamKey, generation: Option<Generation>) {
+        let found = self.tables.find(key);
+        let found = found.filter(|handle| generation.is_none_or(|of| of == handle.generation));
+        let Some(handle) = found else { return };
+        let stream = self.tables.get_mut(handle).expect("just found");
+        if matches!(stream.watch, Watch::Told { .. }) {
+            let before = std::mem::replace(&mut stream.watch, Watch::Told { answer_by: None });
+            self.leave_idle(handle, before);
+        }
     }
 }
 

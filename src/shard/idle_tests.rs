@@ -205,6 +205,60 @@ fn hook_decides_where_one_is_set() {
     assert_eq!(scene.told.last().unwrap(), "idle");
 }
 
+/// The hook is not reached, does not take it, or is switched off before it is told.
+#[test]
+fn without_a_word_of_the_hook_the_pull_itself_decides() {
+    const ANSWER: Duration = Duration::from_secs(30);
+    let asked = |policy: &mut Policy| {
+        assert_eq!(policy.none_reader_answer, ANSWER);
+        policy.none_reader_is_asked = true;
+    };
+    let mut scene = Scene::new(after(5), asked);
+    scene.pass(SECOND * 5);
+    scene.shard.set_policy(Policy { none_reader_delay: SECOND, ..scene.shard.policy });
+    scene.pass(ANSWER - Duration::from_millis(1));
+    assert_eq!((scene.unwatched(), scene.lives()), (1, true));
+    scene.pass(Duration::from_millis(1));
+    assert_eq!((scene.lives(), scene.told.last().unwrap().as_str()), (false, "idle"));
+    assert!(scene.shard.ledger().is_zero(), "{}", scene.shard.ledger());
+    // One that nobody but the hook may close.
+    let mut scene = Scene::new(IdleClose::default(), asked);
+    scene.pass(DELAY);
+    scene.pass(ANSWER * 10);
+    assert_eq!((scene.unwatched(), scene.lives()), (1, true));
+}
+
+#[test]
+fn hook_that_lets_it_be_player_and_loss_end_the_wait_for_its_word() {
+    let ask = |scene: &mut Scene| {
+        scene.pass(SECOND * 5);
+        assert_eq!((scene.unwatched(), scene.lives()), (1, true));
+    };
+    let asked = |policy: &mut Policy| policy.none_reader_is_asked = true;
+    let [mut kept, mut played, mut lost] = [(); 3].map(|()| Scene::new(after(5), asked));
+    ask(&mut kept);
+    kept.ask(Ask::KeepIdle { key: kept.key.clone(), generation: None });
+    kept.pass(SECOND * 100);
+    assert_eq!((kept.unwatched(), kept.lives()), (1, true));
+    assert!(matches!(kept.hook_says_close(), CloseOutcome::Closed(_)), "a second answer counts");
+    ask(&mut played);
+    played.interest(Form::Flv, (1, 0));
+    played.ask(Ask::KeepIdle { key: played.key.clone(), generation: None });
+    played.pass(SECOND * 100);
+    assert!(played.lives());
+    played.interest(Form::Flv, (0, 0));
+    played.pass(SECOND * 5);
+    assert_eq!((played.unwatched(), played.lives()), (2, true), "asked anew");
+    played.pass(SECOND * 30);
+    assert!(!played.lives());
+    ask(&mut lost);
+    lost.blip();
+    lost.pass(SECOND * 30);
+    assert_eq!((lost.unwatched(), lost.lives()), (2, true), "asked anew, and its time begins anew");
+    lost.pass(SECOND * 30);
+    assert!(!lost.lives());
+}
+
 #[test]
 fn players_and_waiters_of_other_shards_and_forms_count() {
     for (form, counts) in [(Form::Flv, (1, 0)), (Form::Flv, (0, 1)), (Form::Rtp, (0, 1))] {

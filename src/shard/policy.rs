@@ -6,6 +6,7 @@ use super::lifecycle::RetryPolicy;
 use crate::access::PullLimits;
 use crate::config::{Config, Hook};
 use crate::egress::CrowdLimits;
+use crate::limits::HOOK_ANSWER_TIMEOUTS;
 
 /// What the operator decides.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,8 @@ pub struct Policy {
     pub auto_close: bool,
     /// A hook is asked whether an unwatched stream is to be closed.
     pub none_reader_is_asked: bool,
+    /// And is closed without its word after so long, if it would be closed without a hook.
+    pub none_reader_answer: Duration,
     /// How long a close waits to be confirmed before it is answered nevertheless.
     pub close_bound: Duration,
     /// How long audio waits for video to ride on.
@@ -68,6 +71,7 @@ impl Policy {
             none_reader_delay: ms(config.stream.none_reader_delay_ms),
             auto_close: config.stream.auto_close,
             none_reader_is_asked: config.hook.wants(Hook::StreamNoneReader),
+            none_reader_answer: ms(config.hook.timeout_ms) * HOOK_ANSWER_TIMEOUTS,
             close_bound: ms(config.api.reply_bound_ms),
             audio_wait: ms(config.egress.audio_wait_ms),
             flush_window: ms(config.egress.flush_window_ms),

@@ -145,7 +145,9 @@ impl Plan {
             stream_wait,
             none_reader_delay: Duration::from_secs(6),
             auto_close: false,
-            none_reader_is_asked: false,
+            // A hook that never says a word.
+            none_reader_is_asked: lag_evict.as_millis().is_multiple_of(2),
+            none_reader_answer: Duration::from_secs(1),
             close_bound: Duration::from_millis(1000),
             audio_wait: Duration::from_millis(if rng.u32(0..4) == 0 { 0 } else { 40 }),
             flush_window: Duration::from_millis(if rng.u32(0..4) == 0 {

@@ -397,20 +397,19 @@ impl Hooks {
 
 /// Does what a hook wants that was told something.
 fn follow(item: &Item, said: &Said, shards: &mut Shards) {
-    let Some(key) = &item.key else { return };
+    let Some(to) = item.key.clone() else { return };
+    let (key, generation) = (to.clone(), item.generation);
     let closes = matches!(said, Said::Yes { close: true });
     let ask = match item.hook {
-        // It may have added a pull, or have nothing to do with it: then origins are asked.
-        Hook::StreamNotFound if !closes => {
-            Ask::Demand { key: key.clone(), generation: item.generation }
-        }
-        _ if !closes => return,
         // A player that came meanwhile saves it.
-        Hook::StreamNoneReader => Ask::CloseIdle { key: key.clone(), generation: item.generation },
-        Hook::StreamNotFound => Ask::SendAway { key: key.clone(), generation: item.generation },
+        Hook::StreamNoneReader if closes => Ask::CloseIdle { key, generation },
+        Hook::StreamNoneReader => Ask::KeepIdle { key, generation },
+        Hook::StreamNotFound if closes => Ask::SendAway { key, generation },
+        // It may have added a pull, or have nothing to do with it: then origins are asked.
+        Hook::StreamNotFound => Ask::Demand { key, generation },
         _ => return,
     };
-    shards.put(0, FromKeeper::Ask { key: key.clone(), ask });
+    shards.put(0, FromKeeper::Ask { key: to, ask });
 }
 
 fn server_of(url: &Url) -> Arc<str> {
@@ -580,6 +579,30 @@ mod tests {
         }
         assert!(scene.hooks.is_done());
         assert!(scene.told.try_recv().is_ok(), "an answer counts");
+    }
+
+    #[test]
+    fn a_hook_that_takes_what_nobody_plays_decides_with_its_answer() {
+        let (mut scene, now) = (Scene::new(), clock::now());
+        scene.set(&[Hook::StreamNoneReader], 10);
+        for (body, closes) in [
+            (r#"{"code":0,"close":true}"#, true),
+            (r#"{"code":0,"close":false}"#, false),
+            ("", false),
+        ] {
+            scene.happen(What::Unwatched);
+            let (id, _) = scene.hooks.queue.take(now).expect("it is told");
+            scene.hooks.tells_under_way += 1;
+            let posted = Ok((200, body.into()));
+            scene.hooks.posted(now, (HookPool::Tell, id), &posted, &mut scene.shards);
+            let Ok(FromKeeper::Ask { ask, .. }) = scene.told.try_recv() else { panic!("{body}") };
+            let generation = match (ask, closes) {
+                (Ask::CloseIdle { generation, .. }, true) => generation,
+                (Ask::KeepIdle { generation, .. }, false) => generation,
+                _ => panic!("{body}"),
+            };
+            assert_eq!(generation, Some(Generation(3)), "{body}");
+        }
     }
 
     /// The streams whose search begins in this turn.
