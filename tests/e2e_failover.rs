@@ -13,8 +13,9 @@ use kit::flv::{self, Kind, Role, Tag};
 use kit::relay::key;
 use kit::rtsp::Lower;
 use kit::rtsp_player::RtspPlayer;
-use kit::{LIVENESS, Player, Relay, TempDir};
+use kit::{HookServer, LIVENESS, Player, Relay, TempDir, wait_until};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 /// Retries come soon, and players are kept for long.
 const EDGE: &str = "[pull]\nretry_base_ms = 200\nretry_step_ms = 200\nretry_max_ms = 500\n\
@@ -148,7 +149,7 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
             }
             _ => third.set(mode.clone()),
         }
-        kit::wait_until(LIVENESS, "another source is in use", || {
+        wait_until(LIVENESS, "another source is in use", || {
             url_of(&edge) != source && edge.is_online("a")
         });
         if (place, &mode) == (2, &Mode::Reset) {
@@ -336,7 +337,7 @@ fn players_over_rtsp_go_on_from_one_rtsp_source_to_another() {
             let port = site.relay.rtsp.port().to_string();
             let reply = site.relay.api("kick_sessions", &[("local_port", &port)]);
             assert_eq!(reply["count_hit"], 1, "{reply}");
-            kit::wait_until(LIVENESS, "the other source is in use", || {
+            wait_until(LIVENESS, "the other source is in use", || {
                 url_of(&edge) == urls[(round + 1) % 2] && edge.is_online("a")
             });
             go_on(20);
@@ -389,20 +390,20 @@ fn source_of_another_form_takes_over() {
     for round in 0..2 {
         kit::pause(Duration::from_millis(300));
         first.set(Mode::Refused);
-        kit::wait_until(LIVENESS, "the RTSP source", || {
+        wait_until(LIVENESS, "the RTSP source", || {
             edge.is_online("a") && url_of(&edge).starts_with("rtsp")
         });
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
         let proxy = edge.proxy("a").expect("it is pulled");
         assert_eq!(proxy["sources"][1]["errorClass"], "refused", "{round}: {proxy}");
         let mut of_packets = Decoder::start(&edge.rtsp_url("a"));
-        kit::wait_until(LIVENESS, "a player of packets", || edge.ledger()["players"] == 3);
+        wait_until(LIVENESS, "a player of packets", || edge.ledger()["players"] == 3);
         of_packets.assert_runs();
         first.set(Mode::Healthy);
         let port = site.relay.rtsp.port().to_string();
         let reply = site.relay.api("kick_sessions", &[("local_port", &port)]);
         assert_eq!(reply["count_hit"], 1, "{reply}");
-        kit::wait_until(LIVENESS, "the RTMP source", || {
+        wait_until(LIVENESS, "the RTMP source", || {
             edge.is_online("a") && url_of(&edge).starts_with("rtmp")
         });
         of_packets.wait_end();
@@ -415,4 +416,46 @@ fn source_of_another_form_takes_over() {
     }
     edge.delete("a");
     edge.stop();
+}
+
+/// A source that is lost and replaced before players notice is no end of the stream for who is told of
+/// those; one that is away for longer than players are kept is.
+#[test]
+fn a_stream_is_told_to_be_gone_when_its_players_are() {
+    let origins = [Origin::start(Mode::Healthy), Origin::start(Mode::Healthy)];
+    let config = kit::config::RETRY_SOON.to_owned() + &kit::config::grace_ms(3000);
+    let relay = Relay::start_with(2, &config);
+    let server = HookServer::start();
+    let set = [
+        ("hook.enable", "1"),
+        ("hook.stream_changed_schemas", "rtmp"),
+        ("hook.on_stream_changed", &server.url("on_stream_changed")),
+        ("hook.on_proxy_state", &server.url("on_proxy_state")),
+    ];
+    assert_eq!(relay.api("setServerConfig", &set)["changed"], 4);
+    let told = |hook: &str, of: &str| -> Vec<Value> {
+        server.calls_of(hook).into_iter().map(|call| call.body[of].clone()).collect()
+    };
+    let urls = origins.each_ref().map(|origin| origin.rtmp_url("a"));
+    assert_eq!(relay.add("a", &urls[0], &[("urls", &urls[1])])["code"], 0);
+    let player = Player::http_flv(relay.http, "/live/a.live.flv");
+    player.wait_frames(Kind::Video, 5);
+    origins[0].set(Mode::Refused);
+    server.wait("on_proxy_state", |body| body["state"] == "source_switched");
+    player.wait_more_frames(Kind::Video, 5);
+    player.assert_open();
+    assert_eq!(told("on_stream_changed", "regist"), [true]);
+    origins[1].set(Mode::Refused);
+    server.wait("on_stream_changed", |body| body["regist"] == false);
+    player.wait_end(LIVENESS);
+    origins[0].set(Mode::Healthy);
+    wait_until(LIVENESS, "it is told to be back", || {
+        told("on_stream_changed", "regist").len() == 3
+    });
+    assert_eq!(told("on_stream_changed", "regist"), [true, false, true]);
+    let states = told("on_proxy_state", "state");
+    let count = |state: &str| states.iter().filter(|of| *of == state).count();
+    assert_eq!((count("pending"), count("registered")), (1, 3), "{states:?}");
+    assert!(count("retrying") >= 2, "{states:?}");
+    relay.stop();
 }

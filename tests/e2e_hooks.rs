@@ -474,7 +474,8 @@ fn rtsp_is_asked_about_and_told_in_both_schemas() {
     let server = HookServer::start();
     server.behave(|_| Answer::Json(json!({"code": 0})));
     let hooks = ["on_play", "on_publish", "on_stream_changed", "on_flow_report"];
-    set_hooks(&relay, &server, &hooks, &[("general.flowThreshold", "0")]);
+    let more = [("general.flowThreshold", "0"), ("protocol.continue_push_ms", "1000")];
+    set_hooks(&relay, &server, &hooks, &more);
     let dir = TempDir::new("rtsp");
     let file = kit::media("av.flv").display().to_string();
     let tcp = ["-rtsp_transport", "tcp"];

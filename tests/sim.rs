@@ -37,6 +37,8 @@ mod progress;
 mod publishers;
 #[path = "sim/pushes.rs"]
 mod pushes;
+#[path = "sim/told.rs"]
+mod told;
 #[path = "sim/updates.rs"]
 mod updates;
 #[path = "sim/wire.rs"]
@@ -112,7 +114,7 @@ fn seeds_reach_what_they_are_to_prove() {
     let Stats { attempts, admitted, refused, closes, closes_incomplete, answers, late, .. } = sum;
     let Stats { news, no_news, recoveries, redirects, kept, demands, .. } = sum;
     let Stats { update_failures, updates, rivals, packet_frames, .. } = sum;
-    let Stats { changes_of_sets, .. } = sum;
+    let Stats { changes_of_sets, hidden_losses, told_losses, .. } = sum;
     let Stats { crashes, restored, torn, acknowledged, pushed, restored_pushes, .. } = sum;
     let reached = [
         ("frames", frames),
@@ -123,6 +125,8 @@ fn seeds_reach_what_they_are_to_prove() {
         ("evictions", evictions),
         ("resyncs", resyncs),
         ("losses", losses),
+        ("hidden_losses", hidden_losses),
+        ("told_losses", told_losses),
         ("registrations", registrations),
         ("attempts", attempts),
         ("admitted", admitted),

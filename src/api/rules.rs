@@ -87,7 +87,9 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
         }
         ("player_slow", ..) => "egress.lag_bytes_max",
         ("player_evicted", ..) => "egress.lag_evict_ms",
-        ("player_left", "source_lost", _) => "stream.reconnect_grace_ms or stream.continue_push_ms",
+        ("player_left", "source_lost", _) | ("grace_over", ..) => {
+            "stream.reconnect_grace_ms or stream.continue_push_ms"
+        }
         ("player_left", "tracks_changed", _) => {
             "url, urls or [[origin]]: a source with other tracks took over"
         }
@@ -168,7 +170,9 @@ mod tests {
             row.expect("a rule").rule
         };
         assert!(rule(EndReason::TracksChanged).starts_with("url, urls"));
-        assert!(rule(EndReason::SourceLost).starts_with("stream.reconnect_grace_ms"));
+        let kept = rule(EndReason::SourceLost);
+        assert!(kept.starts_with("stream.reconnect_grace_ms"));
+        assert_eq!(rules(&[line(1, "grace_over", "", "")])[0].rule, kept);
     }
 
     #[test]

@@ -34,11 +34,13 @@ pub enum What {
         attempt: u32,
         next_try: Option<Duration>,
     },
-    /// Media has come: for the first time, or again where `back`.
+    /// Media has come: for the first time, or again where `back`. `before` are the forms in which it was
+    /// told to be registered and not to be gone since.
     Registered {
         view: Option<Box<StreamView>>,
         url: Option<Arc<SourceUrl>>,
         back: bool,
+        before: Vec<Form>,
     },
     /// A publisher goes on with a stream that was kept.
     SourceSwitched {
@@ -61,12 +63,15 @@ pub enum What {
         before: Vec<Form>,
         forms: Vec<Form>,
     },
-    /// A registered stream has lost its source; its players are kept. `forms` are those in which it
-    /// was told to be registered.
+    /// A registered stream has lost its source; its players are kept.
     Lost {
         url: Option<Arc<SourceUrl>>,
         fault: Fault,
         next_try: Option<Duration>,
+    },
+    /// A lost source has not come back in time: the players go. `forms` are those in which the stream was
+    /// told to be registered.
+    GraceOver {
         forms: Vec<Form>,
     },
     /// The life of the key is over; `url` is that of a pull, `forms` are those in which it was told to be
@@ -207,6 +212,7 @@ impl What {
             Self::SourceFailed { .. } => "source_failed",
             Self::FormsChanged { .. } => "schemas_changed",
             Self::Lost { .. } => "lost",
+            Self::GraceOver { .. } => "grace_over",
             Self::Ended { reason: End::For(EndReason::Deleted), .. } => "deleted",
             Self::Ended { .. } => "closed",
             Self::Push { step, .. } => step.name(),

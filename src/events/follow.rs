@@ -252,7 +252,7 @@ mod tests {
         let url = format!("rtmp://h/live/{}", "x".repeat(1900));
         let url: Arc<SourceUrl> = SourceUrl::parse(&url, false).unwrap().into();
         let key = StreamKey::in_default_vhost("live", &"k".repeat(200)).unwrap();
-        let what = What::Registered { view: None, url: Some(url), back: false };
+        let what = What::Registered { view: None, url: Some(url), back: false, before: Vec::new() };
         let event = Event { key, generation: None, what };
         for at in 0..EVENTS_KEPT as u64 {
             scene.log.add(at, &event);

@@ -128,7 +128,7 @@ impl<'a> Detail<'a> {
                 Self { reason: Some(reason.as_str()), url: url(of), ..Self::default() }
             }
             What::Push { url, step } => Self { url: Some(url.as_str()), ..Self::of_push(step) },
-            What::Unwatched => Self::default(),
+            What::Unwatched | What::GraceOver { .. } => Self::default(),
             What::PlayerWaits(peer) | What::PlayerStarted(peer) => Self::of_peer(peer),
             What::PlayerRefused { peer, reason } => {
                 Self { reason: Some(reason.as_str()), ..Self::of_peer(peer) }

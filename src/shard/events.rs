@@ -62,8 +62,19 @@ impl Shard {
         let view = self.view(now, handle).map(Box::new);
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let back = std::mem::replace(&mut stream.was_registered, true);
-        stream.told_forms = stream.forms().collect();
-        self.tell(handle, |stream| What::Registered { view, url: stream.url(), back });
+        let forms = stream.forms().collect();
+        let before = std::mem::replace(&mut stream.told_forms, forms);
+        self.tell(handle, |stream| What::Registered { view, url: stream.url(), back, before });
+    }
+
+    /// Nobody is kept any more for a source that was lost: its stream is gone, as far as anybody was told
+    /// that it was there.
+    pub(super) fn tell_grace_over(&mut self, handle: StreamHandle) {
+        let stream = self.tables.get_mut(handle).expect("callers look");
+        let forms = std::mem::take(&mut stream.told_forms);
+        if !forms.is_empty() {
+            self.tell(handle, |_| What::GraceOver { forms });
+        }
     }
 
     /// Tells in which forms a registered stream can be played, where these are others than was told.
@@ -94,10 +105,7 @@ impl Shard {
             let pull = stream.pull().expect("only pulls fail");
             let (url, attempt) = (pull.lead.url.clone(), pull.attempts);
             match stream.registered {
-                true => {
-                    let forms = stream.told_forms.clone();
-                    What::Lost { url: Some(url), fault: fault(), next_try, forms }
-                }
+                true => What::Lost { url: Some(url), fault: fault(), next_try },
                 false => What::AttemptFailed { url, fault: fault(), attempt, next_try },
             }
         });
@@ -107,8 +115,7 @@ impl Shard {
     pub(super) fn tell_end(&mut self, stream: &Stream, reason: End) {
         if let Some(events) = &mut self.events {
             let url = stream.url();
-            let forms = if stream.registered { stream.told_forms.clone() } else { Vec::new() };
-            let what = What::Ended { reason, forms, url };
+            let what = What::Ended { reason, forms: stream.told_forms.clone(), url };
             let generation = Some(stream.generation);
             events.push(Event { key: stream.key.clone(), generation, what });
         }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Stage;
-use super::pull_tests::{Scene, TIMEOUT, key};
+use super::pull_tests::{HERE, NOWHERE, Scene, TIMEOUT, key};
+use super::{Policy, Stage};
 use crate::bus::event::What;
 use crate::bus::message::{Ask, IdleClose, PullOptions};
+use crate::bus::view::PublisherView;
+use crate::config::Config;
 use crate::media::state::{ErrorClass, StreamState};
-use crate::media::{AttemptId, Form, SourceUrl, TagKind};
+use crate::media::{AttemptId, ConnectionId, Form, MediaPart, SourceUrl, TagKind};
 use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
 use crate::proto::rtsp::{LowerTransport, SessionDescription};
 use crate::stream::Packaging;
@@ -91,13 +93,16 @@ fn packet_of(scene: &mut Scene, of: AttemptId, track: usize, (sequence, unit): (
     scene.turn();
 }
 
-/// What was told since the last call, with the forms that it says the stream has, or had.
+/// What was told since the last call, with the forms that it says the stream has now and had not, or had.
 fn told(scene: &mut Scene) -> Vec<(&'static str, Vec<Form>)> {
     let forms = |what: &What| match what {
-        What::Registered { view: Some(view), .. } => {
-            Form::ALL.into_iter().filter(|&form| view.form(form).playable).collect()
+        What::Registered { view: Some(view), before, .. } => {
+            let is_new = |form: &Form| view.form(*form).playable && !before.contains(form);
+            Form::ALL.into_iter().filter(is_new).collect()
         }
-        What::Lost { forms, .. } | What::FormsChanged { forms, .. } => forms.clone(),
+        What::GraceOver { forms }
+        | What::FormsChanged { forms, .. }
+        | What::Ended { forms, .. } => forms.clone(),
         _ => Vec::new(),
     };
     scene.shard.take_events().iter().map(|of| (of.what.name(), forms(&of.what))).collect()
@@ -266,13 +271,104 @@ fn what_a_stream_can_be_played_in_is_told_when_its_codecs_are_others() {
     scene.tag_of(z, TagKind::Video, b"\x90vp09\x01\0\0\0");
     assert_eq!(told(&mut scene), [changed(vec![Form::Flv])]);
     scene.fail_attempt(z, ErrorClass::Lost);
-    assert_eq!(told(&mut scene), [("lost", vec![Form::Flv])]);
+    assert_eq!(told(&mut scene), [("lost", vec![])]);
+    scene.delete("a");
+    assert_eq!(told(&mut scene), [("deleted", vec![Form::Flv])]);
+    scene.turn();
+    scene.assert_nothing_is_left();
+}
+
+/// A hook that hears of it takes a stream that is not there for gone.
+#[test]
+fn a_loss_is_told_as_the_end_of_a_stream_when_its_players_are_not_kept_any_more() {
+    let both = || Form::ALL.to_vec();
+    let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
+    scene.shard.keep_events();
+    let x = attempt(&scene, 0);
+    picture(&mut scene, x);
+    assert_eq!(told(&mut scene), [("registered", both())]);
+    scene.fail_attempt(x, ErrorClass::Lost);
+    while scene.dialed.len() < 2 {
+        scene.wait();
+    }
+    let y = attempt(&scene, 1);
+    picture(&mut scene, y);
+    assert_eq!(told(&mut scene), [("lost", vec![]), ("back", vec![])]);
+    scene.fail_attempt(y, ErrorClass::Lost);
+    let lost_at = scene.now;
+    assert_eq!(told(&mut scene), [("lost", vec![])]);
+    while !told(&mut scene).contains(&("grace_over", both())) {
+        scene.wait();
+    }
+    assert_eq!(scene.now - lost_at, Policy::of(&Config::default(), 1).reconnect_grace);
+    while scene.state_of("a") != StreamState::Resolving {
+        scene.wait();
+    }
+    told(&mut scene);
+    let last = attempt(&scene, scene.dialed.len() - 1);
+    picture(&mut scene, last);
+    assert_eq!(told(&mut scene), [("back", both())]);
     end(scene);
 }
 
 #[test]
-fn source_of_another_form_is_told_as_a_loss_and_a_return() {
+fn a_publisher_that_comes_back_in_time_was_never_gone() {
     let both = || Form::ALL.to_vec();
+    let connection = |serial| ConnectionId { serial, shard: HERE };
+    let mut scene = Scene::new(1);
+    scene.shard.keep_events();
+    let publish = |scene: &mut Scene, serial| {
+        let (form, ends, params) = (Form::Flv, NOWHERE, String::new());
+        let connection = connection(serial);
+        let view = PublisherView { connection, form, local: ends, peer: ends, params };
+        scene.shard.publish(scene.now, &key("a"), view).expect("it is free")
+    };
+    let picture = |scene: &mut Scene, handle| {
+        for (kind, payload) in [(TagKind::Video, AVC), (TagKind::Video, KEYFRAME)] {
+            let begin =
+                MediaPart::Begin { lane: 0, kind, timestamp_ms: 0, len: payload.len() as u32 };
+            let data = MediaPart::Data { lane: 0, bytes: payload.into() };
+            assert!(
+                [begin, data].into_iter().all(|part| scene.shard.media(scene.now, handle, part))
+            );
+        }
+        scene.turn();
+    };
+    let leave = |scene: &mut Scene, serial| {
+        scene.shard.unpublish(scene.now, connection(serial), false);
+        scene.shard.released(connection(serial));
+        scene.turn();
+    };
+    let stream = publish(&mut scene, 1);
+    picture(&mut scene, stream);
+    assert_eq!(told(&mut scene), [("pending", vec![]), ("registered", both())]);
+    leave(&mut scene, 1);
+    let stream = publish(&mut scene, 2);
+    picture(&mut scene, stream);
+    assert_eq!(told(&mut scene), [("lost", vec![]), ("source_switched", vec![]), ("back", vec![])]);
+    // One that comes and brings nothing, while somebody waits.
+    leave(&mut scene, 2);
+    scene.play("a", 9, Packaging::Flv);
+    scene.turn();
+    publish(&mut scene, 3);
+    told(&mut scene);
+    leave(&mut scene, 3);
+    assert_eq!(told(&mut scene), [("grace_over", both()), ("pending", vec![])]);
+    let stream = publish(&mut scene, 4);
+    picture(&mut scene, stream);
+    assert_eq!(told(&mut scene), [("pending", vec![]), ("back", both())]);
+    leave(&mut scene, 4);
+    assert_eq!(told(&mut scene), [("lost", vec![])]);
+    while scene.shard.tables.find(&key("a")).is_some() {
+        scene.wait();
+    }
+    assert_eq!(told(&mut scene), [("closed", both())]);
+    scene.turn();
+    scene.assert_nothing_is_left();
+}
+
+#[test]
+fn source_of_another_form_is_told_as_a_loss_and_a_return() {
     let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
     scene.shard.keep_events();
     let x = attempt(&scene, 0);
@@ -287,7 +383,7 @@ fn source_of_another_form_is_told_as_a_loss_and_a_return() {
     packet(&mut scene, y, 2, 0x65);
     assert_eq!(scene.hung_up, [x]);
     let names = ["lost", "source_switched", "back"];
-    assert_eq!(told(&mut scene), [(names[0], both()), (names[1], vec![]), (names[2], both())]);
+    assert_eq!(told(&mut scene), names.map(|name| (name, vec![])), "in the same forms");
     assert_eq!((&scene.ended, scene.state_of("a")), (&scene.admitted, StreamState::Registered));
     end(scene);
 }

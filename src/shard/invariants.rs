@@ -15,6 +15,11 @@ impl Shard {
         self.tables.check();
         self.check_ways();
         self.check_idle();
+        for stream in self.tables.iter().filter(|stream| !stream.told_forms.is_empty()) {
+            let may_be_back =
+                stream.grace.is_some() || matches!(stream.source, Source::Publisher { .. });
+            assert!(stream.registered || may_be_back, "{} was told to be there", stream.key);
+        }
         for (connection, handle) in &self.publishers {
             let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
             assert!(

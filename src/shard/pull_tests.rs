@@ -17,8 +17,9 @@ use crate::media::{AttemptId, ConnectionId, MediaPart, ShardId, SourceUrl, Strea
 use crate::proto::rtsp::LowerTransport;
 use crate::stream::Packaging;
 
-const HERE: ShardId = ShardId(0);
-const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+pub(super) const HERE: ShardId = ShardId(0);
+pub(super) const NOWHERE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A shard and what it has said.
@@ -319,7 +320,6 @@ fn a_redirected_pull_has_the_time_that_its_try_has_left() {
 }
 
 #[test]
-#[test]
 fn a_redirected_pull_whose_turn_comes_too_late_is_not_dialed() {
     let mut scene = redirected_to_a_busy_edge();
     let start = scene.now - Duration::from_secs(3);
@@ -336,6 +336,7 @@ fn a_redirected_pull_whose_turn_comes_too_late_is_not_dialed() {
     scene.assert_nothing_is_left();
 }
 
+#[test]
 fn the_next_try_asks_the_first_origin_again() {
     let mut scene = redirected_to_a_busy_edge();
     scene.delete("first");

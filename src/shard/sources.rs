@@ -97,10 +97,7 @@ impl Shard {
         if keep {
             let grace = self.policy.continue_push;
             let fault = Fault::new(ErrorClass::Lost, "the publisher's connection has ended");
-            self.tell(handle, |stream| {
-                let forms = stream.told_forms.clone();
-                What::Lost { url: None, fault, next_try: None, forms }
-            });
+            self.tell(handle, |_| What::Lost { url: None, fault, next_try: None });
             self.suspend(now, handle, grace);
             return;
         }
@@ -115,6 +112,7 @@ impl Shard {
         if !stream.registered && !stream.subscribers.is_empty() {
             // It never came up, so those who wait for it go on waiting, and others are asked.
             self.forget_media(handle);
+            self.tell_grace_over(handle);
             let stream = self.tables.get(handle).expect("just seen");
             let asking = stream.askings().next().cloned();
             match asking {
@@ -329,6 +327,7 @@ impl Shard {
             self.end_stream(now, handle, EndReason::SourceLost, None);
             return;
         }
+        self.tell_grace_over(handle);
         self.end_attached(handle, |_| true, EndReason::SourceLost);
         self.forget_media(handle);
     }

@@ -43,7 +43,8 @@ pub(super) struct Stream {
     pub(super) gaps: Gaps,
     /// It was registered before, so that the next time it is back.
     pub(super) was_registered: bool,
-    /// The forms in which it was told to be registered.
+    /// The forms in which it was told to be registered, and not to be gone since: those of a lost source as
+    /// long as its players are kept.
     pub(super) told_forms: Vec<Form>,
     pub(super) watch: Watch,
     pub(super) grace: Option<TimerId>,

@@ -115,7 +115,6 @@ impl Shard {
                 url: stream.pull().and_then(|pull| pull.up_url.clone()),
                 fault,
                 next_try: Some(Duration::ZERO),
-                forms: stream.told_forms.clone(),
             });
             self.suspend(now, handle, grace);
         }

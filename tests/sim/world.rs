@@ -22,6 +22,7 @@ use super::plan::{Ending, Plan, pick};
 use super::players::Player;
 use super::publishers::Publisher;
 use super::pushes::PushAttempt;
+use super::told::Told;
 use super::updates::Up;
 use super::wire::FakeWire;
 
@@ -101,6 +102,8 @@ pub(crate) struct World {
     pub(crate) asked: BTreeMap<u64, Asked>,
     /// Keys of which an update was just answered, with what they were before.
     pub(crate) updated: Vec<(usize, Up)>,
+    /// What hooks know of the streams.
+    pub(crate) told_of: Told,
     /// By key: presences and players that were ended as the source was lost.
     pub(crate) ends_of_lost: Vec<u64>,
     pub(crate) ending: bool,
@@ -126,6 +129,9 @@ pub(crate) struct Stats {
     pub(crate) evictions: u64,
     pub(crate) resyncs: u64,
     pub(crate) losses: u64,
+    /// Times that a lost stream was back before anybody was told, and that it was not.
+    pub(crate) hidden_losses: u64,
+    pub(crate) told_losses: u64,
     pub(crate) registrations: u64,
     pub(crate) attempts: u64,
     pub(crate) admitted: u64,
@@ -189,6 +195,7 @@ impl World {
                 let mut shard = Shard::new(id, plan.shards, hash_seed, plan.policy);
                 shard.share_pending(pending_pulls.clone());
                 shard.set_origins(&config);
+                shard.keep_events();
                 shard
             })
             .collect();
@@ -238,6 +245,7 @@ impl World {
             publishers: BTreeMap::new(),
             asked: BTreeMap::new(),
             updated: Vec::new(),
+            told_of: Told::default(),
             ends_of_lost: vec![0; plan.keys],
             ending: false,
             policy_changed_at: None,
@@ -284,6 +292,7 @@ impl World {
                 shard.check_invariants();
             }
             self.check_updates();
+            self.check_told();
             if self.steps.is_multiple_of(32) {
                 self.check_bounds();
             }
@@ -577,6 +586,7 @@ impl World {
         self.check_asked();
         self.check_journal(self.plan.ending == Ending::Drain);
         self.check_connections();
+        self.check_told_end();
         let open: Vec<_> = self.attempts.keys().collect();
         assert!(open.is_empty(), "attempts were never closed: {open:?}");
         let open: Vec<_> = self.push_attempts.keys().collect();
@@ -653,6 +663,8 @@ impl std::ops::AddAssign for Stats {
         self.evictions += other.evictions;
         self.resyncs += other.resyncs;
         self.losses += other.losses;
+        self.hidden_losses += other.hidden_losses;
+        self.told_losses += other.told_losses;
         self.registrations += other.registrations;
         self.attempts += other.attempts;
         self.admitted += other.admitted;

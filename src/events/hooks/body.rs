@@ -81,27 +81,25 @@ pub(super) fn server_started(config: &Config) -> Map<String, Value> {
     config.zlm_map().into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
-/// A change in one schema; nothing where the stream is not, or was not, in it.
+/// A change in one schema; nothing where the stream is not, or was not, in it. Of a source that is lost and
+/// comes back while its players are kept they notice nothing, and nobody is told that the stream is gone.
 fn stream_changed(key: &StreamKey, what: &What, form: Form) -> Option<Map<String, Value>> {
-    let (regist, mut body) = match what {
-        What::Registered { view: Some(view), .. } if view.form(form).playable => {
-            (true, crate::api::stream_object(view, form))
+    let (view, was, is) = match what {
+        What::Registered { view: Some(view), before, .. } => {
+            (Some(view), before.contains(&form), view.form(form).playable)
         }
-        What::FormsChanged { view: Some(view), before, forms }
-            if forms.contains(&form) && !before.contains(&form) =>
-        {
-            (true, crate::api::stream_object(view, form))
+        What::FormsChanged { view, before, forms } => {
+            (view.as_ref(), before.contains(&form), forms.contains(&form))
         }
-        What::FormsChanged { before, forms, .. }
-            if before.contains(&form) && !forms.contains(&form) =>
-        {
-            (false, stream(key))
+        What::GraceOver { forms } | What::Ended { forms, .. } => {
+            (None, forms.contains(&form), false)
         }
-        // A pull that is not tried again ends at once, which is told then.
-        What::Lost { url: Some(_), next_try: None, .. } => return None,
-        What::Lost { forms, .. } | What::Ended { forms, .. } if forms.contains(&form) => {
-            (false, stream(key))
-        }
+        _ => return None,
+    };
+    let (regist, mut body) = match view {
+        _ if was == is => return None,
+        Some(view) if is => (true, crate::api::stream_object(view, form)),
+        _ if was => (false, stream(key)),
         _ => return None,
     };
     body.insert("schema".to_owned(), schema(form).into());
@@ -238,8 +236,7 @@ mod tests {
         let failed =
             |next_try| What::AttemptFailed { url: url(), fault: fault(), attempt: 2, next_try };
         let rtmp = || vec![Form::Flv];
-        let lost =
-            |next_try| What::Lost { url: Some(url()), fault: fault(), next_try, forms: rtmp() };
+        let lost = |next_try| What::Lost { url: Some(url()), fault: fault(), next_try };
         let ended =
             |reason, forms| What::Ended { reason: End::For(reason), forms, url: Some(url()) };
         let soon = Some(Duration::from_secs(2));
@@ -252,7 +249,8 @@ mod tests {
             ),
             (failed(soon), vec![state]),
             (failed(None), vec![(Hook::ProxyState, Some("given_up"))]),
-            (lost(soon), vec![gone, state]),
+            (lost(soon), vec![state]),
+            (What::GraceOver { forms: rtmp() }, vec![gone]),
             (lost(None), vec![(Hook::ProxyState, Some("given_up"))]),
             (ended(EndReason::GaveUp, rtmp()), vec![gone]),
             (ended(EndReason::GaveUp, vec![]), vec![]),
@@ -290,12 +288,7 @@ mod tests {
 
     #[test]
     fn a_change_is_told_in_each_schema_that_the_operator_wants() {
-        let lost = |forms| What::Lost {
-            url: None,
-            fault: Fault::new(ErrorClass::Lost, "x"),
-            next_try: None,
-            forms,
-        };
+        let lost = |forms| What::GraceOver { forms };
         let event = |what| Event { key: key(), generation: None, what };
         let mut config = Config::default();
         let body = |schema| {
