@@ -154,7 +154,15 @@ pub fn run() -> ExitCode {
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
 fn check_config(file: &Path) -> Result<ExitCode, Failure> {
-    Config::load(file)?;
+    let config = Config::load(file)?;
+    // What decides is the machine that it is served on; this may be another one.
+    let shards = match usize::from(config.server.shards) {
+        0 => cpus_of(&config).map_or(1, |cpus| cpus.len()),
+        shards => shards,
+    };
+    for warning in config.warnings(shards) {
+        eprintln!("{}: {warning}", file.display());
+    }
     println!("{}: ok", file.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -256,6 +264,9 @@ fn serve(options: ServeOptions) -> Result<ExitCode, Failure> {
     let (node, keeper) = start(config.clone(), kept, Some(reader))?;
     if generated {
         eprintln!("rillcast: no secret is set; made for this run: {}", config.api.secret);
+    }
+    for warning in config.warnings(node.shard_count()) {
+        warn!("{warning}");
     }
     let Node { http, rtmp, rtsp, .. } = node;
     println!("ready http={http} rtmp={rtmp} rtsp={rtsp} shards={}", node.shard_count());

@@ -171,6 +171,16 @@ fn check_config_names_line_and_reason() {
     fs::write(&file, kit::config::max_stream_wait_ms(1000)).expect("a file");
     let (code, stdout, stderr) = run(&["check-config", path]);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(stderr.is_empty(), "{stderr}");
+    let slow = "[server]\nshards = 4\n[[origin]]\nurl = \"rtmp://o/a/{stream}\"\n\
+                connects_per_second_max = 3\n";
+    fs::write(&file, slow).expect("a file");
+    let (code, stdout, stderr) = run(&["check-config", path]);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(
+        stderr.contains("origin.connects_per_second_max: 3 of rtmp://o/a/{stream}"),
+        "{stderr}"
+    );
     fs::write(&file, "# one\n# two\nno_such_key = 1\n").expect("a file");
     let (code, stdout, stderr) = run(&["check-config", path]);
     assert_ne!(code, Some(0));

@@ -291,6 +291,11 @@ impl Config {
         }
     }
 
+    /// What is valid and may still surprise on so many shards, each a line for the operator.
+    pub fn warnings(&self, shards: usize) -> Vec<String> {
+        origin::warnings(&self.origin, shards)
+    }
+
     /// Lays the command line over the file; validate afterwards.
     pub fn apply(&mut self, overrides: Overrides) {
         let Overrides {

@@ -135,6 +135,22 @@ pub(super) fn validate(origins: &[OriginEntry]) -> Result<(), ValueError> {
     Ok(())
 }
 
+/// What is valid and may still surprise, on so many shards.
+pub(super) fn warnings(origins: &[OriginEntry], shards: usize) -> Vec<String> {
+    let is_slow =
+        |origin: &&OriginEntry| (1..shards as u64).contains(&origin.connects_per_second_max.into());
+    let warning = |origin: &OriginEntry| {
+        let (url, rate) = (origin.url.as_str(), origin.connects_per_second_max);
+        let ms = 1000 * shards as u64 / u64::from(rate);
+        format!(
+            "origin.connects_per_second_max: {rate} of {url} is less than one a second for each of \
+             {shards} shards: a second stream of a shard waits up to {ms} ms for its turn, and others \
+             longer; who can't wait for so long is refused as busy"
+        )
+    };
+    origins.iter().filter(is_slow).map(warning).collect()
+}
+
 impl OriginEntry {
     /// The first key that is wrong, and why.
     fn validate(&self) -> Result<(), (&'static str, String)> {
@@ -203,6 +219,23 @@ mod tests {
         for (key, _, range) in config.origin[0].ranges() {
             let range = format!("{} to {}", range.start(), range.end());
             assert!(example().contains(&range), "{key}: {range}");
+        }
+    }
+
+    #[test]
+    fn a_rate_below_one_a_second_and_shard_is_warned_of() {
+        let warnings = |rate: &str, shards| {
+            let config = parse(&format!("url = \"rtmp://o/a/{{stream}}\"\n{rate}\n")).unwrap();
+            config.warnings(shards)
+        };
+        for (rate, shards) in [("", 64), ("connects_per_second_max = 0", 64)] {
+            assert!(warnings(rate, shards).is_empty(), "{rate} {shards}");
+        }
+        let rate = "connects_per_second_max = 4";
+        assert!(warnings(rate, 4).is_empty());
+        let [warning] = &warnings(rate, 6)[..] else { panic!("one warning") };
+        for part in ["origin.connects_per_second_max: 4 of rtmp://o/a/", "6 shards", "1500 ms"] {
+            assert!(warning.contains(part), "{warning}");
         }
     }
 

@@ -33,10 +33,13 @@ impl NodeHandle {
         });
         match &result {
             Err(error) => error!(%error, "the config is not changed"),
-            Ok(Reloaded { changed, needs_restart, .. }) => {
+            Ok(Reloaded { config, changed, needs_restart }) => {
                 info!(?changed, "the config file is read again");
                 if !needs_restart.is_empty() {
                     warn!(?needs_restart, "some keys of the config file need a restart");
+                }
+                if changed.iter().any(|key| key == "origin") {
+                    config.warnings(self.shards()).iter().for_each(|warning| warn!("{warning}"));
                 }
             }
         }
