@@ -93,7 +93,8 @@ impl Shard {
         let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
         let way = pull.and_then(|pull| pull.try_mut(side)).expect("callers have one");
         let old = way.timer();
-        let timer = self.timers.set(now, Timer::Queue(handle, side));
+        let due = old.map_or(now, |old| old.due().min(now));
+        let timer = self.timers.set(due, Timer::Queue(handle, side));
         way.state = PullState::Queued { timer, is_late: true };
         self.timers.cancel(old);
     }

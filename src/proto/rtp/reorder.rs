@@ -353,7 +353,8 @@ mod tests {
     fn first_packet_waits_for_those_before_it() {
         const NONE: u16 = 40_000;
         // Of what was announced, and what comes: what is handed out at once, and when the wait is over.
-        let whole_at_once: [(u16, &[u16], &[u16], &[u16]); 6] = [
+        type Case = (u16, &'static [u16], &'static [u16], &'static [u16]);
+        let whole_at_once: [Case; 6] = [
             (100, &[101, 100, 102], &[100, 101, 102], &[]),
             (101, &[101, 100, 102], &[101, 102], &[]),
             (NONE, &[101, 100, 102], &[], &[100, 101, 102]),
