@@ -23,6 +23,7 @@ use rillcast::clock;
 use rillcast::config::{Config, ReloadError, Reloaded};
 use rillcast::media::{ConnectionId, Form, ShardId, SourceUrl, StreamKey, TagKind};
 use rillcast::proto::http::{Headers, Method, Request, Response};
+use rillcast::proto::rtsp::LowerTransport;
 use rillcast::shard::{Action, Policy, Shard};
 
 const STREAMS: u32 = 10_000;
@@ -76,7 +77,12 @@ impl api::Node for Node {
         edit(&mut Config::default())
     }
 
-    async fn probe(&self, _: SourceUrl, _: Duration) -> Option<ProbeView> {
+    async fn probe(
+        &self,
+        _: ConnectionId,
+        _: (SourceUrl, LowerTransport),
+        _: Duration,
+    ) -> Option<ProbeView> {
         None
     }
 

@@ -3,7 +3,7 @@
 //! 25 video frames and 43 audio frames a second, each sent by itself. The loop on CPU 0, both ends
 //! on CPU 1, in sweeps of 1 ms. It is woken for each tag, gathers for 1 ms, or reads by frames
 //! (`SO_RCVLOWAT`) and gathers, as rillcast does (`-- --by-frames`: this
-//! alone, once, its CPU s/GB alone). Prints Markdown; `docs/benchmarks.md` has the results.
+//! alone, once, its CPU s/GB alone, and what a soak of its CPU misses for each GB). Prints Markdown; `docs/benchmarks.md` has the results.
 #![allow(clippy::print_stdout, reason = "what a bench prints is its result")]
 #![allow(clippy::disallowed_methods, reason = "plain threads on a schedule of their own")]
 
@@ -11,6 +11,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -40,14 +41,16 @@ const LOOPS: [(&str, usize, Duration); 3] = [
 fn main() {
     if std::env::args().any(|arg| arg == "--by-frames") {
         let [.., (_, mark, pause)] = LOOPS;
-        println!("{:.2}", run(mark, pause).cpu_per_gb());
+        let soak = Soak::start();
+        let run = run(mark, pause, Some(&soak));
+        println!("{:.2} {:.2}", run.cpu_per_gb(), run.soak_per_gb());
         return;
     }
     println!("| loop | CPU s/GB | receives/s |");
     println!("|---|---|---|");
     for _ in 0..2 {
         for (name, mark, pause) in LOOPS {
-            let run = run(mark, pause);
+            let run = run(mark, pause, None);
             let per_second = run.receives as f64 / WINDOW.as_secs_f64();
             println!("| {name} | {:.2} | {per_second:.0} |", run.cpu_per_gb());
         }
@@ -56,6 +59,8 @@ fn main() {
 
 struct Run {
     cpu: Duration,
+    /// What the soak did not get of the window.
+    soaked: Duration,
     bytes: u64,
     receives: u64,
 }
@@ -64,9 +69,34 @@ impl Run {
     fn cpu_per_gb(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e9 / self.bytes as f64
     }
+
+    fn soak_per_gb(&self) -> f64 {
+        self.soaked.as_secs_f64() * 1e9 / self.bytes as f64
+    }
 }
 
-fn run(mark: usize, pause: Duration) -> Run {
+/// A process of the idle class on the loop's CPU: what it does not get was used.
+struct Soak(Child);
+
+impl Soak {
+    fn start() -> Self {
+        let mut command = Command::new("chrt");
+        command.args(["-i", "0", "taskset", "-c", "0", "sh", "-c", "while :; do :; done"]);
+        Self(command.spawn().expect("chrt and taskset of util-linux"))
+    }
+
+    fn run_time(&self) -> Duration {
+        run_time(&self.0.id().to_string())
+    }
+}
+
+impl Drop for Soak {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).expect("a child of ours");
+    }
+}
+
+fn run(mark: usize, pause: Duration, soak: Option<&Soak>) -> Run {
     let (publishers, inputs) = pairs();
     for input in &inputs {
         set_receive_mark(input, mark as u32).expect("an option");
@@ -76,7 +106,7 @@ fn run(mark: usize, pause: Duration) -> Run {
     thread::scope(|scope| {
         scope.spawn(|| publish(publishers, &done));
         scope.spawn(|| play(players, &done));
-        let relay = scope.spawn(|| relay(&inputs, &outputs, pause));
+        let relay = scope.spawn(|| relay(&inputs, &outputs, pause, soak));
         let run = relay.join().expect("the loop ends");
         done.store(true, Ordering::Relaxed);
         run
@@ -99,15 +129,17 @@ fn pairs() -> (Vec<TcpStream>, Vec<TcpStream>) {
     (0..STREAMS).map(pair).unzip()
 }
 
-fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration) -> Run {
+fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration, soak: Option<&Soak>) -> Run {
     pin(0);
     let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
     for (index, input) in inputs.iter().enumerate() {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
         epoll.add(input.as_fd(), event).expect("room");
     }
-    let mut run = Run { cpu: Duration::ZERO, bytes: 0, receives: 0 };
-    let mut cpu_before = Duration::ZERO;
+    let mut run = Run { cpu: Duration::ZERO, soaked: Duration::ZERO, bytes: 0, receives: 0 };
+    let (mut cpu_before, mut soak_before) = (Duration::ZERO, Duration::ZERO);
+    let mut window_start = clock::now();
+    let soak_time = || soak.map_or(Duration::ZERO, Soak::run_time);
     let mut events = vec![EpollEvent::empty(); STREAMS];
     let mut buffer = vec![0; 16 * 1024];
     let mut started = false;
@@ -115,7 +147,8 @@ fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration) -> Run {
     while start.elapsed() < WARM_UP + WINDOW {
         if !started && start.elapsed() >= WARM_UP {
             started = true;
-            (run.bytes, run.receives, cpu_before) = (0, 0, run_time());
+            (run.bytes, run.receives, cpu_before) = (0, 0, run_time(THIS_THREAD));
+            (window_start, soak_before) = (clock::now(), soak_time());
         }
         if !pause.is_zero() {
             thread::sleep(pause);
@@ -129,7 +162,8 @@ fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration) -> Run {
             run.receives += 1;
         }
     }
-    run.cpu = run_time() - cpu_before;
+    run.cpu = run_time(THIS_THREAD) - cpu_before;
+    run.soaked = window_start.elapsed().saturating_sub(soak_time() - soak_before);
     run
 }
 
@@ -176,9 +210,11 @@ fn pin(cpu: usize) {
     sched_setaffinity(Pid::from_raw(0), &cpus).expect("two CPUs");
 }
 
-/// Run time of this thread by the scheduler.
-fn run_time() -> Duration {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").expect("schedstat");
+const THIS_THREAD: &str = "thread-self";
+
+/// Run time of a thread by the scheduler.
+fn run_time(of: &str) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{of}/schedstat")).expect("schedstat");
     let ns = text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds");
     Duration::from_nanos(ns)
 }

@@ -23,13 +23,18 @@ worker_processes 1; daemon off; pid {out}/nginx.pid; error_log {out}/nginx.log e
 load_module /usr/lib/nginx/modules/ngx_rtmp_module.so;
 worker_rlimit_nofile 20000;
 events {{ worker_connections 10000; }}
-rtmp {{ server {{ listen 127.0.0.1:{port}; chunk_size 4096; access_log off;
+rtmp {{ server {{ listen 127.0.0.1:{port}; {settings} access_log off;
   application live {{ live on; wait_key on; interleave on; }} }} }}
 """
 
+# As it is by default, and as its users tune it.
+NGINX_DEFAULT = "chunk_size 4096;"
+NGINX_TUNED = "chunk_size 65536; out_cork 8; out_queue 1024;"
+
 # Name, size, video bit rate, audio bit rate: the streams of the design's measurements, and by their Mbit/s.
 SOURCES = {"720p": ("1280x720", "2000k", "128k"), "360p": ("640x360", "450k", "96k"),
-           "4m": ("1280x720", "4200k", "128k"), "17m": ("1280x720", "16900k", "128k")}
+           "4m": ("1280x720", "4200k", "128k"), "10m": ("1280x720", "9900k", "128k"),
+           "17m": ("1280x720", "16900k", "128k")}
 
 
 def source(name):
@@ -60,8 +65,8 @@ def rillcast(config="", shards=1, cpus="0"):
         "--rtsp", f"127.0.0.1:{RTSP}", "--secret", SECRET, "--log", "warn"])
 
 
-def nginx():
-    (OUT / "nginx.conf").write_text(NGINX_CONF.format(out=OUT, port=NGINX))
+def nginx(settings=NGINX_DEFAULT):
+    (OUT / "nginx.conf").write_text(NGINX_CONF.format(out=OUT, port=NGINX, settings=settings))
     return pinned("0", ["nginx", "-c", str(OUT / "nginx.conf")])
 
 
@@ -97,8 +102,15 @@ class Started:
 def measured(command, time_max):
     """The report of a load; its complaints are in it."""
     done = subprocess.run(command + ["--json", "-"], stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, timeout=time_max)
-    return json.loads(done.stdout)
+                          stderr=subprocess.PIPE, timeout=time_max)
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+        raise RuntimeError(f"no report, exit code {done.returncode}: {said[0]}") from None
+    if report.get("server", ()) is None:
+        report["faults"].append("the server was not measured")
+    return report
 
 
 def asked(about):
@@ -120,27 +132,46 @@ def machine():
 
 
 def rounds_of(title, runs, rounds):
-    """The results of each run by its name. The order of the rounds alternates; what complains is
-    repeated once."""
+    """The results of each run by its name, also of those that complained. The order of the rounds alternates;
+    what complains is repeated once."""
     results = {name: [] for name in runs}
     for turn in range(rounds):
         order = list(runs) if turn % 2 == 0 else list(reversed(runs))
         for name in order:
             print(f"  {title}: {name}, round {turn + 1}", file=sys.stderr)
-            result = told(runs[name])
-            if result.get("faults"):
+            results[name].append(told(runs[name]))
+            if results[name][-1]["faults"]:
                 print("    once more", file=sys.stderr)
-                result = told(runs[name])
-            results[name].append(result)
+                results[name].append(told(runs[name]))
     return results
 
 
 def told(run):
-    """The result of a run, and what it complains of."""
-    result = run()
-    for fault in result.get("faults", []):
+    """The result of a run, and what it complains of. One that fails has nothing but its fault."""
+    try:
+        result = run()
+        result.setdefault("faults", [])
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError,
+            subprocess.SubprocessError) as error:
+        result = {"faults": [f"it failed: {type(error).__name__}: {error}"]}
+    for fault in result["faults"]:
         print(f"    ! {fault}", file=sys.stderr)
     return result
+
+
+def counted(runs):
+    """Those that a row is made of: without faults, where there are any."""
+    return [run for run in runs if not run["faults"]] or runs
+
+
+def faulty(runs):
+    """How many had faults, of how many, as it stands in a table."""
+    return f"{sum(bool(run['faults']) for run in runs)} of {len(runs)}"
+
+
+def values_of(runs, key):
+    """Of the runs that came to it."""
+    return [run[key] for run in runs if key in run]
 
 
 def keep(title, rows):
@@ -149,7 +180,7 @@ def keep(title, rows):
 
 def median(values):
     """None where there is no such figure."""
-    return None if None in values else statistics.median(values)
+    return None if None in values or not values else statistics.median(values)
 
 
 def print_table(heads, rows):

@@ -144,6 +144,21 @@ fn taken_port_is_named() {
 }
 
 #[test]
+fn port_that_needs_a_right_is_told_with_its_remedy() {
+    let dir = TempDir::new("privileged");
+    // As in the unit: whoever it is, not with this capability.
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service"]);
+    command.args([env!("CARGO_BIN_EXE_rillcast"), "serve", "--shards", "1"]);
+    command.args(["--http", "127.0.0.1:0", "--rtmp", "127.0.0.1:0", "--rtsp", "127.0.0.1:1"]);
+    let mut relay = Process::start("rillcast", &mut command, dir.file("stderr.log"));
+    let status = relay.wait(LIVENESS);
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{}", relay.log());
+    assert!(relay.log().contains("rtsp address 127.0.0.1:1 needs a right"), "{}", relay.log());
+    assert!(relay.log().contains("AmbientCapabilities="), "{}", relay.log());
+}
+
+#[test]
 fn second_relay_on_the_same_port_does_not_start() {
     let relay = Relay::start(1);
     let (http, any) = (relay.http.to_string(), "127.0.0.1:0");

@@ -14,6 +14,10 @@ pub(super) const CHECKS: &[Check] = &[
 
 fn size(exam: &Exam<'_>) -> Outcome {
     let available = exam.host.labeled("proc/meminfo", "MemAvailable")?.saturating_mul(1024);
+    // What the relay has already is not available any more; the examination itself has next to nothing.
+    let status = format!("proc/{}/status", exam.process);
+    let held = exam.host.labeled(&status, "VmRSS").map_or(0, |kib| kib.saturating_mul(1024));
+    let available = available.saturating_add(held);
     let needed = exam.plan.memory_bytes();
     let found = format!(
         "{} available, {} needed without streams",
@@ -88,12 +92,16 @@ pub(super) mod tests {
     const OVERCOMMIT: &str = "proc/sys/vm/overcommit_memory";
     const HUGE: &str = "sys/kernel/mm/transparent_hugepage/enabled";
     const DEFRAG: &str = "sys/kernel/mm/transparent_hugepage/defrag";
+    const STATUS: &str = "proc/self/status";
+    const RUNNING: &str = "VmRSS:\t 8388608 kB\nCpus_allowed_list:\t0-3\n";
     const LITTLE: &str = "MemTotal: 65536 kB\nMemAvailable: 65536 kB\nSwapTotal: 0 kB";
     const SWAP: &str = "MemAvailable: 8388608 kB\nSwapTotal: 1048576 kB";
 
     pub(in super::super) const CASES: &[Case] = &[
         Case::new("size", &[file(MEMORY, SWAP)], Fine, "8 GiB available"),
         Case::new("size", &[file(MEMORY, LITTLE)], Costs, "64 MiB available"),
+        // The rest of it is with the relay that runs.
+        Case::new("size", &[file(MEMORY, LITTLE), file(STATUS, RUNNING)], Fine, "8 GiB"),
         Case::new("size", &[file(MEMORY, "MemTotal: x")], NotKnown, "not understood"),
         Case::new("size", &[gone(MEMORY)], NotKnown, "not there"),
         Case::new("swap", &[file(SWAPPINESS, "60")], Fine, "none"),

@@ -8,6 +8,7 @@ use super::{Check, Exam};
 pub(super) const CHECKS: &[Check] = &[
     Check::once("net.ipv4.ip_local_port_range", port_range),
     Check::once("listening ports", listening_ports),
+    Check::once("privileged ports", privileged_ports),
     Check::once("net.ipv4.tcp_tw_reuse", tw_reuse),
     Check::once("conntrack", conntrack),
 ];
@@ -54,6 +55,35 @@ fn listening_ports(exam: &Exam<'_>) -> Outcome {
                start, and a track over UDP has a pair less to choose from";
     Ok(Finding::costs(found, why, set_sysctl(RESERVED, value.join(","))))
 }
+
+fn privileged_ports(exam: &Exam<'_>) -> Outcome {
+    const KEY: &str = "net.ipv4.ip_unprivileged_port_start";
+    let first: u16 = exam.host.sysctl(KEY)?;
+    let path = format!("proc/{}/status", exam.process);
+    let status = exam.host.text(&path)?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let may_bind = mask.ok_or_else(|| Unknown::garbled(&path))? & CAP_NET_BIND_SERVICE != 0;
+    let low = exam.plan.ports.iter().filter(|(_, port)| *port < first);
+    let low: Vec<String> = low.map(|(key, port)| format!("{key} {port}")).collect();
+    if low.is_empty() {
+        return Ok(Finding::fine(format!("none below {first}")));
+    }
+    if may_bind {
+        return Ok(Finding::fine(format!("{}, allowed", low.join(", "))));
+    }
+    let lowest = exam.plan.ports.iter().map(|(_, port)| *port).min().unwrap_or(first);
+    let remedy = format!(
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE   # systemd: and the same in \
+         CapabilityBoundingSet=\n{}",
+        set_sysctl(KEY, lowest)
+    );
+    let why = "the process may not listen there: it does not start";
+    Ok(Finding::blocks(low.join(", "), why, remedy))
+}
+
+/// capabilities(7).
+const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
 
 /// `8080,9148-9150`.
 fn parse_ranges(text: &str) -> Option<Vec<(u64, u64)>> {
@@ -112,7 +142,7 @@ fn conntrack(exam: &Exam<'_>) -> Outcome {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::finding::Verdict::{Costs, Fine, NotKnown};
+    use super::super::finding::Verdict::{Blocks, Costs, Fine, NotKnown};
     use super::super::testing::{Case, Change, file, garbled, gone};
 
     const RANGE: &str = "proc/sys/net/ipv4/ip_local_port_range";
@@ -120,6 +150,9 @@ pub(super) mod tests {
     const REUSE: &str = "proc/sys/net/ipv4/tcp_tw_reuse";
     const TRACKED: &str = "proc/sys/net/netfilter/nf_conntrack_count";
     const TRACKED_MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
+    const STATUS: &str = "proc/self/status";
+    const FIRST: &str = "proc/sys/net/ipv4/ip_unprivileged_port_start";
+    const MAY_BIND: &str = "CapEff:\t0000000000000400\n";
     const LOW_PORTS: Change = file(RANGE, "1024\t65535");
 
     pub(in super::super) const CASES: &[Case] = &[
@@ -149,6 +182,16 @@ pub(super) mod tests {
             "not among those",
         ),
         Case::new("listening ports", &[file(RESERVED, "1-x")], NotKnown, "not understood"),
+        Case::new("privileged ports", &[], Fine, "none below 1024"),
+        Case::new("privileged ports", &[], Blocks, "AmbientCapabilities=CAP_NET_BIND_SERVICE")
+            .planned(|plan| plan.ports[2].1 = 554),
+        Case::new("privileged ports", &[], Blocks, "port_start=\"80\"")
+            .planned(|plan| plan.ports[0].1 = 80),
+        Case::new("privileged ports", &[file(STATUS, MAY_BIND)], Fine, "rtsp.listen 554, allowed")
+            .planned(|plan| plan.ports[2].1 = 554),
+        Case::new("privileged ports", &[file(FIRST, "80")], Fine, "none below 80")
+            .planned(|plan| plan.ports[2].1 = 554),
+        Case::new("privileged ports", &[file(STATUS, "CapEff: x")], NotKnown, "not understood"),
         Case::new("net.ipv4.tcp_tw_reuse", &[file(REUSE, "2")], Costs, "921 new connections"),
         Case::new("net.ipv4.tcp_tw_reuse", &[file(REUSE, "0")], Costs, "tcp_tw_reuse=\"1\""),
         Case::new("net.ipv4.tcp_tw_reuse", &[garbled(REUSE)], NotKnown, "not understood"),

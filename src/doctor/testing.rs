@@ -227,7 +227,8 @@ pub(super) const FINE: &[(&str, &str)] = &[
          Max open files            1048576              1048576              files     \n\
          Max locked memory         unlimited            unlimited            bytes     \n",
     ),
-    ("proc/self/status", "Name:\trillcast\nCpus_allowed_list:\t0-3\n"),
+    ("proc/self/status", "Name:\trillcast\nCapEff:\t0\nCpus_allowed_list:\t0-3\n"),
+    ("proc/sys/net/ipv4/ip_unprivileged_port_start", "1024\n"),
     ("proc/self/cgroup", "0::/system.slice\n"),
     ("sys/fs/cgroup/cpu.stat", "usage_usec 1\n"),
     ("sys/fs/cgroup/system.slice/cpu.max", "max 100000\n"),

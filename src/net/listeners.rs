@@ -32,6 +32,9 @@ impl Listeners {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     return Err(NodeError::AddressTaken { what, address });
                 }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(NodeError::AddressPrivileged { what, address });
+                }
                 Err(error) => return Err(listen_error(error)),
             }
             let mut bound = address;

@@ -217,6 +217,12 @@ pub enum NodeError {
          another with --{what}"
     )]
     AddressTaken { what: &'static str, address: SocketAddr },
+    #[error(
+        "{what} address {address} needs a right that the process has not: give it \
+         CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), or lower the sysctl \
+         net.ipv4.ip_unprivileged_port_start to the port"
+    )]
+    AddressPrivileged { what: &'static str, address: SocketAddr },
     #[error("{what} address {address} can't be listened on: {source}")]
     Listen { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("shard {shard} has no io_uring: {cause}")]

@@ -88,7 +88,6 @@ struct Splice {
     /// Video was waited for before.
     has_waited: bool,
     saw_video: bool,
-    /// The source is known to bring none.
     without_video: bool,
 }
 
@@ -126,9 +125,7 @@ impl Ingest {
 
     /// The source to come brings no video: its sound waits for none.
     pub fn start_without_video(&mut self) {
-        if let Some(splice) = &mut self.splice {
-            splice.without_video = true;
-        }
+        self.splice.iter_mut().for_each(|splice| splice.without_video = true);
     }
 
     /// The source brings no video after all: nobody is to wait for a keyframe of it.
@@ -327,9 +324,7 @@ impl Ingest {
     /// closes it; audio does where no video comes.
     fn passes_splice(&mut self, draft: &Draft, config: bool, keyframe: bool) -> bool {
         let Some(splice) = &mut self.splice else { return true };
-        if draft.kind == TagKind::Video {
-            splice.saw_video = true;
-        }
+        splice.saw_video |= draft.kind == TagKind::Video;
         if config {
             return true;
         }

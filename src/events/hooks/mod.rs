@@ -621,6 +621,7 @@ mod tests {
             }
             FromKeeper::Ask { ask: Ask::TurnAway { key, generation }, .. } => {
                 assert_eq!(generation, Some(Generation(3)), "in the life that was told");
+                // Where no origin is asked either, its players go.
                 format!("not {}", key.stream())
             }
             _ => panic!("something else is asked"),
