@@ -85,8 +85,6 @@ struct Draft {
 #[derive(Default)]
 struct Splice {
     audio_from_ms: Option<u32>,
-    /// Video was waited for before.
-    has_waited: bool,
     saw_video: bool,
     without_video: bool,
 }
