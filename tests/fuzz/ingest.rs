@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rillcast::clock;
 use rillcast::media::{Codec, MediaPart, TagKind};
-use rillcast::proto::rtp::rtcp::{Compound, NtpTime, RtcpPacket, SenderReport};
 use rillcast::proto::rtp::random_access::for_each_nal;
+use rillcast::proto::rtp::rtcp::{Compound, NtpTime, RtcpPacket, SenderReport};
 use rillcast::proto::rtp::{
     Depacketizer, Format, Gap, LossPolicy, RtpHeader, RtpPacket, RtpPart, SourceOutput,
     SourceReceiver, TrackKind,
