@@ -290,6 +290,7 @@ const HELP: &[(&str, &str)] = &[
         "Packets that were passed on, though a header in them is cut off.",
     ),
     ("rtsp_errors_total", "RTSP sessions ended by a fault of their peer, by reason."),
+    ("rtsp_bad_descriptions_total", "Descriptions of publishers that were refused."),
     ("rtsp_session_timeouts_total", "RTSP players closed because they gave no sign of life."),
     ("udp_ports_refused_total", "Tracks that got no UDP ports."),
     ("udp_port_pairs_free", "Pairs of UDP ports that nobody has."),

@@ -303,6 +303,7 @@ fn one_track_of_rtsp_plays_as_flv() {
 fn clips() -> Vec<(&'static str, Clip, usize)> {
     vec![
         ("aac", Clip::of("av.flv"), 40),
+        ("no_b_frames", Clip::of("demo.flv"), 40),
         ("opus", Clip::with_sound("av.flv", Sound::Opus), 40),
         ("pcma", Clip::with_sound("av.flv", Sound::PcmA), 8),
         ("pcmu", Clip::with_sound("av.flv", Sound::PcmU), 8),

@@ -56,14 +56,30 @@ impl Site {
     }
 }
 
-/// What players saw of a source's loss is bounded by its detection and a GOP.
+/// What players saw of a source's loss is bounded by its detection and a GOP; how much of it is beside the
+/// detection.
 #[track_caller]
-fn assert_gap(players: &[Player], since: Instant, detection: Duration, source: &str) {
-    for player in players {
+fn assert_gap(
+    players: &[Player],
+    since: Instant,
+    detection: Duration,
+    source: &str,
+) -> Vec<Duration> {
+    let gap_of = |player: &Player| {
         let gap = player.longest_gap(since);
         let bound = detection + GOP + SLACK;
         assert!(gap < bound, "{}: {gap:?} without a picture after {source}", player.what());
-    }
+        gap.saturating_sub(detection)
+    };
+    players.iter().map(gap_of).collect()
+}
+
+/// Most losses cost no more than the GOP until the next source's keyframe: half of one on the average.
+#[track_caller]
+fn assert_usual_gap(mut beside_detection: Vec<Duration>) {
+    beside_detection.sort_unstable();
+    let median = beside_detection[beside_detection.len() / 2];
+    assert!(median < GOP + Duration::from_millis(300), "{beside_detection:?}");
 }
 
 /// The URL of the source in use.
@@ -129,6 +145,7 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
     let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
     let mut decoder = Decoder::start(&edge.flv_url("a"));
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 10));
+    let mut gaps = Vec::new();
     for round in 0..ROUNDS {
         // Anywhere in a GOP.
         kit::pause(Duration::from_millis(fastrand::u64(0..700)));
@@ -162,13 +179,14 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
             assert!(error.contains("connection reset"), "{proxy}");
         }
         players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 10));
-        assert_gap(&players, start, detection, &source);
+        gaps.extend(assert_gap(&players, start, detection, &source));
         match place {
             0 => silent.relay.process.signal(Signal::SIGCONT),
             _ => third.set(Mode::Healthy),
         }
         decoder.assert_runs();
     }
+    assert_usual_gap(gaps);
     let proxy = edge.proxy("a").expect("it is pulled");
     assert_eq!(proxy["rePullCount"], ROUNDS, "{proxy}");
     let rows = proxy["sources"].as_array().expect("all of them");
@@ -518,11 +536,13 @@ fn player_list(schema: &str) -> [(&str, &str); 4] {
     [("schema", schema), ("vhost", "__defaultVhost__"), ("app", "live"), ("stream", "a")]
 }
 
-/// Two sources of one stream with other parameter sets, lost in turn by a reset and by silence, anywhere in
-/// a GOP: nobody's connection closes, whatever it plays.
+/// Two sources of one stream with other parameter sets, lost in turn by an end and by silence, anywhere in
+/// a GOP, and at last one that is killed and refuses from then on: nobody's connection closes, whatever it
+/// plays.
 fn lost_in_turn(schemes: [&str; 2]) {
+    // The last one is killed for good.
     const ROUNDS: usize = 8;
-    let sites = [Site::start("av.flv"), Site::start("demo.flv")];
+    let mut sites = [Site::start("av.flv"), Site::start("demo.flv")];
     let edge = Relay::start_with(2, EDGE);
     let url_at = |site: usize| match schemes[site] {
         "rtsp" => sites[site].relay.rtsp_url("a"),
@@ -546,33 +566,39 @@ fn lost_in_turn(schemes: [&str; 2]) {
         }
     };
     go_on(50);
-    for round in 0..ROUNDS {
+    let mut gaps = Vec::new();
+    for round in 0..=ROUNDS {
         kit::pause(Duration::from_millis(fastrand::u64(0..700)));
         let source = url_of(&edge);
         let site = urls.iter().position(|url| *url == source).expect("one of them");
-        let relay = &sites[site].relay;
+        let process = &mut sites[site].relay.process;
         let is_silent = round / 2 % 2 == 1;
         let start = rillcast::clock::now();
-        if is_silent {
-            relay.process.signal(Signal::SIGSTOP);
-        } else {
-            kick_player(relay);
+        match is_silent {
+            true => process.signal(Signal::SIGSTOP),
+            false if round == ROUNDS => process.kill(),
+            false => kick_player(&sites[site].relay),
         }
         wait_until(LIVENESS, "the other source is in use", || {
             url_of(&edge) == urls[1 - site] && edge.is_online("a")
         });
         go_on(3);
-        let bound = GOP + SLACK + if is_silent { BY_SILENCE } else { AT_ONCE };
-        assert!(start.elapsed() < bound, "{:?} without {source}", start.elapsed());
-        assert_gap(&of_tags, start, if is_silent { BY_SILENCE } else { AT_ONCE }, &source);
+        let detection = if is_silent { BY_SILENCE } else { AT_ONCE };
+        assert!(
+            start.elapsed() < detection + GOP + SLACK,
+            "{:?} without {source}",
+            start.elapsed()
+        );
+        gaps.extend(assert_gap(&of_tags, start, detection, &source));
         if is_silent {
-            relay.process.signal(Signal::SIGCONT);
+            sites[site].relay.process.signal(Signal::SIGCONT);
         }
         go_on(20);
         decoders.iter_mut().for_each(Decoder::assert_runs);
     }
+    assert_usual_gap(gaps);
     let proxy = edge.proxy("a").expect("it is pulled");
-    assert_eq!(proxy["rePullCount"], ROUNDS, "{proxy}");
+    assert_eq!(proxy["rePullCount"], ROUNDS + 1, "{proxy}");
     recorders.into_iter().for_each(Recorder::stop_and_decode);
     for player in of_tags {
         player.assert_open();

@@ -168,6 +168,7 @@ fn absurd_descriptions_are_refused() {
             // More than is read.
             ("length", format!("{good}a={}\r\n", "x".repeat(200_000)), Some(413)),
         ];
+        let bad_count = table.iter().filter(|(_, _, status)| *status == Some(400)).count();
         for (name, text, status) in table {
             let mut client = Client::connect(relay.rtsp);
             let url = relay.rtsp_url(&format!("absurd-{name}"));
@@ -182,6 +183,8 @@ fn absurd_descriptions_are_refused() {
         let refused = client.ask("ANNOUNCE", &url, &[SDP], "v=0\r\n").expect("an answer");
         assert_eq!(refused.status(), Some(400));
         client.demand("ANNOUNCE", &url, &[SDP], &good);
+        let counted = relay.metric("rillcast_rtsp_bad_descriptions_total");
+        assert_eq!(counted, bad_count as u64 + 1);
     });
 }
 

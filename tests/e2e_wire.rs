@@ -192,37 +192,58 @@ fn rtsp_on_an_interface(lower: Lower) {
 
 #[test]
 fn tshark_finds_every_message_in_rtmp() {
+    for (file, modern) in [("av.flv", Modern::No), ("hevc_aac.flv", Modern::Yes)] {
+        Namespace::new().run(|| {
+            let relay = Relay::start(2);
+            let mut publisher = Publisher::start(modern, file, &relay.rtmp_url("a"));
+            rtmp_on_an_interface(&relay, modern, file);
+            publisher.stop();
+            relay.stop();
+        });
+    }
+}
+
+#[test]
+fn tshark_finds_every_message_in_rtmp_that_is_made_of_packets() {
     Namespace::new().run(|| {
         let relay = Relay::start(2);
-        let mut publisher = Publisher::start(Modern::No, "av.flv", &relay.rtmp_url("a"));
-        relay.wait_online("a");
-        let mut capture = Capture::start();
-        let mut other = Recorder::start(Modern::No, &relay.rtmp_url("a"));
-        other.wait_packets(100);
-        other.stop();
-        let what = "RTMP on an interface";
-        let decode = [format!("tcp.port=={},rtmpt", relay.rtmp.port())];
-        assert_well_formed(what, &capture.stop(), &decode, &[("rtmpt", 50)]);
-
-        let mut capture = Capture::start();
-        let player = Player::rtmp(relay.rtmp, "live", "a");
-        player.wait_frames(Kind::Video, 100);
-        let tags = player.stop();
-        let file = capture.stop();
-        assert_well_formed(what, &file, &decode, &[("rtmpt", 50)]);
-        let kinds = [Kind::Audio, Kind::Video].map(Kind::number);
-        let mut found = rtmp_messages(&file, relay.rtmp.port());
-        // Answers to the publisher that was there before are not media.
-        found.retain(|(kind, _)| kinds.contains(kind));
-        let got = tags.iter().map(|tag| (tag.kind.number(), tag.payload.len()));
-        let got: Vec<_> = got.filter(|(kind, _)| kinds.contains(kind)).collect();
-        // The last of what it saw dumpcap may not have written.
-        let both = found.len().min(got.len());
-        assert!(both >= 200, "{} messages found, {} came", found.len(), got.len());
-        assert_eq!(found[..both], got[..both]);
+        let media = packets_of(&Clip::of("av.flv").without_escapes());
+        let url = relay.rtsp_url("a");
+        let publisher = RtspPublisher::start(relay.rtsp, &url, Lower::Tcp, &media);
+        rtmp_on_an_interface(&relay, Modern::No, "packets");
         publisher.stop();
         relay.stop();
     });
+}
+
+/// ffmpeg, and the kit's player, of what is published.
+#[track_caller]
+fn rtmp_on_an_interface(relay: &Relay, modern: Modern, published: &str) {
+    let what = format!("RTMP on an interface, of {published}");
+    relay.wait_online("a");
+    let mut capture = Capture::start();
+    let mut other = Recorder::start(modern, &relay.rtmp_url("a"));
+    other.wait_packets(100);
+    other.stop();
+    let decode = [format!("tcp.port=={},rtmpt", relay.rtmp.port())];
+    assert_well_formed(&what, &capture.stop(), &decode, &[("rtmpt", 50)]);
+
+    let mut capture = Capture::start();
+    let player = Player::rtmp(relay.rtmp, "live", "a");
+    player.wait_frames(Kind::Video, 100);
+    let tags = player.stop();
+    let file = capture.stop();
+    assert_well_formed(&what, &file, &decode, &[("rtmpt", 50)]);
+    let kinds = [Kind::Audio, Kind::Video].map(Kind::number);
+    let mut found = rtmp_messages(&file, relay.rtmp.port());
+    // Answers to the publisher that was there before are not media.
+    found.retain(|(kind, _)| kinds.contains(kind));
+    let got = tags.iter().map(|tag| (tag.kind.number(), tag.payload.len()));
+    let got: Vec<_> = got.filter(|(kind, _)| kinds.contains(kind)).collect();
+    // The last of what it saw dumpcap may not have written.
+    let both = found.len().min(got.len());
+    assert!(both >= 200, "{what}: {} messages found, {} came", found.len(), got.len());
+    assert_eq!(found[..both], got[..both], "{what}");
 }
 
 /// Packets of 1200 bytes, and a way that takes 1000: the kernel refuses to cut what can't pass.

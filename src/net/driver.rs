@@ -113,6 +113,8 @@ pub(super) struct Counters {
     pub(super) datagrams_unwanted: u64,
     /// Tracks that got no UDP ports.
     pub(super) udp_refused: u64,
+    /// Announced, and not taken.
+    pub(super) rtsp_bad_descriptions: u64,
     /// Sessions of RTSP that their peers ended by a fault, by its reason.
     pub(super) rtsp_errors: [u64; ServerError::REASONS.len()],
 }

@@ -142,6 +142,7 @@ fn rtp_metrics(driver: &Driver) -> Vec<Metric> {
         ("rtp_packets_lost_total", MetricKind::Counter, rtp.lost),
         ("rtp_packets_truncated_total", MetricKind::Counter, rtp.truncated),
         ("udp_ports_refused_total", MetricKind::Counter, counters.udp_refused),
+        ("rtsp_bad_descriptions_total", MetricKind::Counter, counters.rtsp_bad_descriptions),
         ("rtsp_session_timeouts_total", MetricKind::Counter, timeouts),
         ("udp_port_pairs_free", MetricKind::Gauge, driver.udp.free_pairs() as u64),
     ];

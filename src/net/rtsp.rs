@@ -69,6 +69,7 @@ impl Driver {
             ServerEvent::Announce { request, description } => {
                 self.rtsp_announce(token, request, description);
             }
+            ServerEvent::BadDescription => self.counters.rtsp_bad_descriptions += 1,
             ServerEvent::SetupUdp { track, client_port, .. } => {
                 self.rtsp_setup_udp(token, track, client_port);
             }

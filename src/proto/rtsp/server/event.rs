@@ -14,6 +14,8 @@ pub enum ServerEvent {
     Describe(StreamRequest),
     /// Answer with [`ServerSession::accept_announce`] or [`ServerSession::refuse`].
     Announce { request: StreamRequest, description: SessionDescription },
+    /// One was announced that is none, or that can't be served; the peer was told, and may try again.
+    BadDescription,
     /// Answer with [`ServerSession::accept_udp`] or [`ServerSession::refuse`].
     SetupUdp { track: usize, mode: Mode, client_port: Ports },
     /// Answer with [`ServerSession::accept_play`] or [`ServerSession::refuse`].

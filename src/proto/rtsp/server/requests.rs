@@ -115,7 +115,10 @@ impl ServerSession {
         }
         let Some(stream) = StreamRequest::parse(&request.uri) else { return self.reply(404) };
         let description = SessionDescription::parse(&request.body).ok();
-        let Some(description) = description.filter(is_served) else { return self.reply(400) };
+        let Some(description) = description.filter(is_served) else {
+            self.outputs.push_back(Output::Event(ServerEvent::BadDescription));
+            return self.reply(400);
+        };
         let (url, media) = (stream.url.clone(), description.media.clone());
         self.asked = Some(Asked::Announce { url, media });
         let event = ServerEvent::Announce { request: stream, description };
