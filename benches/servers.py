@@ -1,7 +1,9 @@
 """What `compare` and `shapes` share: source files, servers on their CPUs, loads, rounds and tables."""
 
 import argparse
+import http.client
 import json
+import os
 import pathlib
 import platform
 import signal
@@ -29,7 +31,8 @@ rtmp {{ server {{ listen 127.0.0.1:{port}; {settings} access_log off;
 
 # As it is by default, and as its users tune it.
 NGINX_DEFAULT = "chunk_size 4096;"
-NGINX_TUNED = "chunk_size 65536; out_cork 8; out_queue 1024;"
+# out_cork holds for streams with a buffer alone.
+NGINX_TUNED = "chunk_size 65536; out_cork 8; out_queue 1024; buffer 1s;"
 
 # Name, size, video bit rate, audio bit rate: the streams of the design's measurements, and by their Mbit/s.
 SOURCES = {"720p": ("1280x720", "2000k", "128k"), "360p": ("640x360", "450k", "96k"),
@@ -99,10 +102,21 @@ class Started:
             self.process.kill()
 
 
+def run_bounded(command, time_max, **more):
+    """Runs it to its end; what it has started ends with it when it takes too long."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                          **more) as process:
+        try:
+            out, errors = process.communicate(timeout=time_max)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
+
+
 def measured(command, time_max):
     """The report of a load; its complaints are in it."""
-    done = subprocess.run(command + ["--json", "-"], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=time_max)
+    done = run_bounded(command + ["--json", "-"], time_max)
     try:
         report = json.loads(done.stdout)
     except ValueError:
@@ -151,8 +165,8 @@ def told(run):
     try:
         result = run()
         result.setdefault("faults", [])
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError,
-            subprocess.SubprocessError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
+            http.client.HTTPException, subprocess.SubprocessError) as error:
         result = {"faults": [f"it failed: {type(error).__name__}: {error}"]}
     for fault in result["faults"]:
         print(f"    ! {fault}", file=sys.stderr)
@@ -160,8 +174,19 @@ def told(run):
 
 
 def counted(runs):
-    """Those that a row is made of: without faults, where there are any."""
-    return [run for run in runs if not run["faults"]] or runs
+    """Those that a row is made of: without faults but a server's own, where there are any; else all that came
+    to an end. A server that stands still has that in its figures."""
+    clean = [run for run in runs if all(is_of_server(fault) for fault in run["faults"])]
+    return clean or [run for run in runs if len(run) > 1] or runs
+
+
+def is_of_server(fault):
+    return any(part in fault for part in SERVER_FAULTS)
+
+
+# What `rillcast load` says of a server that does not keep up.
+SERVER_FAULTS = ("stalls over 1 s", "had no frame at the end", "players were lost", "did not join",
+                 "no video frame came", "broken tags")
 
 
 def faulty(runs):

@@ -74,13 +74,18 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
                 })
             })
         });
-        let mut told_ns = None;
+        let (mut finished_ns, mut told_ns) = (None, None);
         let status = loop {
             if let Some(status) = players.try_wait()? {
                 break status;
             }
-            // The players end the run, and print what they have.
-            let has_nobody = serve.is_finished() && told_ns.is_none();
+            // At the end players close first, and print what they have. Where they stay, they read nothing.
+            let now_ns = clock::monotonic_ns();
+            if serve.is_finished() {
+                finished_ns.get_or_insert(now_ns);
+            }
+            let is_alone = finished_ns.is_some_and(|at_ns| now_ns - at_ns > GOODBYE_NS_MAX);
+            let has_nobody = is_alone && told_ns.is_none();
             if wait(Duration::from_millis(50)) || has_nobody {
                 kill(Pid::from_raw(players.id().cast_signed()), Signal::SIGINT)?;
             }
@@ -425,6 +430,8 @@ impl FlvSender {
 const START_DELAY_NS: u64 = 100_000_000;
 /// For the players' report when there is none left to send to.
 const LAST_WORDS_NS_MAX: u64 = 20_000_000_000;
+/// From when nobody is sent to any more to the end of the players that ended by themselves.
+const GOODBYE_NS_MAX: u64 = 2_000_000_000;
 const ACCEPT_PAUSE_NS: u64 = 1_000_000;
 
 #[cfg(test)]

@@ -330,14 +330,23 @@ impl Hooks {
         let Place { run, sequence, time_ms } = place;
         body::stamp(&mut body, (run, sequence), time_ms, generation);
         let (server, key) = (server_of(&url), Some(key.clone()));
-        self.enter(Item { hook, server, key, generation, body, once: false, refusals: 0 });
+        self.enter(Item {
+            hook,
+            server,
+            key,
+            generation,
+            body,
+            once: false,
+            refusals: 0,
+            put_offs: 0,
+        });
     }
 
     fn push_of_node(&mut self, hook: Hook, body: Map<String, Value>, once: bool) {
         let Some(url) = self.config.hook.url(hook) else { return };
         let server = server_of(&url);
-        let (key, generation, refusals) = (None, None, 0);
-        self.enter(Item { hook, server, key, generation, body, once, refusals });
+        let (key, generation, refusals, put_offs) = (None, None, 0, 0);
+        self.enter(Item { hook, server, key, generation, body, once, refusals, put_offs });
     }
 
     fn enter(&mut self, item: Item) {

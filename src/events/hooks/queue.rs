@@ -4,7 +4,7 @@
 //! sequence number; the other streams go on unless the server itself is not there, and have slots that
 //! no such call takes. What it refuses again and again goes, so that what follows is told. No server
 //! has another one's slots. Calls about absent streams, which anybody can cause and for whose answer players
-//! wait, have slots and a bound of their own.
+//! wait, have lanes, slots and a bound of their own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::config::Hook;
 use crate::limits::{
     HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_AGAIN_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX,
-    HOOK_REFUSALS_MAX, HOOK_SERVERS_MAX,
+    HOOK_PUT_OFFS_MAX, HOOK_REFUSALS_MAX, HOOK_SERVERS_MAX,
 };
 use crate::media::StreamKey;
 use crate::media::state::Generation;
@@ -34,6 +34,8 @@ pub(super) struct Item {
     pub(super) once: bool,
     /// How often it was refused.
     pub(super) refusals: u32,
+    /// How often the server was there and could not take it.
+    pub(super) put_offs: u32,
 }
 
 /// What came of telling it.
@@ -76,7 +78,7 @@ struct Call {
     is_again: bool,
 }
 
-type LaneName = (Arc<str>, Option<StreamKey>);
+type LaneName = (Arc<str>, Option<StreamKey>, Kind);
 
 /// What is told one after the other.
 #[derive(Default)]
@@ -89,8 +91,8 @@ struct Lane {
     place: Option<(Kind, Place)>,
 }
 
-/// What has slots of its own at a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What has slots of its own at a server, and lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Told,
     Absent,
@@ -175,7 +177,7 @@ impl Queue {
     }
 
     /// What came of one that was taken out; gives it back when it is done with: taken, refused
-    /// [`HOOK_REFUSALS_MAX`] times, or failed when its hook had no URL any more.
+    /// [`HOOK_REFUSALS_MAX`] times, put off [`HOOK_PUT_OFFS_MAX`] times, or failed when its hook had no URL any more.
     pub(super) fn done(&mut self, now: Instant, id: u64, outcome: Outcome) -> Option<Item> {
         let Call { mut item, server: called, is_wanted, is_again } = self.under_way.remove(&id)?;
         let server = self.servers.entry(called).or_default();
@@ -198,7 +200,10 @@ impl Queue {
         let lane = self.lanes.get_mut(&name).expect("something of it was under way");
         lane.under_way -= 1;
         item.refusals += u32::from(outcome == Outcome::Refused);
-        let is_over = outcome == Outcome::Taken || item.refusals >= HOOK_REFUSALS_MAX;
+        item.put_offs += u32::from(outcome == Outcome::NotNow);
+        let is_over = outcome == Outcome::Taken
+            || item.refusals >= HOOK_REFUSALS_MAX
+            || item.put_offs >= HOOK_PUT_OFFS_MAX;
         match outcome {
             _ if is_over => lane.trouble = Trouble::default(),
             Outcome::Unreachable => {}
@@ -366,7 +371,7 @@ impl Queue {
 
 impl Item {
     fn lane(&self) -> LaneName {
-        (self.server.clone(), self.key.clone())
+        (self.server.clone(), self.key.clone(), self.kind())
     }
 
     fn kind(&self) -> Kind {

@@ -12,7 +12,7 @@ fn item(stream: &str, number: u64) -> Item {
     body.insert("number".to_owned(), number.into());
     let (hook, server) = (Hook::StreamChanged, "h:80".into());
     let (key, generation) = (Some(key), None);
-    Item { hook, server, key, generation, body, once: false, refusals: 0 }
+    Item { hook, server, key, generation, body, once: false, refusals: 0, put_offs: 0 }
 }
 
 fn take(queue: &mut Queue, now: Instant) -> Option<(u64, String, u64)> {
@@ -149,6 +149,23 @@ fn what_is_refused_comes_again_and_not_for_ever() {
     }
     assert!(now - start > Duration::from_secs(30), "a server may start again meanwhile");
     assert_eq!(take(&mut queue, now).unwrap().2, 2, "what follows is not held up for ever");
+}
+
+#[test]
+fn what_is_put_off_for_an_hour_goes() {
+    let (mut queue, mut now) = (Queue::default(), clock::now());
+    queue.push(item("a", 1), 10);
+    queue.push(item("a", 2), 10);
+    let start = now;
+    for put_offs in 1..=HOOK_PUT_OFFS_MAX {
+        let (id, _, number) = take(&mut queue, now).unwrap();
+        assert_eq!(number, 1);
+        let done = queue.done(now, id, Outcome::NotNow);
+        assert_eq!(done.is_some(), put_offs == HOOK_PUT_OFFS_MAX);
+        now = queue.poll_timeout().unwrap_or(now);
+    }
+    assert!(now - start > Duration::from_secs(3500), "a server may be away for long");
+    assert_eq!(take(&mut queue, now).unwrap().2, 2);
 }
 
 #[test]
