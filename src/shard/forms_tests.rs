@@ -411,6 +411,52 @@ fn a_publisher_that_comes_back_in_time_was_never_gone() {
 }
 
 #[test]
+fn players_are_not_kept_for_ever_for_a_publisher_that_brings_no_picture() {
+    let mut scene = Scene::new(1);
+    let connection = |serial| ConnectionId { serial, shard: HERE };
+    let publish = |scene: &mut Scene, serial| {
+        let (form, ends, params) = (Form::Rtp, NOWHERE, String::new());
+        let view =
+            PublisherView { connection: connection(serial), form, local: ends, peer: ends, params };
+        let handle = scene.shard.publish(scene.now, &key("a"), view).expect("it is free");
+        let description = SessionDescription::parse(H264.as_bytes()).expect("it is sound");
+        assert!(scene.shard.rtp(scene.now, handle, RtpPart::Begin(description.into())));
+        handle
+    };
+    let packet = |scene: &mut Scene, handle, track, sequence| {
+        let (payload_type, timestamp, ssrc) = (96, 3600 * u32::from(sequence), 7);
+        let header = RtpHeader { marker: true, payload_type, sequence, timestamp, ssrc };
+        let packet = RtpPacket::parse([&header.encode()[..], &[0x65; 20]].concat().into()).unwrap();
+        let part = RtpPart::Packet { track, packet, gap: Gap::None };
+        scene.shard.rtp(scene.now, handle, part)
+    };
+    let first = publish(&mut scene, 1);
+    assert!(packet(&mut scene, first, 0, 1) && packet(&mut scene, first, 0, 2));
+    scene.play("a", 9, Packaging::Rtsp);
+    (0..3).for_each(|_| scene.turn());
+    assert_eq!(scene.admitted.len(), 1);
+    scene.shard.unpublish(scene.now, connection(1), false);
+    scene.shard.released(connection(1));
+    let again = publish(&mut scene, 2);
+    let begun = scene.now;
+    // Something always comes.
+    for sequence in 3.. {
+        scene.now += Duration::from_secs(1);
+        assert!(scene.now - begun < Duration::from_secs(120), "they are kept still");
+        packet(&mut scene, again, 5, sequence);
+        scene.shard.handle_timeout(scene.now);
+        scene.turn();
+        if !scene.ended.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(scene.ended, scene.admitted);
+    scene.shard.released(connection(2));
+    (0..3).for_each(|_| scene.turn());
+    scene.assert_nothing_is_left();
+}
+
+#[test]
 fn source_of_another_form_is_told_as_a_loss_and_a_return() {
     let mut scene = added(&["rtmp://x/a/b"], Duration::ZERO);
     scene.shard.keep_events();

@@ -28,8 +28,7 @@ impl Shard {
         if let Some(held) = stream.held() {
             let is_media = matches!(part, RtpPart::Packet { .. });
             let parts = held.handle_rtp(part);
-            // It is not silent.
-            stream.last_media = if is_media { now } else { stream.last_media };
+            stream.note_held(now, is_media);
             if let Some(parts) = parts {
                 self.publisher_takes_over(now, handle);
                 for part in parts {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::demand::gives_way;
 use super::ending::EndOfLocal;
-use super::tables::{Source, Stream, StreamHandle, Subscriber};
+use super::tables::{Lost, Source, Stream, StreamHandle, Subscriber};
 use super::timers::Timer;
 use super::{Action, Shard};
 use crate::bus::event::{Asker, What};
@@ -106,7 +106,7 @@ impl Shard {
             // It had come back for players that are kept, and brought nothing.
             stream.source = Source::None { kept: true };
             stream.media.change_source();
-            let due = now + self.policy.continue_push;
+            let due = stream.lost.map_or(now + self.policy.continue_push, |lost| lost.kept_until);
             stream.grace = Some(self.timers.set(due, Timer::Grace(handle)));
             return;
         }
@@ -138,8 +138,7 @@ impl Shard {
         if let Some(held) = stream.held() {
             let is_media = matches!(part, MediaPart::Data { .. } | MediaPart::Script { .. });
             let parts = held.handle(part);
-            // It is not silent.
-            stream.last_media = if is_media { now } else { stream.last_media };
+            stream.note_held(now, is_media);
             if let Some(parts) = parts {
                 self.publisher_takes_over(now, handle);
                 for part in parts {
@@ -242,6 +241,7 @@ impl Shard {
         self.totals.registrations += 1;
         let stream = self.tables.get_mut(handle).expect("just registered");
         let grace = stream.grace.take();
+        stream.lost = None;
         let key = stream.key.clone();
         self.timers.cancel(grace);
         self.goes_up(now, handle);
@@ -302,8 +302,8 @@ impl Shard {
         }
         let stream = self.tables.get_mut(handle).expect("it stays");
         self.totals.add_media(&stream.media);
-        let silence = now.duration_since(stream.last_media);
-        stream.media.take_form(form, now, silence);
+        let since = stream.lost.map_or(stream.last_media, |lost| lost.since);
+        stream.media.take_form(form, now, now.duration_since(since));
         if !stream.is_had() {
             stream.media.start_over();
         } else if !stream.is_had_in(|of| of != form) {
@@ -329,7 +329,9 @@ impl Shard {
             })
             .collect();
         stream.media.change_source();
-        stream.grace = Some(self.timers.set(now + grace, Timer::Grace(handle)));
+        let kept_until = now + grace;
+        stream.lost = Some(Lost { since: stream.last_media, kept_until });
+        stream.grace = Some(self.timers.set(kept_until, Timer::Grace(handle)));
         for (shard, local) in attached {
             self.send(shard, Message::Suspended { key: key.clone(), local });
         }

@@ -13,7 +13,7 @@ use super::lifecycle::Pull;
 use super::timers::TimerId;
 use crate::bus::message::{LocalId, Ticket};
 use crate::bus::view::PublisherView;
-use crate::limits::{SLOTS_PER_PAGE, STREAMS_PER_PAGE};
+use crate::limits::{KEYFRAME_PATIENCE, SLOTS_PER_PAGE, STREAMS_PER_PAGE};
 use crate::media::state::Generation;
 use crate::media::{AttemptId, ConnectionId, Form, ShardId, StreamKey};
 use crate::origin::Asking;
@@ -48,6 +48,8 @@ pub(super) struct Stream {
     pub(super) told_forms: Vec<Form>,
     pub(super) watch: Watch,
     pub(super) grace: Option<TimerId>,
+    /// Its source is lost, and it has not come back.
+    pub(super) lost: Option<Lost>,
     pub(super) silence: Option<TimerId>,
     /// Committed tags wait for their flush.
     pub(super) unflushed: bool,
@@ -62,6 +64,15 @@ pub(super) struct Stream {
     pub(super) open_attempts: BTreeSet<AttemptId>,
     /// Presences that were ended after a loss and have not said `Released`.
     pub(super) ended_locals: HashSet<LocalId>,
+}
+
+/// A stream whose players are kept for a source to come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lost {
+    /// When the lost source brought media last.
+    pub(super) since: Instant,
+    /// For how long they are kept, unless somebody is there who may bring it.
+    pub(super) kept_until: Instant,
 }
 
 /// Who brings the media.
@@ -163,6 +174,7 @@ impl Tables {
             told_forms: Vec::new(),
             watch: Watch::default(),
             grace: None,
+            lost: None,
             silence: None,
             unflushed: false,
             video_since: None,
@@ -328,6 +340,15 @@ impl Stream {
         match &mut self.source {
             Source::Publisher { held, .. } => held.as_deref_mut(),
             Source::None { .. } | Source::Pull(_) => None,
+        }
+    }
+
+    /// Something has come of a publisher that is held back: it is not silent. Players who are kept wait for
+    /// its keyframe, but not for ever.
+    pub(super) fn note_held(&mut self, now: Instant, is_media: bool) {
+        let until = self.lost.map(|lost| lost.kept_until + KEYFRAME_PATIENCE);
+        if is_media && until.is_none_or(|until| now < until) {
+            self.last_media = now;
         }
     }
 

@@ -322,10 +322,10 @@ impl Ingest {
     /// closes it; audio does where no video comes.
     fn passes_splice(&mut self, draft: &Draft, config: bool, keyframe: bool) -> bool {
         let Some(splice) = &mut self.splice else { return true };
-        splice.saw_video |= draft.kind == TagKind::Video;
         if config {
             return true;
         }
+        splice.saw_video |= draft.kind == TagKind::Video;
         let closes = match draft.kind {
             TagKind::Video => keyframe,
             TagKind::Audio => {

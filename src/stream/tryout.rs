@@ -31,6 +31,9 @@ use super::video_wait::{SOUND_ALONE_MS_MAX, VideoWait};
 pub struct Tryout {
     /// The stream has video, so that audio alone does not take over at once.
     wants_video: bool,
+    /// A configuration of video or a picture has come.
+    has_video: bool,
+    /// A picture has come.
     saw_video: bool,
     audio_from_ms: Option<u32>,
     open: Vec<OpenTag>,
@@ -429,10 +432,11 @@ impl Tryout {
             Some(class) => class.config,
             None => kind == TagKind::Script && tag.bytes.starts_with(METADATA_HEAD),
         };
-        self.saw_video |= kind == TagKind::Video;
+        self.has_video |= kind == TagKind::Video;
         let starts = match kind {
             _ if is_config => return self.judge_config(index),
             TagKind::Video => {
+                self.saw_video = true;
                 let is_keyframe = class.is_some_and(|class| class.keyframe);
                 let starts = self.starts.is_start(is_keyframe, timestamp_ms);
                 self.stands_in = starts && !is_keyframe;
@@ -443,7 +447,7 @@ impl Tryout {
                 let waited_ms = distance(from, timestamp_ms);
                 let has_waited = waited_ms > SOUND_ALONE_MS_MAX;
                 self.lacks_video = self.wants_video && has_waited && !self.saw_video;
-                self.lacks_video || !self.wants_video && !self.saw_video
+                self.lacks_video || !self.wants_video && !self.has_video
             }
             TagKind::Script => false,
         };

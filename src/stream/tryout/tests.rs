@@ -137,6 +137,12 @@ fn audio_begins_where_no_video_comes() {
     assert!(tag(&mut tryout, at(1000), &sound, 8).is_empty());
     assert!(tag(&mut tryout, at(4000), &sound, 8).is_empty());
     assert!(!tag(&mut tryout, at(4001), &sound, 8).is_empty() && tryout.lacks_video());
+    // A configuration is no picture.
+    let mut tryout = Tryout::new(true);
+    let config = payload(&[0x17, 0, 0, 0, 0], 30);
+    assert!(tag(&mut tryout, (6, TagKind::Video, 1000), &config, 8).is_empty());
+    assert!(tag(&mut tryout, at(1000), &sound, 8).is_empty());
+    assert!(!tag(&mut tryout, at(4001), &sound, 8).is_empty() && tryout.lacks_video());
     let mut tryout = Tryout::new(false);
     tag(&mut tryout, (6, TagKind::Video, 0), VIDEO_CONFIG, 8);
     assert!(tag(&mut tryout, at(0), &sound, 8).is_empty(), "its video has a keyframe to come");
