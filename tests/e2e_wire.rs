@@ -146,7 +146,7 @@ fn tshark_finds_no_fault_in_websocket_flv() {
         let tape = dir.file("ws.pcap");
         tap.tape.write(&tape);
         let decode = [format!("tcp.port=={},http", tap.address.port())];
-        assert_well_formed(player.what(), &tape, &decode, &[("http", 2), ("websocket", 50)]);
+        assert_well_formed(player.what(), &tape, &decode, &[("http", 2), ("websocket", 20)]);
     }
     packets.stop();
     tags.terminate(LIVENESS);

@@ -450,7 +450,7 @@ fn players_are_not_kept_for_ever_for_a_publisher_that_brings_no_picture() {
             break;
         }
     }
-    assert_eq!(scene.ended, scene.admitted);
+    assert_eq!(scene.ended, [connection(2), scene.admitted[0]]);
     scene.shard.released(connection(2));
     (0..3).for_each(|_| scene.turn());
     scene.assert_nothing_is_left();

@@ -46,6 +46,7 @@ mod invariants;
 mod keeping;
 pub mod ledger;
 pub mod lifecycle;
+mod losses;
 mod pace;
 mod places;
 mod player;

@@ -4,7 +4,7 @@
 //! sequence number; the other streams go on unless the server itself is not there, and have slots that
 //! no such call takes. What it refuses again and again goes, so that what follows is told. No server
 //! has another one's slots. Calls about absent streams, which anybody can cause and for whose answer players
-//! wait, have lanes, slots and a bound of their own.
+//! wait, have slots and a bound of their own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ struct Call {
     is_again: bool,
 }
 
-type LaneName = (Arc<str>, Option<StreamKey>, Kind);
+type LaneName = (Arc<str>, Option<StreamKey>);
 
 /// What is told one after the other.
 #[derive(Default)]
@@ -91,8 +91,8 @@ struct Lane {
     place: Option<(Kind, Place)>,
 }
 
-/// What has slots of its own at a server, and lanes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What has slots of its own at a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Told,
     Absent,
@@ -371,7 +371,7 @@ impl Queue {
 
 impl Item {
     fn lane(&self) -> LaneName {
-        (self.server.clone(), self.key.clone(), self.kind())
+        (self.server.clone(), self.key.clone())
     }
 
     fn kind(&self) -> Kind {

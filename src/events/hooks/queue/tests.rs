@@ -152,7 +152,7 @@ fn what_is_refused_comes_again_and_not_for_ever() {
 }
 
 #[test]
-fn what_is_put_off_for_an_hour_goes() {
+fn what_is_put_off_for_long_goes() {
     let (mut queue, mut now) = (Queue::default(), clock::now());
     queue.push(item("a", 1), 10);
     queue.push(item("a", 2), 10);
@@ -164,7 +164,7 @@ fn what_is_put_off_for_an_hour_goes() {
         assert_eq!(done.is_some(), put_offs == HOOK_PUT_OFFS_MAX);
         now = queue.poll_timeout().unwrap_or(now);
     }
-    assert!(now - start > Duration::from_secs(3500), "a server may be away for long");
+    assert!(now - start > Duration::from_secs(500), "a server may be away for long");
     assert_eq!(take(&mut queue, now).unwrap().2, 2);
 }
 

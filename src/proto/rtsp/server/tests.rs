@@ -414,7 +414,7 @@ fn requests_out_of_place_are_refused() {
     ] {
         assert_eq!(bench.status(line, &headers), expected, "{line}");
     }
-    assert_eq!(bench.events, []);
+    assert_eq!(bench.events, [ServerEvent::BadDescription], "of an ANNOUNCE with nothing");
     assert_eq!(bench.status("DESCRIBE rtsp://h/live/a", &[]), 200);
     for (line, headers, expected) in [
         ("PLAY rtsp://h/live/a", vec![], 455),
