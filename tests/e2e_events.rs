@@ -52,6 +52,45 @@ fn a_pull_tells_its_attempts_and_its_end() {
 }
 
 #[test]
+fn losses_and_switches_are_told_with_their_reasons() {
+    let origins = [Origin::start(Mode::Healthy), Origin::start(Mode::Healthy)];
+    let urls = origins.each_ref().map(|origin| origin.rtmp_url("a"));
+    let relay = Relay::start(2);
+    let follower = follow(&relay, "", None);
+    assert_eq!(relay.add("a", &urls[0], &[("urls", &urls[1])])["code"], 0);
+    let registered = follower.wait("registered");
+    let player = Player::http_flv(relay.http, "/live/a.live.flv");
+    player.wait_frames(Kind::Video, 5);
+    origins[0].set(Mode::Refused);
+    let switched = follower.wait("source_switched");
+    follower.wait("back");
+    let told = |data: &Value| ["reason", "from", "url"].map(|name| data[name].clone());
+    assert_eq!(told(&switched.data), [json!("lost"), json!(urls[0]), json!(urls[1])]);
+    origins[0].set(Mode::Healthy);
+    let update = [("key", &*key("a")), ("url", &*urls[0])];
+    assert_eq!(relay.api("updateStreamProxy", &update)["code"], 0);
+    kit::wait_until(LIVENESS, "two switches", || {
+        follower.names().iter().filter(|name| *name == "source_switched").count() == 2
+    });
+    let events = follower.events();
+    let last = events.iter().rfind(|event| event.data["event"] == "source_switched");
+    let last = &last.expect("just counted").data;
+    assert_eq!(told(last), [json!("updated"), json!(urls[1]), json!(urls[0])], "{last}");
+    assert_in_order(&follower, &["pending", "registered", "lost", "source_switched", "back"]);
+    let lost = events.iter().find(|event| event.data["event"] == "lost").expect("it is in order");
+    assert!(lost.data["reason"].is_string() && lost.data["errorClass"].is_string(), "{lost:?}");
+    for event in &events {
+        assert!(event.data["sequence"].is_u64() && event.data["timeMs"].is_u64(), "{event:?}");
+        if event.data["generation"].is_u64() {
+            assert_eq!(event.data["generation"], registered.data["generation"], "{event:?}");
+        }
+    }
+    player.assert_open();
+    drop(player);
+    relay.stop();
+}
+
+#[test]
 fn players_and_publishers_are_told_and_a_filter_leaves_out_the_others() {
     let relay = Relay::start(2);
     let (all, other) = (follow(&relay, "", None), follow(&relay, "&app=live&stream=b", None));

@@ -3,6 +3,11 @@
 
 mod kit;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::spawn;
+
 use kit::compare::{AtLeast, assert_never_steps_back, assert_same_media, coded};
 use kit::fault::{Mode, Origin, Stage};
 use kit::ffmpeg::{Modern, Publisher, Recorder, assert_same_packets, packets_of};
@@ -467,6 +472,83 @@ fn relay_gets_over_rtsp_by_tcp() {
 #[test]
 fn relay_gets_over_rtsp_by_udp() {
     relay_gets_over_rtsp("1", WithinMs(10.0));
+}
+
+/// Stands before a server of RTSP, and hands on what comes of a connection up to a request.
+struct Gate {
+    address: SocketAddr,
+    /// The request has come.
+    reached: Receiver<()>,
+}
+
+impl Gate {
+    fn start(server: SocketAddr, method: &'static str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let (reaches, reached) = channel();
+        spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let reaches = reaches.clone();
+                // They end with the client.
+                spawn(move || pass_until(client, server, method, &reaches));
+            }
+        });
+        Self { address, reached }
+    }
+}
+
+fn pass_until(
+    mut client: TcpStream,
+    server: SocketAddr,
+    method: &str,
+    reaches: &Sender<()>,
+) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(server)?;
+    let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
+    spawn(move || std::io::copy(&mut from_server, &mut to_client));
+    let mut buffer = [0; 65536];
+    loop {
+        let len = client.read(&mut buffer)?;
+        if len == 0 {
+            return server.shutdown(Shutdown::Both);
+        }
+        if buffer[..len].starts_with(method.as_bytes()) {
+            // Whoever waits for it may have gone.
+            let _ = reaches.send(());
+            while client.read(&mut buffer)? > 0 {}
+            return server.shutdown(Shutdown::Both);
+        }
+        server.write_all(&buffer[..len])?;
+    }
+}
+
+#[test]
+fn push_over_rtsp_is_deleted_at_any_stage() {
+    let relay = Relay::start(2);
+    let other = Relay::start(2);
+    let mut publisher = publish(Modern::No, "av.flv", &relay);
+    let start = Bench { relay: &relay }.settled();
+    let pairs_free = relay.udp_pairs_free();
+    for transport in ["0", "1"] {
+        for method in ["OPTIONS", "ANNOUNCE", "SETUP", "RECORD"] {
+            let what = format!("{method}, rtp_type {transport}");
+            let gate = Gate::start(other.rtsp, method);
+            let url = format!("rtsp://{}/live/out", gate.address);
+            let more = [("async", "1"), ("timeout_sec", "30"), ("rtp_type", transport)];
+            let key = push(&relay, &url, &more);
+            gate.reached.recv_timeout(LIVENESS).expect(&what);
+            let has_ports = transport == "1" && ["SETUP", "RECORD"].contains(&method);
+            assert_eq!(relay.udp_pairs_free() < pairs_free, has_ports, "{what}");
+            let deleted = delete(&relay, &key);
+            assert_eq!(deleted["flag"], true, "{what}: {deleted}");
+            assert_eq!(deleted["released"]["complete"], true, "{what}: {deleted}");
+            assert_eq!(relay.udp_pairs_free(), pairs_free, "{what}");
+            Bench { relay: &relay }.assert_back_to(&start, &what);
+        }
+    }
+    publisher.stop();
+    relay.stop();
+    other.stop();
 }
 
 /// Publishers of other parameter sets, one with pictures out of order and one without.

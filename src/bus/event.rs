@@ -51,6 +51,7 @@ pub enum What {
     SourceReplaced {
         from: Arc<SourceUrl>,
         url: Arc<SourceUrl>,
+        why: Switch,
     },
     /// A source that was tried beside another one has failed.
     SourceFailed {
@@ -110,6 +111,25 @@ pub enum What {
         reason: Option<EndReason>,
         traffic: Traffic,
     },
+}
+
+/// Why another source of a pull brings its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Switch {
+    /// The one before was lost, or silent.
+    #[default]
+    Lost,
+    /// The pull was to have it.
+    Updated,
+}
+
+impl Switch {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Updated => "updated",
+        }
+    }
 }
 
 /// What happened to a push.

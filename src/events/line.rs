@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::log::{Log, Told};
-use crate::bus::event::{Peer, PushStep, What};
+use crate::bus::event::{Peer, PushStep, Switch, What};
 use crate::limits::RECENT_EVENTS_MAX;
 use crate::media::StreamKey;
 use crate::media::state::{EndReason, Fault};
@@ -107,13 +107,17 @@ impl<'a> Detail<'a> {
             }
             What::Registered { url: of, .. } => Self { url: url(of), ..Self::default() },
             What::SourceSwitched { connection, peer } => Self {
+                reason: Some(Switch::Lost.as_str()),
                 connection: Some(connection.to_string()),
                 peer: Some(peer.to_string()),
                 ..Self::default()
             },
-            What::SourceReplaced { from, url } => {
-                Self { from: Some(from.as_str()), url: Some(url.as_str()), ..Self::default() }
-            }
+            What::SourceReplaced { from, url, why } => Self {
+                reason: Some(why.as_str()),
+                from: Some(from.as_str()),
+                url: Some(url.as_str()),
+                ..Self::default()
+            },
             What::SourceFailed { url, fault } => {
                 Self { url: Some(url.as_str()), ..Self::of_fault(fault, None) }
             }
@@ -134,6 +138,7 @@ impl<'a> Detail<'a> {
                 Self { reason: Some(reason.as_str()), ..Self::of_peer(peer) }
             }
             What::PlayerSlow { connection, jumps } => Self {
+                reason: Some("too_far_behind"),
                 connection: Some(connection.to_string()),
                 jumps: Some(*jumps),
                 ..Self::default()

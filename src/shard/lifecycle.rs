@@ -21,6 +21,7 @@ use super::failover::{Purpose, Rival, Side};
 use super::health::{Sources, Turn};
 use super::timers::TimerId;
 use crate::access::PendingPlace;
+use crate::bus::event::Switch;
 use crate::bus::message::{PullOptions, Ticket};
 use crate::limits::KEYFRAME_PATIENCE;
 use crate::media::state::{ErrorClass, Fault, StreamState};
@@ -76,6 +77,8 @@ pub(super) struct Pull {
     pub(super) up_since: Option<Instant>,
     /// Which source was up last.
     pub(super) up_url: Option<Arc<SourceUrl>>,
+    /// Why the lead is another one than that.
+    pub(super) switch: Switch,
     pub(super) last_fault: Option<Fault>,
     pub(super) row: FailureRow,
     /// Adds that wait for the first result.
@@ -338,6 +341,7 @@ impl Pull {
             was_up: false,
             up_since: None,
             up_url: None,
+            switch: Switch::Lost,
             last_fault: None,
             row: FailureRow::default(),
             adds: Vec::new(),

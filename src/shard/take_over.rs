@@ -8,7 +8,7 @@ use super::lifecycle::{KEYFRAME, PullState, Try};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
-use crate::bus::event::What;
+use crate::bus::event::{Switch, What};
 use crate::bus::message::Answer;
 use crate::limits::KEYFRAME_PATIENCE;
 use crate::media::state::{ErrorClass, Fault, StreamState};
@@ -181,6 +181,7 @@ impl Shard {
         let is_update = matches!(rival.purpose, Purpose::Update { .. });
         // Those that came while it was pending asked for the sources that it had.
         let adds = if is_update { std::mem::take(&mut pull.adds) } else { Vec::new() };
+        pull.switch = if is_update { Switch::Updated } else { Switch::Lost };
         pull.lead_with(rival);
         self.timers.cancel(silence);
         self.timers.cancel(hedge);
@@ -203,6 +204,7 @@ impl Shard {
         let hedge = pull.hedge.take();
         let url = pull.lead.url.clone();
         let before = pull.up_url.replace(url.clone());
+        let why = std::mem::take(&mut pull.switch);
         pull.up_since = Some(now);
         let (timer, place) = (pull.lead.timer(), pull.lead.place());
         if let PullState::Trying { stage, awaiting, timer, holds_place, .. } = &mut pull.lead.state
@@ -231,7 +233,7 @@ impl Shard {
             self.drop_rival(now, handle);
         }
         if let Some(from) = before.filter(|before| before.as_str() != url.as_str()) {
-            self.tell(handle, |_| What::SourceReplaced { from, url });
+            self.tell(handle, |_| What::SourceReplaced { from, url, why });
         }
         self.keep_pull(handle);
         for ticket in adds {
