@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use super::counters::Counters;
 use super::events::Events;
 use super::keeping::Keeper;
 use super::link::{Links, Phase};
@@ -29,8 +30,6 @@ use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
 use crate::metrics::Residence;
-use crate::proto::rtp::SourceCounts;
-use crate::proto::rtsp::ServerError;
 use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
@@ -90,33 +89,6 @@ pub(super) struct Driver {
     pub(super) residence: Residence,
     pub(super) repeats: Repeats,
     pub(super) reserve: Option<socket::ReserveFd>,
-}
-
-/// What `net` counts.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counters {
-    pub(super) accepted: u64,
-    pub(super) refused: u64,
-    /// Plays and publishes that a rule or limit was against.
-    pub(super) denied: u64,
-    pub(super) shed: u64,
-    pub(super) session_errors: u64,
-    pub(super) handed_over: u64,
-    pub(super) ticks: u64,
-    pub(super) receives: u64,
-    /// Of sources that are over.
-    pub(super) rtp: SourceCounts,
-    /// Interleaved packets that nothing was agreed for, of connections that are closed.
-    pub(super) stray_interleaved: u64,
-    pub(super) datagrams_too_long: u64,
-    /// Before the session took media, or of no use to it.
-    pub(super) datagrams_unwanted: u64,
-    /// Tracks that got no UDP ports.
-    pub(super) udp_refused: u64,
-    /// Announced, and not taken.
-    pub(super) rtsp_bad_descriptions: u64,
-    /// Sessions of RTSP that their peers ended by a fault, by its reason.
-    pub(super) rtsp_errors: [u64; ServerError::REASONS.len()],
 }
 
 /// What a listening port speaks.

@@ -3,6 +3,7 @@
 mod accept;
 mod admission;
 mod answers;
+mod counters;
 mod destination;
 mod driver;
 mod events;

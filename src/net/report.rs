@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::driver::{Counters, Driver};
+use super::counters::Counters;
+use super::driver::Driver;
 use super::link::{Links, Session};
 use crate::bus::keeper::HookCounts;
 use crate::bus::message::{Answer, NodeAsk};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::driver::Counters;
+use super::counters::Counters;
 use super::link::Session;
 use crate::config::{RtpTransport, RtspSection};
 use crate::proto::Output;

@@ -1,3 +1,5 @@
+//! A source of tags: what becomes of its parts in the log.
+
 use super::super::testing::{AUDIO_CONFIG, METADATA, VIDEO_CONFIG, Writer, payload};
 use super::*;
 use crate::limits::MESSAGE_LEN_MAX;
