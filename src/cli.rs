@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -447,12 +448,22 @@ impl Signals {
 
     fn next(&self, at_most: Option<Duration>) -> Result<Option<Signal>, Failure> {
         use std::os::fd::AsFd;
-        let timeout = match at_most {
-            None => PollTimeout::NONE,
-            Some(time) => PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX),
-        };
+        let until = at_most.map(|time| clock::now() + time);
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        nix::poll::poll(&mut fds, timeout)?;
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(clock::now()));
+            let timeout = left.map_or(PollTimeout::NONE, |left| {
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
+            match nix::poll::poll(&mut fds, timeout) {
+                // As when the process was stopped and goes on.
+                Err(Errno::EINTR) => {}
+                polled => {
+                    polled?;
+                    break;
+                }
+            };
+        }
         let signal = self.0.read_signal()?;
         Ok(signal.and_then(|signal| Signal::try_from(signal.ssi_signo as i32).ok()))
     }
