@@ -226,14 +226,14 @@ fn rtmp_on_an_interface(relay: &Relay, modern: Modern, published: &str) {
     other.wait_packets(100);
     other.stop();
     let decode = [format!("tcp.port=={},rtmpt", relay.rtmp.port())];
-    assert_well_formed(&what, &capture.stop(), &decode, &[("rtmpt", 50)]);
+    assert_well_formed(&what, &capture.stop(), &decode, &[("rtmpt", 20)]);
 
     let mut capture = Capture::start();
     let player = Player::rtmp(relay.rtmp, "live", "a");
     player.wait_frames(Kind::Video, 100);
     let tags = player.stop();
     let file = capture.stop();
-    assert_well_formed(&what, &file, &decode, &[("rtmpt", 50)]);
+    assert_well_formed(&what, &file, &decode, &[("rtmpt", 20)]);
     let kinds = [Kind::Audio, Kind::Video].map(Kind::number);
     let mut found = rtmp_messages(&file, relay.rtmp.port());
     // Answers to the publisher that was there before are not media.
