@@ -223,7 +223,7 @@ fn join(bytes: &[u8], tail: &[u8]) -> Bytes {
 }
 
 /// A first piece shorter than that is joined with the second,
-const HEADER_PIECE_LEN_MIN: usize = 64;
+const HEADER_PIECE_LEN_MIN: usize = HEADER_LEN + 15 * 4 + 4;
 
 /// and one with less of the payload, so that whoever looks at the beginning of a payload finds it: the
 /// headers of a fragment of H.265 are three bytes.
