@@ -18,6 +18,7 @@ use rillcast::clock;
 use serde_json::Value;
 
 use kit::fault::{Mode, Origin};
+use kit::load::{load, number};
 use kit::process::Process;
 use kit::relay::run;
 use kit::{LIVENESS, Nginx, Relay, TempDir, wait_until};
@@ -29,22 +30,6 @@ const SLACK_MS: f64 = 10_000.0;
 const TYPICAL_SLACK_MS: f64 = 300.0;
 
 const FRAME_MS: u64 = 40;
-
-/// `rillcast load` with these arguments: its JSON and whether it was content.
-#[track_caller]
-fn load(args: &[&str]) -> (Value, bool) {
-    let args = [&["load"], args, &["--json", "-"]].concat();
-    let (code, json, log) = run(&args);
-    let report = serde_json::from_str(&json)
-        .unwrap_or_else(|error| panic!("{args:?}: no report ({error}): {json}\n{log}"));
-    (report, code == Some(0))
-}
-
-#[track_caller]
-fn number(report: &Value, pointer: &str) -> f64 {
-    let number = report.pointer(pointer).and_then(Value::as_f64);
-    number.unwrap_or_else(|| panic!("no number {pointer} in {report:#}"))
-}
 
 /// The worst time: at least what is known.
 #[track_caller]

@@ -13,25 +13,10 @@ use nix::sys::signal::Signal;
 use rillcast::clock;
 use serde_json::Value;
 
+use kit::load::{load, number};
 use kit::process::Process;
 use kit::relay::{SECRET, run};
 use kit::{LIVENESS, Relay, TempDir, wait_until};
-
-/// `rillcast load` with these arguments: its JSON and whether it was content.
-#[track_caller]
-fn load(args: &[&str]) -> (Value, bool) {
-    let args = [&["load"], args, &["--json", "-"]].concat();
-    let (code, json, log) = run(&args);
-    let report = serde_json::from_str(&json)
-        .unwrap_or_else(|error| panic!("{args:?}: no report ({error}): {json}\n{log}"));
-    (report, code == Some(0))
-}
-
-#[track_caller]
-fn number(report: &Value, pointer: &str) -> f64 {
-    let number = report.pointer(pointer).and_then(Value::as_f64);
-    number.unwrap_or_else(|| panic!("no number {pointer} in {report:#}"))
-}
 
 /// A tag with a frame of 250 KB, 25 a second.
 fn frame(index: u32) -> Vec<u8> {

@@ -238,9 +238,9 @@ pub const CONNECT_TIME_MAX: std::time::Duration = std::time::Duration::from_secs
 /// between, in which a server may be replaced. What is told of the same stream waits meanwhile.
 pub const HOOK_REFUSALS_MAX: u32 = 12;
 
-/// Times that a call is told which its server can't take (500, no answer): ten minutes with 5 s between. One
-/// that fails each time by its own fault is not to keep back for ever what else is told of its stream.
-pub const HOOK_PUT_OFFS_MAX: u32 = 120;
+/// Times that a call is told at which its server fails (500): ten minutes with 5 s between. One at which it
+/// fails each time by its own fault is not to keep back for ever what else is told of its stream.
+pub const HOOK_FAILURES_MAX: u32 = 120;
 
 // Calls of hooks that are not answered.
 

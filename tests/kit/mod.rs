@@ -21,6 +21,7 @@ pub mod flv;
 pub mod gst_server;
 pub mod hook_server;
 pub mod http;
+pub mod load;
 pub mod name_server;
 pub mod namespace;
 pub mod nginx;

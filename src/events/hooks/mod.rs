@@ -338,15 +338,15 @@ impl Hooks {
             body,
             once: false,
             refusals: 0,
-            put_offs: 0,
+            failures: 0,
         });
     }
 
     fn push_of_node(&mut self, hook: Hook, body: Map<String, Value>, once: bool) {
         let Some(url) = self.config.hook.url(hook) else { return };
         let server = server_of(&url);
-        let (key, generation, refusals, put_offs) = (None, None, 0, 0);
-        self.enter(Item { hook, server, key, generation, body, once, refusals, put_offs });
+        let (key, generation, refusals, failures) = (None, None, 0, 0);
+        self.enter(Item { hook, server, key, generation, body, once, refusals, failures });
     }
 
     fn enter(&mut self, item: Item) {

@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use crate::config::Hook;
 use crate::limits::{
-    HOOK_ABSENT_WAITING_MAX, HOOK_POSTS_AGAIN_MAX, HOOK_POSTS_ALL_MAX, HOOK_POSTS_MAX,
-    HOOK_PUT_OFFS_MAX, HOOK_REFUSALS_MAX, HOOK_SERVERS_MAX,
+    HOOK_ABSENT_WAITING_MAX, HOOK_FAILURES_MAX, HOOK_POSTS_AGAIN_MAX, HOOK_POSTS_ALL_MAX,
+    HOOK_POSTS_MAX, HOOK_REFUSALS_MAX, HOOK_SERVERS_MAX,
 };
 use crate::media::StreamKey;
 use crate::media::state::Generation;
@@ -34,16 +34,18 @@ pub(super) struct Item {
     pub(super) once: bool,
     /// How often it was refused.
     pub(super) refusals: u32,
-    /// How often the server was there and could not take it.
-    pub(super) put_offs: u32,
+    /// How often the server failed at it.
+    pub(super) failures: u32,
 }
 
 /// What came of telling it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Taken,
-    /// The server is there and could not take it, or did not say so.
+    /// The server is there and can't take it now, or did not say so.
     NotNow,
+    /// The server has failed at it.
+    Failed,
     /// The server says that it does not take it. Where it is being changed, it may later.
     Refused,
     /// The server is not there.
@@ -177,7 +179,8 @@ impl Queue {
     }
 
     /// What came of one that was taken out; gives it back when it is done with: taken, refused
-    /// [`HOOK_REFUSALS_MAX`] times, put off [`HOOK_PUT_OFFS_MAX`] times, or failed when its hook had no URL any more.
+    /// [`HOOK_REFUSALS_MAX`] times, failed at [`HOOK_FAILURES_MAX`] times, or not taken when its hook had no URL any
+    /// more.
     pub(super) fn done(&mut self, now: Instant, id: u64, outcome: Outcome) -> Option<Item> {
         let Call { mut item, server: called, is_wanted, is_again } = self.under_way.remove(&id)?;
         let server = self.servers.entry(called).or_default();
@@ -200,10 +203,10 @@ impl Queue {
         let lane = self.lanes.get_mut(&name).expect("something of it was under way");
         lane.under_way -= 1;
         item.refusals += u32::from(outcome == Outcome::Refused);
-        item.put_offs += u32::from(outcome == Outcome::NotNow);
+        item.failures += u32::from(outcome == Outcome::Failed);
         let is_over = outcome == Outcome::Taken
             || item.refusals >= HOOK_REFUSALS_MAX
-            || item.put_offs >= HOOK_PUT_OFFS_MAX;
+            || item.failures >= HOOK_FAILURES_MAX;
         match outcome {
             _ if is_over => lane.trouble = Trouble::default(),
             Outcome::Unreachable => {}

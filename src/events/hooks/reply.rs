@@ -47,13 +47,15 @@ impl Said {
 
 /// Whether a hook that was told something has taken it: with a status of success, whatever it said beside
 /// that. Redirects are not followed. A server that is overloaded or behind a proxy that can't reach it says
-/// so with its status, for as long as that lasts. One that does not answer this call may answer others.
+/// so with its status, for as long as that lasts. One that does not answer this call may answer others, and
+/// one that fails at it may do so each time.
 pub(super) fn outcome(posted: &Posted) -> Outcome {
     match posted {
         Err(NoReply::Unreachable(_)) => Outcome::Unreachable,
         Err(NoReply::Unanswered(_)) => Outcome::NotNow,
         Ok((200..=299, _)) => Outcome::Taken,
-        Ok((408 | 425 | 429 | 500.., _)) => Outcome::NotNow,
+        Ok((408 | 425 | 429 | 502..=504, _)) => Outcome::NotNow,
+        Ok((500.., _)) => Outcome::Failed,
         Ok(_) => Outcome::Refused,
     }
 }
@@ -102,8 +104,11 @@ mod tests {
         for status in [101, 302, 304, 400, 401, 404] {
             assert_eq!(of(status), Outcome::Refused, "{status}");
         }
-        for status in [408, 429, 500, 502, 503] {
+        for status in [408, 425, 429, 502, 503, 504] {
             assert_eq!(of(status), Outcome::NotNow, "{status}");
+        }
+        for status in [500, 501, 505, 599] {
+            assert_eq!(of(status), Outcome::Failed, "{status}");
         }
     }
 }

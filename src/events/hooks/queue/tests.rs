@@ -12,7 +12,7 @@ fn item(stream: &str, number: u64) -> Item {
     body.insert("number".to_owned(), number.into());
     let (hook, server) = (Hook::StreamChanged, "h:80".into());
     let (key, generation) = (Some(key), None);
-    Item { hook, server, key, generation, body, once: false, refusals: 0, put_offs: 0 }
+    Item { hook, server, key, generation, body, once: false, refusals: 0, failures: 0 }
 }
 
 fn take(queue: &mut Queue, now: Instant) -> Option<(u64, String, u64)> {
@@ -152,20 +152,31 @@ fn what_is_refused_comes_again_and_not_for_ever() {
 }
 
 #[test]
-fn what_is_put_off_for_long_goes() {
+fn what_a_server_fails_at_for_long_goes() {
     let (mut queue, mut now) = (Queue::default(), clock::now());
     queue.push(item("a", 1), 10);
     queue.push(item("a", 2), 10);
     let start = now;
-    for put_offs in 1..=HOOK_PUT_OFFS_MAX {
+    for failures in 1..=HOOK_FAILURES_MAX {
         let (id, _, number) = take(&mut queue, now).unwrap();
         assert_eq!(number, 1);
-        let done = queue.done(now, id, Outcome::NotNow);
-        assert_eq!(done.is_some(), put_offs == HOOK_PUT_OFFS_MAX);
+        let done = queue.done(now, id, Outcome::Failed);
+        assert_eq!(done.is_some(), failures == HOOK_FAILURES_MAX);
         now = queue.poll_timeout().unwrap_or(now);
     }
-    assert!(now - start > Duration::from_secs(500), "a server may be away for long");
+    assert!(now - start > Duration::from_secs(500), "a server may be mended meanwhile");
     assert_eq!(take(&mut queue, now).unwrap().2, 2);
+}
+
+#[test]
+fn what_a_server_can_not_take_now_waits_however_long_that_lasts() {
+    let (mut queue, mut now) = (Queue::default(), clock::now());
+    queue.push(item("a", 1), 10);
+    for outcome in [Outcome::NotNow, Outcome::Unreachable].into_iter().cycle().take(2000) {
+        let (id, _, number) = take(&mut queue, now).unwrap();
+        assert_eq!((number, queue.done(now, id, outcome)), (1, None));
+        now = queue.poll_timeout().unwrap();
+    }
 }
 
 #[test]
