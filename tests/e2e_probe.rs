@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use kit::camera::{Camera, Habits};
+use kit::camera::{Access, Camera, Habits};
 use kit::fault::{Mode, Origin};
 use kit::ffmpeg::{Modern, Publisher};
 use kit::relay::{SECRET, run};
@@ -123,12 +123,13 @@ fn audio_alone_and_redirects_are_looked_at() {
         assert_eq!((tracks.len(), &tracks[0]["codec_id_name"]), (1, &json!("mpeg4-generic")));
         assert!(reply["data"]["firstKeyframeMs"].is_null(), "{reply}");
     }
-    let (target, other) = (Origin::start(Mode::Healthy), Camera::start(Habits::default()));
+    let asks = Habits { access: Some(Access::DigestMd5), ..Habits::default() };
+    let (target, other) = (Origin::start(Mode::Healthy), Camera::start(asks));
     let first = Origin::start(Mode::Redirect(target.flv_url("a")));
     let habits = Habits { redirect: Some(other.url()), ..Habits::default() };
     let sends_on = Camera::start(habits);
-    for (url, port) in [(first.flv_url("a"), target.port()), (sends_on.url(), other.address.port())]
-    {
+    let with_login = sends_on.url().replace("://", "://admin:p%40ss:word@");
+    for (url, port) in [(first.flv_url("a"), target.port()), (with_login, other.address.port())] {
         let reply = probe(&relay, &url, "10");
         assert_eq!(reply["code"], 0, "{url}: {reply}");
         assert_tracks(&reply);

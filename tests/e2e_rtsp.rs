@@ -230,6 +230,19 @@ fn gstreamer_publishes_to_everybody_over_tcp() {
 }
 
 #[test]
+fn gstreamer_publishes_both_tracks_to_an_address_with_a_query() {
+    let (relay, clip) = (Relay::start(1), Clip::of("av.flv"));
+    let url = relay.rtsp_url("a");
+    let mut publisher = gstreamer_publish(&clip, &format!("{url}?token=t"), Lower::Tcp);
+    relay.wait_online("a");
+    let mut player = FilePlayer::ffmpeg(Modern::Yes, &url, Lower::Tcp);
+    player.wait(20, 20);
+    player.stop();
+    publisher.terminate(LIVENESS);
+    relay.stop();
+}
+
+#[test]
 fn gstreamer_publishes_to_everybody_over_udp() {
     let clip = Clip::of("av.flv");
     let start = |url: &str| gstreamer_publish(&clip, url, Lower::Udp);

@@ -175,9 +175,9 @@ fn rtsp_on_an_interface(lower: Lower) {
     if lower == Lower::Tcp {
         players.push(FilePlayer::gstreamer(&url, lower));
     }
-    let player_count = 1 + players.len();
     own.wait_units(Kind::Audio, 100);
     players.iter_mut().for_each(|player| player.wait(40, 40));
+    let player_count = 1 + players.iter().map(FilePlayer::starts).sum::<usize>();
     own.stop();
     players.into_iter().for_each(|player| drop(player.stop()));
     publisher.stop();

@@ -189,7 +189,7 @@ mod tests {
         ];
         let mut reply = node.call("setServerConfig", &params);
         let refused = reply["refused"].as_array_mut().expect("a list");
-        refused.sort_by_key(Value::to_string);
+        refused.sort_by_key(ToString::to_string);
         let refused = ["hook.on_play", "hook.timeoutSec"];
         assert_eq!(reply, json!({"code": 0, "changed": 1, "refused": refused}));
     }

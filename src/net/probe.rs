@@ -102,9 +102,10 @@ impl<'a> Probe<'a> {
     fn follow(&mut self, mut url: SourceUrl) -> Result<(), Fault> {
         for _ in 0..=REDIRECTS_MAX {
             let Some(next) = self.look_at(&url)? else { return Ok(()) };
-            url = SourceUrl::parse(&next, true).map_err(|error| {
+            let target = SourceUrl::parse(&next, true).map_err(|error| {
                 Fault::new(ErrorClass::Rejected, format!("redirected to {next}: {error}"))
             })?;
+            url = target.with_login_of(&url);
         }
         Err(Fault::new(ErrorClass::Rejected, "redirected too often"))
     }

@@ -244,6 +244,11 @@ impl FilePlayer {
         &self.what
     }
 
+    /// How often it was started, see [`Self::wait`].
+    pub fn starts(&self) -> usize {
+        self.gstreamer.as_ref().map_or(1, |gstreamer| gstreamer.starts as usize)
+    }
+
     /// Waits for so many pictures and sounds.
     #[track_caller]
     pub fn wait(&mut self, video: usize, audio: usize) {

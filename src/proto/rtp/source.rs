@@ -112,7 +112,10 @@ impl SourceReceiver {
             return self.handle_rtcp(now, track, [packet, tail].concat().into());
         }
         found.receiver.handle_pieces(now, packet, tail);
-        self.take_packets(now, track);
+        if self.take_packets(now, track) {
+            self.tracks[track].said_bye = false;
+            self.over_at = None;
+        }
     }
 
     /// Takes what arrived as RTCP of a track.
@@ -136,6 +139,7 @@ impl SourceReceiver {
     pub fn handle_timeout(&mut self, now: Instant) {
         for track in 0..self.tracks.len() {
             self.tracks[track].receiver.handle_timeout(now);
+            // They came before, maybe before a goodbye.
             self.take_packets(now, track);
             let found = &mut self.tracks[track];
             if found.report_at.is_some_and(|due| now >= due) {
@@ -172,16 +176,17 @@ impl SourceReceiver {
         counts
     }
 
-    fn take_packets(&mut self, now: Instant, track: usize) {
+    /// Whether there were any.
+    fn take_packets(&mut self, now: Instant, track: usize) -> bool {
+        let count_before = self.outputs.len();
         let found = &mut self.tracks[track];
         while let Some(ordered) = found.receiver.poll_packet() {
             found.report_at.get_or_insert(now + FIRST_REPORT);
-            found.said_bye = false;
             found.truncated += u64::from(found.structure.is_cut_off(&ordered.item));
-            self.over_at = None;
             let part = RtpPart::Packet { track, packet: ordered.item, gap: ordered.gap };
             self.outputs.push_back(SourceOutput::Part(part));
         }
+        self.outputs.len() > count_before
     }
 }
 
@@ -389,6 +394,18 @@ mod tests {
         source.handle_packet(now, 1, packet(0, 11));
         source.handle_timeout(now + BYE_GRACE);
         assert!(!told(&mut source).contains(&"ended".to_owned()));
+    }
+
+    #[test]
+    fn packets_that_waited_do_not_take_a_goodbye_back() {
+        let (mut source, now) = source(50 * MS);
+        source.announce(0, 10);
+        source.handle_packet(now, 0, packet(96, 10));
+        source.handle_packet(now, 0, packet(96, 12));
+        source.handle_rtcp(now, 0, bye());
+        source.handle_timeout(now + 50 * MS);
+        source.handle_timeout(now + BYE_GRACE);
+        assert_eq!(told(&mut source), ["0:10", "0:report true", "0:12 Lost(1)", "ended"]);
     }
 
     #[test]

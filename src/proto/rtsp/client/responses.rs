@@ -227,12 +227,12 @@ impl ClientSession {
             let control = |track: &ClientTrack| {
                 self.description.media[track.track].control.as_deref().unwrap_or_default()
             };
-            let named = self.tracks.iter().find(|track| {
-                track.url == start.url
-                    || (!control(track).is_empty() && start.url.ends_with(control(track)))
-            });
+            let addressed = self.tracks.iter().find(|track| track.url == start.url);
+            let is_end = |end: &str| !end.is_empty() && start.url.ends_with(end);
+            let ended = self.tracks.iter().filter(|track| is_end(control(track)));
+            let named = || ended.max_by_key(|track| control(track).len());
             let numbered = || self.tracks.get(index).filter(|_| by_number);
-            let Some(setup) = named.or_else(numbered) else { continue };
+            let Some(setup) = addressed.or_else(named).or_else(numbered) else { continue };
             let TrackStart { sequence, timestamp, .. } = *start;
             self.starts.push(ClientStart { track: setup.track, sequence, timestamp });
         }

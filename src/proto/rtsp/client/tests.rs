@@ -402,6 +402,22 @@ fn tracks_are_played_one_by_one_where_they_must() {
 }
 
 #[test]
+fn starts_are_those_of_the_tracks_that_they_name() {
+    let sdp = SDP.replace("trackID=0", "1").replace("trackID=2", "x1");
+    let mut bench = Bench::new("rtsp://h/live/a");
+    bench.answer("OPTIONS rtsp://h/live/a", "200 OK", &[], "");
+    bench.answer("DESCRIBE rtsp://h/live/a", "200 OK", &[], &sdp);
+    for track in ["1", "x1"] {
+        bench.answer(&format!("SETUP rtsp://h/live/a/{track}"), "200 OK", &["Session: abc"], "");
+    }
+    let info = "RTP-Info: url=rtsp://other/live/a/x1;seq=2,url=rtsp://h/live/a/1;seq=1";
+    bench.answer("PLAY rtsp://h/live/a", "200 OK", &[info], "");
+    let start = |track, number| ClientStart { track, sequence: Some(number), timestamp: None };
+    let starts = ClientEvent::Playing(vec![start(2, 2), start(0, 1)]);
+    assert!(bench.events.contains(&starts), "{:?}", bench.events);
+}
+
+#[test]
 fn credentials_are_sent_when_asked_for() {
     let challenge = "WWW-Authenticate: Digest realm=\"r\", nonce=\"1\"";
     let mut bench = Bench::new("rtsp://u:p@h/live/a");

@@ -173,12 +173,20 @@ impl ServerSession {
         let track = match mode {
             Mode::Play => split_track(uri).1,
             // The publisher's own description says how its tracks are called.
-            Mode::Record => self.media.iter().position(|media| {
-                media.control.as_deref().is_some_and(|control| {
-                    control_url(&self.url, Some(control)) == uri
-                        || uri.strip_suffix(control).is_some_and(|base| base.ends_with('/'))
+            Mode::Record => {
+                // GStreamer puts it before the query.
+                let path = uri.split('?').next().unwrap_or_default();
+                let ends = |uri: &str, control: &str| {
+                    uri.strip_suffix(control).is_some_and(|base| base.ends_with('/'))
+                };
+                self.media.iter().position(|media| {
+                    media.control.as_deref().is_some_and(|control| {
+                        control_url(&self.url, Some(control)) == uri
+                            || ends(uri, control)
+                            || ends(path, control)
+                    })
                 })
-            }),
+            }
         };
         match track {
             Some(track) if track < self.media.len() => Ok(track),

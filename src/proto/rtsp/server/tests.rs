@@ -449,6 +449,7 @@ fn tracks_of_publishers_are_found_by_their_names() {
     let announced = bench.ask_with_body("ANNOUNCE rtsp://h/live/a?t=1", &[], sdp);
     assert_eq!(status(&announced), 200);
     for (url, channels, expected) in [
+        ("rtsp://h/live/a/stream=11?t=1", "4-5", 200),
         ("rtsp://h/live/a?t=1/stream=11", "4-5", 200),
         ("rtsp://other/live/a/stream=1", "6-7", 200),
         ("rtsp://h/live/a/x", "7-8", 461),
