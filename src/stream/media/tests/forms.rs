@@ -201,10 +201,7 @@ fn sound(media: &mut Media, sequence: u16) {
 #[test]
 fn sound_goes_on_at_once_where_the_next_source_tells_of_no_video() {
     const SOUND: &str = "m=audio 0 RTP/AVP 8\r\n";
-    for sdp in [
-        format!("v=0\r\n{SOUND}"),
-        format!("v=0\r\n{SOUND}m=video 0 RTP/AVP 26\r\n"),
-    ] {
+    for sdp in [format!("v=0\r\n{SOUND}"), format!("v=0\r\n{SOUND}m=video 0 RTP/AVP 26\r\n")] {
         for was in Form::ALL {
             let mut media = Media::new(was);
             if was == Form::Rtp {
