@@ -296,6 +296,22 @@ fn a_herd_for_many_missing_streams_costs_the_rate() {
     edge.stop();
 }
 
+/// With the defaults, as docs/operations.md says.
+#[test]
+fn a_herd_for_many_missing_streams_costs_no_more_than_the_default_rate() {
+    const PER_SECOND: usize = 256;
+    let desert = Desert::start(Duration::ZERO);
+    let edge = Relay::start_with(2, &desert.entry(""));
+    let begun = rillcast::clock::now();
+    let statuses = ask_all(&edge, (0..HERD).map(|number| format!("s{number}")));
+    let max = PER_SECOND + at_rate(PER_SECOND, begun.elapsed());
+    let of_no_stream = |status: &u16| matches!(status, 404 | 502 | 503);
+    assert!(statuses.iter().all(of_no_stream), "{statuses:?}");
+    let attempts = desert.attempts();
+    assert!(attempts > PER_SECOND && attempts <= max, "{attempts} attempts, {max} in the time");
+    edge.stop();
+}
+
 #[test]
 fn a_missing_stream_is_shown_until_it_is_forgotten_and_a_query_goes_where_it_may() {
     let desert = Desert::start(Duration::ZERO);

@@ -5,13 +5,16 @@ mod kit;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kit::fault::{Mode, Origin};
 use kit::http::encode;
 use kit::relay::{SECRET, add_params};
-use kit::{LIVENESS, Relay, pause, wait_until};
+use kit::{Answer, HookServer, LIVENESS, Relay, pause, wait_until};
 use rillcast::clock;
+use serde_json::json;
 
 /// Other addresses of this host than that which the kit calls from.
 const A: &str = "127.0.0.2:0";
@@ -145,6 +148,62 @@ fn pending_pulls_are_limited_for_each_caller_and_for_all() {
     for stream in ["a1", "a2", "b2", "b3"] {
         assert_eq!(relay.delete(stream)["data"]["flag"], true, "{stream}");
     }
+    relay.stop();
+}
+
+fn play_from(from: &str, relay: &Relay, stream: &str) -> TcpStream {
+    let mut socket = connect(from, relay.http);
+    let head = format!("GET /live/{stream}.live.flv HTTP/1.1\r\nHost: x\r\n\r\n");
+    socket.write_all(head.as_bytes()).expect("a request");
+    socket
+}
+
+/// One that has as many as it may and asks first is not in the way of who waits beside it.
+#[test]
+fn a_pending_pull_is_that_of_whoever_waits_and_may_have_it() {
+    let origin = Origin::start(Mode::NoMedia);
+    let server = HookServer::start();
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let gate = may_answer.clone();
+    server.behave(move |call| {
+        if call.body["stream"] == "x" {
+            wait_until(LIVENESS, "both wait", || gate.load(Ordering::Relaxed));
+        }
+        Answer::Json(json!({"code": 0}))
+    });
+    let url = origin.rtmp_url("a").replace("/a", "/{stream}");
+    let config = format!(
+        "[stream]\nmax_stream_wait_ms = {wait}\n[limits]\npending_pulls_per_address_max = 1\n\
+         [hook]\nenable = true\ntimeout_ms = {wait}\non_stream_not_found = \"{hook}\"\n\
+         [[origin]]\nurl = \"{url}\"\ntimeout_ms = {wait}\n",
+        wait = (LIVENESS * 3).as_millis(),
+        hook = server.url("on_stream_not_found"),
+    );
+    let relay = Relay::start_with(1, &config);
+    let pulls = |count: u64| {
+        wait_until(LIVENESS, &format!("{count} pulls"), || {
+            relay.metric("rillcast_demand_pulls_total") == count
+        });
+    };
+    let mut players = vec![play_from(A, &relay, "full")];
+    pulls(1);
+    for (from, waiting) in [(A, 2), (B, 3)] {
+        players.push(play_from(from, &relay, "x"));
+        wait_until(LIVENESS, "it waits", || relay.ledger()["waiters"] == waiting);
+    }
+    may_answer.store(true, Ordering::Relaxed);
+    pulls(2);
+    assert!(!players.iter_mut().any(is_ended), "all of them wait");
+    // What the second has begun is its own.
+    players.push(play_from(B, &relay, "y"));
+
+    wait_until(LIVENESS, "it is refused", || {
+        let mut head = [0; 12];
+        let last = players.last_mut().expect("it has come");
+        last.peek(&mut head).is_ok_and(|len| len == 12) && head.ends_with(b"503")
+    });
+    assert!(!players[..3].iter_mut().any(is_ended), "who waited goes on");
+    assert_eq!(relay.metric("rillcast_demand_pulls_total"), 2);
     relay.stop();
 }
 

@@ -1,8 +1,8 @@
 //! How many pulls are pending, of the node and of each address that asked for them.
 //!
 //! A pull counts while it is pending: from its add, or the player that it is for, to its first media, and
-//! again while its source is lost. One that comes from the journal has no address. The shards share the
-//! counts.
+//! again while its source is lost. One that comes from the journal has no address, and one on demand none
+//! any more when it was up. The shards share the counts.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -81,6 +81,10 @@ impl Counts {
 
     fn remove(&mut self, address: Option<IpAddr>) {
         self.all -= 1;
+        self.remove_address(address);
+    }
+
+    fn remove_address(&mut self, address: Option<IpAddr>) {
         let Some(address) = address else { return };
         let count = self.by_address.get_mut(&address).expect("it was added");
         *count -= 1;
@@ -101,6 +105,14 @@ impl PendingPlace {
         match is_pending {
             true => counts.add(self.address),
             false => counts.remove(self.address),
+        }
+    }
+
+    /// Counts for no address from now on.
+    pub fn leave_address(&mut self) {
+        let address = self.address.take();
+        if self.is_pending {
+            self.pulls.lock().remove_address(address);
         }
     }
 }
@@ -138,6 +150,25 @@ mod tests {
         assert_eq!(pulls.count(), 5);
         drop((of_a, of_b, kept));
         assert_eq!((pulls.count(), pulls.lock().by_address.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_place_that_left_its_address_counts_among_all() {
+        let pulls = PendingPulls::default();
+        let limits = PullLimits { pending_max: 2, pending_per_address_max: 1 };
+        let a = address("10.0.0.1");
+        let mut first = pulls.enter(a, &limits).unwrap();
+        assert!(pulls.enter(a, &limits).is_err());
+        first.leave_address();
+        first.leave_address();
+        let mut second = pulls.enter(a, &limits).unwrap();
+        assert_eq!(pulls.count(), 2);
+        second.set_pending(false);
+        second.leave_address();
+        second.set_pending(true);
+        assert_eq!((pulls.count(), pulls.lock().by_address.len()), (2, 0));
+        drop((first, second));
+        assert_eq!(pulls.count(), 0);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod signed_url;
 use std::net::IpAddr;
 
 pub use asked::{PendingPlace, PendingPulls, PullLimits};
-pub use guests::{Entry, Full, Guests, Limits};
+pub use guests::{Entry, Full, Guests, Limits, network};
 pub use signed_url::signature;
 
 use crate::config::{AccessSection, Networks};

@@ -123,6 +123,11 @@ impl ToFlv {
         }
     }
 
+    /// Some of the tracks are made video.
+    pub fn has_video(&self) -> bool {
+        self.tracks.iter().flatten().any(|track| track.codec.is_video())
+    }
+
     /// What was no use.
     pub fn counts(&self) -> BridgeCounts {
         let mut counts = self.counts;

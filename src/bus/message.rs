@@ -59,8 +59,8 @@ pub enum Message {
         local: LocalId,
         players: u32,
         waiters: u32,
-        /// What is to be asked with for those who wait, where anybody may be.
-        asking: Option<Arc<Asking>>,
+        /// What is to be asked with for those who wait, where anybody may be: one of each address.
+        askings: Vec<Arc<Asking>>,
     },
     /// All that hung on an ended presence is gone.
     Released {

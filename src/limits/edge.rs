@@ -222,6 +222,11 @@ pub const HOOK_ANSWER_TIMEOUTS: u32 = 3;
 
 // Tries at origins.
 
+/// Addresses of a stream's waiters on a shard, in one form, whose shares of the pending pulls are looked at
+/// before all who wait are refused. A word of each goes to the owner with each count: 128 bytes and two
+/// texts that are shared.
+pub const ASKINGS_MAX: usize = 16;
+
 /// Time below which a try is not made that could have had more: a lost packet is sent again after 1 s, so that
 /// its end would say nothing of the origin.
 pub const TRY_TIME_MIN: std::time::Duration = std::time::Duration::from_secs(1);

@@ -108,7 +108,8 @@ impl Scene {
 
     fn interest_in(&mut self, form: Form, key: &StreamKey, (players, waiters): (u32, u32)) {
         let local = LocalId { shard: THERE, form, slot: 0, serial: 1 };
-        let message = Message::Interest { key: key.clone(), local, players, waiters, asking: None };
+        let message =
+            Message::Interest { key: key.clone(), local, players, waiters, askings: vec![] };
         self.shard.handle_message(self.now, THERE, message);
     }
 

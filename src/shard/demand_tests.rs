@@ -396,6 +396,42 @@ fn connects_follow_each_other_no_faster_than_an_origin_may_be_asked() {
     scene.assert_nothing_is_left();
 }
 
+/// What docs/operations.md says of the defaults.
+#[test]
+fn different_names_cost_an_origin_no_more_than_its_rate_by_default() {
+    let mut scene = Scene::new("", with_origins([""]));
+    let start = scene.now;
+    const NAMES: u32 = 2500;
+    for serial in 1..=NAMES {
+        let (local, peer, params) = (NOWHERE, NOWHERE, String::new());
+        let connection = ConnectionId { serial, shard: HERE };
+        let (key, packaging) = (key(&format!("s{serial}")), Packaging::Flv);
+        let request = PlayRequest { connection, key, packaging, local, peer, params };
+        scene.shard.play(scene.now, request);
+    }
+    scene.turn();
+    let mut failed = 0;
+    while scene.refused.len() < NAMES as usize {
+        let dialed = scene.dialed.len();
+        for at in std::mem::replace(&mut failed, dialed)..dialed {
+            let attempt = scene.dialed[at].0;
+            let fault = Fault::new(ErrorClass::NotFound, "no");
+            scene.shard.attempt_failed(scene.now, attempt, fault);
+            scene.shard.attempt_closed(attempt, 1);
+        }
+        scene.turn();
+        let within = scene.now - start;
+        let most = 256 + (256.0 * within.as_secs_f64()) as usize;
+        assert!(scene.dialed.len() <= most, "{} within {within:?}", scene.dialed.len());
+        if failed == scene.dialed.len() {
+            scene.pass(Duration::from_millis(250));
+        }
+    }
+    let count = scene.dialed.len();
+    assert!((1200..=1536).contains(&count), "{count} of {NAMES}");
+    assert!(scene.now - start <= Duration::from_secs(6), "who has no turn in time is told so");
+}
+
 #[test]
 fn a_hook_is_asked_first_and_origins_after_its_answer_or_its_time() {
     let with_hook = |config: &mut Config| {

@@ -97,7 +97,7 @@ impl Scene {
         let local = LocalId { shard: THERE, form, slot: 0, serial: self.presence };
         self.presence += u64::from(players + waiters == 0);
         let message =
-            Message::Interest { key: self.key.clone(), local, players, waiters, asking: None };
+            Message::Interest { key: self.key.clone(), local, players, waiters, askings: vec![] };
         self.shard.handle_message(self.now, THERE, message);
         self.drain();
     }

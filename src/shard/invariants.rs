@@ -20,6 +20,10 @@ impl Shard {
                 stream.grace.is_some() || matches!(stream.source, Source::Publisher { .. });
             assert!(stream.registered || may_be_back, "{} was told to be there", stream.key);
         }
+        for stream in self.tables.iter().filter(|stream| stream.lost.is_some()) {
+            let is_back = matches!(stream.source, Source::Publisher { .. });
+            assert!(stream.grace.is_some() || is_back, "{} is lost for nobody", stream.key);
+        }
         for (connection, handle) in &self.publishers {
             let stream = self.tables.get(*handle).expect("a publisher's stream is in a table");
             assert!(

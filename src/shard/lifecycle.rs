@@ -468,6 +468,10 @@ impl Pull {
         self.was_up = true;
         self.failures = 0;
         self.set_pending(false);
+        if let Some(place) = self.place.as_mut().filter(|_| self.on_demand) {
+            // Who it is played for from now on, nobody says: who began it may have gone.
+            place.leave_address();
+        }
         self.sources.succeed(now);
         if let PullState::Trying { stage, .. } = &mut self.lead.state {
             *stage = Stage::Up;

@@ -43,6 +43,7 @@ impl Shard {
             self.end_stream(now, handle, EndReason::SourceLost, None);
             return;
         }
+        stream.lost = None;
         self.tell_grace_over(handle);
         self.end_attached(handle, |_| true, EndReason::SourceLost);
         self.forget_media(handle);

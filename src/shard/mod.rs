@@ -332,8 +332,8 @@ impl Shard {
     /// A bus message has come.
     pub fn handle_message(&mut self, now: Instant, from: ShardId, message: Message) {
         match message {
-            Message::Interest { key, local, players, waiters, asking } => {
-                self.interest(now, (from, local), key, (players, waiters), asking);
+            Message::Interest { key, local, players, waiters, askings } => {
+                self.interest(now, (from, local), key, (players, waiters), askings);
             }
             Message::Released { key, local, generation, released } => {
                 self.local_released(now, &key, local, generation, released);

@@ -138,7 +138,7 @@ impl Shard {
         (from, local): (ShardId, LocalId),
         key: StreamKey,
         (players, waiters): (u32, u32),
-        asking: Option<Arc<Asking>>,
+        askings: Vec<Arc<Asking>>,
     ) {
         if self.ended_locals.contains(&local) {
             self.totals.late_messages += 1;
@@ -149,11 +149,12 @@ impl Shard {
             Some(handle) => handle,
             None if nobody => return,
             None => {
-                let entered = self.enter_awaited(now, (from, local), key, asking.is_none());
+                let entered = self.enter_awaited(now, (from, local), key, askings.is_empty());
                 let Some(handle) = entered else { return };
                 handle
             }
         };
+        let asking = askings.first().cloned();
         let stream = self.tables.get_mut(handle).expect("just found or made");
         if nobody {
             stream.subscribers.retain(|_, subscriber| subscriber.local != local);
@@ -170,7 +171,7 @@ impl Shard {
             stream.subscribers.get_mut(&(from, local.form)).filter(|known| known.local == local);
         if let Some(known) = known {
             (known.players, known.waiters) = (players, waiters);
-            known.asking.clone_from(&asking);
+            known.askings = askings;
             self.demand_for(now, handle, asking);
             self.look_who_plays(now, handle);
             return;
@@ -179,7 +180,7 @@ impl Shard {
             local,
             players,
             waiters,
-            asking: asking.clone(),
+            askings,
             attached: false,
             lacks_flush: false,
             suspended: false,
@@ -305,14 +306,14 @@ impl Shard {
             here.interest_changed = false;
             here.reported = true;
             let (local, players, waiters) = (here.id, here.players(), here.waiters.len() as u32);
-            let asking = here.asking().cloned();
+            let askings = here.askings();
             if here.is_empty() {
                 let mut here = self.locals.remove(&key, form).expect("just seen");
                 let totals = here.crowd.take_totals();
                 self.count_egress(totals);
             }
             if concerns_owner {
-                self.send(owner, Message::Interest { key, local, players, waiters, asking });
+                self.send(owner, Message::Interest { key, local, players, waiters, askings });
             }
         }
     }

@@ -521,6 +521,33 @@ fn an_add_that_may_end_with_its_first_try_is_kept_when_it_succeeds() {
     assert_eq!((scene.state_of("a"), scene.kept.len()), (StreamState::BackingOff, 3));
 }
 
+/// Those of a host that is an origin of the config too, with the defaults.
+#[test]
+fn restored_pulls_come_within_their_timeouts_at_the_rate_of_their_origin() {
+    let mut config = Config::default();
+    let origin = "url = \"rtmp://origin/{app}/{stream}\"\nsend_hops = false\n";
+    config.origin = vec![toml::from_str(origin).unwrap()];
+    let mut scene = Scene::new(64);
+    scene.shard.set_origins(&config);
+    let pulls: Vec<_> =
+        (0..1000).map(|n| record(&n.to_string(), "rtmp://origin:1935/live/a")).collect();
+    assert_eq!(scene.shard.restore(scene.now, &pulls).0, 1000);
+    let start = scene.now;
+    let mut answered = 0;
+    while answered < 1000 {
+        scene.wait();
+        while answered < scene.dialed.len() {
+            let attempt = scene.dialed[answered].0;
+            scene.shard.attempt_stage(scene.now, attempt, Stage::Handshaking, "an answer");
+            scene.tag_of(attempt, TagKind::Audio, &[0xaf, 1, 2]);
+            answered += 1;
+        }
+        assert_eq!(scene.shard.totals().attempts_failed.iter().sum::<u64>(), 0);
+    }
+    let time = scene.now - start;
+    assert!(time < Duration::from_secs(5), "{time:?}");
+}
+
 #[test]
 fn restored_pulls_come_in_groups_as_large_as_their_budget() {
     let mut pulls: Vec<_> =

@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use super::tables::{StreamHandle, Tables};
 use super::timers::TimerId;
+use crate::access::network;
 use crate::bus::message::LocalId;
 use crate::egress::Crowd;
+use crate::limits::ASKINGS_MAX;
 use crate::media::state::{Generation, Released};
 use crate::media::{ConnectionId, Form, ShardId, StreamKey};
 use crate::origin::Asking;
@@ -195,9 +197,20 @@ impl Local {
         self.crowd.len() as u32 + self.admitting
     }
 
-    /// What one of those who wait asks with, where any of them is pulled for.
-    pub(super) fn asking(&self) -> Option<&Arc<Asking>> {
-        self.waiters.values().flatten().next()
+    /// What those who wait and are pulled for ask with, one of each address: of the first addresses, where
+    /// there are many.
+    pub(super) fn askings(&self) -> Vec<Arc<Asking>> {
+        let address_of = |asking: &Arc<Asking>| asking.asked_by.map(network);
+        let mut askings: Vec<Arc<Asking>> = Vec::new();
+        for asking in self.waiters.values().flatten() {
+            if !askings.iter().any(|known| address_of(known) == address_of(asking)) {
+                askings.push(asking.clone());
+            }
+            if askings.len() == ASKINGS_MAX {
+                break;
+            }
+        }
+        askings
     }
 
     pub(super) fn is_empty(&self) -> bool {

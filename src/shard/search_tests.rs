@@ -288,7 +288,40 @@ fn the_hook_decides_of_an_idle_pull_on_demand() {
     asked.assert_nothing_is_left();
 }
 
-/// One presence is asked for its first waiter's address, the other one for another's.
+/// Who asks and goes has begun it all the same. What is up is everybody's.
+#[test]
+fn a_pull_is_charged_to_who_began_it_until_it_is_up() {
+    let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 1));
+    let mut scene = Scene::new(ONE, |config| {
+        config.limits.pending_pulls_per_address_max = 1;
+        config.demand.retry_count = 9;
+    });
+    let began = scene.play_from(address(1), "a", "");
+    scene.play_from(address(2), "a", "");
+    scene.leave(began);
+    scene.play_from(address(1), "b", "");
+    assert_eq!(scene.refused, [(3, EndReason::TooManyPulls)], "it goes on for the other one");
+    scene.play_from(address(2), "c", "");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (2, 1), "who has only waited");
+    scene.fail(ErrorClass::NotFound);
+    scene.play_from(address(2), "d", "");
+    assert_eq!(scene.dialed.len(), 3, "it can't be had");
+    let attempt = scene.dialed.swap_remove(0);
+    scene.dialed.push(attempt);
+    scene.media();
+    scene.play_from(address(1), "b", "");
+    assert_eq!(scene.dialed.len(), 4, "what is up is none");
+    assert_eq!(scene.shard.pending_pulls.count(), 2);
+    let attempt = scene.dialed.remove(2);
+    scene.dialed.push(attempt);
+    scene.fail(ErrorClass::Lost);
+    assert_eq!(scene.shard.pending_pulls.count(), 3, "it is pending again");
+    let refused = scene.refused.len();
+    scene.play_from(address(3), "e", "");
+    assert_eq!(scene.refused.len(), refused);
+}
+
+/// Each address that waits is asked for, in whatever form.
 #[test]
 fn who_has_left_or_has_too_many_is_not_charged_where_another_one_waits() {
     let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 1));
@@ -315,4 +348,13 @@ fn who_has_left_or_has_too_many_is_not_charged_where_another_one_waits() {
     scene.play_from(address(3), "d", "");
     answer(&mut scene, "d");
     assert_eq!(scene.refused, [(6, EndReason::TooManyPulls)]);
+    // In the same presence.
+    for last in [1, 2, 3, 4, 4] {
+        scene.play_from(address(last), "e", "");
+    }
+    answer(&mut scene, "e");
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (4, 1), "the fourth has none");
+    scene.play_from(address(4), "f", "");
+    answer(&mut scene, "f");
+    assert_eq!(scene.refused[1..], [(12, EndReason::TooManyPulls)], "it has that one");
 }

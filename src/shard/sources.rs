@@ -112,6 +112,7 @@ impl Shard {
         }
         if !stream.registered && !stream.subscribers.is_empty() {
             // It never came up, so those who wait for it go on waiting, and others are asked.
+            stream.lost = None;
             self.forget_media(handle);
             self.tell_grace_over(handle);
             let stream = self.tables.get(handle).expect("just seen");

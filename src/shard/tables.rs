@@ -96,8 +96,8 @@ pub(super) struct Subscriber {
     pub(super) local: LocalId,
     pub(super) players: u32,
     pub(super) waiters: u32,
-    /// What one of the waiters asks with who is pulled for.
-    pub(super) asking: Option<Arc<Asking>>,
+    /// What those of its waiters ask with who are pulled for, one of each address.
+    pub(super) askings: Vec<Arc<Asking>>,
     /// It was given the log, or is the owner's own shard and reads it: it may have players.
     pub(super) attached: bool,
     /// It lacks a flush, or all of the log, and needs a new snapshot.
@@ -356,9 +356,9 @@ impl Stream {
         self.subscribers.values().map(|subscriber| subscriber.waiters).sum()
     }
 
-    /// What those who wait ask with, one of each shard and form.
+    /// What those who wait ask with, one of each address, shard and form.
     pub(super) fn askings(&self) -> impl Iterator<Item = &Arc<Asking>> {
-        self.subscribers.values().filter_map(|subscriber| subscriber.asking.as_ref())
+        self.subscribers.values().flat_map(|subscriber| &subscriber.askings)
     }
 
     /// Nobody brings it, and nobody is kept for who did.

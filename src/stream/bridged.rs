@@ -271,6 +271,9 @@ impl Bridged {
             tags.begin(source);
             tags.ingest.change_source(&mut self.log);
             self.log.forget_tracks();
+            if tags.has_no_video() {
+                tags.ingest.give_up_video(&mut self.log);
+            }
         }
     }
 
@@ -352,6 +355,11 @@ impl Tags {
         }
         self.due = vec![None; count];
         self.restarts = vec![None; count];
+    }
+
+    /// The source has told its tracks, and none of them is made video.
+    fn has_no_video(&self) -> bool {
+        self.converter.as_ref().is_some_and(|converter| !converter.has_video())
     }
 
     fn counts(&self) -> BridgeCounts {

@@ -181,3 +181,49 @@ fn packets_are_void_where_the_next_source_brings_tags_of_other_tracks() {
         assert_eq!(media.other_is_void(), is_void, "{record:x?}");
     }
 }
+
+/// The number of frames of sound that players of tags have got.
+fn sounds_made(media: &Media) -> usize {
+    let log = media.log(Form::Flv).expect("it goes on");
+    let entries = log.range(log.first_seq()..log.flushed_seq());
+    entries.filter(|entry| entry.kind == TagKind::Audio && !entry.config).count()
+}
+
+fn sound(media: &mut Media, sequence: u16) {
+    let timestamp = 160 * u32::from(sequence);
+    let header = RtpHeader { marker: false, payload_type: 8, sequence, timestamp, ssrc: 8 };
+    let bytes = [&header.encode()[..], &[1; 160]].concat();
+    let packet = RtpPacket::parse(bytes.into()).expect("sound");
+    media.handle_rtp(now(), RtpPart::Packet { track: 0, packet, gap: Gap::None });
+}
+
+/// Nobody waits for video that the next source does not have, or that no tags are made of.
+#[test]
+fn sound_goes_on_at_once_where_the_next_source_tells_of_no_video() {
+    const SOUND: &str = "m=audio 0 RTP/AVP 8\r\n";
+    for sdp in [format!("v=0\r\n{SOUND}"), format!("v=0\r\n{SOUND}m=video 0 RTP/AVP 26\r\n")] {
+        for was in Form::ALL {
+            let mut media = Media::new(was);
+            if was == Form::Rtp {
+                begin(&mut media, H264);
+                want(&mut media, 0);
+                packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
+                packet((&mut media, now()), (2, 3600), b"\x41\x01", Gap::None);
+            } else {
+                let picture = b"\x17\x01\0\0\0\0\0\0\x02\x65\x01";
+                tag(&mut media, TagKind::Video, 0, crate::stream::testing::VIDEO_CONFIG);
+                tag(&mut media, TagKind::Video, 1000, picture);
+            }
+            media.flush();
+            assert!(media.log(Form::Flv).expect("players have it").has_video());
+            media.change_source();
+            media.take_form(Form::Rtp, now().0, Duration::ZERO);
+            begin(&mut media, &sdp);
+            (0..5).for_each(|sequence| sound(&mut media, sequence));
+            media.flush();
+            let log = media.log(Form::Flv).expect("it goes on");
+            assert!(!log.awaits_keyframe(), "{was:?} {sdp}");
+            assert!(sounds_made(&media) >= 4, "{was:?} {sdp}");
+        }
+    }
+}
