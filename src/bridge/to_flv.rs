@@ -47,6 +47,8 @@ struct Track {
     times: PictureTimes,
     sounds: SoundTimes,
     awaiting_keyframe: bool,
+    /// Where the first keyframe is shown, until a picture behind it comes.
+    start: Option<i64>,
 }
 
 /// A packet to be made tags, and what is known of it.
@@ -156,8 +158,14 @@ impl ToFlv {
             true => taken.times.next(presentation),
             false => taken.sounds.next(presentation),
         };
-        taken.awaiting_keyframe &= !frame.keyframe;
-        if taken.awaiting_keyframe {
+        if taken.awaiting_keyframe && frame.keyframe {
+            (taken.awaiting_keyframe, taken.start) = (false, Some(presentation));
+        }
+        taken.start.take_if(|start| *start < presentation);
+        let is_before_start = taken.start.is_some_and(|start| presentation < start);
+        // Such a picture (RASL of HEVC) refers to those before the keyframe, and there is no time left at
+        // which it could be decoded: decoders drop it, and players would show it late if they could.
+        if taken.awaiting_keyframe || is_before_start && decoding > presentation {
             self.counts.before_keyframe += 1;
             return;
         }
@@ -206,6 +214,7 @@ impl Track {
             times: PictureTimes::new(None),
             sounds: SoundTimes::default(),
             awaiting_keyframe: codec.is_video(),
+            start: None,
         };
         while let Some(Depacketized::Config { record, .. }) = track.depacketizer.poll_item() {
             track.set_config(record);
@@ -395,6 +404,45 @@ mod tests {
         assert_eq!(tags[1].2, b"\x17\x01\0\0\0\0\0\0\x02\x41\x9b");
         let tags = bench.feed_open(2080, b"\x41\x9d", false);
         assert_eq!(tags[0].2[..2], *b"\x27\x01");
+    }
+
+    /// x265 begins groups like this.
+    #[test]
+    fn pictures_that_are_shown_before_the_first_keyframe_are_left_out() {
+        const SETS: &str = "sprop-vps=QAEMAf//AWAAAAMAkAAAAwAAAwA8lZgJ;\
+            sprop-sps=QgEBAWAAAAMAkAAAAwAAAwA8oApIC5yVllZpJMrwFoCAAAADAIAAAAyE;sprop-pps=RAHBcrRiQA==";
+        let sdp = format!("m=video 0 RTP/AVP 96\na=rtpmap:96 H265/90000\na=fmtp:96 {SETS}\n");
+        let mut bench = Bench::new(&sdp);
+        let [clean, skipped, trailing]: [&[u8]; 3] =
+            [b"\x2a\x01\xaf", b"\x10\x01\xd0", b"\x02\x01\xd0"];
+        let mut times = Vec::new();
+        for (time_ms, nal) in [
+            (1000, clean),
+            (960, skipped),
+            (920, skipped),
+            (1160, trailing),
+            (1080, trailing),
+            (1040, trailing),
+            (1120, trailing),
+            // The next keyframe has them.
+            (1320, clean),
+            (1240, skipped),
+            (1200, skipped),
+            (1280, skipped),
+        ] {
+            for (kind, decoding, payload) in bench.feed(0, time_ms, 90 * time_ms, nal) {
+                if let (TagKind::Video, true) = (kind, payload.ends_with(nal)) {
+                    let at = payload.len() - nal.len() - 4;
+                    // Coded frames without an offset (`CodedFramesX`) are shown when they are decoded.
+                    let offset = if payload[0] & 0x0f == 3 { 0 } else { payload[at - 1] };
+                    times.push((decoding, decoding + u32::from(offset)));
+                }
+            }
+        }
+        let shown: Vec<u32> = times.iter().map(|(_, shown)| *shown).collect();
+        assert_eq!(shown, [1000, 1160, 1080, 1040, 1120, 1320, 1240, 1200, 1280], "{times:?}");
+        assert!(times.windows(2).all(|two| two[0].0 < two[1].0), "{times:?}");
+        assert_eq!(bench.converter.counts().before_keyframe, 2);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use super::pull::{Dial, Purpose};
 use crate::egress::{RtpStart, Socket};
 use crate::media::state::{EndReason, ErrorClass, Fault};
 use crate::media::{AttemptId, Form};
-use crate::proto::rtsp::Ports;
 use crate::ring::Token;
 use crate::shard::{Admitted, PlayRequest, PushDial};
 
@@ -55,10 +54,8 @@ impl Driver {
                     _ => self.no_udp(id),
                 }
             }
-            Some(Wanted::ConnectUdp { track, server_port: Ports { rtp, rtcp } }) => {
-                // Without ports there is nowhere to send to.
-                let is_known = rtp != 0 && rtcp != 0;
-                if !is_known || !self.connect_udp(token, track, Ports { rtp, rtcp }) {
+            Some(Wanted::ConnectUdp { track, server_port }) => {
+                if !self.connect_udp(token, track, server_port) {
                     self.no_udp(id);
                 }
             }

@@ -209,6 +209,36 @@ fn players_of_packets_come_again_for_a_track_that_is_late() {
     assert!(scene.shard.ledger().is_zero(), "{:?}", scene.shard.ledger());
 }
 
+/// What is made from the newest keyframe on is void as soon as it is there: nobody is let in for that.
+#[test]
+fn players_of_packets_wait_for_tracks_that_last() {
+    const SOUND: &[u8] = b"\xaf\x01abc";
+    let mut scene = Scene::new();
+    let mut bring = |scene: &mut Scene, config: Option<&[u8]>, is_keyframe: bool, at: u32| {
+        let picture = if is_keyframe { KEYFRAME } else { b"\x27\x01\0\0\0\0\0\0\x02\x41\x88" };
+        scene.tag("a", TagKind::Video, at, picture);
+        config.into_iter().for_each(|of| scene.tag("a", TagKind::Audio, at, of));
+        scene.tag("a", TagKind::Audio, at, SOUND);
+        scene.turn();
+    };
+    scene.publish("a", 1, Form::Flv);
+    scene.tag("a", TagKind::Video, 0, AVC);
+    let (stereo, mono): (&[u8], &[u8]) = (b"\xaf\0\x11\x90", b"\xaf\0\x11\x88");
+    scene.tag("a", TagKind::Audio, 0, stereo);
+    bring(&mut scene, None, true, 0);
+    bring(&mut scene, None, false, 40);
+    bring(&mut scene, Some(mono), false, 80);
+    scene.play("a", 9, Packaging::Rtsp);
+    (3..6).for_each(|picture| bring(&mut scene, None, false, 40 * picture));
+    assert_eq!((&scene.admitted[..], &scene.ended[..]), (&[][..], &[][..]));
+    bring(&mut scene, None, true, 240);
+    (7..12).for_each(|picture| bring(&mut scene, None, false, 40 * picture));
+    assert_eq!((&scene.admitted[..], &scene.ended[..]), (&[connection(9)][..], &[][..]));
+    let told = scene.shard.description(connection(9)).expect("it plays");
+    assert!(told.media[1].format.parameters.ends_with("config=1188"), "{told:?}");
+    end(scene, 1);
+}
+
 #[test]
 fn players_of_a_stream_that_their_form_cannot_carry_are_refused_with_its_tracks() {
     let mut scene = Scene::new();

@@ -386,6 +386,7 @@ impl Shard {
         if std::mem::take(&mut stream.unflushed) && stream.registered {
             stream.media.flush();
             self.look_at_other(handle);
+            self.want_other_again(handle);
             let stream = self.tables.get_mut(handle).expect("it stays");
             let video_since = stream.video_since.take();
             for form in Form::ALL {

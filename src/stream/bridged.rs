@@ -501,8 +501,9 @@ impl Packets {
         {
             self.expect_video(log);
         }
-        if log.description().is_none_or(|told| **told != description) {
-            self.has_new_sets |= log.description().is_some();
+        let told = log.description();
+        self.has_new_sets |= told.is_some_and(|told| has_other_sets(told, &description));
+        if told.is_none_or(|told| **told != description) {
             log.set_description(description.into());
         }
         true
@@ -610,6 +611,12 @@ const NS_PER_MS: i64 = 1_000_000;
 fn is_packetized(codec: Codec) -> bool {
     use Codec::{Aac, H264, H265, Opus, PcmA, PcmU};
     matches!(codec, H264 | H265 | Aac | Opus | PcmA | PcmU)
+}
+
+/// Whether some track has other parameter sets, however they are written.
+fn has_other_sets(one: &SessionDescription, other: &SessionDescription) -> bool {
+    let mut tracks = one.media.iter().zip(&other.media);
+    tracks.any(|(one, other)| one.format.parameter_sets() != other.format.parameter_sets())
 }
 
 /// Returns the bytes that were copied; `None` of a packet that is too long, of a codec whose frames are

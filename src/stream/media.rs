@@ -236,6 +236,11 @@ impl Media {
         }
     }
 
+    /// Whether the form that the source does not bring is made.
+    pub fn has_other(&self) -> bool {
+        self.bridged.is_some()
+    }
+
     /// Makes the next slice of the form that the source does not bring.
     pub fn make_other(&mut self) {
         if let Some(bridged) = &mut self.bridged {

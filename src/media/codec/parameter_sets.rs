@@ -7,8 +7,8 @@ use super::{Codec, h264, h265};
 use crate::limits::{PARAMETER_SET_LEN_MAX, PARAMETER_SETS_MAX};
 
 /// The sets in force, by kind in the order of first appearance. A set that comes again with the
-/// same id takes the place of the old one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// same id takes the place of the old one. They are equal in any order: slices refer to them by ids.
+#[derive(Debug, Clone)]
 pub struct ParameterSets {
     codec: Codec,
     vps: Vec<Set>,
@@ -165,6 +165,20 @@ impl ParameterSets {
     }
 }
 
+impl PartialEq for ParameterSets {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { codec, vps, sps, pps } = self;
+        let kinds = [(vps, &other.vps), (sps, &other.sps), (pps, &other.pps)];
+        let is_same = |(own, other): (&Vec<Set>, &Vec<Set>)| {
+            // No two have one id.
+            own.len() == other.len() && own.iter().all(|set| other.contains(set))
+        };
+        *codec == other.codec && kinds.into_iter().all(is_same)
+    }
+}
+
+impl Eq for ParameterSets {}
+
 fn kind_of(codec: Codec, nal: &[u8]) -> Option<Kind> {
     match (codec, nal.first()?) {
         (Codec::H264, first) if first & 0x1f == 7 => Some(Kind::Sequence),
@@ -247,6 +261,22 @@ mod tests {
         // Id 1 is another one.
         assert!(sets.insert(&[0x68, 0b0101_1000]));
         assert_eq!((sets.sps().count(), sets.pps().count(), sets.vps().count()), (1, 2, 0));
+    }
+
+    #[test]
+    fn sets_are_the_same_in_any_order() {
+        let of = |nals: &[&[u8]]| {
+            let mut sets = ParameterSets::new(Codec::H264);
+            assert!(nals.iter().all(|nal| sets.insert(nal)));
+            sets
+        };
+        // Ids 0 and 1, and 1 once more.
+        let [zero, one, other]: [&[u8]; 3] = [&[0x68, 0xce, 0x0f], &[0x68, 0x58], &[0x68, 0x59]];
+        assert_eq!(of(&[zero, one]), of(&[one, zero]));
+        assert_ne!(of(&[zero, one]), of(&[zero, other]));
+        assert_ne!(of(&[zero, one]), of(&[zero]));
+        assert_ne!(of(&[zero]), of(&[zero, one]));
+        assert_ne!(ParameterSets::new(Codec::H264), ParameterSets::new(Codec::H265));
     }
 
     #[test]

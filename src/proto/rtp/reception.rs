@@ -50,15 +50,13 @@ impl Reception {
     /// Takes each further packet of the source's sequence as it arrives, late ones and duplicates
     /// included. One that jumps out of it must not come here: it would count as a step ahead.
     pub fn on_packet(&mut self, now: Instant, header: RtpHeader) {
-        self.received = self.received.wrapping_add(1);
         let ahead = header.sequence.wrapping_sub(self.highest_sequence as u16).cast_signed();
         let place = self.highest_sequence.wrapping_add_signed(i32::from(ahead));
-        if ahead >= 0 {
-            self.highest_sequence = place;
-        } else if place.wrapping_sub(self.first_sequence).cast_signed() < 0 {
-            // It was sent before the first one that came.
-            self.first_sequence = place;
-        }
+        // One that was sent before the first that came is not expected (A.3): where it counted, it would
+        // hide the loss of another.
+        let is_expected = place.wrapping_sub(self.first_sequence).cast_signed() >= 0;
+        self.received = self.received.wrapping_add(u32::from(is_expected));
+        self.highest_sequence = if ahead >= 0 { place } else { self.highest_sequence };
         self.note_arrival(now, header);
     }
 
@@ -170,6 +168,24 @@ mod tests {
             reception.on_packet(now, header(third, 0));
             let block = reception.report_block(now);
             assert_eq!((block.cumulative_lost, block.fraction_lost), (1, 128));
+        }
+    }
+
+    #[test]
+    fn packet_from_before_the_first_one_is_no_loss_and_hides_none() {
+        let now = crate::clock::now();
+        for first in [500_u16, 3, 65_530] {
+            let sequence = |place: u16| header(first.wrapping_add(place), 0);
+            let mut reception = Reception::new(now, 90_000, header(first, 0));
+            reception.on_packet(now, sequence(1));
+            reception.on_packet(now, header(first.wrapping_sub(90), 0));
+            let block = reception.report_block(now);
+            assert_eq!((block.cumulative_lost, block.fraction_lost, reception.lost()), (0, 0, 0));
+            reception.on_packet(now, sequence(3));
+            reception.on_packet(now, header(first.wrapping_sub(1), 0));
+            let block = reception.report_block(now);
+            assert_eq!((block.cumulative_lost, block.fraction_lost, reception.lost()), (1, 128, 1));
+            assert_eq!(block.highest_sequence, u32::from(first) + 3);
         }
     }
 

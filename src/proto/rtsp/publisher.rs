@@ -20,7 +20,7 @@ use crate::proto::rtsp::dialog::{self, Dialog};
 use crate::proto::rtsp::error::MessageError;
 use crate::proto::rtsp::message::{Item, MessageReader, Method, Request, Response};
 use crate::proto::rtsp::sdp::{SessionDescription, control_url};
-use crate::proto::rtsp::transport::{Channels, LowerTransport, Mode, Ports, Transport};
+use crate::proto::rtsp::transport::{Channels, Delivery, LowerTransport, Mode, Ports, Transport};
 
 /// What to publish, and how long to wait for the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +102,9 @@ pub enum PublisherError {
     Timeout(PublisherStage),
     #[error("server answers SETUP with a transport that was not asked for")]
     Transport,
+    /// Where a client that plays could send to the port that packets come from, none come here.
+    #[error("server answers SETUP without the port that it takes packets at (server_port)")]
+    NoServerPort,
 }
 
 /// The session of one connection that publishes.
@@ -307,6 +310,11 @@ impl PublisherSession {
         let transport = response.headers.find("transport").unwrap_or_default();
         let transport = Transport::parse_list(transport).into_iter().next();
         let delivery = delivery(asked, transport.as_ref()).ok_or(PublisherError::Transport)?;
+        if let Delivery::Udp { server_port: Ports { rtp, rtcp }, .. } = delivery
+            && (rtp == 0 || rtcp == 0)
+        {
+            return Err(PublisherError::NoServerPort);
+        }
         let (ssrc, source) =
             transport.map_or((None, None), |transport| (transport.ssrc, transport.source));
         let track = self.next_track;

@@ -46,6 +46,16 @@ impl Scene {
         bytes
     }
 
+    /// The source reports that video (of SSRC 9) and sound (of SSRC 8) began together.
+    fn report_beginnings_at_once(&mut self) {
+        for (track, ssrc) in [(0, 9), (1, 8)] {
+            let (ntp, rtp_timestamp) = (NtpTime::from_unix(1_700_000_000, 0), 0);
+            let (packet_count, octet_count) = (0, 0);
+            let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
+            self.part(RtpPart::Report { track, report: Some(report), bytes: Bytes::new() });
+        }
+    }
+
     fn entries(&self) -> Vec<Entry> {
         self.log.range(self.log.first_seq()..self.log.next_seq()).copied().collect()
     }
@@ -337,12 +347,7 @@ fn track_that_moves_is_reported_on_when_it_has() {
     // 160 ms late.
     scene.now += Duration::from_millis(160);
     scene.packet(1, (8, 0, 0), &[1]);
-    for (track, ssrc) in [(0, 9), (1, 8)] {
-        let (ntp, rtp_timestamp) = (NtpTime::from_unix(1_700_000_000, 0), 0);
-        let (packet_count, octet_count) = (0, 0);
-        let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
-        scene.part(RtpPart::Report { track, report: Some(report), bytes: Bytes::new() });
-    }
+    scene.report_beginnings_at_once();
     for packet in 1..20_u16 {
         scene.packet(1, (8, packet, 160 * u32::from(packet)), &[1]);
     }

@@ -199,6 +199,32 @@ fn refusal_ends_the_session() {
 }
 
 #[test]
+fn server_that_tells_no_port_ends_the_session() {
+    let udp = "RTP/AVP;unicast;client_port=5000-5001";
+    let no_port = Err(PublisherError::NoServerPort);
+    let other = Err(PublisherError::Transport);
+    for (transport, expected) in [
+        (format!("Transport: {udp};server_port=6000-6001\r\n"), Ok(())),
+        (format!("Transport: {udp}\r\n"), no_port),
+        (format!("Transport: {udp};server_port=0-1\r\n"), no_port),
+        (String::new(), no_port),
+        ("Transport: RTP/AVP/TCP;interleaved=0-1\r\n".to_owned(), other),
+    ] {
+        let config = PublisherConfig { transport: LowerTransport::Udp, ..config() };
+        let now = crate::clock::now();
+        let mut session = PublisherSession::new(now, 1, config);
+        let mut answer = |number, fields: &str| {
+            let answer = format!("RTSP/1.0 200 OK\r\nCSeq: {number}\r\nSession: 1\r\n{fields}\r\n");
+            session.handle_input(now, answer.into())?;
+            session.open_udp(now, Ports { rtp: 5000, rtcp: 5001 });
+            Ok(())
+        };
+        answer(1, "").and_then(|()| answer(2, "")).unwrap();
+        assert_eq!(answer(3, &transport), expected, "{transport}");
+    }
+}
+
+#[test]
 fn silence_is_told_by_what_was_asked() {
     let config = config();
     let timeout = config.command_timeout;

@@ -156,6 +156,41 @@ fn packets_go_on_where_the_next_source_brings_tags_and_back() {
     }
 }
 
+/// Players were told a camera's words, and what is made of tags is described in ours: they need to be told
+/// sets again only where those are others.
+#[test]
+fn sets_in_other_words_are_no_new_ones() {
+    let described = format!(
+        "{H264}a=fmtp:96 packetization-mode=1; \
+         sprop-parameter-sets=AAAAAWdCwCjaAeAIn5cBEAAAPpAADqYA8YMq,AAAAAWjOD8g; \
+         profile-level-id=42c028\r\n"
+    );
+    let other = [&AVC[..AVC.len() - 1], b"\xc9"].concat();
+    for (config, payloads) in
+        [(AVC, &[&b"\x65\x89"[..]][..]), (&other, &[&AVC[13..36], &AVC[39..], b"\x65\x89"])]
+    {
+        let mut media = Media::new(Form::Rtp);
+        begin(&mut media, &described);
+        packet((&mut media, now()), (1, 0), KEYFRAME, Gap::None);
+        media.flush();
+        media.change_source();
+        media.take_form(Form::Flv, now().0, Duration::ZERO);
+        tag(&mut media, TagKind::Video, 0, config);
+        tag(&mut media, TagKind::Video, 0, b"\x17\x01\0\0\0\0\0\0\x02\x65\x88");
+        media.flush();
+        assert!(!media.other_is_void());
+        media.change_source();
+        media.take_form(Form::Rtp, now().0, Duration::ZERO);
+        let from = media.log(Form::Rtp).expect("it goes on").next_seq();
+        begin(&mut media, &described);
+        packet((&mut media, now()), (1, 0), b"\x65\x89", Gap::None);
+        media.flush();
+        let packets = packets_of(media.log(Form::Rtp).expect("its own"), from);
+        let told: Vec<Bytes> = packets.iter().map(|(_, packet)| packet.payload()).collect();
+        assert_eq!(told, payloads);
+    }
+}
+
 /// The next source's record of sound is another one: known with its tags, which are not made packets.
 #[test]
 fn packets_are_void_where_the_next_source_brings_tags_of_other_tracks() {

@@ -104,12 +104,7 @@ fn metadata_that_comes_first_keeps_no_tracks_apart() {
     scene.packet(0, (9, 0, 0), IDR);
     scene.now += Duration::from_millis(160);
     scene.packet(1, (8, 0, 0), &[1]);
-    for (track, ssrc) in [(0, 9), (1, 8)] {
-        let (ntp, rtp_timestamp) = (NtpTime::from_unix(1_700_000_000, 0), 0);
-        let (packet_count, octet_count) = (0, 0);
-        let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
-        scene.part(RtpPart::Report { track, report: Some(report), bytes: Bytes::new() });
-    }
+    scene.report_beginnings_at_once();
     for packet in 1..50_u16 {
         scene.packet(1, (8, packet, 160 * u32::from(packet)), &[1]);
     }
