@@ -418,8 +418,9 @@ impl Shard {
         }
         stream.media.prefetch(depth, len);
         // Most streams have one presence with players, and in most places it is here.
-        let Some((_, subscriber)) = stream.subscribers.first_key_value() else { return };
+        let Some((place, subscriber)) = stream.subscribers.first_key_value() else { return };
         if depth == 1 {
+            prefetch(place);
             prefetch(subscriber);
             return;
         }
