@@ -164,6 +164,10 @@ impl Shard {
     ) {
         let stream = self.tables.get_mut(handle).expect("its media just came");
         let received = stream.media.bytes().received - received;
+        if received == 0 && progress == Progress::default() {
+            // A tag begins.
+            return;
+        }
         stream.rate.count(now, received);
         if received > 0 && !progress.beside {
             stream.last_media = now;
@@ -210,7 +214,16 @@ impl Shard {
             if let Some(old) = stream.flush_due.replace(due) {
                 self.flush_queue.remove(&(old, handle));
             }
-            self.flush_queue.insert((due, handle));
+            self.flush_later.push(handle);
+        }
+    }
+
+    /// Enters those of this turn that are to be flushed later. Most are not: video came with the audio, and
+    /// they have been flushed.
+    pub(super) fn queue_flushes(&mut self) {
+        for handle in self.flush_later.drain(..) {
+            let due = self.tables.get(handle).and_then(|stream| stream.flush_due);
+            self.flush_queue.extend(due.map(|due| (due, handle)));
         }
     }
 
