@@ -159,9 +159,12 @@ impl Crowd {
         staged.to = self.sent_seq;
         let spans = staged.spans.iter_mut().zip(self.counts);
         for (packaging, (span, count)) in Packaging::SHARED.into_iter().zip(spans) {
-            // What a packaging without players held last must not be looked up in the log again.
-            let start = if count > 0 { staged.from } else { staged.to };
-            span.encode(packaging, log, Cursor::at(start), staged.to);
+            if count == 0 {
+                // What it held last must not be looked up in the log again.
+                span.clear(Cursor::at(staged.to));
+                continue;
+            }
+            span.encode(packaging, log, Cursor::at(staged.from), staged.to);
             if count >= JOIN_FROM {
                 self.totals.joined_bytes += span.join(log);
             }
@@ -180,11 +183,11 @@ impl Crowd {
         if staged.from == staged.to {
             return;
         }
-        let first_span = batch.spans.len() as u32;
-        for span in &staged.spans {
-            batch.add_span(|slices| span.slices(log, slices));
-        }
         let lens: [u64; Packaging::SHARED.len()] = std::array::from_fn(|place| staged.len(place));
+        let mut spans = [0; Packaging::SHARED.len()];
+        for (place, span) in staged.spans.iter().enumerate().filter(|&(place, _)| lens[place] > 0) {
+            spans[place] = batch.add_span(|slices| span.slices(log, slices));
+        }
         let sends = batch.sends.len();
         for (index, player) in self.players.iter_mut().enumerate() {
             let Some(place) = player.packaging.place() else { continue };
@@ -196,10 +199,9 @@ impl Crowd {
             if !shares || len == 0 {
                 continue;
             }
-            let span = first_span + place as u32;
             batch.sends.push(Send {
                 socket: player.socket,
-                span,
+                span: spans[place],
                 ticket: ticket_base + index as u64,
             });
             player.cursor = Cursor::at(staged.to);

@@ -2,7 +2,7 @@
 //! is due, flush, submit.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::logging::Repeats;
 use crate::media::{AttemptId, ConnectionId, ShardId};
 use crate::metrics::Residence;
+use crate::proto::{Output, rtmp};
 use crate::ring::{Completion, MediaRing, OpKind, Outcome, Token, Waker, socket};
 use crate::rt::{LocalTask, OneshotSender};
 use crate::shard::ledger::Ledger;
@@ -76,6 +77,8 @@ pub(super) struct Driver {
     pub(super) next_connection: u32,
     pub(super) deadlines: BTreeSet<(Instant, Token)>,
     pub(super) marks: Marks,
+    /// Room for the outputs of RTMP sessions, lent to each for as long as its input is handled.
+    pub(super) outputs_room: VecDeque<Output<rtmp::ServerEvent>>,
     completions: Vec<Completion>,
     pub(super) now: Instant,
     pub(super) shutting_down: bool,
@@ -173,6 +176,7 @@ impl Driver {
             next_connection: 0,
             deadlines: BTreeSet::new(),
             marks: Marks::new(now),
+            outputs_room: VecDeque::new(),
             completions: Vec::new(),
             now,
             shutting_down: false,

@@ -358,6 +358,15 @@ impl Links {
         if slot.used & USED_MASK == used { slot.link.as_deref_mut() } else { None }
     }
 
+    /// The role and the session of one that speaks RTMP and was accepted.
+    pub(super) fn rtmp_mut(&mut self, token: Token) -> Option<(&Role, &mut rtmp::ServerSession)> {
+        let link = self.get_mut(token)?;
+        match &mut link.session {
+            Session::Rtmp(session) => Some((&link.role, session)),
+            _ => None,
+        }
+    }
+
     pub(super) fn remove(&mut self, token: Token) -> Option<Box<Link>> {
         self.get(token)?;
         let (index, _) = split(token);

@@ -1,12 +1,12 @@
 //! The marks of all sources of a shard: who is to be set anew in this turn, and whose time is over.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::driver::Driver;
 use super::link::{Phase, Session};
 use super::low_water::LowWater;
 use super::origin::OriginSession;
+use super::wheel::Wheel;
 use crate::media::{MediaPart, TagKind};
 use crate::ring::{Token, least_rtt_us, socket};
 
@@ -14,7 +14,7 @@ use crate::ring::{Token, least_rtt_us, socket};
 pub(super) struct Marks {
     start: Instant,
     /// In milliseconds since the start, so that many share a turn.
-    until: BTreeSet<(u64, Token)>,
+    until: Wheel,
     /// Sources that have sent something in this turn.
     heard: Vec<Token>,
     pub(super) lifted: u64,
@@ -22,11 +22,11 @@ pub(super) struct Marks {
 
 impl Marks {
     pub(super) fn new(now: Instant) -> Self {
-        Self { start: now, until: BTreeSet::new(), heard: Vec::new(), lifted: 0 }
+        Self { start: now, until: Wheel::new(), heard: Vec::new(), lifted: 0 }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.until.first().map(|&(at_ms, _)| self.start + Duration::from_millis(at_ms))
+        self.until.next().map(|at_ms| self.start + Duration::from_millis(at_ms))
     }
 }
 
@@ -60,6 +60,10 @@ impl Driver {
             false => Duration::ZERO,
         };
         let now = self.now.duration_since(self.marks.start);
+        if self.marks.until.is_behind(now.as_millis() as u64) {
+            // The shard has stood still.
+            self.lift_marks();
+        }
         let mut heard = std::mem::take(&mut self.marks.heard);
         for token in heard.drain(..) {
             let Some(link) = self.links.get_mut(token) else { continue };
@@ -75,8 +79,8 @@ impl Driver {
             }
             let after = low_water.until_ms();
             if before != after {
-                before.map(|at_ms| self.marks.until.remove(&(at_ms, token)));
-                after.map(|at_ms| self.marks.until.insert((at_ms, token)));
+                before.into_iter().for_each(|at_ms| self.marks.until.leave(at_ms, token));
+                after.into_iter().for_each(|at_ms| self.marks.until.enter(at_ms, token));
             }
         }
         self.marks.heard = heard;
@@ -85,10 +89,7 @@ impl Driver {
     /// Lifts the marks whose time is over. What waited in their sockets comes at once.
     pub(super) fn lift_marks(&mut self) {
         let now = self.now.duration_since(self.marks.start);
-        while let Some(&(at_ms, token)) = self.marks.until.first()
-            && at_ms <= now.as_millis() as u64
-        {
-            self.marks.until.pop_first();
+        while let Some((at_ms, token)) = self.marks.until.take_due(now.as_millis() as u64) {
             let Some(link) = self.links.get_mut(token) else { continue };
             let Some(low_water) = &mut link.low_water else { continue };
             // The entry may be that of an earlier part of the connection.
@@ -105,7 +106,7 @@ impl Driver {
     pub(super) fn forget_mark(&mut self, token: Token) {
         let Some(link) = self.links.get_mut(token) else { return };
         if let Some(mut low_water) = link.low_water.take() {
-            low_water.until_ms().map(|at_ms| self.marks.until.remove(&(at_ms, token)));
+            low_water.until_ms().into_iter().for_each(|at_ms| self.marks.until.leave(at_ms, token));
             if let Some(mark) = low_water.lift(Duration::ZERO) {
                 let _ = socket::set_receive_mark(&link.fd, mark);
             }

@@ -32,6 +32,7 @@ mod serve;
 mod sockets;
 mod udp;
 mod verdicts;
+mod wheel;
 mod wire;
 
 use std::cell::RefCell;

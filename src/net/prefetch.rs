@@ -9,7 +9,6 @@ use std::vec::Drain;
 
 use super::driver::Driver;
 use super::link::{Link, Role, Session};
-use crate::proto::rtmp;
 use crate::ring::{Completion, Outcome, prefetch, prefetch_at};
 use crate::shard::{Shard, StreamHandle};
 
@@ -42,7 +41,9 @@ impl Driver {
         }
         for depth in 1..=Shard::DEPTH_MAX {
             for (link, handle, len) in sources.iter().flatten() {
-                link.prefetch_parts(depth);
+                if depth == 1 {
+                    link.prefetch_parts();
+                }
                 self.shard.prefetch(*handle, depth, *len);
             }
         }
@@ -81,11 +82,10 @@ impl Link {
     }
 
     /// What the session of a publisher points to.
-    fn prefetch_parts(&self, depth: u32) {
-        match (depth, &self.session) {
-            (1, Session::Rtmp(session)) => prefetch_at(session.outputs_start(), OUTPUTS_LEN),
-            (2, Session::Rtmp(session)) => session.touch(),
-            _ => {}
+    fn prefetch_parts(&self) {
+        if let Session::Rtmp(session) = &self.session {
+            let (start, len) = session.chunk_streams();
+            prefetch_at(start, len);
         }
     }
 }
@@ -97,5 +97,3 @@ const PREFETCHED_MAX: usize = 16;
 const PREFETCHED_MIN: usize = 3;
 /// Of what was received, where reading begins; the CPU itself sees how it goes on.
 const HEAD_LEN: usize = 192;
-/// Outputs of a session that it keeps room for.
-const OUTPUTS_LEN: usize = 8 * size_of::<rtmp::ServerEvent>();

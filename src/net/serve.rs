@@ -13,12 +13,9 @@ impl Driver {
         let Some(link) = self.links.get_mut(token) else { return };
         let now = self.now;
         let failed: Option<Box<dyn std::fmt::Display>> = match &mut link.session {
-            Session::Rtmp(session) => {
-                // A session may keep a view of what it has not parsed. One that may yet move to
-                // another shard gets bytes of its own: receive buffers stay on theirs.
-                let moves = !matches!(link.role, Role::Publisher(_) | Role::Player);
-                let bytes = if moves { Bytes::copy_from_slice(&bytes) } else { bytes };
-                boxed(session.handle_input(now, bytes))
+            Session::Rtmp(_) => {
+                self.rtmp_input(token, bytes);
+                return;
             }
             Session::Http(session) => boxed(session.handle_input(now, bytes)),
             // It keeps copies of what it has not parsed.
@@ -47,6 +44,26 @@ impl Driver {
         self.drain(token);
         if let Some(error) = failed {
             self.session_failed(token, &*error);
+        }
+    }
+
+    fn rtmp_input(&mut self, token: Token, bytes: Bytes) {
+        let Some((role, session)) = self.links.rtmp_mut(token) else { return };
+        let publishes = matches!(role, Role::Publisher(_));
+        // A session may keep a view of what it has not parsed. One that may yet move to another
+        // shard gets bytes of its own: receive buffers stay on theirs.
+        let moves = !publishes && !matches!(role, Role::Player);
+        let bytes = if moves { Bytes::copy_from_slice(&bytes) } else { bytes };
+        if publishes {
+            session.exchange_room(&mut self.outputs_room);
+        }
+        let result = session.handle_input(self.now, bytes);
+        self.drain(token);
+        if publishes && let Some((_, session)) = self.links.rtmp_mut(token) {
+            session.exchange_room(&mut self.outputs_room);
+        }
+        if let Err(error) = result {
+            self.session_failed(token, &error);
         }
     }
 

@@ -176,6 +176,8 @@ pub struct Shard {
     dirty_streams: Vec<StreamHandle>,
     /// Streams whose audio waits for video, or all of them where there is a flush window.
     flush_queue: BTreeSet<(Instant, StreamHandle)>,
+    /// To be entered there at the end of this turn, unless they are flushed in it.
+    flush_later: Vec<StreamHandle>,
     /// Where the first flush window began.
     flush_grid: Option<Instant>,
     dirty_locals: Vec<LocalId>,
@@ -231,6 +233,7 @@ impl Shard {
             actions: VecDeque::new(),
             dirty_streams: Vec::new(),
             flush_queue: BTreeSet::new(),
+            flush_later: Vec::new(),
             flush_grid: None,
             dirty_locals: Vec::new(),
             behind: Vec::new(),
@@ -378,6 +381,7 @@ impl Shard {
     pub fn tick(&mut self, now: Instant, wire: &mut dyn Wire) {
         self.give_freed_places(now);
         self.flush_streams();
+        self.queue_flushes();
         self.flush_locals(now, wire);
         for end in std::mem::take(&mut self.due_ends) {
             self.end_local(end);
@@ -418,8 +422,9 @@ impl Shard {
         }
         stream.media.prefetch(depth, len);
         // Most streams have one presence with players, and in most places it is here.
-        let Some((_, subscriber)) = stream.subscribers.first_key_value() else { return };
+        let Some((place, subscriber)) = stream.subscribers.first_key_value() else { return };
         if depth == 1 {
+            prefetch(place);
             prefetch(subscriber);
             return;
         }

@@ -165,6 +165,10 @@ impl Shard {
     ) {
         let stream = self.tables.get_mut(handle).expect("its media just came");
         let received = stream.media.bytes().received - received;
+        if received == 0 && progress == Progress::default() {
+            // A tag begins.
+            return;
+        }
         stream.rate.count(now, received);
         if received > 0 && !progress.beside {
             stream.last_media = now;
@@ -211,7 +215,16 @@ impl Shard {
             if let Some(old) = stream.flush_due.replace(due) {
                 self.flush_queue.remove(&(old, handle));
             }
-            self.flush_queue.insert((due, handle));
+            self.flush_later.push(handle);
+        }
+    }
+
+    /// Enters those of this turn that are to be flushed later. Most are not: video came with the audio, and
+    /// they have been flushed.
+    pub(super) fn queue_flushes(&mut self) {
+        for handle in self.flush_later.drain(..) {
+            let due = self.tables.get(handle).and_then(|stream| stream.flush_due);
+            self.flush_queue.extend(due.map(|due| (due, handle)));
         }
     }
 
@@ -439,5 +452,59 @@ impl Shard {
             let stream = self.tables.get_mut(handle).expect("just flushed");
             stream.media.trim(form, None, gop_bytes_max);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock;
+    use crate::config::Config;
+    use crate::media::TagKind;
+    use crate::shard::Policy;
+    use crate::shard::bus_tests::NoPlayers;
+
+    const SOUND: &[u8] = &[0x72, 1, 2, 3];
+    const PICTURE: &[u8] = &[0x27, 1, 0, 0, 0, 1, 2, 3];
+
+    #[test]
+    fn flush_is_queued_for_sound_that_its_turn_does_not_flush() {
+        let id = ShardId(0);
+        let policy = Policy::of(&Config::default(), 1);
+        let wait = policy.audio_wait;
+        let mut shard = Shard::new(id, 1, 7, policy);
+        let now = clock::now();
+        let key = StreamKey::in_default_vhost("live", "a").unwrap();
+        let nowhere = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9);
+        let view = PublisherView {
+            connection: ConnectionId { serial: 1, shard: id },
+            form: Form::Flv,
+            local: nowhere,
+            peer: nowhere,
+            params: String::new(),
+        };
+        let handle = shard.publish(now, &key, view).unwrap();
+        let mut turn = |tags: &[(TagKind, &'static [u8])]| {
+            for &(kind, payload) in tags {
+                let (lane, len) = (kind as u32, payload.len() as u32);
+                let begin = MediaPart::Begin { lane, kind, timestamp_ms: 0, len };
+                let data = MediaPart::Data { lane, bytes: Bytes::from_static(payload) };
+                assert!(shard.media(now, handle, begin) && shard.media(now, handle, data));
+            }
+            shard.tick(now, &mut NoPlayers);
+            assert!(shard.flush_later.is_empty());
+            shard.flush_queue.iter().copied().collect::<Vec<_>>()
+        };
+        let (sound, picture) = ((TagKind::Audio, SOUND), (TagKind::Video, PICTURE));
+        // The first frame of all is flushed at once.
+        assert_eq!(turn(&[sound]), []);
+        assert_eq!(turn(&[sound, sound]), [(now + wait, handle)]);
+        assert_eq!(turn(&[picture]), []);
+        assert_eq!(turn(&[sound, picture]), []);
+        assert_eq!(turn(&[sound]), [(now + wait, handle)]);
     }
 }

@@ -292,7 +292,8 @@ impl Span {
         self.skip(from.offset);
     }
 
-    fn clear(&mut self, from: Cursor) {
+    /// Leaves it empty, for who has everything before `from`.
+    pub fn clear(&mut self, from: Cursor) {
         self.headers.clear();
         self.runs.clear();
         self.joined.clear();
@@ -346,6 +347,9 @@ impl Span {
 
     /// Leaves out the first bytes, which the player has already.
     fn skip(&mut self, offset: u32) {
+        if offset == 0 {
+            return;
+        }
         let mut rest = offset;
         let mut header_bytes = 0;
         let mut whole = 0;

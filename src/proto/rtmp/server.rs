@@ -95,8 +95,8 @@ enum Phase {
     },
     Publishing {
         /// Lanes of which a tag began since the stream is published. What comes on others is the
-        /// rest of a tag that began before; it is dropped. At most `CHUNK_STREAMS_MAX`.
-        lanes: Vec<u32>,
+        /// rest of a tag that began before; it is dropped.
+        lanes: Lanes,
     },
     PlayAsked,
     Playing,
@@ -156,14 +156,18 @@ impl ServerSession {
         output
     }
 
-    /// Reads a little of what the next input needs, so that the CPU fetches it.
-    pub fn touch(&self) {
-        self.reader.touch();
+    /// Where the next input's chunk streams are.
+    pub fn chunk_streams(&self) -> (*const u8, usize) {
+        self.reader.chunk_streams()
     }
 
-    /// Where outputs are kept.
-    pub fn outputs_start(&self) -> *const u8 {
-        self.outputs.as_slices().0.as_ptr().cast()
+    /// Exchanges the room for outputs with one that others have just used, and back when they are
+    /// taken: room of its own is in no cache when the next input comes. Nothing happens while either
+    /// has outputs.
+    pub fn exchange_room(&mut self, room: &mut VecDeque<Output<ServerEvent>>) {
+        if self.outputs.is_empty() && room.is_empty() {
+            std::mem::swap(&mut self.outputs, room);
+        }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -192,7 +196,7 @@ impl ServerSession {
     pub fn accept_publish(&mut self, now: Instant) -> Result<(), ServerError> {
         let Phase::PublishAsked { held } = &mut self.phase else { return Ok(()) };
         let held = std::mem::take(held);
-        self.phase = Phase::Publishing { lanes: Vec::new() };
+        self.phase = Phase::Publishing { lanes: Lanes::default() };
         self.send_control(Control::StreamBegin(STREAM_ID));
         self.send_status(reply::PUBLISH_START);
         self.read(now, held.into())
@@ -276,8 +280,8 @@ impl ServerSession {
     fn on_part(&mut self, part: MediaPart) {
         let Phase::Publishing { lanes } = &mut self.phase else { return };
         match &part {
-            MediaPart::Begin { lane, .. } if !lanes.contains(lane) => lanes.push(*lane),
-            MediaPart::Data { lane, .. } | MediaPart::Abort { lane } if !lanes.contains(lane) => {
+            MediaPart::Begin { lane, .. } => lanes.add(*lane),
+            MediaPart::Data { lane, .. } | MediaPart::Abort { lane } if !lanes.have(*lane) => {
                 return;
             }
             _ => {}
@@ -327,6 +331,32 @@ impl ServerSession {
         let mut bytes = Vec::new();
         encode_message(csid, message, self.chunk_size_out, &mut bytes);
         self.outputs.push_back(Output::Send(bytes.into()));
+    }
+}
+
+/// Some lanes. Those of encoders are a bit each, beside the session: memory of their own would be in no
+/// cache when the next frame comes.
+#[derive(Debug, Default)]
+struct Lanes {
+    below_64: u64,
+    /// At most `CHUNK_STREAMS_MAX`.
+    others: Vec<u32>,
+}
+
+impl Lanes {
+    fn add(&mut self, lane: u32) {
+        match lane {
+            0..64 => self.below_64 |= 1 << lane,
+            _ if !self.have(lane) => self.others.push(lane),
+            _ => {}
+        }
+    }
+
+    fn have(&self, lane: u32) -> bool {
+        match lane {
+            0..64 => self.below_64 >> lane & 1 == 1,
+            _ => self.others.contains(&lane),
+        }
     }
 }
 

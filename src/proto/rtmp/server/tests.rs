@@ -1,12 +1,13 @@
 //! The server session against scripted peers.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::{
-    PlayEnd, PlayRefusal, PublishEnd, PublishRefusal, ServerConfig, ServerEvent, ServerSession,
-    StreamRequest,
+    Lanes, PlayEnd, PlayRefusal, PublishEnd, PublishRefusal, STREAM_ID, ServerConfig, ServerEvent,
+    ServerSession, StreamRequest,
 };
 use crate::limits::HELD_INPUT_LEN_MAX;
 use crate::media::{MediaPart, TagKind};
@@ -327,6 +328,32 @@ fn tag_that_began_before_publish_is_dropped_to_its_end() {
     server.feed(rest).unwrap();
     server.feed_messages(&[media(9, 2, b"v")]).unwrap();
     assert_eq!(server.events[1..], [begin(6, TagKind::Video, 2, 1), bytes(6, b"v")]);
+}
+
+#[test]
+fn lanes_of_any_number_are_known_from_when_a_tag_of_theirs_began() {
+    let mut lanes = Lanes::default();
+    let all = [2, 63, 64, 65_599];
+    for (known, lane) in all.into_iter().enumerate() {
+        lanes.add(lane);
+        lanes.add(lane);
+        let have: Vec<u32> = all.into_iter().filter(|&lane| lanes.have(lane)).collect();
+        assert_eq!(have, all[..=known]);
+    }
+    assert_eq!(lanes.others, [64, 65_599]);
+}
+
+#[test]
+fn room_for_outputs_is_exchanged_when_they_are_taken() {
+    let mut session = Server::new().session;
+    let mut room = VecDeque::with_capacity(100);
+    session.exchange_room(&mut room);
+    assert_eq!((room.capacity(), session.outputs.capacity()), (0, 100));
+    session.send_control(Control::StreamBegin(STREAM_ID));
+    session.exchange_room(&mut room);
+    assert!(room.is_empty() && session.poll_output().is_some());
+    session.exchange_room(&mut room);
+    assert_eq!((room.capacity(), session.outputs.capacity()), (100, 0));
 }
 
 #[test]
