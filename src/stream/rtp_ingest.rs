@@ -21,6 +21,7 @@ use super::trail::{Given, Trail};
 use super::video_wait::VideoWait;
 use crate::limits::{LEAD_PACKETS_MAX, REPEATED_SETS_LEN_MAX};
 use crate::media::TagKind;
+use crate::proto::rtp::clock::{LAG_NS_MAX, STEP_BACK_NS_MAX};
 use crate::proto::rtp::packet::HEADER_LEN;
 use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
@@ -184,7 +185,9 @@ impl RtpIngest {
         let mut progress = Progress::default();
         match part {
             RtpPart::Begin(description) => {
-                self.start_unix = if self.newest.is_some() { self.start_unix } else { now_unix };
+                if self.newest.is_none() {
+                    self.start_unix = now_unix.saturating_sub((START_NS / NS_PER_SECOND) as u64);
+                }
                 return self.begin(log, now, description);
             }
             RtpPart::Announced { track, timestamp } => {
@@ -567,7 +570,8 @@ fn to_ms(place_ns: i64) -> u32 {
 /// From the last packet of a source to the first of the next one, at the least: a frame.
 const JOIN_STEP_NS: i64 = 40_000_000;
 /// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
-const START_NS: i64 = NS_PER_SECOND;
+const START_NS: i64 = 4 * NS_PER_SECOND;
+const _: () = assert!(START_NS > LAG_NS_MAX + STEP_BACK_NS_MAX);
 const NS_PER_SECOND: i64 = 1_000_000_000;
 const NS_PER_MS: i64 = 1_000_000;
 

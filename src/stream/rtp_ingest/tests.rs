@@ -350,7 +350,7 @@ fn track_that_moves_is_reported_on_when_it_has() {
     let reported: Vec<u32> =
         entries.iter().filter(|of| of.channel == 3).map(|of| of.timestamp_ms).collect();
     // As soon as it is where it belongs, which takes 213 ms of media.
-    assert_eq!(reported, [1160, 1220]);
+    assert_eq!(reported, [4160, 4220]);
 }
 
 #[test]
