@@ -273,10 +273,9 @@ impl Tryout {
             return None;
         }
         let mut parts = vec![RtpPart::Begin(self.with_sets(description))];
-        parts.extend(self.told.iter().cloned());
         if !has_known || self.lacks_video {
             parts.push(RtpPart::Packet { track, packet, gap });
-            return Some(parts);
+            return Some(self.with_told(parts));
         }
         parts.append(&mut self.lead);
         self.stands_in = !step.is_start;
@@ -344,7 +343,14 @@ impl Tryout {
         let packet = packet.clone().into_copy();
         start.parts.push(RtpPart::Packet { track, packet, gap });
         let can_go = is_whole || start.is_large();
-        can_go.then(|| self.packets.take().map(|start| start.parts)).flatten()
+        let start = can_go.then(|| self.packets.take()).flatten()?;
+        Some(self.with_told(start.parts))
+    }
+
+    /// Puts what was said of the clocks behind the description: it also comes while a keyframe does.
+    fn with_told(&self, mut parts: Vec<RtpPart>) -> Vec<RtpPart> {
+        parts.splice(1..1, self.told.iter().cloned());
+        parts
     }
 
     /// Holds parts until the frame is whole.
