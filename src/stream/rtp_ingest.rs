@@ -19,7 +19,7 @@ use super::rtp_lane::{Lane, Reported};
 use super::tracks::Tracks;
 use super::trail::{Given, Trail};
 use super::video_wait::VideoWait;
-use crate::limits::{LEAD_PACKETS_MAX, REPEATED_SETS_LEN_MAX};
+use crate::limits::LEAD_PACKETS_MAX;
 use crate::media::TagKind;
 use crate::proto::rtp::clock::{LAG_NS_MAX, STEP_BACK_NS_MAX};
 use crate::proto::rtp::packet::HEADER_LEN;
@@ -280,7 +280,7 @@ impl RtpIngest {
                 let sets = of_source.format.parameter_sets();
                 let len: usize = sets.nals().map(Bytes::len).sum();
                 let is_told = !lane.repeats_sets() && known.format.parameter_sets() == sets;
-                is_told || len <= REPEATED_SETS_LEN_MAX
+                is_told || len <= lane.repeated_len_max()
             })
     }
 

@@ -209,13 +209,14 @@ impl Tryout {
                 (self.packets, self.pictures) = (None, Pictures::default());
                 (self.sound_first, self.video_wait) = (None, VideoWait::default());
                 self.audio = description.main_track(TrackKind::Audio);
-                let codecs = description.media.iter().map(|media| media.format.codec());
-                self.accesses = codecs.map(RandomAccess::new).collect();
+                let formats = description.media.iter().map(|media| &media.format);
+                self.accesses = formats.map(RandomAccess::of).collect();
                 self.told.clear();
                 self.lead.clear();
                 self.video = description.main_track(TrackKind::Video);
                 let format = self.video.map(|video| &description.media[video].format);
                 let format = format.filter(|of| matches!(of.codec(), Codec::H264 | Codec::H265));
+                let format = format.filter(|of| !of.has_order_numbers());
                 self.sets = format.map(Format::parameter_sets);
                 self.description = Some(description);
                 None

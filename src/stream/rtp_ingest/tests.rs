@@ -7,11 +7,12 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 
 use super::*;
-use crate::limits::LEAD_ENTRIES_KEPT;
+use crate::limits::{LEAD_ENTRIES_KEPT, REPEATED_SETS_LEN_MAX};
 use crate::proto::rtp::rtcp::{Compound, RtcpPacket};
 use crate::stream::Entry;
 
 mod alone;
+mod order_numbers;
 
 const SDP: &[u8] = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n\
     m=audio 0 RTP/AVP 8\r\n";

@@ -384,6 +384,27 @@ fn parameter_sets_that_came_long_before_the_keyframe_are_told() {
 }
 
 #[test]
+fn parameter_sets_behind_decoding_order_numbers_are_not_told() {
+    let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H265/90000\r\n\
+        a=fmtp:96 sprop-max-don-diff=1\r\n";
+    let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+    let mut tryout = Tryout::new(true);
+    tryout.handle_rtp(RtpPart::Begin(description.clone()));
+    let heads = [0x40, 0x42, 0x44, 0x26];
+    let given = (0..).zip(heads).find_map(|(sequence, head)| {
+        let (marker, timestamp) = (head == 0x26, 7);
+        let header = RtpHeader { marker, payload_type: 96, sequence, timestamp, ssrc: 9 };
+        let payload = [head, 1, 0, sequence as u8, 0x80];
+        let packet = RtpPacket::parse([&header.encode()[..], &payload].concat().into());
+        let (packet, gap) = (packet.expect("sound"), Gap::None);
+        tryout.handle_rtp(RtpPart::Packet { track: 0, packet, gap })
+    });
+    let given = given.expect("a keyframe");
+    assert_eq!(sequences(&given), [0, 1, 2, 3]);
+    assert!(matches!(&given[0], RtpPart::Begin(told) if **told == *description));
+}
+
+#[test]
 fn what_goes_beside_audio_is_no_start() {
     let sdp = b"v=0\r\nm=audio 0 RTP/AVP 8\r\nm=application 0 RTP/AVP 107\r\n";
     let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
