@@ -19,8 +19,9 @@ use super::rtp_lane::{Lane, Reported};
 use super::tracks::Tracks;
 use super::trail::{Given, Trail};
 use super::video_wait::VideoWait;
-use crate::limits::{LEAD_PACKETS_MAX, REPEATED_SETS_LEN_MAX};
+use crate::limits::LEAD_PACKETS_MAX;
 use crate::media::TagKind;
+use crate::proto::rtp::clock::{LAG_NS_MAX, STEP_BACK_NS_MAX};
 use crate::proto::rtp::packet::HEADER_LEN;
 use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
@@ -184,7 +185,9 @@ impl RtpIngest {
         let mut progress = Progress::default();
         match part {
             RtpPart::Begin(description) => {
-                self.start_unix = if self.newest.is_some() { self.start_unix } else { now_unix };
+                if self.newest.is_none() {
+                    self.start_unix = now_unix.saturating_sub((START_NS / NS_PER_SECOND) as u64);
+                }
                 return self.begin(log, now, description);
             }
             RtpPart::Announced { track, timestamp } => {
@@ -277,7 +280,7 @@ impl RtpIngest {
                 let sets = of_source.format.parameter_sets();
                 let len: usize = sets.nals().map(Bytes::len).sum();
                 let is_told = !lane.repeats_sets() && known.format.parameter_sets() == sets;
-                is_told || len <= REPEATED_SETS_LEN_MAX
+                is_told || len <= lane.repeated_len_max()
             })
     }
 
@@ -567,7 +570,8 @@ fn to_ms(place_ns: i64) -> u32 {
 /// From the last packet of a source to the first of the next one, at the least: a frame.
 const JOIN_STEP_NS: i64 = 40_000_000;
 /// Where the first packet lies on the timeline, so that what belongs before it has a place as well.
-const START_NS: i64 = NS_PER_SECOND;
+const START_NS: i64 = 4 * NS_PER_SECOND;
+const _: () = assert!(START_NS > LAG_NS_MAX + STEP_BACK_NS_MAX);
 const NS_PER_SECOND: i64 = 1_000_000_000;
 const NS_PER_MS: i64 = 1_000_000;
 

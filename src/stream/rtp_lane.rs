@@ -26,7 +26,8 @@ pub(super) struct Lane {
     codec: Codec,
     access: RandomAccess,
     starts: StartPoints,
-    /// Of H.264 and H.265 those of the source, as far as they are known.
+    /// Of H.264 and H.265 those of the source, as far as they are known. With decoding order numbers none
+    /// are read, nor can any be repeated: packets of ours would need numbers as well.
     sets: Option<ParameterSets>,
     /// Some came in band that the description does not tell.
     has_new_sets: bool,
@@ -95,9 +96,9 @@ impl Lane {
             is_beside: false,
             format: format.clone(),
             codec,
-            access: RandomAccess::new(codec),
+            access: RandomAccess::of(format),
             starts: StartPoints::default(),
-            sets: is_known_video.then(|| format.parameter_sets()),
+            sets: (is_known_video && !format.has_order_numbers()).then(|| format.parameter_sets()),
             has_new_sets: false,
             repeats_sets: false,
             mapping: None,
@@ -128,6 +129,11 @@ impl Lane {
     /// Some players were told other parameter sets than the source's.
     pub(super) fn repeats_sets(&self) -> bool {
         self.repeats_sets
+    }
+
+    /// So many bytes of parameter sets can be repeated.
+    pub(super) fn repeated_len_max(&self) -> usize {
+        if self.sets.is_some() { REPEATED_SETS_LEN_MAX } else { 0 }
     }
 
     /// The source began anew with the next packet.
@@ -215,7 +221,9 @@ impl Lane {
     pub(super) fn describe(&self, tracks: &mut Tracks) {
         let Some(shown) = self.shown else { return };
         tracks.announce(shown, self.codec);
-        if let Some(record) = self.sets.as_ref().and_then(ParameterSets::to_record) {
+        let unread = self.format.has_order_numbers().then(|| self.format.parameter_sets());
+        let sets = self.sets.as_ref().or(unread.as_ref());
+        if let Some(record) = sets.and_then(ParameterSets::to_record) {
             tracks.configure(TagKind::Video, &record);
         }
         if shown == TagKind::Audio {

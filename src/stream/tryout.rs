@@ -209,13 +209,14 @@ impl Tryout {
                 (self.packets, self.pictures) = (None, Pictures::default());
                 (self.sound_first, self.video_wait) = (None, VideoWait::default());
                 self.audio = description.main_track(TrackKind::Audio);
-                let codecs = description.media.iter().map(|media| media.format.codec());
-                self.accesses = codecs.map(RandomAccess::new).collect();
+                let formats = description.media.iter().map(|media| &media.format);
+                self.accesses = formats.map(RandomAccess::of).collect();
                 self.told.clear();
                 self.lead.clear();
                 self.video = description.main_track(TrackKind::Video);
                 let format = self.video.map(|video| &description.media[video].format);
                 let format = format.filter(|of| matches!(of.codec(), Codec::H264 | Codec::H265));
+                let format = format.filter(|of| !of.has_order_numbers());
                 self.sets = format.map(Format::parameter_sets);
                 self.description = Some(description);
                 None
@@ -273,10 +274,9 @@ impl Tryout {
             return None;
         }
         let mut parts = vec![RtpPart::Begin(self.with_sets(description))];
-        parts.extend(self.told.iter().cloned());
         if !has_known || self.lacks_video {
             parts.push(RtpPart::Packet { track, packet, gap });
-            return Some(parts);
+            return Some(self.with_told(parts));
         }
         parts.append(&mut self.lead);
         self.stands_in = !step.is_start;
@@ -344,7 +344,14 @@ impl Tryout {
         let packet = packet.clone().into_copy();
         start.parts.push(RtpPart::Packet { track, packet, gap });
         let can_go = is_whole || start.is_large();
-        can_go.then(|| self.packets.take().map(|start| start.parts)).flatten()
+        let start = can_go.then(|| self.packets.take()).flatten()?;
+        Some(self.with_told(start.parts))
+    }
+
+    /// Puts what was said of the clocks behind the description: it also comes while a keyframe does.
+    fn with_told(&self, mut parts: Vec<RtpPart>) -> Vec<RtpPart> {
+        parts.splice(1..1, self.told.iter().cloned());
+        parts
     }
 
     /// Holds parts until the frame is whole.

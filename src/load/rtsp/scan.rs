@@ -78,7 +78,7 @@ impl VideoScan {
         Self {
             codec,
             clock_rate,
-            access: RandomAccess::new(codec),
+            access: RandomAccess::of(format),
             // For the first frames those of 25 a second will do.
             times: DecodingTimes::new(depth, i64::from(clock_rate / 25)),
             last: None,

@@ -18,7 +18,9 @@ use correction::{Correction, Pace};
 /// 3. The first track with media of those that can be it ([`Self::led_by`]) is the *reference*: it
 ///    lies where its first packet arrived, and is never corrected.
 /// 4. Another track joins by the first of these that is known and plausible: the NTP times in its
-///    sender reports and the reference's; the starts in `RTP-Info`; the time of arrival.
+///    sender reports and the reference's; the starts in `RTP-Info`; the time of arrival. Where that is
+///    more than [`LAG_NS_MAX`] before it arrived it begins so far before, and goes back from there in
+///    haste: nothing lies far before the start, nor far behind what players have.
 /// 5. Later sender reports show by how much a track is off: each pair of a report of its own and one
 ///    of the reference, once. The first pair, where none had told the track's place, is followed
 ///    exactly, and in haste: ahead at once, back as fast as places can rise. After that the median of
@@ -103,6 +105,10 @@ pub const HASTE_NS: i64 = 500_000_000;
 
 /// Distance that sender reports may put between where a track is and where it should be.
 pub const CORRECTION_NS_MAX: i64 = 30_000_000_000;
+
+/// How long before its arrival a track begins at the most: by less than what the tags that are made of it
+/// may step back (`media::timeline`).
+pub const LAG_NS_MAX: i64 = 2_500_000_000;
 
 /// Steps of a track's timestamps that are not taken for media time.
 pub const JUMP_NS: i64 = 10_000_000_000;
@@ -199,10 +205,13 @@ impl StreamClock {
         let by_report = clock.place_by_reports(reference, timestamp).filter(is_plausible);
         let by_announcement = || clock.place_by_announcements(reference, timestamp);
         let place = by_report.or_else(|| by_announcement().filter(is_plausible));
+        let place = place.unwrap_or(by_arrival);
+        let begins = place.max(by_arrival - LAG_NS_MAX);
         let clock = &mut self.tracks[track];
-        clock.anchor(timestamp, place.unwrap_or(by_arrival));
+        clock.anchor(timestamp, begins);
+        clock.correction.aim(0, place - begins, Pace::Hasty);
         match by_report {
-            Some(_) => clock.note_asked(0, self.report_count),
+            Some(_) => clock.note_asked(place - begins, self.report_count),
             None => clock.is_guessed = true,
         }
     }

@@ -110,6 +110,11 @@ impl Format {
         self.number("packetization-mode") == Some(2)
     }
 
+    /// H.265 whose units have decoding order numbers before them (RFC 7798, 4.4 and 7.1).
+    pub fn has_order_numbers(&self) -> bool {
+        self.codec() == Codec::H265 && self.number("sprop-max-don-diff").is_some_and(|of| of > 0)
+    }
+
     /// A parameter of `fmtp` by its name in any case, without quotes.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let mut pairs = self.parameters.split(';').filter_map(|pair| pair.split_once('='));

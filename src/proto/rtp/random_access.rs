@@ -11,12 +11,14 @@ use bytes::Bytes;
 
 use crate::media::Codec;
 use crate::media::codec::ParameterSets;
+use crate::proto::rtp::format::Format;
 use crate::proto::rtp::packet::RtpPacket;
 
 /// Finds the pictures and the starts in one track's packets, in order.
 #[derive(Debug)]
 pub struct RandomAccess {
     codec: Codec,
+    has_order_numbers: bool,
     /// Of the last packet.
     timestamp: Option<u32>,
     /// Of the picture that the last packet is of: something of itself has come,
@@ -76,6 +78,7 @@ impl RandomAccess {
     pub fn new(codec: Codec) -> Self {
         Self {
             codec,
+            has_order_numbers: false,
             timestamp: None,
             has_slice: false,
             has_lead: false,
@@ -86,9 +89,14 @@ impl RandomAccess {
         }
     }
 
+    /// For a track that is described so.
+    pub fn of(format: &Format) -> Self {
+        Self { has_order_numbers: format.has_order_numbers(), ..Self::new(format.codec()) }
+    }
+
     /// The next packet is of a source that began anew.
     pub fn restart(&mut self) {
-        *self = Self::new(self.codec);
+        *self = Self { has_order_numbers: self.has_order_numbers, ..Self::new(self.codec) };
     }
 
     /// Takes the next packet.
@@ -102,7 +110,11 @@ impl RandomAccess {
         let head = packet.payload_head();
         let is_whole = head.len() == packet.payload_len() || !is_aggregate(self.codec, head);
         let payload = if is_whole { Bytes::new() } else { packet.payload() };
-        let contents = Contents::of(self.codec, if is_whole { head } else { &payload });
+        let payload = if is_whole { head } else { &payload };
+        let contents = match self.has_order_numbers {
+            true => Contents::of_numbered(payload),
+            false => Contents::of(self.codec, payload),
+        };
         // Parameter sets behind a slice are of the next picture (H.264, 7.4.1.2.3; H.265, 7.4.2.4.4). Of
         // those that are repeated while no picture comes the last count.
         let is_repeated = contents.first_set && self.has_first_set;
@@ -149,6 +161,27 @@ impl Contents {
                 }
                 _ => {}
             }),
+        }
+        contents
+    }
+
+    /// As [`Self::of`], of H.265 with decoding order numbers: these lie behind the header of a unit or a
+    /// fragment, and in an AP before the lengths.
+    fn of_numbered(payload: &[u8]) -> Self {
+        let codec = Codec::H265;
+        let mut contents = Self::default();
+        match payload {
+            [header, _, units @ ..] if header >> 1 & 0x3f == 48 => {
+                for nal in aggregated(units, true) {
+                    let body = nal.get(2..).unwrap_or_default();
+                    contents.note(codec, nal[0] >> 1 & 0x3f, Extent::Whole, body);
+                }
+            }
+            [header, _, _, _, body @ ..] if header >> 1 & 0x3f < 48 => {
+                contents.note(codec, header >> 1 & 0x3f, Extent::Whole, body);
+            }
+            // Of a fragment nothing is read but its headers.
+            _ => return Self::of(codec, payload),
         }
         contents
     }
@@ -228,7 +261,8 @@ pub fn for_each_nal(codec: Codec, payload: &[u8], mut each: impl FnMut(&[u8])) {
     };
     match (codec, kind) {
         (Codec::H264, 24) | (Codec::H265, 48) => {
-            aggregated(payload.get(header_len..).unwrap_or_default()).for_each(each);
+            let units = payload.get(header_len..).unwrap_or_default();
+            aggregated(units, false).for_each(each);
         }
         (Codec::H264, 25..) | (Codec::H265, 49..) => {}
         _ => each(payload),
@@ -240,10 +274,13 @@ pub fn may_hold_sets(codec: Codec, head: &[u8]) -> bool {
     is_aggregate(codec, head) || ParameterSets::is_parameter_set(codec, head)
 }
 
-/// NAL units behind 16-bit lengths, as far as they are whole; none is empty.
-fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// NAL units behind 16-bit lengths, as far as they are whole; none is empty. Before the lengths there may be
+/// decoding order numbers: 16 bits, and then 8 for the distance to the last one.
+fn aggregated(mut rest: &[u8], has_order_numbers: bool) -> impl Iterator<Item = &[u8]> {
+    let mut number_len = if has_order_numbers { 2 } else { 0 };
     std::iter::from_fn(move || {
-        let (len, behind) = rest.split_first_chunk::<2>()?;
+        let (len, behind) = rest.get(number_len..)?.split_first_chunk::<2>()?;
+        number_len = number_len.min(1);
         let (nal, behind) = behind.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         rest = behind;
         Some(nal)
@@ -254,11 +291,15 @@ fn aggregated(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::rtp::TrackKind;
 
     /// Of each packet `b` where a picture begins, `l` where nothing of the picture itself has come, `s`
     /// where it is known to be a start.
     fn steps(codec: Codec, packets: &[(u8, &[u8])]) -> Vec<String> {
-        let mut access = RandomAccess::new(codec);
+        steps_of(RandomAccess::new(codec), packets)
+    }
+
+    fn steps_of(mut access: RandomAccess, packets: &[(u8, &[u8])]) -> Vec<String> {
         let steps = packets.iter().map(|&(timestamp, payload)| {
             let head = [0x80, 96, 0, 0, 0, 0, 0, timestamp, 0, 0, 0, 0];
             let packet = RtpPacket::parse([&head, payload].concat().into()).unwrap();
@@ -295,6 +336,32 @@ mod tests {
             (5, b"\x60"),
         ];
         assert_eq!(steps(Codec::H265, &h265), ["b", "bl", "s", "bs", "b", "bs", "bl"]);
+    }
+
+    #[test]
+    fn keyframes_behind_decoding_order_numbers_are_known() {
+        let mut format = Format::of_payload_type(TrackKind::Video, 96);
+        format.read_rtpmap("H265/90000");
+        format.parameters = "sprop-max-don-diff=1".to_owned();
+        let packets: [(u8, &[u8]); 10] = [
+            (0, b"\x02\x01\0\x01\x80"),
+            // Sets, and a keyframe whose numbers look like lengths.
+            (1, b"\x60\x01\0\x02\0\x02\x40\x01\x01\0\x02\x44\x01\x01\0\x02\x26\x01"),
+            (2, b"\x60\x01\0\0\0\x02\x02\x01\0\0\x02\x02\x01"),
+            // A fragment.
+            (3, b"\x62\x01\x93\0\x07a"),
+            (3, b"\x62\x01\x13a"),
+            // A number that looks like the message of a recovery point, and one behind a number.
+            (4, b"\x4e\x01\x06\x01\x05\x01a\x80"),
+            (4, b"\x02\x01\0\x09\x80"),
+            (5, b"\x4e\x01\0\x0a\x06\x01\xc4\x80"),
+            (5, b"\x02\x01\0\x0b\x80"),
+            (6, b"\x60\x01\0"),
+        ];
+        let expected = ["b", "bs", "b", "bs", "", "bl", "", "bls", "", "bl"];
+        let mut access = RandomAccess::of(&format);
+        access.restart();
+        assert_eq!(steps_of(access, &packets), expected);
     }
 
     #[test]

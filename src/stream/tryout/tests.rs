@@ -234,6 +234,30 @@ fn packets_begin_with_a_keyframe_and_what_was_said_of_their_clocks() {
 }
 
 #[test]
+fn what_is_said_of_clocks_while_the_keyframe_comes_is_not_lost() {
+    let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 8\r\n";
+    let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+    let packet = |sequence, marker| {
+        let header = RtpHeader { marker, payload_type: 96, sequence, timestamp: 7, ssrc: 9 };
+        let packet = RtpPacket::parse([&header.encode()[..], &[0x65, 1]].concat().into());
+        RtpPart::Packet { track: 0, packet: packet.expect("sound"), gap: Gap::None }
+    };
+    let report =
+        |track, octet| RtpPart::Report { track, report: None, bytes: vec![octet; 4].into() };
+    let mut tryout = Tryout::new(true);
+    tryout.handle_rtp(RtpPart::Begin(description));
+    assert!(tryout.handle_rtp(report(0, 1)).is_none());
+    assert!(tryout.handle_rtp(packet(1, false)).is_none());
+    for part in [report(0, 2), report(1, 3), RtpPart::Announced { track: 1, timestamp: 5 }] {
+        assert!(tryout.handle_rtp(part).is_none());
+    }
+    let given = tryout.handle_rtp(packet(2, true)).expect("a whole keyframe");
+    let told = [report(0, 2), report(1, 3), RtpPart::Announced { track: 1, timestamp: 5 }];
+    assert_eq!(format!("{:?}", &given[1..4]), format!("{told:?}"));
+    assert_eq!(sequences(&given[4..]), [1, 2]);
+}
+
+#[test]
 fn packets_begin_with_sound_where_no_video_comes() {
     let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 8\r\n";
     let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
@@ -357,6 +381,27 @@ fn parameter_sets_that_came_long_before_the_keyframe_are_told() {
     let RtpPart::Begin(description) = &parts[0] else { panic!("{:?}", parts[0]) };
     let sets = description.media[0].format.parameter_sets();
     assert_eq!(sets.nals().collect::<Vec<_>>(), [SPS, PPS]);
+}
+
+#[test]
+fn parameter_sets_behind_decoding_order_numbers_are_not_told() {
+    let sdp = b"v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H265/90000\r\n\
+        a=fmtp:96 sprop-max-don-diff=1\r\n";
+    let description = Arc::new(SessionDescription::parse(sdp).expect("a description"));
+    let mut tryout = Tryout::new(true);
+    tryout.handle_rtp(RtpPart::Begin(description.clone()));
+    let heads = [0x40, 0x42, 0x44, 0x26];
+    let given = (0..).zip(heads).find_map(|(sequence, head)| {
+        let (marker, timestamp) = (head == 0x26, 7);
+        let header = RtpHeader { marker, payload_type: 96, sequence, timestamp, ssrc: 9 };
+        let payload = [head, 1, 0, sequence as u8, 0x80];
+        let packet = RtpPacket::parse([&header.encode()[..], &payload].concat().into());
+        let (packet, gap) = (packet.expect("sound"), Gap::None);
+        tryout.handle_rtp(RtpPart::Packet { track: 0, packet, gap })
+    });
+    let given = given.expect("a keyframe");
+    assert_eq!(sequences(&given), [0, 1, 2, 3]);
+    assert!(matches!(&given[0], RtpPart::Begin(told) if **told == *description));
 }
 
 #[test]

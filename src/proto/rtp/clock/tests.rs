@@ -117,6 +117,30 @@ fn track_with_reports_joins_by_the_wall_clock() {
     assert_eq!(bench.map(AUDIO, 48_000, 1900), 500);
 }
 
+/// Sound that a camera sends late, behind a video that began at once.
+#[test]
+fn track_that_lies_far_before_its_arrival_goes_back_from_near_it() {
+    for (late_ms, off_ms) in [(0, 2000), (0, 5000), (0, 30_000), (10_000, 12_000)] {
+        let mut bench = Bench::new();
+        bench.report(VIDEO, 0, 40_000);
+        bench.report(AUDIO, 0, 40_000 - off_ms);
+        bench.map(VIDEO, 0, 0);
+        let places =
+            (0..500).map(|tenth| bench.map(AUDIO, tenth * 4800, late_ms + u64::from(tenth) * 100));
+        let places: Vec<i64> = places.collect();
+        let begins_ms = (-off_ms.cast_signed()).max(late_ms.cast_signed() - 2500);
+        assert_eq!(places[0], begins_ms, "{off_ms}");
+        assert_eq!(places[499], 49_900 - off_ms.cast_signed(), "{off_ms}");
+        assert!(places.is_sorted_by(|a, b| a + 24 < *b), "{places:?}");
+        // Another pair that says the same moves nothing.
+        bench.map(VIDEO, 50 * 90_000, 50_000);
+        bench.report(VIDEO, 50 * 90_000, 90_000);
+        bench.report(AUDIO, 50 * 48_000, 90_000 - off_ms);
+        assert_eq!(bench.map(AUDIO, 51 * 48_000, 51_000 + late_ms), 51_000 - off_ms.cast_signed());
+        assert_eq!(bench.clock.ignored_reports(), 0);
+    }
+}
+
 #[test]
 fn track_with_announced_start_joins_by_it() {
     let mut bench = Bench::new();

@@ -20,9 +20,8 @@ pub(super) struct H265 {
 
 impl H265 {
     pub(super) fn new(format: &Format, policy: LossPolicy) -> Option<Self> {
-        let has_order_numbers = format.number("sprop-max-don-diff").unwrap_or(0) > 0;
         let assembler = Assembler::new(format.parameter_sets(), Codec::H265, policy);
-        (!has_order_numbers).then_some(Self { assembler })
+        (!format.has_order_numbers()).then_some(Self { assembler })
     }
 
     pub(super) fn handle_packet(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::proto::rtp::rtcp::{NtpTime, SenderReport};
 
 /// A picture each 40 ms, of which the first is a keyframe.
 fn pictures(media: &mut Media, from_ms: u32, to_ms: u32) {
@@ -144,5 +145,55 @@ fn players_of_tags_wait_no_longer_for_pictures_than_those_of_packets() {
             assert_eq!(came[came.len() - 2..], [(true, false), (false, true)], "{came:?}");
             assert!(!tags.awaits_keyframe());
         }
+    }
+}
+
+/// Sound that a camera sends late: its reports say that it was recorded so long before the pictures that
+/// come with it.
+#[test]
+fn tags_of_sound_that_lies_far_before_the_first_picture_neither_wrap_nor_move_others() {
+    const BOTH: &str =
+        "v=0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio 0 RTP/AVP 8\r\n";
+    for before_ms in [1500, 2000, 5000, 30_000] {
+        let mut media = Media::new(Form::Rtp);
+        begin(&mut media, BOTH);
+        want(&mut media, 0);
+        let start = now();
+        for (track, wall_ms) in [(0, 40_000), (1, 40_000 - before_ms)] {
+            let ntp = NtpTime::from_unix(wall_ms / 1000, (wall_ms % 1000) as u32 * 1_000_000);
+            let (ssrc, rtp_timestamp, packet_count, octet_count) = (5, 0, 0, 0);
+            let report = SenderReport { ssrc, ntp, rtp_timestamp, packet_count, octet_count };
+            let bytes = Bytes::new();
+            media.handle_rtp(start, RtpPart::Report { track, report: Some(report), bytes });
+        }
+        for picture in 0..1100_u16 {
+            let at_ms = 40 * u32::from(picture);
+            let now = (start.0 + Duration::from_millis(at_ms.into()), start.1);
+            let payload = if picture == 0 { KEYFRAME } else { b"\x41\x01" };
+            packet((&mut media, now), (picture, 90 * at_ms), payload, Gap::None);
+            for (sequence, at_ms) in [(2 * picture, at_ms), (2 * picture + 1, at_ms + 20)] {
+                let timestamp = 8 * at_ms;
+                let header =
+                    RtpHeader { marker: false, payload_type: 8, sequence, timestamp, ssrc: 6 };
+                let packet = RtpPacket::parse([&header.encode()[..], &[7; 160]].concat().into());
+                let (packet, gap) = (packet.expect("sound"), Gap::None);
+                media.handle_rtp(now, RtpPart::Packet { track: 1, packet, gap });
+            }
+            media.flush();
+        }
+        let log = media.log(Form::Flv).expect("it is made");
+        let times = |kind| -> Vec<u32> {
+            let entries = log.range(log.first_seq()..log.flushed_seq());
+            entries.filter(|of| of.kind == kind && !of.config).map(|of| of.timestamp_ms).collect()
+        };
+        let (video, audio) = (times(TagKind::Video), times(TagKind::Audio));
+        assert!(video.windows(2).all(|two| two[1] - two[0] == 40), "{before_ms}: {video:?}");
+        assert!(audio.is_sorted_by(|a, b| a < b), "{before_ms}: {audio:?}");
+        assert_eq!(audio.len(), 2200);
+        // In the end they lie apart as the reports say.
+        assert_eq!(
+            i64::from(audio[2198]) + i64::from(before_ms as u32),
+            i64::from(video[0]) + 1099 * 40
+        );
     }
 }

@@ -113,5 +113,5 @@ fn metadata_that_comes_first_keeps_no_tracks_apart() {
         let entries = scene.entries();
         entries.iter().rfind(|of| of.channel == channel).map(|of| of.timestamp_ms)
     };
-    assert_eq!((newest(0), newest(2)), (Some(1980), Some(1980)));
+    assert_eq!((newest(0), newest(2)), (Some(4980), Some(4980)));
 }
