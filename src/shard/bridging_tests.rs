@@ -214,7 +214,7 @@ fn players_of_packets_come_again_for_a_track_that_is_late() {
 fn players_of_packets_wait_for_tracks_that_last() {
     const SOUND: &[u8] = b"\xaf\x01abc";
     let mut scene = Scene::new();
-    let mut bring = |scene: &mut Scene, config: Option<&[u8]>, is_keyframe: bool, at: u32| {
+    let bring = |scene: &mut Scene, config: Option<&[u8]>, is_keyframe: bool, at: u32| {
         let picture = if is_keyframe { KEYFRAME } else { b"\x27\x01\0\0\0\0\0\0\x02\x41\x88" };
         scene.tag("a", TagKind::Video, at, picture);
         config.into_iter().for_each(|of| scene.tag("a", TagKind::Audio, at, of));

@@ -7,12 +7,14 @@
 //! Sender reports are made here, from the one timeline on which all tracks are put (`StreamClock`):
 //! so there are some from the first packet on, whenever the source's own come, and all tracks agree.
 
-use std::ops::AddAssign;
+mod described;
+mod dropped;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
+use self::described::{can_go_on, lanes_of, with_sets_of};
+pub use self::dropped::RtpDropped;
 use super::ingest::{IngestBytes, Progress};
 use super::log::{Log, PacketEntry};
 use super::rtp_lane::{Lane, Reported};
@@ -26,7 +28,7 @@ use crate::proto::rtp::packet::HEADER_LEN;
 use crate::proto::rtp::random_access::Step;
 use crate::proto::rtp::rtcp::{NtpTime, SenderReport, encode_sender_report};
 use crate::proto::rtp::source::CNAME;
-use crate::proto::rtp::{Format, Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart, StreamClock, TrackKind};
 use crate::proto::rtsp::SessionDescription;
 
 /// Writes one stream's log of packets.
@@ -56,39 +58,6 @@ pub struct RtpIngest {
     tracks: Tracks,
     bytes: IngestBytes,
     dropped: RtpDropped,
-}
-
-/// Packets that were not taken, by reason.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RtpDropped {
-    /// Of a track that the description does not have.
-    pub no_track: u64,
-    /// Too long to be interleaved.
-    pub too_long: u64,
-    /// Of a source that takes over, before its keyframe.
-    pub before_keyframe: u64,
-    /// Of a source that takes over, where players have had the one before.
-    pub overtaken: u64,
-}
-
-impl RtpDropped {
-    pub fn by_reason(&self) -> [(&'static str, u64); 4] {
-        [
-            ("no_track", self.no_track),
-            ("too_long", self.too_long),
-            ("before_keyframe", self.before_keyframe),
-            ("overtaken", self.overtaken),
-        ]
-    }
-}
-
-impl AddAssign for RtpDropped {
-    fn add_assign(&mut self, other: Self) {
-        self.no_track += other.no_track;
-        self.too_long += other.too_long;
-        self.before_keyframe += other.before_keyframe;
-        self.overtaken += other.overtaken;
-    }
 }
 
 /// A packet of a track, and where it lies on the stream's timeline.
@@ -249,7 +218,7 @@ impl RtpIngest {
             self.base_ns = place_ns + passed_ns.max(JOIN_STEP_NS);
             self.awaits_keyframe = std::mem::take(&mut self.joins);
         }
-        if log.description().is_some_and(|known| self.continues(known, &description)) {
+        if log.description().is_some_and(|known| can_go_on(&self.lanes, known, &description)) {
             return self.go_on(log, &description);
         }
         let had_tracks = !self.lanes.is_empty();
@@ -268,20 +237,6 @@ impl RtpIngest {
             true => RtpProgress::NewTracks,
             false => RtpProgress::Media(Progress::default()),
         }
-    }
-
-    /// Whether the source can go on with the tracks that players were told: they are the same, and parameter
-    /// sets of which players must be told in band are no longer than those that are repeated.
-    fn continues(&self, known: &SessionDescription, description: &SessionDescription) -> bool {
-        let tracks = known.media.iter().zip(&description.media);
-        let mut tracks = self.lanes.iter().zip(tracks);
-        has_same_tracks(known, description)
-            && tracks.all(|(lane, (known, of_source))| {
-                let sets = of_source.format.parameter_sets();
-                let len: usize = sets.nals().map(Bytes::len).sum();
-                let is_told = !lane.repeats_sets() && known.format.parameter_sets() == sets;
-                is_told || len <= lane.repeated_len_max()
-            })
     }
 
     /// The source has the tracks that players were told.
@@ -520,46 +475,6 @@ impl RtpIngest {
         log.push_packet(entry, bytes.len(), [&bytes[..], &[]]);
         self.bytes.config_copied += log.take_config_bytes_copied();
     }
-}
-
-/// The tracks of a description, in its order.
-fn lanes_of(description: &SessionDescription) -> impl Iterator<Item = Lane> {
-    let main = [TrackKind::Video, TrackKind::Audio].map(|kind| description.main_track(kind));
-    let formats = description.media.iter().map(|media| &media.format);
-    let is_media = |format: &Format| format.kind != TrackKind::Other;
-    let has_media = formats.clone().any(is_media);
-    formats.enumerate().map(move |(track, format)| {
-        let mut lane = Lane::new(format, main.contains(&Some(track)));
-        lane.is_beside = has_media && !is_media(format);
-        lane
-    })
-}
-
-/// Whether packets of a description can go on where those of another one ended.
-fn has_same_tracks(one: &SessionDescription, other: &SessionDescription) -> bool {
-    let mut tracks = one.media.iter().zip(&other.media);
-    one.media.len() == other.media.len()
-        && tracks.all(|(one, other)| other.format.continues(&one.format))
-}
-
-/// What players are told of tracks from now on that a source goes on with; `None` where it is the same as
-/// before. Payload types and addresses stay.
-fn with_sets_of(
-    known: &SessionDescription,
-    source: &SessionDescription,
-) -> Option<SessionDescription> {
-    let mut told = known.clone();
-    let mut is_other = false;
-    for (media, of_source) in told.media.iter_mut().zip(&source.media) {
-        let (format, of_source) = (&mut media.format, &of_source.format);
-        let sets = of_source.parameter_sets();
-        // Those that come in band are told when they have come.
-        if sets.nals().next().is_some() && format.parameter_sets() != sets {
-            format.parameters.clone_from(&of_source.parameters);
-            is_other = true;
-        }
-    }
-    is_other.then_some(told)
 }
 
 /// Wraps, as timestamps of tags do.

@@ -84,11 +84,8 @@ fn packets_lie_as_they_came_behind_their_interleaved_headers() {
     let mut sent = Vec::new();
     for index in 0..100_u16 {
         let payload = [SLICE, &vec![7; 1400]].concat();
-        sent.push(scene.packet(
-            0,
-            (9, 65_500_u16.wrapping_add(index), 90 * u32::from(index)),
-            &payload,
-        ));
+        let header = (9, 65_500_u16.wrapping_add(index), 90 * u32::from(index));
+        sent.push(scene.packet(0, header, &payload));
     }
     assert_eq!(scene.given(0), sent);
     let IngestBytes { received, copied, .. } = scene.ingest.bytes();
