@@ -27,7 +27,8 @@ impl Shard {
         };
         if let Some(held) = stream.held() {
             let is_media = matches!(part, RtpPart::Packet { .. });
-            let parts = held.handle_rtp(part);
+            let (parts, dropped) = (held.handle_rtp(part), held.take_dropped());
+            self.totals.add_trial(dropped);
             stream.note_held(now, is_media);
             if let Some(parts) = parts {
                 self.publisher_takes_over(now, handle);

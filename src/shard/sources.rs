@@ -138,7 +138,8 @@ impl Shard {
         };
         if let Some(held) = stream.held() {
             let is_media = matches!(part, MediaPart::Data { .. } | MediaPart::Script { .. });
-            let parts = held.handle(part);
+            let (parts, dropped) = (held.handle(part), held.take_dropped());
+            self.totals.add_trial(dropped);
             stream.note_held(now, is_media);
             if let Some(parts) = parts {
                 self.publisher_takes_over(now, handle);

@@ -21,13 +21,16 @@ impl Shard {
     pub fn attempt_media(&mut self, now: Instant, attempt: AttemptId, part: MediaPart) -> bool {
         let Some((handle, held)) = self.way_of(attempt) else { return false };
         let Some(held) = held else { return self.media(now, handle, part) };
-        if let Some(parts) = held.handle(part) {
+        let (parts, dropped) = (held.handle(part), held.take_dropped());
+        let needs_patience = parts.is_none() && held.needs_patience();
+        self.totals.add_trial(dropped);
+        if let Some(parts) = parts {
             self.take_over(now, handle, attempt);
             for part in parts {
                 self.media(now, handle, part);
             }
             self.tell_forms(now, handle);
-        } else if held.needs_patience() {
+        } else if needs_patience {
             self.await_keyframe(now, attempt);
         }
         true
@@ -37,13 +40,16 @@ impl Shard {
     pub fn attempt_rtp(&mut self, now: Instant, attempt: AttemptId, part: RtpPart) -> bool {
         let Some((handle, held)) = self.way_of(attempt) else { return false };
         let Some(held) = held else { return self.rtp(now, handle, part) };
-        if let Some(parts) = held.handle_rtp(part) {
+        let (parts, dropped) = (held.handle_rtp(part), held.take_dropped());
+        let needs_patience = parts.is_none() && held.needs_patience();
+        self.totals.add_trial(dropped);
+        if let Some(parts) = parts {
             self.take_over(now, handle, attempt);
             for part in parts {
                 self.rtp(now, handle, part);
             }
             self.tell_forms(now, handle);
-        } else if held.needs_patience() {
+        } else if needs_patience {
             self.await_keyframe(now, attempt);
         }
         true

@@ -4,7 +4,7 @@ use super::Shard;
 use crate::bridge::BridgeCounts;
 use crate::egress::CrowdTotals;
 use crate::media::state::ErrorClass;
-use crate::stream::{Media, RtpDropped};
+use crate::stream::{Media, RtpDropped, TrialDropped};
 
 /// Counters of a shard since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Totals {
     pub media_bytes_in: u64,
     pub media_bytes_copied: u64,
     pub config_bytes_copied: u64,
-    /// Tags that streams did not take: broken, or of a source that takes over before its keyframe.
+    /// Tags that streams did not take: broken, or of a source that takes over, or is to, before its keyframe.
     pub tags_dropped: u64,
     pub packets_dropped: RtpDropped,
     /// Of making the form that a source does not bring.
@@ -49,6 +49,12 @@ impl Totals {
         self.tags_dropped += media.tags_dropped();
         self.packets_dropped += media.packets_dropped();
         self.bridge += media.bridge_counts();
+    }
+
+    /// Adds what a source has lost that has not taken over.
+    pub(super) fn add_trial(&mut self, dropped: TrialDropped) {
+        self.tags_dropped += dropped.tags;
+        self.packets_dropped += dropped.packets;
     }
 }
 

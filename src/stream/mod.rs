@@ -22,4 +22,4 @@ pub use media::{Media, MediaProgress};
 pub use packaging::{Cursor, Packaging, Span, TrackSet};
 pub use rtp_ingest::{RtpDropped, RtpIngest, RtpProgress};
 pub use tracks::Tracks;
-pub use tryout::Tryout;
+pub use tryout::{TrialDropped, Tryout};

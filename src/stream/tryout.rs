@@ -24,6 +24,7 @@ use crate::proto::rtsp::SessionDescription;
 
 use super::ingest::METADATA_HEAD;
 use super::media::Media;
+use super::rtp_ingest::RtpDropped;
 use super::video_wait::{SOUND_ALONE_MS_MAX, VideoWait};
 
 /// What a source has brought that has not taken over yet.
@@ -63,6 +64,15 @@ pub struct Tryout {
     was_patient: bool,
     start: Option<Start<MediaPart>>,
     packets: Option<Start<RtpPart>>,
+    dropped: TrialDropped,
+}
+
+/// What a source has brought that nobody gets: what came before its keyframe, or was broken off. What is
+/// held of one that ends is not in it, nor are configurations whose place newer ones took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TrialDropped {
+    pub tags: u64,
+    pub packets: RtpDropped,
 }
 
 /// What is held of a source that can take over, from the configurations on, until its first frame is
@@ -165,6 +175,11 @@ impl Tryout {
         self.passed_over && !std::mem::replace(&mut self.was_patient, true)
     }
 
+    /// What has been dropped since the last call.
+    pub fn take_dropped(&mut self) -> TrialDropped {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// Some of what it is to take over with has come, and not all.
     pub fn is_within_frame(&self) -> bool {
         self.start.is_some() || self.packets.is_some()
@@ -178,8 +193,10 @@ impl Tryout {
         }
         match part {
             MediaPart::Begin { lane, kind, timestamp_ms, len } => {
-                self.open.retain(|tag| tag.lane != lane);
-                if self.open.len() < DRAFTS_MAX {
+                self.abort(lane);
+                if self.open.len() == DRAFTS_MAX {
+                    self.dropped.tags += 1;
+                } else {
                     let (verdict, bytes) = (None, BytesMut::new());
                     let open =
                         OpenTag { lane, kind, timestamp_ms, len, received: 0, verdict, bytes };
@@ -189,30 +206,39 @@ impl Tryout {
             }
             MediaPart::Data { lane, bytes } => self.data(lane, bytes),
             MediaPart::Abort { lane } => {
-                self.open.retain(|tag| tag.lane != lane);
+                self.abort(lane);
                 None
             }
             MediaPart::Script { timestamp_ms, payload } => {
-                if payload.starts_with(METADATA_HEAD) {
+                if payload.starts_with(METADATA_HEAD) && payload.len() <= HELD_CONFIG_LEN_MAX {
                     let bytes = Bytes::copy_from_slice(&payload);
                     self.keep(Config { kind: TagKind::Script, timestamp_ms, bytes });
+                } else {
+                    self.dropped.tags += 1;
                 }
                 None
             }
         }
     }
 
+    /// What has come of a tag is all that comes.
+    fn abort(&mut self, lane: u32) {
+        let open = self.open.len();
+        self.open.retain(|tag| tag.lane != lane);
+        self.dropped.tags += (open - self.open.len()) as u64;
+    }
+
     /// As [`Self::handle`], of a source of packets.
     pub fn handle_rtp(&mut self, part: RtpPart) -> Option<Vec<RtpPart>> {
         match part {
             RtpPart::Begin(description) => {
-                (self.packets, self.pictures) = (None, Pictures::default());
+                self.drop_packets();
+                self.pictures = Pictures::default();
                 (self.sound_first, self.video_wait) = (None, VideoWait::default());
                 self.audio = description.main_track(TrackKind::Audio);
                 let formats = description.media.iter().map(|media| &media.format);
                 self.accesses = formats.map(RandomAccess::of).collect();
                 self.told.clear();
-                self.lead.clear();
                 self.video = description.main_track(TrackKind::Video);
                 let format = self.video.map(|video| &description.media[video].format);
                 let format = format.filter(|of| matches!(of.codec(), Codec::H264 | Codec::H265));
@@ -244,13 +270,18 @@ impl Tryout {
             self.forget_times(track);
         }
         self.note_sets(track, &packet);
-        let step = self.accesses.get_mut(track)?.step(&packet);
+        let Some(access) = self.accesses.get_mut(track) else {
+            self.dropped.packets.no_track += 1;
+            return None;
+        };
+        let step = access.step(&packet);
         if self.packets.is_some() {
             return self.follow_packets(track, &packet, gap, step);
         }
         let description = self.description.clone()?;
         if description.media[track].format.kind == TrackKind::Other {
             // Metadata and the like are no sign of what they go beside.
+            self.dropped.packets.before_keyframe += 1;
             return None;
         }
         let video = self.video;
@@ -263,19 +294,22 @@ impl Tryout {
         let is_overdue =
             format.is_some_and(|of| self.pictures.is_overdue(timestamp, of.clock_rate));
         if format.is_some() && step.begins {
-            self.lead.clear();
+            self.drop_lead();
         }
         self.lacks_video = has_known && self.is_without_video(track, timestamp, format_of(track));
         if has_known && !self.lacks_video && !(format.is_some() && (step.is_start || is_overdue)) {
             self.passed_over = true;
             if format.is_some() && step.is_lead && self.lead.len() < LEAD_PACKETS_MAX {
                 self.lead.push(RtpPart::Packet { track, packet: packet.into_copy(), gap });
+            } else {
+                self.dropped.packets.before_keyframe += 1;
             }
             return None;
         }
         let mut parts = vec![RtpPart::Begin(self.with_sets(description))];
         if !has_known || self.lacks_video {
             parts.push(RtpPart::Packet { track, packet, gap });
+            self.drop_lead();
             return Some(self.with_told(parts));
         }
         parts.append(&mut self.lead);
@@ -303,7 +337,7 @@ impl Tryout {
         access.restart();
         self.pictures = Pictures::default();
         (self.sound_first, self.video_wait) = (None, VideoWait::default());
-        self.lead.clear();
+        self.drop_lead();
     }
 
     /// Takes the parameter sets that a packet of the main track brings: who begins at its keyframe may get
@@ -361,14 +395,14 @@ impl Tryout {
         start.cost += HELD_PART_COST;
         let held = match part {
             MediaPart::Begin { lane, .. } | MediaPart::Abort { lane } if lane == of => {
-                self.start = None;
+                self.drop_start();
                 return self.handle(part);
             }
             MediaPart::Begin { .. } | MediaPart::Abort { .. } => part,
             MediaPart::Data { lane, bytes } => {
                 if lane == of {
                     let Some(left) = start.left.checked_sub(bytes.len() as u32) else {
-                        self.start = None;
+                        self.drop_start();
                         return None;
                     };
                     start.left = left;
@@ -386,6 +420,30 @@ impl Tryout {
         can_go.then(|| self.start.take().map(|start| start.parts)).flatten()
     }
 
+    /// The frame that it was to take over with does not come whole. What is begun beside it goes with it.
+    fn drop_start(&mut self) {
+        let parts = self.start.take().map(|start| start.parts).unwrap_or_default();
+        let of_media = |part: &&MediaPart| match part {
+            MediaPart::Begin { lane, .. } => *lane != CONFIG_LANE,
+            _ => false,
+        };
+        self.dropped.tags += parts.iter().filter(of_media).count() as u64;
+    }
+
+    /// As [`Self::drop_start`], of packets.
+    fn drop_packets(&mut self) {
+        let parts = self.packets.take().map(|start| start.parts).unwrap_or_default();
+        let lost = parts.iter().filter(|part| matches!(part, RtpPart::Packet { .. })).count();
+        self.dropped.packets.before_keyframe += lost as u64;
+        self.drop_lead();
+    }
+
+    /// Packets that may have belonged to a keyframe do not.
+    fn drop_lead(&mut self) {
+        self.dropped.packets.before_keyframe += self.lead.len() as u64;
+        self.lead.clear();
+    }
+
     /// Keeps what is said of a track, in place of what was said before.
     fn tell(&mut self, is_before: impl Fn(&RtpPart) -> bool, part: RtpPart) {
         self.told.retain(|told| !is_before(told));
@@ -398,7 +456,7 @@ impl Tryout {
         let index = self.open.iter().position(|tag| tag.lane == lane)?;
         let tag = &mut self.open[index];
         if bytes.len() > (tag.len - tag.received) as usize {
-            self.open.remove(index);
+            self.abort(lane);
             return None;
         }
         tag.received += bytes.len() as u32;
@@ -424,8 +482,11 @@ impl Tryout {
         }
         if is_whole {
             let OpenTag { kind, timestamp_ms, bytes, verdict, .. } = self.open.remove(index);
-            if verdict == Some(Verdict::Config) {
-                self.keep(Config { kind, timestamp_ms, bytes: bytes.freeze() });
+            match verdict {
+                Some(Verdict::Config) => {
+                    self.keep(Config { kind, timestamp_ms, bytes: bytes.freeze() });
+                }
+                _ => self.dropped.tags += 1,
             }
         }
         None
@@ -483,9 +544,6 @@ impl Tryout {
     }
 
     fn keep(&mut self, config: Config) {
-        if config.bytes.len() > HELD_CONFIG_LEN_MAX {
-            return;
-        }
         self.configs.retain(|before| before.sort() != config.sort());
         if self.configs.len() == HELD_CONFIGS_MAX {
             self.configs.pop_front();
@@ -510,6 +568,7 @@ impl Tryout {
         for (index, tag) in self.open.drain(..).enumerate() {
             // Of some it is not known yet what they are.
             if tag.verdict == Some(Verdict::Drop) {
+                self.dropped.tags += 1;
                 continue;
             }
             let OpenTag { lane, kind, timestamp_ms, len, bytes: before, .. } = tag;

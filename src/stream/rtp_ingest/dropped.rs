@@ -9,7 +9,7 @@ pub struct RtpDropped {
     pub no_track: u64,
     /// Too long to be interleaved.
     pub too_long: u64,
-    /// Of a source that takes over, before its keyframe.
+    /// Of a source that takes over, or is to, before its keyframe.
     pub before_keyframe: u64,
     /// Of a source that takes over, where players have had the one before.
     pub overtaken: u64,

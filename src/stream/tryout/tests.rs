@@ -58,6 +58,7 @@ fn a_source_begins_with_its_configurations_and_its_keyframe() {
         assert!(tag(&mut tryout, audio(10), &payload(&[0xaf, 1], 300), piece).is_empty());
         assert!(tag(&mut tryout, video(40), &payload(&[0x27, 1, 0, 0, 0], 900), piece).is_empty());
         let given = tag(&mut tryout, video(80), &keyframe, piece);
+        assert_eq!(tryout.take_dropped().tags, 2, "of all a frame of each kind");
         let wanted = [
             (TagKind::Script, METADATA.to_vec()),
             (TagKind::Video, VIDEO_CONFIG.to_vec()),
@@ -124,6 +125,8 @@ fn pictures_stand_in_where_no_keyframe_comes() {
         assert!(tag(&mut tryout, (6, TagKind::Video, at), &frame, 99).is_empty());
     }
     assert!(tryout.needs_patience() && !tryout.stands_in());
+    assert_eq!(tryout.take_dropped(), TrialDropped { tags: 250, ..TrialDropped::default() });
+    assert_eq!(tryout.take_dropped(), TrialDropped::default(), "once");
     assert!(!tag(&mut tryout, (6, TagKind::Video, 10_000), &frame, 99).is_empty());
     assert!(tryout.stands_in());
 }
@@ -280,6 +283,7 @@ fn packets_begin_with_sound_where_no_video_comes() {
     assert!(tryout.handle_rtp(packet(1, at(3000), Gap::None)).is_none());
     let given = tryout.handle_rtp(packet(1, at(3001), Gap::None)).expect("its sound");
     assert!(matches!(given[..], [RtpPart::Begin(_), RtpPart::Packet { track: 1, .. }]));
+    assert_eq!(tryout.take_dropped().packets.before_keyframe, 2);
     assert!(tryout.lacks_video() && !tryout.stands_in());
     // Pictures begin the wait anew, and so does a sound whose source does.
     for other in [packet(0, 0, Gap::None), packet(1, 5, Gap::Restart)] {
