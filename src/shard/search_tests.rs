@@ -358,3 +358,39 @@ fn who_has_left_or_has_too_many_is_not_charged_where_another_one_waits() {
     answer(&mut scene, "f");
     assert_eq!(scene.refused[1..], [(12, EndReason::TooManyPulls)], "it has that one");
 }
+
+/// One that asks for many names takes no more than its share, and what is up takes none.
+#[test]
+fn pending_pulls_are_limited_for_each_address_and_for_all() {
+    let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 1));
+    let pending = |scene: &Scene| scene.shard.pending_pulls.count();
+    let mut scene = Scene::new(ONE, |config| {
+        config.pull.connects_per_origin_max = 9;
+        config.limits.pending_pulls_max = 3;
+        config.limits.pending_pulls_per_address_max = 2;
+    });
+    for stream in ["a", "b", "c"] {
+        scene.play_from(address(1), stream, "");
+    }
+    assert_eq!((scene.dialed.len(), pending(&scene)), (2, 2));
+    assert_eq!(scene.refused, [(3, EndReason::TooManyPulls)]);
+    scene.play_from(address(1), "a", "");
+    assert_eq!(scene.refused.len(), 1, "who waits with others takes nothing");
+    // It is not remembered, and another one may have it.
+    scene.play_from(address(2), "c", "");
+    assert_eq!((scene.dialed.len(), pending(&scene)), (3, 3));
+    scene.play_from(address(3), "d", "");
+    let urls = vec![Arc::new(SourceUrl::parse("rtmp://added/live/e", false).unwrap())];
+    scene.ask(Ask::AddPull { key: key("e"), urls: urls.clone(), options: options() });
+    assert_eq!((scene.dialed.len(), scene.refused.len()), (3, 2), "that is all for everybody");
+    // What has come up or can't be had leaves its place to others.
+    scene.media();
+    scene.play_from(address(3), "d", "");
+    assert_eq!((scene.dialed.len(), pending(&scene)), (4, 3));
+    scene.fail(ErrorClass::NotFound);
+    scene.ask(Ask::AddPull { key: key("e"), urls, options: options() });
+    assert_eq!((scene.dialed.len(), pending(&scene)), (5, 3));
+    // A publisher takes the name, and the pull is none any more.
+    assert!(scene.publish("a"));
+    assert_eq!(pending(&scene), 2);
+}

@@ -1,7 +1,7 @@
 //! Sources on trial, of tags and of packets.
 
 use super::*;
-use crate::proto::rtp::RtpHeader;
+use crate::proto::rtp::{Gap, RtpHeader, RtpPacket};
 use crate::stream::testing::{AUDIO_CONFIG, METADATA, VIDEO_CONFIG, payload};
 
 /// Feeds a tag in pieces, and returns what is handed on.
