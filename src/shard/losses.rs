@@ -39,7 +39,8 @@ impl Shard {
     /// come back as far as it goes: they stay for its keyframe.
     pub(super) fn grace_is_over(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
-        stream.grace = stream.keyframe_awaited(now).map(|due| self.timers.set(due, Timer::Grace(handle)));
+        stream.grace =
+            stream.keyframe_awaited(now).map(|due| self.timers.set(due, Timer::Grace(handle)));
         if stream.grace.is_some() {
             return;
         }
