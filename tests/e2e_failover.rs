@@ -291,6 +291,40 @@ fn source_is_replaced_while_it_serves() {
     edge.stop();
 }
 
+/// A source that is joined in the middle of a GOP is waited for longer than for one that is silent, and players
+/// are kept for it longer than for one that does not come back.
+#[test]
+fn players_stay_for_the_keyframe_of_a_source_that_brings_media() {
+    const LATE: Duration = Duration::from_secs(5);
+    type UrlOf = fn(&Origin, &str) -> String;
+    let of: [(UrlOf, &str); 2] = [(Origin::flv_url, "30000"), (Origin::rtmp_url, "3000")];
+    for (url_of_origin, grace_ms) in of {
+        let origins = [Origin::start(Mode::Healthy), Origin::start(Mode::KeyframeLate(LATE))];
+        let edge = Relay::start_with(2, &EDGE.replace("30000", grace_ms));
+        let urls = origins.each_ref().map(|origin| url_of_origin(origin, "a"));
+        let more = [("urls", &*urls[1]), ("timeout_sec", "2"), ("media_timeout_ms", "2000")];
+        assert_eq!(edge.add("a", &urls[0], &more)["code"], 0);
+        let path = "/live/a.live.flv";
+        let players = [Player::http_flv(edge.http, path), Player::rtmp(edge.rtmp, "live", "a")];
+        players.iter().for_each(|player| player.wait_frames(Kind::Video, 50));
+        origins[0].set(Mode::Refused);
+        let lost = rillcast::clock::now();
+        wait_until(LIVENESS, "the other source is up", || {
+            edge.is_online("a") && url_of(&edge) == urls[1]
+        });
+        assert!(lost.elapsed() > LATE, "its keyframe came soon: {:?}", lost.elapsed());
+        players.iter().for_each(|player| player.wait_more_frames(Kind::Video, 60));
+        assert_eq!(origins[1].count(), 1, "it was not cut");
+        for player in players {
+            player.assert_open();
+            let what = player.what().to_owned();
+            assert_is_one_stream(&what, &player.stop());
+        }
+        edge.delete("a");
+        edge.stop();
+    }
+}
+
 /// A source that breaks off in its first keyframe is none: what serves is not given up for it.
 #[test]
 fn update_to_a_source_that_stops_in_its_first_keyframe_breaks_nothing() {

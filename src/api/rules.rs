@@ -98,6 +98,10 @@ fn rule_of(event: &str, reason: &str, error_class: &str) -> Option<&'static str>
             "pull.connects_per_origin_max; connects_max or connects_per_second_max of the [[origin]]"
         }
         ("attempt_failed", _, "denied") => "access.pull_deny",
+        // How often there is one, its encoder says.
+        ("attempt_failed", reason, "timed_out") if reason.starts_with("no keyframe") => {
+            return None;
+        }
         ("attempt_failed", _, "timed_out") => {
             "timeout_sec, pull.timeout_ms or timeout_ms of the [[origin]]"
         }

@@ -19,7 +19,7 @@ use super::lifecycle::{Place, Pull, PullState, Try};
 use super::tables::{Stream, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard};
-use crate::bus::event::{Asker, What};
+use crate::bus::event::{Asker, Switch, What};
 use crate::bus::message::{Answer, Ticket};
 use crate::media::state::Fault;
 use crate::media::{AttemptId, SourceUrl, StreamKey};
@@ -223,6 +223,7 @@ impl Shard {
         let (old, hedge) = (pull.lead_state(), pull.hedge.take());
         let wanted = urls.first().cloned();
         pull.set_sources(urls, timeout);
+        pull.switch = Switch::Updated;
         pull.lead = Try::new(pull.sources.current().url.clone());
         let adds = std::mem::replace(&mut pull.adds, vec![ticket]);
         stream.media.change_source();

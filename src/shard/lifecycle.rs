@@ -219,7 +219,7 @@ impl AfterFailure {
     }
 }
 
-/// What a source is awaited for that brings other media.
+/// What a source is awaited for that brings other media. It is the last thing before it is up.
 pub(super) const KEYFRAME: &str = "keyframe";
 
 impl Try {
@@ -263,6 +263,14 @@ impl Try {
             PullState::New => None,
             PullState::Queued { timer, .. } | PullState::BackingOff { timer, .. } => Some(timer),
             PullState::Trying { timer, .. } => timer,
+        }
+    }
+
+    /// Until when its keyframe is awaited, where it brings media.
+    pub(super) fn keyframe_due(&self) -> Option<Instant> {
+        match self.state {
+            PullState::Trying { awaiting: KEYFRAME, timer, .. } => timer.map(TimerId::due),
+            _ => None,
         }
     }
 

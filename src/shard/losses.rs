@@ -35,10 +35,15 @@ impl Shard {
         }
     }
 
-    /// The lost source has not come back: its players go. A pull goes on trying.
+    /// The lost source has not come back: its players go. A pull goes on trying. One that brings media has
+    /// come back as far as it goes: they stay for its keyframe.
     pub(super) fn grace_is_over(&mut self, now: Instant, handle: StreamHandle) {
         let stream = self.tables.get_mut(handle).expect("its timers go with it");
-        stream.grace = None;
+        stream.grace =
+            stream.keyframe_awaited(now).map(|due| self.timers.set(due, Timer::Grace(handle)));
+        if stream.grace.is_some() {
+            return;
+        }
         if stream.pull().is_none() {
             self.end_stream(now, handle, EndReason::SourceLost, None);
             return;

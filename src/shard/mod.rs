@@ -48,6 +48,8 @@ pub mod ledger;
 pub mod lifecycle;
 mod losses;
 mod pace;
+#[cfg(test)]
+mod patience_tests;
 mod places;
 mod player;
 mod players;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::demand::gives_way;
 use super::failover::Side;
-use super::lifecycle::{AfterFailure, Pull, PullState, Redirect};
+use super::lifecycle::{AfterFailure, KEYFRAME, Pull, PullState, Redirect};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
@@ -215,7 +215,10 @@ impl Shard {
         if *stage != Stage::Up {
             *stage = new;
         }
-        *awaiting = awaiting_now;
+        // What comes is told as a stage too, with each piece over HTTP.
+        if *awaiting != KEYFRAME {
+            *awaiting = awaiting_now;
+        }
         if !is_connected {
             return;
         }

@@ -178,10 +178,13 @@ impl Shard {
         if progress.lost_video {
             Form::ALL.into_iter().for_each(|form| self.renew_replicas(handle, form));
         }
+        let stream = self.tables.get_mut(handle).expect("its media just came");
         if !progress.committed {
+            if !stream.registered && stream.media.has_passed_over() {
+                self.await_keyframe_of_lead(now, handle);
+            }
             return;
         }
-        let stream = self.tables.get_mut(handle).expect("its media just came");
         stream.unflushed = true;
         if progress.frame && progress.video {
             stream.video_since.get_or_insert(now);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::demand::Demand;
+use super::failover::Side;
 use super::gaps::Gaps;
 use super::idle::Watch;
-use super::lifecycle::Pull;
+use super::lifecycle::{Pull, Try};
 use super::timers::TimerId;
 use crate::bus::message::{LocalId, Ticket};
 use crate::bus::view::PublisherView;
@@ -350,6 +351,16 @@ impl Stream {
         if is_media && until.is_none_or(|until| now < until) {
             self.last_media = now;
         }
+    }
+
+    /// Until when players who are kept stay for the keyframe of a pull's source: its media has come while
+    /// they were kept anyway.
+    pub(super) fn keyframe_awaited(&self, now: Instant) -> Option<Instant> {
+        let (lost, pull) = (self.lost?, self.pull()?);
+        let last = lost.kept_until + KEYFRAME_PATIENCE;
+        let ways = Side::ALL.into_iter().filter_map(|side| pull.try_of(side));
+        let dues = ways.filter_map(Try::keyframe_due);
+        dues.filter(|due| now < *due && *due <= last).max()
     }
 
     pub(super) fn waiters(&self) -> u32 {

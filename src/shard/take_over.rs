@@ -55,13 +55,23 @@ impl Shard {
         true
     }
 
-    /// A source that is held back brings media, so it is not silent: its keyframe may take longer than
+    /// As [`Self::await_keyframe`], of a lead that goes on where another source ended and is not held back.
+    pub(super) fn await_keyframe_of_lead(&mut self, now: Instant, handle: StreamHandle) {
+        let pull = self.tables.get(handle).and_then(|stream| stream.pull());
+        if let Some(attempt) = pull.and_then(|pull| pull.attempt()) {
+            self.await_keyframe(now, attempt);
+        }
+    }
+
+    /// A source that is to take over brings media, so it is not silent: its keyframe may take longer than
     /// its first media.
     fn await_keyframe(&mut self, now: Instant, attempt: AttemptId) {
         let Some(&handle) = self.attempts.get(&attempt) else { return };
         let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
         let way = pull.and_then(|pull| pull.try_mut(pull.side_of(attempt)?));
-        if let Some(Try { state: PullState::Trying { awaiting, timer, .. }, .. }) = way {
+        if let Some(Try { state: PullState::Trying { awaiting, timer, .. }, .. }) = way
+            && *awaiting != KEYFRAME
+        {
             *awaiting = KEYFRAME;
             let until = self.timers.set(now + KEYFRAME_PATIENCE, Timer::Attempt(attempt));
             let old = timer.replace(until);
@@ -187,7 +197,9 @@ impl Shard {
         let is_update = matches!(rival.purpose, Purpose::Update { .. });
         // Those that came while it was pending asked for the sources that it had.
         let adds = if is_update { std::mem::take(&mut pull.adds) } else { Vec::new() };
-        pull.switch = if is_update { Switch::Updated } else { Switch::Lost };
+        if is_update {
+            pull.switch = Switch::Updated;
+        }
         pull.lead_with(rival);
         self.timers.cancel(silence);
         self.timers.cancel(hedge);
@@ -251,6 +263,7 @@ impl Shard {
     /// Whether what an attempt brings goes into its stream's log; for tests.
     pub fn brings_media(&self, attempt: AttemptId) -> bool {
         let stream = self.attempts.get(&attempt).and_then(|&handle| self.tables.get(handle));
+        let stream = stream.filter(|stream| !stream.media.has_passed_over());
         let pull = stream.and_then(|stream| stream.pull());
         pull.is_some_and(|pull| pull.attempt() == Some(attempt) && pull.lead.held.is_none())
     }

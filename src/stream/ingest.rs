@@ -84,6 +84,8 @@ struct Draft {
 
 #[derive(Default)]
 struct Splice {
+    /// A frame of the new source has come and was dropped.
+    passed_over: bool,
     audio_from_ms: Option<u32>,
     saw_video: bool,
     without_video: bool,
@@ -157,6 +159,11 @@ impl Ingest {
         self.dropped += self.drafts.len() as u64;
         self.drafts.clear();
         log.tape_mut().give_back_all();
+    }
+
+    /// Frames of a source that is to go on have come, and nothing yet with which it can.
+    pub fn has_passed_over(&self) -> bool {
+        self.splice.as_ref().is_some_and(|splice| splice.passed_over)
     }
 
     /// Some of a tag of audio or video has come, and not all.
@@ -336,6 +343,7 @@ impl Ingest {
             }
             TagKind::Script => false,
         };
+        splice.passed_over |= draft.kind != TagKind::Script;
         if closes {
             self.splice = None;
         }

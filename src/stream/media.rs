@@ -204,9 +204,18 @@ impl Media {
         }
     }
 
-    /// Some of a tag of audio or video has come, and not all.
+    /// Media of a source that is to go on has come, and nothing yet with which it can.
+    pub fn has_passed_over(&self) -> bool {
+        match &self.ingest {
+            Intake::Flv(ingest) => ingest.has_passed_over(),
+            Intake::Rtp(ingest) => ingest.has_passed_over(),
+        }
+    }
+
+    /// Some of the source's first tag of audio or video has come, and not all.
     pub fn is_within_frame(&self) -> bool {
         matches!(&self.ingest, Intake::Flv(ingest) if ingest.is_within_frame())
+            && !self.has_passed_over()
     }
 
     /// The source is gone: what it has not finished will not come.

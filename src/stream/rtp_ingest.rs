@@ -51,6 +51,8 @@ pub struct RtpIngest {
     /// No video passes before a keyframe, or what stands in for it ([`StartPoints`]); nor does anything
     /// else while video is waited for.
     awaits_keyframe: bool,
+    /// Something has come that did not pass for that.
+    passed_over: bool,
     /// The source has told of video and brought none that passed.
     video_wait: Option<VideoWait>,
     /// What came then and may belong to that keyframe.
@@ -113,6 +115,11 @@ impl RtpIngest {
             start_unix: self.start_unix,
             has_new_sets: self.lanes.iter().any(Lane::repeats_sets),
         })
+    }
+
+    /// Packets of a source that is to go on have come, and nothing yet with which it can.
+    pub fn has_passed_over(&self) -> bool {
+        self.awaits_keyframe && self.passed_over
     }
 
     /// The next packets come from another source: go on where this one ended, at a keyframe.
@@ -217,6 +224,7 @@ impl RtpIngest {
             let passed_ns = now.duration_since(at).as_nanos() as i64;
             self.base_ns = place_ns + passed_ns.max(JOIN_STEP_NS);
             self.awaits_keyframe = std::mem::take(&mut self.joins);
+            self.passed_over = false;
         }
         if log.description().is_some_and(|known| can_go_on(&self.lanes, known, &description)) {
             return self.go_on(log, &description);
@@ -340,6 +348,7 @@ impl RtpIngest {
         let of_video = self.lanes[track].kind == TagKind::Video;
         let must_wait = self.awaits_keyframe && (of_video || self.video_wait.is_some());
         if must_wait && !step.is_start {
+            self.passed_over = true;
             self.hold(placed, step);
             return Progress::default();
         }

@@ -49,8 +49,16 @@ pub enum Mode {
     /// HTTP 302 to this URL.
     Redirect(String),
     Healthy,
+    /// Healthy, but a connection begins anywhere, and gets no keyframe for so long.
+    KeyframeLate(Duration),
     /// Healthy, with a chunked body over HTTP.
     HealthyChunked,
+}
+
+impl Mode {
+    fn is_healthy(&self) -> bool {
+        matches!(self, Self::Healthy | Self::HealthyChunked | Self::KeyframeLate(_))
+    }
 }
 
 /// How far a connection came.
@@ -300,6 +308,11 @@ impl Link {
     /// Sends tags in real time for as long as the origin is healthy, then holds.
     fn send_media(&mut self, mut encode: impl FnMut(&Tag) -> Vec<u8>) -> Result<(), Over> {
         self.reached(Stage::Serving);
+        let late = match self.mode() {
+            Mode::KeyframeLate(late) => Some((Instant::now(), late)),
+            _ => None,
+        };
+        let lacks_keyframe = || late.is_some_and(|(since, late)| since.elapsed() < late);
         let mut cursor = self.shared.timeline.lock().expect("no panic while locked").join();
         for tag in &cursor.opening {
             let bytes = encode(tag);
@@ -307,9 +320,9 @@ impl Link {
         }
         self.socket.set_read_timeout(Some(Duration::from_millis(5)))?;
         let mut buffer = [0; 1024];
-        while matches!(self.mode(), Mode::Healthy | Mode::HealthyChunked) {
+        while self.mode().is_healthy() {
             let due = self.shared.timeline.lock().expect("no panic while locked").due(&mut cursor);
-            for tag in &due {
+            for tag in due.iter().filter(|tag| !(tag.is_video_keyframe() && lacks_keyframe())) {
                 let bytes = encode(tag);
                 self.socket.write_all(&bytes)?;
             }

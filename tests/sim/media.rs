@@ -134,8 +134,12 @@ impl Source {
             video_ms: base,
             audio_ms: base,
             video_step_ms: rng.u32(40..120),
-            // Most begin at a keyframe; some origins do not wait for one.
-            frames_to_keyframe: if rng.u32(0..8) == 0 { rng.u32(0..gop_frames) } else { 0 },
+            // Most begin at a keyframe; some origins do not wait for one, and some of those have few.
+            frames_to_keyframe: match rng.u32(0..32) {
+                0..4 => rng.u32(0..gop_frames),
+                4 => rng.u32(0..100),
+                _ => 0,
+            },
             gop_frames,
             // A packet has 64 KiB.
             keyframe_len_max: match (form, rng.u32(0..6)) {

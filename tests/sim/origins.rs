@@ -333,7 +333,7 @@ impl World {
         for (name, attempt) in self.attempts.iter().filter(|(_, attempt)| attempt.is_open()) {
             let source = attempt.source.map(|source| &self.sources[source as usize]);
             let last_media = source.and_then(|source| source.last_media);
-            // One that is held back has time for its keyframe.
+            // One that is to go on where another one ended has time for its keyframe.
             let patience = match self.shards[name.shard].brings_media(name.attempt) {
                 true => MEDIA_TIMEOUT_MAX,
                 false => MEDIA_TIMEOUT_MAX.max(KEYFRAME_PATIENCE),

@@ -46,7 +46,7 @@ pub(super) fn serve(link: &mut Link) -> Result<(), Over> {
             link.socket.write_all(&bytes)?;
             link.hold()
         }
-        Mode::Healthy => {
+        Mode::Healthy | Mode::KeyframeLate(_) => {
             link.socket.write_all(&[OK, b"\r\n", &flv::header(true, true)].concat())?;
             link.send_media(flv::encode)
         }

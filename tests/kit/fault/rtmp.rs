@@ -96,7 +96,7 @@ fn answer_play(link: &mut Link) -> Result<(), Over> {
             link.hold()
         }
         Mode::NoMedia => link.send_media_later(media),
-        Mode::Healthy | Mode::HealthyChunked => link.send_media(media),
+        mode if mode.is_healthy() => link.send_media(media),
         _ => link.hold(),
     }
 }
