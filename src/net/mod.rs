@@ -454,7 +454,11 @@ fn drive(driver: &Rc<RefCell<Driver>>, control: &Control) -> Ledger {
                 let empty = driver.ledger().is_zero();
                 control.empty[id.index()].store(empty, Ordering::Release);
             }
-            _ => return driver.borrow().ledger(),
+            _ => {
+                let mut driver = driver.borrow_mut();
+                driver.tell_last_events();
+                return driver.ledger();
+            }
         }
         let new_tasks = std::mem::take(&mut driver.borrow_mut().tasks);
         new_tasks.into_iter().for_each(|task| tasks.push(task));
