@@ -127,6 +127,39 @@ fn wait_all(follower: &Follower, name: &str, count: usize) -> Vec<Value> {
 }
 
 #[test]
+fn a_crowd_that_is_refused_at_once_is_counted_and_told_in_part() {
+    const CROWD: usize = 300;
+    let relay = Relay::start(1);
+    let follower = follow(&relay, "", None);
+    let origin = Origin::start(Mode::Refused);
+    assert_eq!(relay.add("a", &origin.rtmp_url("a"), &[("async", "1"), ("force", "1")])["code"], 0);
+    let crowd: Vec<TcpStream> = (0..CROWD)
+        .map(|_| {
+            let mut player = TcpStream::connect(relay.http).expect("a listener");
+            player.write_all(b"GET /live/a.live.flv HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+            player
+        })
+        .collect();
+    wait_all(&follower, "player_waits", CROWD);
+    relay.delete("a");
+    kit::wait_until(LIVENESS, "the crowd is refused", || {
+        relay.metric("waiters_refused_total") == CROWD as u64
+    });
+    // It comes behind all of them.
+    relay.add("b", &origin.rtmp_url("b"), &[("async", "1"), ("force", "1")]);
+    kit::wait_until(LIVENESS, "b is told", || {
+        follower.events().iter().any(|event| event.data["key"] == key("b"))
+    });
+    assert_eq!(wait_all(&follower, "player_refused", 1).len(), 100);
+    assert_eq!(
+        (wait_all(&follower, "deleted", 1).len(), relay.metric("events_lost_total")),
+        (1, 0)
+    );
+    drop(crowd);
+    relay.stop();
+}
+
+#[test]
 fn what_is_told_of_a_peer_is_of_the_life_that_it_had() {
     let relay = Relay::start(2);
     let follower = follow(&relay, "", None);

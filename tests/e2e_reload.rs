@@ -22,6 +22,17 @@ fn hang_up(relay: &Relay, line: &str, count: usize) {
     });
 }
 
+/// The ports that a control plane is told; `0` is a listener that is off.
+#[track_caller]
+fn assert_ports(relay: &Relay) {
+    let data = relay.api("getServerConfig", &[])["data"][0].clone();
+    for (name, address) in
+        [("http.port", relay.http), ("rtmp.port", relay.rtmp), ("rtsp.port", relay.rtsp)]
+    {
+        assert_eq!(data[name], address.port().to_string(), "{name}");
+    }
+}
+
 fn stream_wait(relay: &Relay) -> Value {
     relay.api("getServerConfig", &[])["data"][0]["general.maxStreamWaitMS"].clone()
 }
@@ -42,11 +53,14 @@ fn reload_changes_what_changed_and_no_player_drops() {
         })
         .collect();
     players.iter().for_each(|player| player.wait_frames(Kind::Video, 5));
+    assert_ports(&relay);
     relay.api("setServerConfig", &[("protocol.continue_push_ms", "4321")]);
+    assert_ports(&relay);
     let read = "the config file is read again";
     write(&relay, "[stream]\nmax_stream_wait_ms = 8000\n[egress]\nlag_evict_ms = 14000\n");
     hang_up(&relay, read, 1);
     assert_eq!(stream_wait(&relay), "8000");
+    assert_ports(&relay);
     // What is not valid is told with its place, and changes nothing.
     write(&relay, "[stream]\nmax_stream_wait_ms = 7000\ncontinue_push_ms = \"x\"\n");
     hang_up(&relay, "rillcast.toml:3:20", 1);

@@ -64,12 +64,12 @@ pub fn may_play(access: &AccessSection, ask: &Ask<'_>) -> Result<(), Denied> {
 /// Whether a pull may connect to an address. To be asked of the address that is connected to, after
 /// the lookup and after each redirect: a name may lead anywhere, and elsewhere the next time.
 pub fn may_pull_from(access: &AccessSection, address: IpAddr) -> bool {
-    !access.pull_deny.contains(address)
+    !access.pull_deny.reaches(address)
 }
 
 fn check_address((allow, deny): (&Networks, &Networks), address: IpAddr) -> Result<(), Denied> {
     let is_allowed = allow.is_empty() || allow.contains(address);
-    if is_allowed && !deny.contains(address) { Ok(()) } else { Err(Denied::Address) }
+    if is_allowed && !deny.reaches(address) { Ok(()) } else { Err(Denied::Address) }
 }
 
 #[cfg(test)]
@@ -89,6 +89,10 @@ mod tests {
             ("10.0.0.0/8", "", "8.8.8.8", false),
             ("10.0.0.0/8", "", "10.0.0.1", true),
             ("10.0.0.0/8", "10.0.0.1", "10.0.0.1", false),
+            // One that leads there is not there, and is denied where that is.
+            ("10.0.0.0/8", "", "64:ff9b::10.0.0.1", false),
+            ("", "10.0.0.0/8", "64:ff9b::10.0.0.1", false),
+            ("64:ff9b::/96", "", "64:ff9b::10.0.0.1", true),
         ];
         for (allow, deny, address, may) in table {
             let mut access = AccessSection::default();
@@ -107,7 +111,9 @@ mod tests {
         let mut access = AccessSection::default();
         assert!(may_pull_from(&access, "127.0.0.1".parse().unwrap()));
         access.pull_deny = networks("loopback,link_local,private");
-        for address in ["127.0.0.1", "::ffff:10.0.0.1", "169.254.169.254", "fe80::1"] {
+        for address in
+            ["127.0.0.1", "::ffff:10.0.0.1", "169.254.169.254", "fe80::1", "64:ff9b::10.0.0.1"]
+        {
             assert!(!may_pull_from(&access, address.parse().unwrap()), "{address}");
         }
         assert!(may_pull_from(&access, "8.8.8.8".parse().unwrap()));

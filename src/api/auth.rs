@@ -14,7 +14,7 @@ use crate::config::Config;
 pub(super) fn check(config: &Config, caller: &Caller, params: &Params) -> Result<(), Failure> {
     let fail = |msg: &'static str| Err(Failure::new(Code::AuthFailed, msg));
     let address = caller.peer.ip();
-    let is_denied = config.access.api_deny.contains(address);
+    let is_denied = config.access.api_deny.reaches(address);
     if is_denied || !config.http.allow_ip_range.contains(address) {
         return fail("Your ip is not allowed to access the service.");
     }

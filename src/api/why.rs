@@ -35,6 +35,8 @@ struct Why<'a> {
     /// The last of them, the newest first.
     last_gaps: Vec<GapRow>,
     slowest: Vec<Slow>,
+    /// Those whose players are not among them.
+    shards_unanswered: Vec<u16>,
     /// What has acted on it, the last first, as far as its last events tell.
     rules: Vec<RuleRow>,
     /// Its last events, the oldest first; as `/events` tells them.
@@ -78,9 +80,9 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
     let key = named.ok_or_else(bad)?;
     let view = call.stream(&key).await?;
     let events = call.node.recent_events(&key, call.bound()).await;
-    let slowest = match &view {
+    let (slowest, shards_unanswered) = match &view {
         Some(_) => slowest(call, &key).await?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     let gaps = gaps(call, &key).await?;
     let rules = rules(&events);
@@ -106,6 +108,7 @@ pub(super) async fn explain<N: Node>(call: &Call<'_, N>) -> Result<Response, Fai
         source_gaps: gaps.count,
         last_gaps: gaps.recent.iter().map(GapRow::of).collect(),
         slowest,
+        shards_unanswered,
         rules,
         events: events.into_iter().filter_map(|line| RawValue::from_string(line).ok()).collect(),
     };
@@ -137,11 +140,18 @@ async fn gaps<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<GapsView, 
     }
 }
 
-async fn slowest<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<Vec<Slow>, Failure> {
-    let mut players: Vec<PlayerView> = Vec::new();
-    for answer in call.ask_all(|| Ask::Players { key: key.clone() }).await {
-        let Answer::Players(views) = answer? else { return Err(Failure::other_answer()) };
-        players.extend(views.unwrap_or_default());
+/// Also the shards that do not answer: the others know of most of it.
+async fn slowest<N: Node>(
+    call: &Call<'_, N>,
+    key: &StreamKey,
+) -> Result<(Vec<Slow>, Vec<u16>), Failure> {
+    let (mut players, mut unanswered) = (Vec::<PlayerView>::new(), Vec::new());
+    for (shard, answer) in (0..).zip(call.ask_all(|| Ask::Players { key: key.clone() }).await) {
+        match answer {
+            Ok(Answer::Players(views)) => players.extend(views.unwrap_or_default()),
+            Ok(_) => return Err(Failure::other_answer()),
+            Err(_) => unanswered.push(shard),
+        }
     }
     let players = slowest_of(players);
     let facts = players.iter().map(|player| tcp_of(call, player.connection));
@@ -153,7 +163,7 @@ async fn slowest<N: Node>(call: &Call<'_, N>, key: &StreamKey) -> Result<Vec<Slo
         jumps: player.jumps,
         tcp,
     });
-    Ok(rows.collect())
+    Ok((rows.collect(), unanswered))
 }
 
 /// Those that lag most, the most first; of equals, who has jumped more often.
@@ -254,6 +264,7 @@ mod tests {
     use serde_json::json;
 
     use super::{RECENT_GAP_MS, RuleRow, SLOWEST, Slow, absent, slowest_of};
+    use crate::api::Node;
     use crate::api::testing::FakeNode;
     use crate::bus::view::{FormView, GapView, GapsView, PlayerView, SourceView, StreamView};
     use crate::media::state::{ErrorClass, Fault, Generation, StreamState};
@@ -374,6 +385,23 @@ mod tests {
         assert_eq!(cause(&node), text);
         node.pass(std::time::Duration::from_secs(5));
         assert!(cause(&node).starts_with("a try is under way"), "{}", cause(&node));
+    }
+
+    #[test]
+    fn a_shard_that_does_not_answer_is_named_and_hides_no_other() {
+        let node = FakeNode::new();
+        let key = StreamKey::parse(CAM.1).unwrap();
+        let owner = node.owner_of(&key);
+        node.play(ConnectionId { serial: 9, shard: owner }, "cam1", Packaging::Flv);
+        assert_eq!(node.call("why", &[CAM])["data"]["shardsUnanswered"], json!([]));
+        node.freeze(ShardId(1 - owner.0));
+        let data = &node.call("why", &[CAM])["data"];
+        assert_eq!(
+            (&data["waiters"], &data["shardsUnanswered"]),
+            (&json!(1), &json!([1 - owner.0]))
+        );
+        node.freeze(owner);
+        assert_eq!(node.call("why", &[CAM])["code"], -400);
     }
 
     #[test]

@@ -221,6 +221,19 @@ impl Refusal {
 }
 
 impl What {
+    /// Whether it is of a player alone, and changes nothing for the stream.
+    pub fn is_of_player(&self) -> bool {
+        match self {
+            Self::PlayerWaits(_)
+            | Self::PlayerStarted(_)
+            | Self::PlayerRefused { .. }
+            | Self::PlayerSlow { .. }
+            | Self::PlayerEvicted { .. } => true,
+            Self::Left { peer, .. } => peer.is_player,
+            _ => false,
+        }
+    }
+
     /// The name under which it is told.
     pub fn name(&self) -> &'static str {
         match self {

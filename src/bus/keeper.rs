@@ -7,9 +7,9 @@
 //!         ── Judge, Withdraw ──►┘                  └── Judged ───────► who asked
 //! ```
 //!
-//! Nobody waits here: events beyond [`EVENTS_UNDER_WAY_MAX`] are dropped, counted and announced as a
-//! gap, a follower that does not read is dropped, and everything else comes once for what a
-//! connection or an operator does.
+//! Nobody waits here: events beyond [`EVENTS_UNDER_WAY_MAX`] stay in their shard's
+//! [`Outbox`](super::Outbox), a follower that does not read is dropped, and everything else comes once
+//! for what a connection or an operator does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ pub enum ToKeeper {
         inbox: Sender<FromKeeper>,
         waker: Arc<dyn Wake>,
     },
-    /// What happened on a shard in one turn. `lost` events before them found no room.
+    /// What happened on a shard in one turn, or a piece of it. `lost` events before them found no room.
     Events {
         time_ms: u64,
         events: Vec<Event>,
@@ -245,18 +245,31 @@ impl KeeperPort {
         let _ = self.sender.send(message);
     }
 
-    /// Tells what happened; gives the number of events back that found no room.
-    pub fn tell_events(&self, time_ms: u64, events: Vec<Event>, lost: u64) -> u64 {
-        let count = events.len();
-        if count == 0 && lost == 0 {
-            return 0;
-        }
-        if self.under_way.load(Ordering::Relaxed) + count > EVENTS_UNDER_WAY_MAX {
-            return lost + count as u64;
-        }
+    /// Events that may be told now.
+    pub(super) fn room(&self) -> usize {
+        EVENTS_UNDER_WAY_MAX.saturating_sub(self.under_way.load(Ordering::Relaxed))
+    }
+
+    /// Takes room for so many events, or for as many as there is.
+    pub(super) fn reserve(&self, wanted: usize) -> usize {
+        let mut taken = 0;
+        let take = |under_way: usize| {
+            taken = wanted.min(EVENTS_UNDER_WAY_MAX.saturating_sub(under_way));
+            Some(under_way + taken)
+        };
+        // It always says a new value.
+        let _ = self.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        taken
+    }
+
+    /// So many events are told that no room was taken for.
+    pub(super) fn count(&self, count: usize) {
         self.under_way.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Tells what happened; there is room for it.
+    pub(super) fn tell_events(&self, time_ms: u64, events: Vec<Event>, lost: u64) {
         self.tell(ToKeeper::Events { time_ms, events, lost });
-        0
     }
 }
 
@@ -270,35 +283,6 @@ impl KeeperInbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::event::What;
-
-    #[test]
-    fn events_beyond_the_bound_are_counted_and_announced() {
-        let (port, inbox) = keeper_channel();
-        let key = StreamKey::in_default_vhost("live", "a").unwrap();
-        let event = Event { key, generation: None, what: What::Unwatched };
-        let some = |count| vec![event.clone(); count];
-        assert_eq!(port.tell_events(1, some(EVENTS_UNDER_WAY_MAX), 0), 0);
-        let lost = port.tell_events(2, some(3), 0);
-        assert_eq!(lost, 3);
-        let lost = port.tell_events(3, some(1), lost);
-        assert_eq!(lost, 4);
-        inbox.took(EVENTS_UNDER_WAY_MAX);
-        assert_eq!(
-            port.tell_events(4, Vec::new(), lost),
-            0,
-            "a gap does not wait for the next event"
-        );
-        let told: Vec<(u64, u64)> = inbox
-            .receiver
-            .try_iter()
-            .map(|message| match message {
-                ToKeeper::Events { time_ms, lost, .. } => (time_ms, lost),
-                _ => panic!("only events are told"),
-            })
-            .collect();
-        assert_eq!(told, [(1, 0), (4, 4)]);
-    }
 
     #[test]
     fn a_filter_compares_whole_parts() {

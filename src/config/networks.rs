@@ -34,16 +34,20 @@ impl Networks {
         self.ranges.is_empty()
     }
 
-    /// Whether the address is in one of them. An IPv4 address that is written as an IPv6 one counts
-    /// as what it is, and one that leads to an IPv4 address (NAT64, 6to4) as either.
+    /// Whether the address itself is in one of them: what allows goes by that. An IPv4 address that is
+    /// written as an IPv6 one counts as what it is.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let behind = translated(address).map(IpAddr::V4);
-        [Some(address), behind].into_iter().flatten().any(|address| {
-            self.ranges.iter().any(|&(first, last)| {
-                first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
-            })
+        self.ranges.iter().any(|&(first, last)| {
+            first.is_ipv4() == address.is_ipv4() && (first..=last).contains(&address)
         })
+    }
+
+    /// Whether the address is in one of them, or the IPv4 address that it leads to (NAT64, 6to4): what
+    /// denies goes by that.
+    pub fn reaches(&self, address: IpAddr) -> bool {
+        let behind = translated(address.to_canonical()).map(IpAddr::V4);
+        self.contains(address) || behind.is_some_and(|behind| self.contains(behind))
     }
 }
 
@@ -192,14 +196,26 @@ mod tests {
             ("::ffff:10.0.0.0/104", "11.1.2.3", false),
             ("::ffff:10.0.0.1", "::ffff:10.0.0.1", true),
             ("::/0", "10.0.0.1", false),
+        ];
+        for (list, address, is_in) in table {
+            let (list_of, parsed) = (networks(list).unwrap(), address.parse().unwrap());
+            assert_eq!(list_of.contains(parsed), is_in, "{list}: {address}");
+            assert_eq!(list_of.reaches(parsed), is_in, "{list}: {address}");
+        }
+    }
+
+    #[test]
+    fn an_address_reaches_what_it_leads_to_and_is_not_there() {
+        let table = [
             ("private", "64:ff9b::10.0.0.1", true),
             ("private", "64:ff9b::8.8.8.8", false),
             ("link_local", "2002:a9fe:a9fe::1", true),
             ("loopback", "2002:0808:0808::1", false),
         ];
-        for (list, address, is_in) in table {
-            let list_of = networks(list).unwrap();
-            assert_eq!(list_of.contains(address.parse().unwrap()), is_in, "{list}: {address}");
+        for (list, address, reaches) in table {
+            let (list_of, parsed) = (networks(list).unwrap(), address.parse().unwrap());
+            assert!(!list_of.contains(parsed), "{list}: {address}");
+            assert_eq!(list_of.reaches(parsed), reaches, "{list}: {address}");
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, IpRanges, RtpTransport};
+use crate::config::{Config, IpRanges, RtpTransport, ZLM_SHIPPED_SECRET};
 use crate::limits::REQUEST_BODY_LEN_MAX;
 
 /// What became of a key that was set.
@@ -96,10 +96,10 @@ const SHARED: &[Shared] = &[
     Shared {
         name: "api.secret",
         read: |config| config.api.secret.clone(),
-        // An empty secret would open the API to everyone.
+        // An empty secret, or one that everybody knows, would open the API to everyone.
         write: |config, text| {
-            config.api.secret = Some(text).filter(|text| !text.is_empty())?.to_owned();
-            Some(())
+            let is_secret = !text.is_empty() && text != ZLM_SHIPPED_SECRET;
+            is_secret.then(|| config.api.secret = text.to_owned())
         },
     },
     Shared {
@@ -371,6 +371,7 @@ mod tests {
         let before = config.clone();
         let table = [
             ("api.secret", "", ZlmSet::Invalid),
+            ("api.secret", ZLM_SHIPPED_SECRET, ZlmSet::Invalid),
             ("cluster.origin_url", "rtmp://o/%s", ZlmSet::Invalid),
             ("general.mediaServerId", "a\nb", ZlmSet::Invalid),
             ("general.maxStreamWaitMS", "x", ZlmSet::Invalid),

@@ -46,6 +46,13 @@ pub const PROBE_TIMEOUT_MS_MAX: u64 = 60_000;
 /// are 3,000. At some 300 bytes each, 5 MiB.
 pub const EVENTS_UNDER_WAY_MAX: usize = 16_384;
 
+/// Events that wait on a shard for room under way, where the next is dropped that is of a player: 5 MiB.
+pub const PLAYER_EVENTS_WAITING_MAX: usize = 16_384;
+
+/// The same for one of a stream: three times as many as a shard has pending by default may change at once,
+/// at a start or a shut-down. With what `registered` tells some 600 bytes each, 40 MiB.
+pub const STREAM_EVENTS_WAITING_MAX: usize = 65_536;
+
 /// Events that the log keeps, for followers that come back: with 10 a second half an hour.
 pub const EVENTS_KEPT: usize = 16_384;
 

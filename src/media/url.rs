@@ -14,7 +14,7 @@ use crate::limits::SOURCE_URL_LEN_MAX;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceUrl {
     pub protocol: SourceProtocol,
-    /// A name or a literal address, IPv6 without brackets.
+    /// A name in lower case or a literal address, IPv6 without brackets.
     pub host: String,
     pub port: u16,
     /// Path with its leading slash, as written (percent-encoded).
@@ -82,7 +82,8 @@ impl SourceUrl {
             _ => return Err(SourceUrlError::Scheme),
         };
         let host = match url.host().ok_or(SourceUrlError::Host)? {
-            Host::Domain(name) => name.to_owned(),
+            // Of a scheme that the web has not the parser leaves it as it is.
+            Host::Domain(name) => name.to_ascii_lowercase(),
             Host::Ipv4(address) => address.to_string(),
             Host::Ipv6(address) => address.to_string(),
         };
@@ -248,6 +249,19 @@ mod tests {
             assert_eq!(url.protocol, SourceProtocol::Rtsp);
             assert_eq!((url.host.as_str(), url.port, url.path.as_str()), (host, port, path));
             assert_eq!(url.as_str(), text);
+        }
+    }
+
+    #[test]
+    fn hosts_are_the_same_in_either_case() {
+        for (text, authority) in [
+            ("rtmp://Cam.LAN/live/A", "cam.lan:1935"),
+            ("rtsp://Cam.LAN:8554/A", "cam.lan:8554"),
+            ("http://Cam.LAN/live/A.flv", "cam.lan:80"),
+        ] {
+            let url = SourceUrl::parse(text, false).unwrap();
+            assert_eq!((&*url.authority(), url.as_str()), (authority, text));
+            assert!(url.path.contains('A'), "{text}");
         }
     }
 

@@ -269,7 +269,8 @@ impl Driver {
         let link = self.deadlines.first().map(|&(at, _)| at);
         let repeats = self.repeats.poll_timeout();
         let ask = self.ask_deadlines.first().map(|&(at, _)| at);
-        let others = [shard, link, repeats, ask, self.marks.poll_timeout()].into_iter().flatten();
+        let (marks, events) = (self.marks.poll_timeout(), self.events.next_try(self.now));
+        let others = [shard, link, repeats, ask, marks, events].into_iter().flatten();
         others.fold(self.next_housekeeping, Instant::min)
     }
 

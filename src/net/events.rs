@@ -11,10 +11,10 @@ use super::driver::Driver;
 use super::link::{Link, Part, Phase, Role, Session};
 use super::play::NO_STORE;
 use super::sockets::log_closed;
-use crate::bus::KeeperPort;
 use crate::bus::event::{Peer, Refusal, Traffic, What};
 use crate::bus::keeper::{Figures, Follow, Follower, FromKeeper, ToKeeper};
 use crate::bus::message::{Answer, Message, Ticket};
+use crate::bus::{KeeperPort, Outbox};
 use crate::clock;
 use crate::limits::{FOLLOWER_QUEUE_LEN_MAX, FOLLOWERS_MAX, REFUSALS_TOLD_MAX};
 use crate::media::state::Generation;
@@ -26,16 +26,15 @@ use crate::ring::{Token, Waker};
 /// A shard's end of the way to the keeper and back.
 pub(super) struct Events {
     pub(super) keeper: KeeperPort,
+    pub(super) outbox: Outbox,
     pub(super) inbox: Receiver<FromKeeper>,
-    /// Events that found no room and are not announced yet.
-    pub(super) lost: u64,
-    pub(super) lost_total: u64,
     pub(super) followers: usize,
     pub(super) followers_dropped: u64,
     refusals: Allowance,
 }
 
-/// Refusals that may be told, so many a second.
+/// Refusals that may be told, so many a second: whoever likes may be refused, a crowd that waits is so
+/// at once, and neither is to push out what happens to streams.
 struct Allowance {
     since: Instant,
     taken: u32,
@@ -59,21 +58,29 @@ impl Events {
         let waker = Arc::new(waker);
         keeper.tell(ToKeeper::Shard { shard, inbox: sender, waker });
         let refusals = Allowance { since: clock::now(), taken: 0 };
-        Self { keeper, inbox, lost: 0, lost_total: 0, followers: 0, followers_dropped: 0, refusals }
+        let outbox = Outbox::new(keeper.clone());
+        Self { keeper, outbox, inbox, followers: 0, followers_dropped: 0, refusals }
+    }
+
+    /// When what waits is to be told again.
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
+        (!self.outbox.is_empty()).then(|| now + TELL_AGAIN)
     }
 }
 
 impl Driver {
-    /// Tells the keeper what has happened in this turn.
+    /// Tells the keeper what has happened in this turn, and what it had no room for before.
     pub(super) fn tell_events(&mut self) {
         let events = self.shard.take_events();
-        if events.is_empty() && self.events.lost == 0 {
-            return;
+        if !events.is_empty() || !self.events.outbox.is_empty() {
+            self.events.outbox.tell(time_ms(), events);
         }
-        let time_ms = clock::realtime_ns() / 1_000_000;
-        let before = self.events.lost;
-        self.events.lost = self.events.keeper.tell_events(time_ms, events, before);
-        self.events.lost_total += self.events.lost.saturating_sub(before);
+    }
+
+    /// Tells the keeper everything: the shard ends.
+    pub(super) fn tell_last_events(&mut self) {
+        self.tell_events();
+        self.events.outbox.tell_rest(time_ms());
     }
 
     /// Tells the keeper what this shard holds.
@@ -176,19 +183,25 @@ impl Driver {
         }
     }
 
-    /// A rule or a hook is against a player before it has any part in the stream. Told of so many a
-    /// second: whoever likes may be refused, and is not to push out what happens to streams.
+    /// A rule or a hook is against a player before it has any part in the stream.
     pub(super) fn tell_not_let_in(&mut self, token: Token, key: StreamKey, reason: Refusal) {
         if !self.events.refusals.take(self.now) {
             return;
         }
         if let Some(link) = self.links.get_mut(token) {
             link.part = Some(Part { ended: Some(reason.end()), ..Part::new("player", key) });
-            self.tell_refused(token, reason);
+            self.tell_refusal(token, reason);
         }
     }
 
+    /// What a player has waited for is not to be had.
     pub(super) fn tell_refused(&mut self, token: Token, reason: Refusal) {
+        if self.events.refusals.take(self.now) {
+            self.tell_refusal(token, reason);
+        }
+    }
+
+    fn tell_refusal(&mut self, token: Token, reason: Refusal) {
         self.note_life(token);
         if let Some(link) = self.links.get(token)
             && let Some(part) = &link.part
@@ -254,6 +267,13 @@ pub(super) fn peer_of(link: &Link, is_player: bool) -> Peer {
     }
 }
 
+/// The Unix time, as events have it.
+fn time_ms() -> u64 {
+    clock::realtime_ns() / 1_000_000
+}
+
+/// From finding no room to the next try: the keeper takes thousands in that time.
+const TELL_AGAIN: Duration = Duration::from_millis(5);
 const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 /// The serial of a question whose answer nobody waits for; those of the API begin at 1.
 const NOBODY: u64 = 0;

@@ -266,9 +266,11 @@ impl Node {
         rt::preflight()?;
         rt::check_cpus(cpus)?;
         let Listeners { by_shard, http, rtmp, rtsp } = Listeners::bind(config, cpus)?;
-        let mut config = Config::clone(config);
-        (config.http.listen, config.rtmp.listen, config.rtsp.listen) = (http, rtmp, rtsp);
-        let config = Arc::new(config);
+        // A port that was left to the system is told as what it is, whatever is changed later.
+        setup.newest_config.change(|config| {
+            (config.http.listen, config.rtmp.listen, config.rtsp.listen) = (http, rtmp, rtsp);
+        });
+        let config = setup.newest_config.read();
         let resolver = Arc::new(Resolver::start().map_err(NodeError::Resolver)?);
         let prober = Prober::start(resolver.clone()).map_err(NodeError::Resolver)?;
         let mut mesh = Mesh::new(cpus.len());
@@ -454,7 +456,11 @@ fn drive(driver: &Rc<RefCell<Driver>>, control: &Control) -> Ledger {
                 let empty = driver.ledger().is_zero();
                 control.empty[id.index()].store(empty, Ordering::Release);
             }
-            _ => return driver.borrow().ledger(),
+            _ => {
+                let mut driver = driver.borrow_mut();
+                driver.tell_last_events();
+                return driver.ledger();
+            }
         }
         let new_tasks = std::mem::take(&mut driver.borrow_mut().tasks);
         new_tasks.into_iter().for_each(|task| tasks.push(task));

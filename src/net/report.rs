@@ -69,7 +69,7 @@ fn metrics(driver: &Driver) -> Vec<Metric> {
         counter("joins_denied_total", counters.denied),
         counter("connections_handed_over_total", counters.handed_over),
         counter("session_errors_total", counters.session_errors),
-        counter("events_lost_total", driver.events.lost_total),
+        counter("events_lost_total", driver.events.outbox.lost_total()),
         counter("event_followers_dropped_total", driver.events.followers_dropped),
         gauge("event_followers", driver.events.followers as u64),
         counter("ticks_total", counters.ticks),

@@ -70,6 +70,8 @@ mod search_tests;
 mod sources;
 mod tables;
 mod take_over;
+#[cfg(test)]
+mod telling_tests;
 mod timers;
 mod totals;
 
