@@ -263,7 +263,7 @@ impl Shard {
     /// Whether what an attempt brings goes into its stream's log; for tests.
     pub fn brings_media(&self, attempt: AttemptId) -> bool {
         let stream = self.attempts.get(&attempt).and_then(|&handle| self.tables.get(handle));
-        let stream = stream.filter(|stream| !stream.media.has_passed_over());
+        let stream = stream.filter(|stream| stream.registered || !stream.media.has_passed_over());
         let pull = stream.and_then(|stream| stream.pull());
         pull.is_some_and(|pull| pull.attempt() == Some(attempt) && pull.lead.held.is_none())
     }

@@ -208,7 +208,7 @@ impl Media {
     pub fn has_passed_over(&self) -> bool {
         match &self.ingest {
             Intake::Flv(ingest) => ingest.has_passed_over(),
-            Intake::Rtp(ingest) => ingest.has_passed_over(),
+            Intake::Rtp(ingest) => ingest.passed_over,
         }
     }
 

@@ -51,8 +51,8 @@ pub struct RtpIngest {
     /// No video passes before a keyframe, or what stands in for it ([`StartPoints`]); nor does anything
     /// else while video is waited for.
     awaits_keyframe: bool,
-    /// Something has come that did not pass for that.
-    passed_over: bool,
+    /// Something has come that did not pass for that, and no keyframe since.
+    pub(super) passed_over: bool,
     /// The source has told of video and brought none that passed.
     video_wait: Option<VideoWait>,
     /// What came then and may belong to that keyframe.
@@ -115,11 +115,6 @@ impl RtpIngest {
             start_unix: self.start_unix,
             has_new_sets: self.lanes.iter().any(Lane::repeats_sets),
         })
-    }
-
-    /// Packets of a source that is to go on have come, and nothing yet with which it can.
-    pub fn has_passed_over(&self) -> bool {
-        self.awaits_keyframe && self.passed_over
     }
 
     /// The next packets come from another source: go on where this one ended, at a keyframe.
@@ -223,8 +218,7 @@ impl RtpIngest {
         if let Some((place_ns, at)) = self.newest {
             let passed_ns = now.duration_since(at).as_nanos() as i64;
             self.base_ns = place_ns + passed_ns.max(JOIN_STEP_NS);
-            self.awaits_keyframe = std::mem::take(&mut self.joins);
-            self.passed_over = false;
+            (self.awaits_keyframe, self.passed_over) = (std::mem::take(&mut self.joins), false);
         }
         if log.description().is_some_and(|known| can_go_on(&self.lanes, known, &description)) {
             return self.go_on(log, &description);
@@ -360,7 +354,7 @@ impl RtpIngest {
             self.tell_sets(log);
         }
         if step.is_start && std::mem::take(&mut self.awaits_keyframe) {
-            self.video_wait = None;
+            (self.video_wait, self.passed_over) = (None, false);
             if step.begins {
                 self.drop_held();
             }
