@@ -143,7 +143,7 @@ fn a_crowd_that_is_refused_at_once_is_counted_and_told_in_part() {
     wait_all(&follower, "player_waits", CROWD);
     relay.delete("a");
     kit::wait_until(LIVENESS, "the crowd is refused", || {
-        relay.metric("waiters_refused_total") == CROWD as u64
+        relay.metric("rillcast_waiters_refused_total") == CROWD as u64
     });
     // It comes behind all of them.
     relay.add("b", &origin.rtmp_url("b"), &[("async", "1"), ("force", "1")]);
@@ -152,7 +152,7 @@ fn a_crowd_that_is_refused_at_once_is_counted_and_told_in_part() {
     });
     assert_eq!(wait_all(&follower, "player_refused", 1).len(), 100);
     assert_eq!(
-        (wait_all(&follower, "deleted", 1).len(), relay.metric("events_lost_total")),
+        (wait_all(&follower, "deleted", 1).len(), relay.metric("rillcast_events_lost_total")),
         (1, 0)
     );
     drop(crowd);
