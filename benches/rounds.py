@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from servers import BINARY, GIVEN, OUT, ROOT
+from servers import BINARY, GIVEN, OUT, ROOT, expect_free
 
 
 def asked(about):
@@ -80,6 +80,7 @@ def machine(options, **more):
 
 def begin(facts):
     """Shows them, and keeps what starts and watches the load off the server's CPU."""
+    expect_free()
     os.sched_setaffinity(0, {1})
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     print("server on CPU 0, load on CPU 1, but where something else is said", flush=True)
@@ -118,8 +119,8 @@ KINDS = {
     "stalls over 1 s": STANDSTILL, "had no frame at the end": STANDSTILL,
     "no video frame came": STANDSTILL, "were lost": "lost", "did not join": "not joined",
     "broken tags": "broken", "other work": "other work", "THE CLIENT": "client at its limit",
-    "no room in the players' sockets": "client at its limit", "it failed": "failed",
-    " ended ": "process ended", "no CPU time": "server not seen",
+    "no room in the players' sockets": "client at its limit", "THE PUBLISHER": "publisher late",
+    "it failed": "failed", " ended ": "process ended", "no CPU time": "server not seen",
 }
 
 

@@ -153,8 +153,7 @@ class Relay:
 
     def __enter__(self):
         ports = self.server.ports
-        if not within(PROMPT, lambda: not any(map(answers, ports))):
-            sys.exit(f"a server that is not ours has one of the ports {ports}")
+        expect_free(ports)
         with contextlib.ExitStack() as opened:
             process = opened.enter_context(Started(self.server.name, self.server.command))
             within(PROMPT, lambda: process.has_ended() or all(map(answers, ports)))
@@ -179,6 +178,13 @@ class Relay:
         time.sleep(3 if streams == 1 else SOURCE_SECONDS + 2)
         if any(part.has_ended() for part in self.parts):
             raise RuntimeError("the streams do not come up")
+
+
+def expect_free(ports=(HTTP, RTMP, RTSP, NGINX)):
+    """A server of the run before may still be ending."""
+    if not within(PROMPT, lambda: not any(map(answers, ports))):
+        taken = [port for port in ports if answers(port)]
+        sys.exit(f"ports that we need are taken, by a server left over? {taken}")
 
 
 def answers(port):
