@@ -1,27 +1,40 @@
-"""What `compare` and `shapes` share: source files, servers on their CPUs, loads, rounds and tables."""
+"""What `compare` and `shapes` run: source files, servers on their CPUs, publishers and loads. All that is
+started ends with its block, and what it says is in a file of `OUT`."""
 
-import argparse
-import http.client
+import contextlib
 import json
 import os
 import pathlib
-import platform
 import signal
-import statistics
+import socket
 import subprocess
 import sys
+import time
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OUT = ROOT / "target" / "compare"
-BINARY = ROOT / "target" / "release" / "rillcast"
+SOURCES = ROOT / "target" / "sources"
+# Of results, configurations and logs: target/compare or target/shapes.
+OUT = ROOT / "target" / pathlib.Path(sys.argv[0]).name
+# RILLCAST is a built binary to take as it is.
+GIVEN = os.environ.get("RILLCAST")
+BINARY = pathlib.Path(GIVEN or ROOT / "target" / "release" / "rillcast").resolve()
 HTTP, RTMP, RTSP, NGINX = 28080, 21935, 28554, 22935
+OURS = f"rtmp://127.0.0.1:{RTMP}/live/s{{i}}"
+THEIRS = f"rtmp://127.0.0.1:{NGINX}/live/s{{i}}"
+FLV = f"http://127.0.0.1:{HTTP}/live/s{{i}}.live.flv"
 SECRET = "compare"
-# Seconds that a run may take beside those that are measured.
-WAIT = 60
+# Seconds that a run may take beside those that are measured, that a process has for its start and its
+# end, and after which a publisher ends that nobody stops.
+WAIT, PROMPT, PUBLISH_MAX = 60, 10, 900
 SOURCE_SECONDS = 20
+# Of one CPU: what other work may take beside a load.
+OTHER_WORK_MAX = 0.03
+# The parent of the kernel's threads, which work for us too.
+KERNEL_THREADS = 2
 
 NGINX_CONF = """
-worker_processes 1; daemon off; pid {out}/nginx.pid; error_log {out}/nginx.log error;
+worker_processes 1; daemon off; pid {out}/nginx.pid; error_log {out}/nginx-errors.log error;
 load_module /usr/lib/nginx/modules/ngx_rtmp_module.so;
 worker_rlimit_nofile 20000;
 events {{ worker_connections 10000; }}
@@ -35,24 +48,35 @@ NGINX_DEFAULT = "chunk_size 4096;"
 NGINX_TUNED = "chunk_size 65536; out_cork 8; out_queue 1024; buffer 1s;"
 
 # Name, size, video bit rate, audio bit rate: the streams of the design's measurements, and by their Mbit/s.
-SOURCES = {"720p": ("1280x720", "2000k", "128k"), "360p": ("640x360", "450k", "96k"),
-           "4m": ("1280x720", "4200k", "128k"), "10m": ("1280x720", "9900k", "128k"),
-           "17m": ("1280x720", "16900k", "128k")}
+KINDS = {"720p": ("1280x720", "2000k", "128k"), "360p": ("640x360", "450k", "96k"),
+         "4m": ("1280x720", "4200k", "128k"), "10m": ("1280x720", "9900k", "128k"),
+         "17m": ("1280x720", "16900k", "128k")}
 
 
 def source(name):
     """Some seconds of H.264 with a keyframe each 2 s and AAC, made once."""
-    path = OUT / f"{name}.flv"
+    path = SOURCES / f"{name}.flv"
     if not path.exists():
-        size, video, audio = SOURCES[name]
+        SOURCES.mkdir(parents=True, exist_ok=True)
+        size, video, audio = KINDS[name]
         rate = int(video[:-1])
+        unfinished = path.with_suffix(".part")
         subprocess.run(
             ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s={size}:r=25",
              "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100", "-t", str(SOURCE_SECONDS),
              "-c:v", "libx264", "-preset", "veryfast", "-b:v", video, "-maxrate", video,
              "-bufsize", f"{2 * rate}k", "-nal-hrd", "cbr", "-g", "50", "-bf", "0",
-             "-c:a", "aac", "-b:a", audio, "-y", str(path)], check=True)
+             "-c:a", "aac", "-b:a", audio, "-f", "flv", "-y", str(unfinished)], check=True)
+        unfinished.rename(path)
     return path
+
+
+class Server(NamedTuple):
+    name: str
+    command: list
+    ports: tuple
+    # Where RTMP is published to.
+    rtmp: str
 
 
 def pinned(cpus, command):
@@ -62,15 +86,16 @@ def pinned(cpus, command):
 
 def rillcast(config="", shards=1, cpus="0"):
     (OUT / "rillcast.toml").write_text(config)
-    return pinned(cpus, [
+    command = pinned(cpus, [
         str(BINARY), "serve", "--config", str(OUT / "rillcast.toml"), "--shards", str(shards),
         "--cpus", cpus, "--http", f"127.0.0.1:{HTTP}", "--rtmp", f"127.0.0.1:{RTMP}",
         "--rtsp", f"127.0.0.1:{RTSP}", "--secret", SECRET, "--log", "warn"])
+    return Server("rillcast", command, (HTTP, RTMP, RTSP), OURS)
 
 
 def nginx(settings=NGINX_DEFAULT):
     (OUT / "nginx.conf").write_text(NGINX_CONF.format(out=OUT, port=NGINX, settings=settings))
-    return pinned("0", ["nginx", "-c", str(OUT / "nginx.conf")])
+    return Server("nginx", pinned("0", ["nginx", "-c", str(OUT / "nginx.conf")]), (NGINX,), THEIRS)
 
 
 def load(what, *options):
@@ -78,139 +103,168 @@ def load(what, *options):
     return [str(BINARY), "load", what, *map(str, options)]
 
 
-def publisher(name, url, streams, first=0):
-    return load("publish", "--file", source(name), "--url", url, "--streams", streams,
-                "--first", first, "--cpus", 1)
-
-
 class Started:
-    """A process that is stopped by the signal it likes when the block ends."""
+    """A process that ends with the block, by the signal it likes, and with it all that it has started."""
 
-    def __init__(self, command, stop=signal.SIGTERM):
-        self.command, self.stop = command, stop
+    def __init__(self, name, command, stop=signal.SIGTERM):
+        self.name, self.command, self.stop = name, command, stop
+        self.log = OUT / f"{name}.log"
 
     def __enter__(self):
-        self.process = subprocess.Popen(
-            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return self.process
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, start_new_session=True)
+        return self
 
     def __exit__(self, *_):
-        self.process.send_signal(self.stop)
+        self.ended_before = self.has_ended()
         try:
-            self.process.wait(10)
+            self.process.send_signal(self.stop)
+            self.process.wait(PROMPT)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def has_ended(self):
+        return self.process.poll() is not None
+
+    def last_line(self):
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no word"
+
+    def faults(self):
+        """When it has ended: that it did so by itself, or badly."""
+        code = self.process.returncode
+        if code == 0 and not self.ended_before:
+            return []
+        early = "too early " if self.ended_before else ""
+        return [f"{self.name} ended {early}with {code}: {self.last_line()}"]
 
 
-def run_bounded(command, time_max, **more):
-    """Runs it to its end; what it has started ends with it when it takes too long."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                          **more) as process:
-        try:
-            out, errors = process.communicate(timeout=time_max)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, out, errors)
+class Relay:
+    """A server on ports that were free, and its publishers. What went wrong with them is in `faults` when
+    the block has ended, and in the error that it ended with."""
+
+    def __init__(self, server):
+        self.server, self.parts, self.faults = server, [], []
+
+    def __enter__(self):
+        ports = self.server.ports
+        expect_free(ports)
+        with contextlib.ExitStack() as opened:
+            process = opened.enter_context(Started(self.server.name, self.server.command))
+            within(PROMPT, lambda: process.has_ended() or all(map(answers, ports)))
+            if process.has_ended() or not all(map(answers, ports)):
+                raise RuntimeError(f"{process.name} does not start: {process.last_line()}")
+            self.parts, self.pid = [process], process.process.pid
+            self.open = opened.pop_all()
+        return self
+
+    def __exit__(self, _, error, __):
+        self.open.close()
+        self.faults += [fault for part in self.parts for fault in part.faults()]
+        if isinstance(error, Exception) and self.faults:
+            raise RuntimeError("; ".join([str(error), *self.faults])) from error
+
+    def publish(self, name, streams=1, first=0, url=None):
+        """Waits until all are there: many begin spread over a round of the file."""
+        command = load("publish", "--file", source(name), "--url", url or self.server.rtmp, "--streams",
+                       streams, "--first", first, "--cpus", 1, "--duration", PUBLISH_MAX)
+        part = Started(f"publisher-{len(self.parts)}", command, signal.SIGINT)
+        self.parts.append(self.open.enter_context(part))
+        time.sleep(3 if streams == 1 else SOURCE_SECONDS + 2)
+        if any(part.has_ended() for part in self.parts):
+            raise RuntimeError("the streams do not come up")
+
+
+def expect_free(ports=(HTTP, RTMP, RTSP, NGINX)):
+    """A server of the run before may still be ending."""
+    if not within(PROMPT, lambda: not any(map(answers, ports))):
+        taken = [port for port in ports if answers(port)]
+        sys.exit(f"ports that we need are taken, by a server left over? {taken}")
+
+
+def answers(port):
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def within(seconds, holds):
+    """Whether it holds before so many seconds are over."""
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Load(Started):
+    """A load, its report, and what other work the machine had meanwhile."""
+
+    def __init__(self, command, time_max, name="load"):
+        self.json, self.time_max = OUT / f"{name}.json", time_max
+        super().__init__(name, [*command, "--json", str(self.json)])
+
+    def __enter__(self):
+        self.json.unlink(missing_ok=True)
+        self.others = OtherWork()
+        return super().__enter__()
+
+    def report(self):
+        """When it is over; its complaints are in it."""
+        self.process.wait(self.time_max)
+        if not self.json.exists():
+            raise RuntimeError(f"no report, exit code {self.process.returncode}: {self.last_line()}")
+        report = json.loads(self.json.read_text())
+        server = report.get("server", {"cpu_s": None}) or {}
+        if "--pid" in self.command and "server" in report and not server.get("cpu_s"):
+            report["faults"].append("no CPU time of the server: it did not run, or another one served")
+        report["other_work"] = self.others.share()
+        report["faults"] += self.others.faults()
+        return report
 
 
 def measured(command, time_max):
-    """The report of a load; its complaints are in it."""
-    done = run_bounded(command + ["--json", "-"], time_max)
-    try:
-        report = json.loads(done.stdout)
-    except ValueError:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-        raise RuntimeError(f"no report, exit code {done.returncode}: {said[0]}") from None
-    if report.get("server", ()) is None:
-        report["faults"].append("the server was not measured")
-    return report
+    """The report of a load."""
+    with Load(command, time_max) as process:
+        return process.report()
 
 
-def asked(about):
-    """The options that all have."""
-    options = argparse.ArgumentParser(description=about)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--only", help="a part of the names of the works to run")
-    return options
+class OtherWork:
+    """CPU time that was not ours since it was made: of all processes but ours with their children that have
+    ended, and what a host kept from a virtual machine."""
+
+    def __init__(self):
+        self.start, self.ticks = time.monotonic(), ticks_of_others()
+
+    def share(self):
+        """Of one CPU."""
+        seconds = (ticks_of_others() - self.ticks) / os.sysconf("SC_CLK_TCK")
+        return max(0, seconds) / (time.monotonic() - self.start)
+
+    def faults(self):
+        share = self.share()
+        return [f"other work took {share:.0%} of a CPU"] if share > OTHER_WORK_MAX else []
 
 
-def build(*targets):
-    """All that is built is built before anything is measured."""
-    for target in targets:
-        subprocess.run(["cargo", *target, "--quiet"], cwd=ROOT, check=True)
+def ticks_of_others():
+    parents, ticks = {}, {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        # It may end while we read.
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            pid = int(stat.parent.name)
+            parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+    ours = (os.getpid(), KERNEL_THREADS)
 
-
-def machine():
-    return f"{platform.processor() or platform.machine()}, Linux {platform.release()}"
-
-
-def rounds_of(title, runs, rounds):
-    """The results of each run by its name, also of those that complained. The order of the rounds alternates;
-    what complains is repeated once."""
-    results = {name: [] for name in runs}
-    for turn in range(rounds):
-        order = list(runs) if turn % 2 == 0 else list(reversed(runs))
-        for name in order:
-            print(f"  {title}: {name}, round {turn + 1}", file=sys.stderr)
-            results[name].append(told(runs[name]))
-            if results[name][-1]["faults"]:
-                print("    once more", file=sys.stderr)
-                results[name].append(told(runs[name]))
-    return results
-
-
-def told(run):
-    """The result of a run, and what it complains of. One that fails has nothing but its fault."""
-    try:
-        result = run()
-        result.setdefault("faults", [])
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RuntimeError,
-            http.client.HTTPException, subprocess.SubprocessError) as error:
-        result = {"faults": [f"it failed: {type(error).__name__}: {error}"]}
-    for fault in result["faults"]:
-        print(f"    ! {fault}", file=sys.stderr)
-    return result
-
-
-def counted(runs):
-    """Those that a row is made of: without faults but a server's own, where there are any; else all that came
-    to an end. A server that stands still has that in its figures."""
-    clean = [run for run in runs if all(is_of_server(fault) for fault in run["faults"])]
-    return clean or [run for run in runs if len(run) > 1] or runs
-
-
-def is_of_server(fault):
-    return any(part in fault for part in SERVER_FAULTS)
-
-
-# What `rillcast load` says of a server that does not keep up.
-SERVER_FAULTS = ("stalls over 1 s", "had no frame at the end", "players were lost", "did not join",
-                 "no video frame came", "broken tags")
-
-
-def faulty(runs):
-    """How many had faults, of how many, as it stands in a table."""
-    return f"{sum(bool(run['faults']) for run in runs)} of {len(runs)}"
-
-
-def values_of(runs, key):
-    """Of the runs that came to it."""
-    return [run[key] for run in runs if key in run]
-
-
-def keep(title, rows):
-    (OUT / f"{title}.json").write_text(json.dumps(rows, indent=1))
-
-
-def median(values):
-    """None where there is no such figure."""
-    return None if None in values or not values else statistics.median(values)
-
-
-def print_table(heads, rows):
-    """Markdown; the cells of each row are texts."""
-    print("| " + " | ".join(heads) + " |")
-    print("|" + "---|" * len(heads))
-    for cells in rows:
-        print("| " + " | ".join(cells) + " |", flush=True)
+    def is_ours(pid):
+        while pid not in ours and pid in parents:
+            pid = parents[pid]
+        return pid in ours
+    stolen = int(pathlib.Path("/proc/stat").read_text().split()[8])
+    return stolen + sum(spent for pid, spent in ticks.items() if not is_ours(pid))
