@@ -32,9 +32,9 @@ impl Shard {
             self.end_presences(handle, |form, _| form == other, EndReason::NotCarried);
         } else if media.other_is_void() {
             self.end_attached(handle, |form| form == other, EndReason::TracksChanged);
-            // Who waits for it gets another one, with the next flush.
+            // Who waits for it gets another one, with the first flush behind the next keyframe.
             if let Some(stream) = self.tables.get_mut(handle) {
-                stream.media.drop_other();
+                stream.media.drop_void_other();
             }
         } else if media.other_is_behind() && !self.bridging.contains(&handle) {
             self.bridging.push_back(handle);
@@ -45,7 +45,7 @@ impl Shard {
     pub(super) fn want_other_again(&mut self, handle: StreamHandle) {
         let Some(stream) = self.tables.get_mut(handle) else { return };
         let other = stream.media.form().other();
-        if !stream.media.has_other() && stream.subscribers.keys().any(|(_, form)| *form == other) {
+        if stream.media.lacks_other() && stream.subscribers.keys().any(|(_, form)| *form == other) {
             self.want_form(handle, other);
         }
     }

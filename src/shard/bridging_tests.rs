@@ -13,7 +13,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::limits::BRIDGE_SLICE_LEN;
 use crate::media::state::EndReason;
-use crate::media::{ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
+use crate::media::{Codec, ConnectionId, Form, MediaPart, ShardId, StreamKey, TagKind};
 use crate::proto::rtp::{Gap, RtpHeader, RtpPacket, RtpPart};
 use crate::proto::rtsp::SessionDescription;
 use crate::stream::Packaging;
@@ -236,6 +236,30 @@ fn players_of_packets_wait_for_tracks_that_last() {
     assert_eq!((&scene.admitted[..], &scene.ended[..]), (&[connection(9)][..], &[][..]));
     let told = scene.shard.description(connection(9)).expect("it plays");
     assert!(told.media[1].format.parameters.ends_with("config=1188"), "{told:?}");
+    end(scene, 1);
+}
+
+/// Where sound is of another codec, which needs no configuration, that of before says nothing of it.
+#[test]
+fn players_of_packets_come_where_sound_has_become_another_codec() {
+    let mut scene = Scene::new();
+    scene.publish("a", 1, Form::Flv);
+    scene.tag("a", TagKind::Video, 0, AVC);
+    scene.tag("a", TagKind::Audio, 0, b"\xaf\0\x11\x90");
+    for (at, sound) in [(0, &b"\xaf\x01abc"[..]), (40, &[0x72, 1, 2, 3])] {
+        scene.tag("a", TagKind::Video, at, KEYFRAME);
+        scene.tag("a", TagKind::Audio, at, sound);
+        scene.turn();
+    }
+    scene.play("a", 9, Packaging::Rtsp);
+    (2..5).for_each(|picture| {
+        scene.tag("a", TagKind::Video, 40 * picture, KEYFRAME);
+        scene.tag("a", TagKind::Audio, 40 * picture, &[0x72, 1, 2, 3]);
+        scene.turn();
+    });
+    assert_eq!((&scene.admitted[..], &scene.ended[..]), (&[connection(9)][..], &[][..]));
+    let told = scene.shard.description(connection(9)).expect("it plays");
+    assert_eq!(told.media[1].format.codec(), Codec::PcmA);
     end(scene, 1);
 }
 

@@ -18,6 +18,8 @@ use crate::proto::rtsp::SessionDescription;
 /// One stream in the form that is made of the other.
 pub(super) struct Bridged {
     log: Log,
+    /// Where it began in the source's log.
+    begin_seq: u64,
     /// What was read of the source's log.
     next_seq: u64,
     direction: Direction,
@@ -57,9 +59,11 @@ impl Bridged {
             Form::Flv => Direction::ToFlv(Box::new(Tags::new(source))),
             Form::Rtp => Direction::ToRtp(Box::new(Packets::new((source, tracks), seed, now_unix))),
         };
+        let begin_seq = source.start_seq();
         Self {
             log: Log::default(),
-            next_seq: source.start_seq(),
+            begin_seq,
+            next_seq: begin_seq,
             direction,
             is_ready: false,
             source_changed: false,
@@ -74,6 +78,7 @@ impl Bridged {
         let tags = Tags { ingest, ..Tags::default() };
         Self {
             log,
+            begin_seq: next_seq,
             next_seq,
             direction: Direction::ToFlv(Box::new(tags)),
             is_ready: true,
@@ -94,6 +99,7 @@ impl Bridged {
         log.forget_gop();
         Some(Self {
             log,
+            begin_seq: next_seq,
             next_seq,
             direction: Direction::ToRtp(Box::new(packets)),
             is_ready: true,
@@ -180,6 +186,11 @@ impl Bridged {
     /// Whether something that was flushed is still to be read.
     pub(super) fn is_behind(&self, source: &Log) -> bool {
         self.next_seq < source.flushed_seq()
+    }
+
+    /// The sequence number in the source's log at which it began.
+    pub(super) fn begin_seq(&self) -> u64 {
+        self.begin_seq
     }
 
     /// The sequence number from which on the source's log is to be held.

@@ -20,6 +20,8 @@ pub struct Media {
     log: Log,
     ingest: Intake,
     bridged: Option<Box<Bridged>>,
+    /// Where what was made last began in the log, and is void.
+    void_seq: Option<u64>,
     /// Of packets: tags can be made of them, by the last description.
     can_be_tags: bool,
     /// Of bridges that are gone.
@@ -55,7 +57,8 @@ impl Media {
             Form::Rtp => Intake::Rtp(Box::default()),
         };
         let bridge_counts = BridgeCounts::default();
-        Self { log: Log::default(), ingest, bridged: None, can_be_tags: false, bridge_counts }
+        let (bridged, void_seq, can_be_tags) = (None, None, false);
+        Self { log: Log::default(), ingest, bridged, void_seq, can_be_tags, bridge_counts }
     }
 
     /// The form that the source brings.
@@ -245,11 +248,6 @@ impl Media {
         }
     }
 
-    /// Whether the form that the source does not bring is made.
-    pub fn has_other(&self) -> bool {
-        self.bridged.is_some()
-    }
-
     /// Makes the next slice of the form that the source does not bring.
     pub fn make_other(&mut self) {
         if let Some(bridged) = &mut self.bridged {
@@ -268,6 +266,17 @@ impl Media {
         if let Some(bridged) = self.bridged.take() {
             self.bridge_counts += bridged.counts();
         }
+    }
+
+    /// As [`Self::drop_other`], of what is void: begun anew at the same keyframe it would be again.
+    pub fn drop_void_other(&mut self) {
+        self.void_seq = self.bridged.as_ref().map(|bridged| bridged.begin_seq());
+        self.drop_other();
+    }
+
+    /// Whether the form that the source does not bring is not made, and can be.
+    pub fn lacks_other(&self) -> bool {
+        self.bridged.is_none() && self.void_seq != Some(self.log.start_seq())
     }
 
     /// Lets players have everything that has come, in both forms. Of the one that the source does not

@@ -107,7 +107,7 @@ pub const HASTE_NS: i64 = 500_000_000;
 pub const CORRECTION_NS_MAX: i64 = 30_000_000_000;
 
 /// How long before its arrival a track begins at the most: by less than what the tags that are made of it
-/// may step back (`media::timeline`).
+/// may step back (`media::timeline`), where the others have not come ahead of their own times.
 pub const LAG_NS_MAX: i64 = 2_500_000_000;
 
 /// Steps of a track's timestamps that are not taken for media time.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::bridge::{BridgeCounts, FlvTag, OutPacket, ToRtp, TrackStart};
 use crate::media::timeline::distance;
 use crate::media::{Payload, TagKind};
+use crate::proto::flv::classify;
 use crate::proto::rtp::rtcp::{NtpTime, SENDER_REPORT_INTERVAL};
 use crate::proto::rtp::{PacketizerConfig, RtpHeader, TrackKind};
 use crate::proto::rtsp::SessionDescription;
@@ -70,8 +71,17 @@ impl Packets {
             counts: BridgeCounts::default(),
         };
         packets.expect(source, tracks);
-        // The configurations are behind the keyframe.
+        // The configurations are behind the keyframe. One of a codec that the track has no more says nothing.
         for (kind, payload) in &source.prelude_at_start().tags {
+            let track = match kind {
+                TagKind::Video => tracks.video.as_ref(),
+                TagKind::Audio => tracks.audio.as_ref(),
+                TagKind::Script => None,
+            };
+            let codec = classify(*kind, payload).map(|class| class.codec);
+            if track.is_some_and(|track| Some(track.codec) != codec) {
+                continue;
+            }
             let tag = FlvTag { kind: *kind, timestamp_ms, payload: payload.clone().into() };
             packets.converter.handle_tag(tag, false, &mut |_| {});
         }

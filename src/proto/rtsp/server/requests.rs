@@ -174,18 +174,16 @@ impl ServerSession {
             Mode::Play => split_track(uri).1,
             // The publisher's own description says how its tracks are called.
             Mode::Record => {
-                // GStreamer puts it before the query.
-                let path = uri.split('?').next().unwrap_or_default();
+                let find = |is_it: &dyn Fn(&str) -> bool| {
+                    self.media.iter().position(|media| media.control.as_deref().is_some_and(is_it))
+                };
                 let ends = |uri: &str, control: &str| {
                     uri.strip_suffix(control).is_some_and(|base| base.ends_with('/'))
                 };
-                self.media.iter().position(|media| {
-                    media.control.as_deref().is_some_and(|control| {
-                        control_url(&self.url, Some(control)) == uri
-                            || ends(uri, control)
-                            || ends(path, control)
-                    })
-                })
+                let path = uri.split('?').next().unwrap_or_default();
+                find(&|control| control_url(&self.url, Some(control)) == uri || ends(uri, control))
+                    // GStreamer puts it before the query.
+                    .or_else(|| find(&|control| ends(path, control)))
             }
         };
         match track {
