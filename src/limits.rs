@@ -347,8 +347,8 @@ pub const UDP_PAIRS_PER_CONNECTION_MAX: usize = 2 * RTSP_TRACKS_MAX;
 
 // Events of players that are not let in.
 
-/// Refusals of players that a shard tells in a second, by rules, hooks and for want of the stream:
-/// [`EVENTS_KEPT`] are pushed out by them in no less than two minutes.
+/// Refusals by rules and hooks that a shard tells in a second: [`EVENTS_KEPT`] are pushed out by them
+/// in no less than two minutes.
 pub const REFUSALS_TOLD_MAX: u32 = 100;
 
 // What comes before a keyframe, over RTP.

@@ -127,7 +127,7 @@ fn wait_all(follower: &Follower, name: &str, count: usize) -> Vec<Value> {
 }
 
 #[test]
-fn a_crowd_that_is_refused_at_once_is_counted_and_told_in_part() {
+fn each_of_a_crowd_that_is_refused_at_once_is_told() {
     const CROWD: usize = 300;
     let relay = Relay::start(1);
     let follower = follow(&relay, "", None);
@@ -150,7 +150,7 @@ fn a_crowd_that_is_refused_at_once_is_counted_and_told_in_part() {
     kit::wait_until(LIVENESS, "b is told", || {
         follower.events().iter().any(|event| event.data["key"] == key("b"))
     });
-    assert_eq!(wait_all(&follower, "player_refused", 1).len(), 100);
+    assert_eq!(wait_all(&follower, "player_refused", CROWD).len(), CROWD);
     assert_eq!(
         (wait_all(&follower, "deleted", 1).len(), relay.metric("rillcast_events_lost_total")),
         (1, 0)

@@ -33,8 +33,7 @@ pub(super) struct Events {
     refusals: Allowance,
 }
 
-/// Refusals that may be told, so many a second: whoever likes may be refused, a crowd that waits is so
-/// at once, and neither is to push out what happens to streams.
+/// Refusals that may be told, so many a second.
 struct Allowance {
     since: Instant,
     taken: u32,
@@ -183,25 +182,19 @@ impl Driver {
         }
     }
 
-    /// A rule or a hook is against a player before it has any part in the stream.
+    /// A rule or a hook is against a player before it has any part in the stream. Told of so many a
+    /// second: whoever likes may be refused, and is not to push out what happens to streams.
     pub(super) fn tell_not_let_in(&mut self, token: Token, key: StreamKey, reason: Refusal) {
         if !self.events.refusals.take(self.now) {
             return;
         }
         if let Some(link) = self.links.get_mut(token) {
             link.part = Some(Part { ended: Some(reason.end()), ..Part::new("player", key) });
-            self.tell_refusal(token, reason);
+            self.tell_refused(token, reason);
         }
     }
 
-    /// What a player has waited for is not to be had.
     pub(super) fn tell_refused(&mut self, token: Token, reason: Refusal) {
-        if self.events.refusals.take(self.now) {
-            self.tell_refusal(token, reason);
-        }
-    }
-
-    fn tell_refusal(&mut self, token: Token, reason: Refusal) {
         self.note_life(token);
         if let Some(link) = self.links.get(token)
             && let Some(part) = &link.part

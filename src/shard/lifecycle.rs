@@ -105,6 +105,23 @@ pub(super) struct Try {
     pub(super) redirect: Option<Redirect>,
     /// What it brings does not go into the log before it can take over.
     pub(super) held: Option<Box<Tryout>>,
+    /// It brings media, and its keyframe is awaited.
+    pub(super) patience: Option<Patience>,
+}
+
+/// How long a keyframe is awaited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) until: Instant,
+    /// When media came last.
+    pub(super) heard: Instant,
+}
+
+impl Patience {
+    /// When it ends if no more media comes.
+    pub(super) fn due(self, media_timeout: Duration) -> Instant {
+        self.until.min(self.heard + media_timeout)
+    }
 }
 
 /// A place of an attempt in the connect budget of an origin.
@@ -232,6 +249,7 @@ impl Try {
             ends: None,
             redirect: None,
             held: None,
+            patience: None,
         }
     }
 
@@ -269,7 +287,7 @@ impl Try {
     /// Until when its keyframe is awaited, where it brings media.
     pub(super) fn keyframe_due(&self) -> Option<Instant> {
         match self.state {
-            PullState::Trying { awaiting: KEYFRAME, timer, .. } => timer.map(TimerId::due),
+            PullState::Trying { awaiting: KEYFRAME, .. } => self.patience.map(|of| of.until),
             _ => None,
         }
     }
@@ -320,16 +338,17 @@ impl Try {
                 ErrorClass::TimedOut,
                 format!("no keyframe within {} s", KEYFRAME_PATIENCE.as_secs_f64()),
             ),
-            Stage::Handshaking | Stage::AwaitingMedia => Fault::new(
-                ErrorClass::Silent,
-                format!("the origin is silent: no {awaiting} within {seconds} s"),
-            ),
-            Stage::Up => Fault::new(
-                ErrorClass::Silent,
-                format!("the origin is silent: no media within {seconds} s"),
-            ),
+            Stage::Handshaking | Stage::AwaitingMedia => silent_fault(awaiting, timeout),
+            Stage::Up => silent_fault("media", timeout),
         }
     }
+}
+
+/// The fault of an origin that does not send what is awaited.
+pub(super) fn silent_fault(awaiting: &str, timeout: Duration) -> Fault {
+    let seconds = timeout.as_secs_f64();
+    let text = format!("the origin is silent: no {awaiting} within {seconds} s");
+    Fault::new(ErrorClass::Silent, text)
 }
 
 impl Pull {

@@ -134,6 +134,27 @@ fn source_that_goes_on_has_time_for_its_keyframe_from_its_first_media_on() {
     }
 }
 
+/// One frame gives no source more time than it needs to send the next.
+#[test]
+fn source_that_falls_silent_before_its_keyframe_gives_way_to_the_next() {
+    for packaging in [Packaging::Flv, Packaging::Rtsp] {
+        let mut scene = played(&["x", "y", "z"], packaging);
+        scene.fail_attempt(newest(&scene), ErrorClass::Lost);
+        faults(&mut scene);
+        let y = newest(&scene);
+        scene.stage(Stage::AwaitingMedia);
+        let last = scene.now + SECOND;
+        send_until(&mut scene, y, last);
+        pass_until(&mut scene, last + TIMEOUT - Duration::from_millis(1));
+        assert!(scene.hung_up.is_empty());
+        pass_until(&mut scene, last + TIMEOUT);
+        assert_eq!((scene.hosts(), &scene.hung_up[..]), (vec!["x", "y", "z"], &[y][..]));
+        let [fault] = &faults(&mut scene)[..] else { panic!("one has failed") };
+        assert_eq!(fault.class, ErrorClass::Silent);
+        end(scene);
+    }
+}
+
 #[test]
 fn source_that_brings_a_configuration_alone_is_silent() {
     let mut scene = played(&["x", "y"], Packaging::Flv);

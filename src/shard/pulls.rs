@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::demand::gives_way;
 use super::failover::Side;
-use super::lifecycle::{AfterFailure, KEYFRAME, Pull, PullState, Redirect};
+use super::lifecycle::{AfterFailure, KEYFRAME, Pull, PullState, Redirect, Try, silent_fault};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
@@ -177,6 +177,7 @@ impl Shard {
         way.dialed = Some(now);
         self.hosts.dialed(&url.authority());
         let is_new = way.redirect.is_none();
+        way.patience = None;
         way.state = PullState::Trying {
             attempt,
             stage: Stage::Resolving,
@@ -459,13 +460,27 @@ impl Shard {
             return;
         }
         let Some((handle, pull, side)) = self.current_pull(attempt) else { return };
-        let timeout = pull.timeout(side);
+        let (timeout, media_timeout) = (pull.timeout(side), pull.options.media_timeout);
         let way = pull.try_of(side).expect("it is one of the two");
+        let is_silent = way.patience.is_some_and(|patience| now < patience.until);
+        let due = way.patience.map(|patience| patience.due(media_timeout));
+        if let Some(due) = due.filter(|due| now < *due) {
+            let due = self.timers.set(due, Timer::Attempt(attempt));
+            let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
+            let way = pull.and_then(|pull| pull.try_mut(side));
+            if let Some(Try { state: PullState::Trying { timer, .. }, .. }) = way {
+                *timer = Some(due);
+            }
+            return;
+        }
         let held = way.held.as_ref().map(|held| held.is_within_frame());
         let stream = self.tables.get(handle).expect("it has the attempt");
         let is_within_frame = held.unwrap_or_else(|| stream.media.is_within_frame());
         let way = stream.pull().and_then(|pull| pull.try_of(side)).expect("just seen");
-        let fault = way.timeout_fault(timeout, is_within_frame);
+        let fault = match is_silent {
+            true => silent_fault("media", media_timeout),
+            false => way.timeout_fault(timeout, is_within_frame),
+        };
         self.actions.push_back(Action::HangUp { attempt });
         self.attempt_failed(now, attempt, fault);
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::failover::{Purpose, Side};
-use super::lifecycle::{KEYFRAME, PullState, Try};
+use super::lifecycle::{KEYFRAME, Patience, PullState, Try};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
@@ -64,19 +64,26 @@ impl Shard {
     }
 
     /// A source that is to take over brings media, so it is not silent: its keyframe may take longer than
-    /// its first media.
+    /// its first media, as long as more comes.
     fn await_keyframe(&mut self, now: Instant, attempt: AttemptId) {
         let Some(&handle) = self.attempts.get(&attempt) else { return };
         let pull = self.tables.get_mut(handle).and_then(|stream| stream.pull_mut());
-        let way = pull.and_then(|pull| pull.try_mut(pull.side_of(attempt)?));
-        if let Some(Try { state: PullState::Trying { awaiting, timer, .. }, .. }) = way
-            && *awaiting != KEYFRAME
-        {
-            *awaiting = KEYFRAME;
-            let until = self.timers.set(now + KEYFRAME_PATIENCE, Timer::Attempt(attempt));
-            let old = timer.replace(until);
-            self.timers.cancel(old);
+        let Some(pull) = pull else { return };
+        let media_timeout = pull.options.media_timeout;
+        let way = pull.side_of(attempt).and_then(|side| pull.try_mut(side));
+        let Some(Try { state: PullState::Trying { awaiting, timer, .. }, patience, .. }) = way
+        else {
+            return;
+        };
+        if let Some(patience) = patience {
+            patience.heard = now;
+            return;
         }
+        let begun = Patience { until: now + KEYFRAME_PATIENCE, heard: now };
+        (*awaiting, *patience) = (KEYFRAME, Some(begun));
+        let due = self.timers.set(begun.due(media_timeout), Timer::Attempt(attempt));
+        let old = timer.replace(due);
+        self.timers.cancel(old);
     }
 
     /// The stream that an attempt brings media to, and what holds that back.

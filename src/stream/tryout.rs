@@ -62,7 +62,6 @@ pub struct Tryout {
     lacks_video: bool,
     /// Something has come that is not held.
     passed_over: bool,
-    was_patient: bool,
     start: Option<Start<MediaPart>>,
     packets: Option<Start<RtpPart>>,
     dropped: TrialDropped,
@@ -154,9 +153,9 @@ impl Tryout {
         }
     }
 
-    /// Media has come, and no keyframe yet: `true` once.
-    pub fn needs_patience(&mut self) -> bool {
-        self.passed_over && !std::mem::replace(&mut self.was_patient, true)
+    /// Media has come, and no keyframe yet.
+    pub fn needs_patience(&self) -> bool {
+        self.passed_over
     }
 
     /// What has been dropped since the last call.

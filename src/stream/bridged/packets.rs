@@ -78,7 +78,7 @@ impl Packets {
                 TagKind::Audio => tracks.audio.as_ref(),
                 TagKind::Script => None,
             };
-            let codec = classify(*kind, payload).map(|class| class.codec);
+            let codec = classify::classify(*kind, payload).map(|class| class.codec);
             if track.is_some_and(|track| Some(track.codec) != codec) {
                 continue;
             }

@@ -209,7 +209,7 @@ fn packets_begin_with_a_keyframe_and_what_was_said_of_their_clocks() {
     assert!(tryout.handle_rtp(packet(1, &[1, 2])).is_none());
     assert!(tryout.handle_rtp(packet(0, &[0x41, 1])).is_none());
     assert!(tryout.handle_rtp(packet(7, &[0x65, 1])).is_none());
-    assert!(tryout.needs_patience() && !tryout.needs_patience());
+    assert!(tryout.needs_patience());
     let begins_anew = RtpPart::Begin(description);
     for (timestamp, marker) in [(7, true), (8, false)] {
         assert!(tryout.handle_rtp(packet(0, &[0x65, 1])).is_none(), "there is more of it");
