@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::failover::{Purpose, Rival, Side};
 use super::health::{Sources, Turn};
+use super::take_over::Patience;
 use super::timers::TimerId;
 use crate::access::PendingPlace;
 use crate::bus::event::Switch;
@@ -107,21 +108,6 @@ pub(super) struct Try {
     pub(super) held: Option<Box<Tryout>>,
     /// It brings media, and its keyframe is awaited.
     pub(super) patience: Option<Patience>,
-}
-
-/// How long a keyframe is awaited.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    pub(super) until: Instant,
-    /// When media came last.
-    pub(super) heard: Instant,
-}
-
-impl Patience {
-    /// When it ends if no more media comes.
-    pub(super) fn due(self, media_timeout: Duration) -> Instant {
-        self.until.min(self.heard + media_timeout)
-    }
 }
 
 /// A place of an attempt in the connect budget of an origin.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::failover::{Purpose, Side};
-use super::lifecycle::{KEYFRAME, Patience, PullState, Try};
+use super::lifecycle::{KEYFRAME, PullState, Try};
 use super::tables::{Source, StreamHandle};
 use super::timers::Timer;
 use super::{Action, PullNews, Shard, Stage};
@@ -15,6 +15,21 @@ use crate::media::state::{ErrorClass, Fault, StreamState};
 use crate::media::{AttemptId, Form, MediaPart};
 use crate::proto::rtp::RtpPart;
 use crate::stream::Tryout;
+
+/// How long a keyframe is awaited.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) until: Instant,
+    /// When media came last.
+    pub(super) heard: Instant,
+}
+
+impl Patience {
+    /// When it ends if no more media comes.
+    pub(super) fn due(self, media_timeout: Duration) -> Instant {
+        self.until.min(self.heard + media_timeout)
+    }
+}
 
 impl Shard {
     /// Media of an attempt. `false` when it is not that of the stream any more.
