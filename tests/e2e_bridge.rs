@@ -315,6 +315,7 @@ fn clips() -> Vec<(&'static str, Clip, usize)> {
 #[track_caller]
 fn second_rillcast_plays_as_flv(
     lower: Lower,
+    within: WithinMs,
     publish: impl Fn(&Relay, &str, &Clip) -> Box<dyn FnOnce()>,
 ) {
     let (origin, relay) = (Relay::start(2), Relay::start(2));
@@ -332,7 +333,7 @@ fn second_rillcast_plays_as_flv(
         (flv_players(&relay, name), clip, AtLeast { video: 50, audio: *audio })
     });
     for (players, clip, at_least) in players.collect::<Vec<_>>() {
-        compare_flv(players, &clip.units, at_least, CLOSE);
+        compare_flv(players, &clip.units, at_least, within);
     }
     publishers.into_iter().for_each(|stop| stop());
     relay.stop();
@@ -343,7 +344,7 @@ fn second_rillcast_plays_as_flv(
 #[test]
 fn packets_of_a_second_rillcast_play_as_flv() {
     for lower in LOWERS {
-        second_rillcast_plays_as_flv(lower, |origin, name, clip| {
+        second_rillcast_plays_as_flv(lower, WithinMs(2.0), |origin, name, clip| {
             let media = Media::of_file(&clip.path(), Plan { turns: 1, ..Plan::default() });
             let url = origin.rtsp_url(name);
             let publisher = RtspPublisher::start(origin.rtsp, &url, Lower::Tcp, &media);
@@ -356,7 +357,7 @@ fn packets_of_a_second_rillcast_play_as_flv() {
 #[test]
 fn tags_of_a_second_rillcast_play_as_flv() {
     for lower in LOWERS {
-        second_rillcast_plays_as_flv(lower, |origin, name, clip| {
+        second_rillcast_plays_as_flv(lower, CLOSE, |origin, name, clip| {
             let url = origin.rtmp_url(name);
             let mut publisher = ffmpeg_publish(Modern::Yes, clip, &url, Lower::Tcp);
             Box::new(move || {
