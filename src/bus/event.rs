@@ -230,7 +230,18 @@ impl What {
             | Self::PlayerSlow { .. }
             | Self::PlayerEvicted { .. } => true,
             Self::Left { peer, .. } => peer.is_player,
-            _ => false,
+            Self::Pending { .. }
+            | Self::AttemptFailed { .. }
+            | Self::Registered { .. }
+            | Self::SourceSwitched { .. }
+            | Self::SourceReplaced { .. }
+            | Self::SourceFailed { .. }
+            | Self::FormsChanged { .. }
+            | Self::Lost { .. }
+            | Self::GraceOver { .. }
+            | Self::Ended { .. }
+            | Self::Push { .. }
+            | Self::Unwatched => false,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::limits::{PLAYER_EVENTS_WAITING_MAX, STREAM_EVENTS_WAITING_MAX};
 
 /// A shard's events on their way to the keeper.
 pub struct Outbox {
-    pub keeper: KeeperPort,
+    keeper: KeeperPort,
     batches: VecDeque<Batch>,
     /// Events in all batches.
     waiting: usize,
