@@ -82,6 +82,12 @@ fn assert_usual_gap(mut beside_detection: Vec<Duration>) {
     assert!(median < GOP + Duration::from_millis(300), "{beside_detection:?}");
 }
 
+/// Each loss was counted; a busy machine may have had a source silent on top.
+#[track_caller]
+fn assert_lost(proxy: &Value, count: usize) {
+    assert!(proxy["rePullCount"].as_u64() >= Some(count as u64), "{proxy}");
+}
+
 /// The URL of the source in use.
 fn url_of(edge: &Relay) -> String {
     let proxy = edge.proxy("a").expect("it is pulled");
@@ -119,10 +125,11 @@ fn assert_decodes(what: &str, tags: &[Tag]) {
     std::fs::write(&file, bytes).expect("a file");
     let mut command = Command::new(Modern::No.program());
     // Its parser knows the first configuration alone and complains of every other; the decoder takes
-    // each. Without a rate of the output, frames of two rates keep their timestamps.
+    // each. Without a rate of the output, frames of two rates keep their timestamps. Those of sound count
+    // samples: where the file begins anew they step by 1 ms, which rounding to milliseconds would make none.
     command.args(["-hide_banner", "-nostdin", "-loglevel", "error", "-xerror"]);
     command.args(["-fflags", "+nofillin+noparse", "-i"]).arg(&file);
-    command.args(["-fps_mode", "passthrough", "-enc_time_base", "1:1000"]);
+    command.args(["-fps_mode", "passthrough", "-enc_time_base:v", "1:1000"]);
     let output = command.args(["-f", "null", "-"]).output().expect("ffmpeg");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.is_empty(), "{what}: {text}");
@@ -188,7 +195,7 @@ fn players_do_not_notice_that_sources_are_killed_in_turn() {
     }
     assert_usual_gap(gaps);
     let proxy = edge.proxy("a").expect("it is pulled");
-    assert_eq!(proxy["rePullCount"], ROUNDS, "{proxy}");
+    assert_lost(&proxy, ROUNDS);
     let rows = proxy["sources"].as_array().expect("all of them");
     assert!(rows.iter().all(|row| row["upAgoMs"].is_u64()), "{proxy}");
     let in_use: Vec<&str> = rows
@@ -632,7 +639,7 @@ fn lost_in_turn(schemes: [&str; 2]) {
     }
     assert_usual_gap(gaps);
     let proxy = edge.proxy("a").expect("it is pulled");
-    assert_eq!(proxy["rePullCount"], ROUNDS + 1, "{proxy}");
+    assert_lost(&proxy, ROUNDS + 1);
     recorders.into_iter().for_each(Recorder::stop_and_decode);
     for player in of_tags {
         player.assert_open();
