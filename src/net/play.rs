@@ -66,6 +66,7 @@ impl Driver {
                 return;
             }
             Session::Rtmp(session) => {
+                session.exchange_room(&mut self.outputs_room);
                 session.accept_play();
                 Ok(StreamStart::Body)
             }
@@ -92,6 +93,9 @@ impl Driver {
                 Some(bytes) => link.queue(bytes),
                 None => break,
             }
+        }
+        if let Some((_, session)) = self.links.rtmp_mut(token) {
+            session.exchange_room(&mut self.outputs_room);
         }
         if !matches!(begun, Ok(StreamStart::Body)) {
             // The session died while it waited.
