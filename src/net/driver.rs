@@ -366,6 +366,17 @@ impl Driver {
         self.deadlines.remove(&(at, token));
     }
 
+    /// Takes out the entry of a link that wants to be called no more: those who play by the thousand
+    /// need none.
+    pub(super) fn drop_deadline(&mut self, token: Token) {
+        let Some(link) = self.links.get_mut(token) else { return };
+        if link.next_timeout().is_none()
+            && let Some(at) = link.deadline.take()
+        {
+            self.forget_deadline(at, token);
+        }
+    }
+
     /// Enters when a link wants to be called. Entries are not moved when that gets later: a link
     /// that has nothing to do when its entry comes up is entered again.
     pub(super) fn set_deadline(&mut self, token: Token) {

@@ -73,7 +73,7 @@ pub(super) struct Link {
     pub(super) sent_bytes: u64,
     /// It is slow to read what it was answered: what it had read when it was looked at last, and when that
     /// ends whatever it reads.
-    slow: Option<(u64, Instant)>,
+    slow: Option<Box<(u64, Instant)>>,
 }
 
 pub(super) enum Session {
@@ -246,8 +246,8 @@ impl Link {
         }
         let Ok(unread) = unacked_bytes(&self.fd) else { return false };
         let read = self.sent_bytes.saturating_sub(unread);
-        let (before, until) = self.slow.unwrap_or((0, now + ANSWER_TIME_MAX));
-        self.slow = Some((read, until));
+        let (before, until) = self.slow.as_deref().copied().unwrap_or((0, now + ANSWER_TIME_MAX));
+        self.slow = Some(Box::new((read, until)));
         read > before && now < until
     }
 
@@ -393,3 +393,14 @@ fn split(token: Token) -> (usize, u32) {
 const INDEX_BITS: u32 = 24;
 /// The rest of a token's 56 bits, less two that tell listeners and datagram sockets from links.
 const USED_MASK: u32 = 0x3fff_ffff;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Players are thousands, each with a link; see the memory of one in `docs/benchmarks.md`.
+    #[test]
+    fn link_takes_little_memory() {
+        assert!(size_of::<Link>() <= 416, "{}", size_of::<Link>());
+    }
+}

@@ -39,6 +39,7 @@ impl Driver {
 
     pub(super) fn play_allowed(&mut self, token: Token, key: StreamKey, packaging: Packaging) {
         let Some(link) = self.links.get_mut(token) else { return };
+        let key = self.shard.own_copy(key);
         link.role = Role::Waiter;
         link.part = Some(Part::new("player", key.clone()));
         let (connection, local, peer) = (link.id, link.local, link.peer);
@@ -66,6 +67,7 @@ impl Driver {
                 return;
             }
             Session::Rtmp(session) => {
+                session.exchange_room(&mut self.outputs_room);
                 session.accept_play();
                 Ok(StreamStart::Body)
             }
@@ -93,6 +95,9 @@ impl Driver {
                 None => break,
             }
         }
+        if let Some((_, session)) = self.links.rtmp_mut(token) {
+            session.exchange_room(&mut self.outputs_room);
+        }
         if !matches!(begun, Ok(StreamStart::Body)) {
             // The session died while it waited.
             self.close(token);
@@ -113,6 +118,7 @@ impl Driver {
             &mut self.wire,
         );
         self.set_deadline(token);
+        self.drop_deadline(token);
     }
 
     /// There is no stream for it: said in the protocol's own words.

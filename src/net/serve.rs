@@ -54,12 +54,10 @@ impl Driver {
         // shard gets bytes of its own: receive buffers stay on theirs.
         let moves = !publishes && !matches!(role, Role::Player);
         let bytes = if moves { Bytes::copy_from_slice(&bytes) } else { bytes };
-        if publishes {
-            session.exchange_room(&mut self.outputs_room);
-        }
+        session.exchange_room(&mut self.outputs_room);
         let result = session.handle_input(self.now, bytes);
         self.drain(token);
-        if publishes && let Some((_, session)) = self.links.rtmp_mut(token) {
+        if let Some((_, session)) = self.links.rtmp_mut(token) {
             session.exchange_room(&mut self.outputs_room);
         }
         if let Err(error) = result {

@@ -19,6 +19,13 @@ use crate::stream::log::{Delta, Snapshot};
 use crate::stream::{Log, TrackSet};
 
 impl Shard {
+    /// The key as those hold it who play it here already: each of thousands would have its text once
+    /// more.
+    pub fn own_copy(&self, key: StreamKey) -> StreamKey {
+        let mut forms = Form::ALL.into_iter();
+        forms.find_map(|form| self.locals.get(&key, form)).map_or(key, |here| here.key.clone())
+    }
+
     /// A connection asks to play. It is admitted as soon as the key is registered, or refused when
     /// it has waited long enough.
     pub fn play(&mut self, now: Instant, request: PlayRequest) {

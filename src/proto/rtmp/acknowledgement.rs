@@ -6,14 +6,14 @@ use crate::proto::rtmp::message::Control;
 #[derive(Debug)]
 pub(super) struct ReceivedBytes {
     total: u64,
-    acknowledged: u64,
-    window: u64,
+    unacknowledged: u32,
+    window: u32,
 }
 
 impl ReceivedBytes {
     /// `window` holds until the peer states its own.
     pub(super) fn new(window: u32) -> Self {
-        Self { total: 0, acknowledged: 0, window: u64::from(window) }
+        Self { total: 0, unacknowledged: 0, window }
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -24,17 +24,19 @@ impl ReceivedBytes {
     /// what some clients send for "none".
     pub(super) fn set_window(&mut self, window: u32) {
         if window > 0 {
-            self.window = u64::from(window);
+            self.window = window;
         }
     }
 
     /// Counts bytes; the acknowledgement that is due, if any.
     pub(super) fn add(&mut self, len: usize) -> Option<Control> {
         self.total += len as u64;
-        if self.total - self.acknowledged < self.window {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.unacknowledged = self.unacknowledged.saturating_add(len);
+        if self.unacknowledged < self.window {
             return None;
         }
-        self.acknowledged = self.total;
+        self.unacknowledged = 0;
         Some(Control::Acknowledgement(self.total as u32))
     }
 }

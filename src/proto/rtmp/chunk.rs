@@ -25,12 +25,12 @@ pub enum ChunkItem {
 /// Reads chunks from the first byte after the handshake on.
 #[derive(Debug)]
 pub struct ChunkReader {
-    chunk_size: usize,
+    chunk_size: u32,
     /// The beginning of a header whose rest has not come.
     carry: Carry,
     streams: Vec<ChunkStream>,
     /// Index of the stream whose chunk is being read, and its bytes still to come.
-    current: Option<(usize, usize)>,
+    current: Option<(u32, u32)>,
     /// The beginning of a message that followed an aborted one.
     queued: Option<Box<MediaPart>>,
 }
@@ -38,7 +38,7 @@ pub struct ChunkReader {
 #[derive(Debug, Default)]
 struct Carry {
     bytes: [u8; CHUNK_HEADER_LEN_MAX],
-    len: usize,
+    len: u8,
 }
 
 #[derive(Debug)]
@@ -53,14 +53,14 @@ struct ChunkStream {
     stream_id: u32,
     /// Payload bytes of the message that are still to come; 0 between messages.
     left: u32,
-    body: Body,
+    /// What has come of a message under way that is not media.
+    body: Option<Box<Body>>,
 }
 
 #[derive(Debug)]
 enum Body {
-    Media,
     Whole(Vec<u8>),
-    Aggregate(Box<Aggregate>),
+    Aggregate(Aggregate),
 }
 
 /// The tags of an aggregate, and the bytes of the chunk that were not parsed yet.
@@ -79,7 +79,7 @@ impl Default for ChunkReader {
 impl ChunkReader {
     pub fn new() -> Self {
         Self {
-            chunk_size: CHUNK_SIZE_DEFAULT,
+            chunk_size: CHUNK_SIZE_DEFAULT as u32,
             carry: Carry::default(),
             streams: Vec::new(),
             current: None,
@@ -98,7 +98,7 @@ impl ChunkReader {
                 _ if self.queued.is_some() => self.queued.take().map(|part| ChunkItem::Part(*part)),
                 None if input.is_empty() => return Ok(None),
                 None => self.read_header(input)?,
-                Some((index, left)) if !self.streams[index].has_unparsed() => {
+                Some((index, left)) if !self.streams[index as usize].has_unparsed() => {
                     if left == 0 {
                         self.current = None;
                         self.finish_chunk(index)?
@@ -108,7 +108,7 @@ impl ChunkReader {
                         self.read_payload(index, left, input)
                     }
                 }
-                Some((index, _)) => self.streams[index].next_tag_part()?,
+                Some((index, _)) => self.streams[index as usize].next_tag_part()?,
             };
             if item.is_some() {
                 return Ok(item);
@@ -136,14 +136,14 @@ impl ChunkReader {
             input.advance(header.len);
             return self.begin_chunk(header);
         }
-        let carried_len = self.carry.len;
+        let carried_len = usize::from(self.carry.len);
         let copied_len = input.len().min(CHUNK_HEADER_LEN_MAX - carried_len);
         let candidate_len = carried_len + copied_len;
         self.carry.bytes[carried_len..candidate_len].copy_from_slice(&input[..copied_len]);
         let candidate = &self.carry.bytes[..candidate_len];
         let Ok(header) = ChunkHeader::decode(candidate, extended_before) else {
             input.advance(copied_len);
-            self.carry.len = candidate_len;
+            self.carry.len = candidate_len as u8;
             return Ok(None);
         };
         self.carry.len = 0;
@@ -160,7 +160,7 @@ impl ChunkReader {
 
     fn begin_chunk(&mut self, header: ChunkHeader) -> Result<Option<ChunkItem>, ChunkError> {
         let index = self.stream_index(&header)?;
-        let stream = &mut self.streams[index];
+        let stream = &mut self.streams[index as usize];
         if header.fields == Fields::None && stream.left > 0 {
             self.current = Some((index, stream.chunk_left(self.chunk_size)));
             return Ok(None);
@@ -176,9 +176,9 @@ impl ChunkReader {
         Ok(begin.map(ChunkItem::Part))
     }
 
-    fn stream_index(&mut self, header: &ChunkHeader) -> Result<usize, ChunkError> {
+    fn stream_index(&mut self, header: &ChunkHeader) -> Result<u32, ChunkError> {
         if let Some(index) = find(&self.streams, header.csid) {
-            return Ok(index);
+            return Ok(index as u32);
         }
         // librtmp begins chunk stream 2 with fmt 1 (its ping response): stream id 0, time 0.
         if matches!(header.fields, Fields::SameLength { .. } | Fields::None) {
@@ -190,37 +190,37 @@ impl ChunkReader {
         // Players use two or three for as long as they live.
         self.streams.reserve_exact(1);
         self.streams.push(ChunkStream::new(header.csid));
-        Ok(self.streams.len() - 1)
+        Ok(self.streams.len() as u32 - 1)
     }
 
-    fn read_payload(&mut self, index: usize, left: usize, input: &mut Bytes) -> Option<ChunkItem> {
-        let stream = &mut self.streams[index];
-        let bytes = input.split_to(input.len().min(left));
-        self.current = Some((index, left - bytes.len()));
+    fn read_payload(&mut self, index: u32, left: u32, input: &mut Bytes) -> Option<ChunkItem> {
+        let stream = &mut self.streams[index as usize];
+        let bytes = input.split_to(input.len().min(left as usize));
+        self.current = Some((index, left - bytes.len() as u32));
         stream.left -= bytes.len() as u32;
-        match &mut stream.body {
-            Body::Media => {
+        match stream.body.as_deref_mut() {
+            None => {
                 return Some(ChunkItem::Part(MediaPart::Data { lane: stream.csid, bytes }));
             }
-            Body::Whole(payload) => payload.extend_from_slice(&bytes),
-            Body::Aggregate(aggregate) => aggregate.unparsed = bytes,
+            Some(Body::Whole(payload)) => payload.extend_from_slice(&bytes),
+            Some(Body::Aggregate(aggregate)) => aggregate.unparsed = bytes,
         }
         None
     }
 
     /// Ends the message too when the chunk was its last.
-    fn finish_chunk(&mut self, index: usize) -> Result<Option<ChunkItem>, ChunkError> {
-        let stream = &mut self.streams[index];
+    fn finish_chunk(&mut self, index: u32) -> Result<Option<ChunkItem>, ChunkError> {
+        let stream = &mut self.streams[index as usize];
         if stream.left > 0 {
             return Ok(None);
         }
-        let payload = match std::mem::replace(&mut stream.body, Body::Media) {
-            Body::Media => return Ok(None),
-            Body::Aggregate(aggregate) => {
+        let payload = match stream.body.take().map(|body| *body) {
+            None => return Ok(None),
+            Some(Body::Aggregate(aggregate)) => {
                 let abort = MediaPart::Abort { lane: stream.csid };
                 return Ok(aggregate.parser.is_within_media().then_some(ChunkItem::Part(abort)));
             }
-            Body::Whole(payload) => payload,
+            Some(Body::Whole(payload)) => payload,
         };
         let message = Message {
             kind: stream.kind,
@@ -237,7 +237,7 @@ impl ChunkReader {
         match control {
             Some(Control::SetChunkSize(size)) => {
                 // The top bit must be zero; there is nothing else to make of it.
-                self.chunk_size = (size & 0x7fff_ffff) as usize;
+                self.chunk_size = size & 0x7fff_ffff;
                 if self.chunk_size == 0 { Err(ChunkError::ChunkSizeZero) } else { Ok(None) }
             }
             Some(Control::Abort(csid)) => {
@@ -259,7 +259,7 @@ impl ChunkStream {
             kind: 0,
             stream_id: 0,
             left: 0,
-            body: Body::Media,
+            body: None,
         }
     }
 
@@ -270,18 +270,20 @@ impl ChunkStream {
     }
 
     /// Payload bytes of a chunk that begins.
-    fn chunk_left(&self, chunk_size: usize) -> usize {
-        chunk_size.min(self.left as usize)
+    fn chunk_left(&self, chunk_size: u32) -> u32 {
+        chunk_size.min(self.left)
     }
 
     fn has_unparsed(&self) -> bool {
-        matches!(&self.body, Body::Aggregate(aggregate) if !aggregate.unparsed.is_empty())
+        matches!(
+            self.body.as_deref(),
+            Some(Body::Aggregate(aggregate)) if !aggregate.unparsed.is_empty()
+        )
     }
 
     fn next_tag_part(&mut self) -> Result<Option<ChunkItem>, ChunkError> {
-        match &mut self.body {
-            Body::Aggregate(aggregate) => {
-                let Aggregate { parser, unparsed } = &mut **aggregate;
+        match self.body.as_deref_mut() {
+            Some(Body::Aggregate(Aggregate { parser, unparsed })) => {
                 let part = parser.next_part(unparsed)?;
                 if unparsed.is_empty() {
                     // An empty view holds its receive buffer all the same.
@@ -289,17 +291,17 @@ impl ChunkStream {
                 }
                 Ok(part.map(ChunkItem::Part))
             }
-            Body::Media | Body::Whole(_) => Ok(None),
+            None | Some(Body::Whole(_)) => Ok(None),
         }
     }
 
     /// Forgets the message under way.
     fn abort(&mut self) -> Option<MediaPart> {
         let was_within = std::mem::take(&mut self.left) > 0;
-        let was_media = match std::mem::replace(&mut self.body, Body::Media) {
-            Body::Media => true,
-            Body::Whole(_) => false,
-            Body::Aggregate(aggregate) => aggregate.parser.is_within_media(),
+        let was_media = match self.body.take().as_deref() {
+            None => true,
+            Some(Body::Whole(_)) => false,
+            Some(Body::Aggregate(aggregate)) => aggregate.parser.is_within_media(),
         };
         (was_within && was_media).then_some(MediaPart::Abort { lane: self.csid })
     }
@@ -330,12 +332,12 @@ impl ChunkStream {
             return Err(ChunkError::MessageTooLong { kind: self.kind, len: self.message_len });
         }
         self.body = match self.kind {
-            kind::AUDIO | kind::VIDEO => Body::Media,
+            kind::AUDIO | kind::VIDEO => None,
             kind::AGGREGATE => {
                 let parser = TagParser::starting_at(self.csid, self.timestamp_ms);
-                Body::Aggregate(Box::new(Aggregate { parser, unparsed: Bytes::new() }))
+                Some(Box::new(Body::Aggregate(Aggregate { parser, unparsed: Bytes::new() })))
             }
-            _ => Body::Whole(Vec::new()),
+            _ => Some(Box::new(Body::Whole(Vec::new()))),
         };
         let kind = TagKind::from_number(self.kind).filter(|_| is_media && self.left > 0);
         Ok(kind.map(|kind| MediaPart::Begin {

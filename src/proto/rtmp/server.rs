@@ -73,13 +73,15 @@ pub enum ServerEvent {
 /// The session of one accepted connection.
 #[derive(Debug)]
 pub struct ServerSession {
-    config: ServerConfig,
+    window_ack_size: u32,
+    chunk_size_out_playing: u32,
+    command_timeout: Duration,
     phase: Phase,
     deadline: Option<Instant>,
     reader: ChunkReader,
     received: ReceivedBytes,
     peer_acknowledged: u32,
-    chunk_size_out: usize,
+    chunk_size_out: u32,
     app: Box<str>,
     outputs: VecDeque<Output<ServerEvent>>,
 }
@@ -108,13 +110,15 @@ impl ServerSession {
     /// A session whose connection was just accepted. `seed` feeds the handshake.
     pub fn new(now: Instant, seed: u64, config: ServerConfig) -> Self {
         Self {
-            config,
+            window_ack_size: config.window_ack_size,
+            chunk_size_out_playing: config.chunk_size_out,
+            command_timeout: config.command_timeout,
             phase: Phase::Handshaking(Box::new(ServerHandshake::new(seed))),
             deadline: Some(now + config.handshake_timeout),
             reader: ChunkReader::new(),
             received: ReceivedBytes::new(config.window_ack_size),
             peer_acknowledged: 0,
-            chunk_size_out: CHUNK_SIZE_DEFAULT,
+            chunk_size_out: CHUNK_SIZE_DEFAULT as u32,
             app: Box::default(),
             outputs: VecDeque::new(),
         }
@@ -148,12 +152,7 @@ impl ServerSession {
     }
 
     pub fn poll_output(&mut self) -> Option<Output<ServerEvent>> {
-        let output = self.outputs.pop_front();
-        if output.is_none() && matches!(self.phase, Phase::Playing) {
-            // Half a kilobyte that a player's session seldom has a use for again.
-            self.outputs = VecDeque::new();
-        }
-        output
+        self.outputs.pop_front()
     }
 
     /// Where the next input's chunk streams are.
@@ -162,8 +161,8 @@ impl ServerSession {
     }
 
     /// Exchanges the room for outputs with one that others have just used, and back when they are
-    /// taken: room of its own is in no cache when the next input comes. Nothing happens while either
-    /// has outputs.
+    /// taken: room of its own is in no cache when the next input comes, and half a kilobyte that a
+    /// player's session seldom has a use for again. Nothing happens while either has outputs.
     pub fn exchange_room(&mut self, room: &mut VecDeque<Output<ServerEvent>>) {
         if self.outputs.is_empty() && room.is_empty() {
             std::mem::swap(&mut self.outputs, room);
@@ -225,8 +224,8 @@ impl ServerSession {
             return;
         }
         self.phase = Phase::Playing;
-        self.send_control(Control::SetChunkSize(self.config.chunk_size_out));
-        self.chunk_size_out = self.config.chunk_size_out as usize;
+        self.send_control(Control::SetChunkSize(self.chunk_size_out_playing));
+        self.chunk_size_out = self.chunk_size_out_playing;
         self.send_control(Control::StreamBegin(STREAM_ID));
         self.send_status(reply::PLAY_RESET);
         self.send_status(reply::PLAY_START);
@@ -259,7 +258,7 @@ impl ServerSession {
                 ServerStep::Reply(bytes) => self.outputs.push_back(Output::Send(bytes)),
                 ServerStep::Done => {
                     self.phase = Phase::Connecting;
-                    self.deadline = Some(now + self.config.command_timeout);
+                    self.deadline = Some(now + self.command_timeout);
                 }
             }
         }
@@ -329,7 +328,7 @@ impl ServerSession {
 
     fn send(&mut self, csid: u8, message: &Message) {
         let mut bytes = Vec::new();
-        encode_message(csid, message, self.chunk_size_out, &mut bytes);
+        encode_message(csid, message, self.chunk_size_out as usize, &mut bytes);
         self.outputs.push_back(Output::Send(bytes.into()));
     }
 }

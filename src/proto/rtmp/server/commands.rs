@@ -78,7 +78,7 @@ impl ServerSession {
         self.app = app.into();
         self.phase = Phase::Idle;
         let encoding = command.object().property("objectEncoding").and_then(Value::as_number);
-        let window = self.config.window_ack_size;
+        let window = self.window_ack_size;
         self.send_control(Control::WindowAckSize(window));
         self.send_control(Control::SetPeerBandwidth { window, limit: 2 });
         let result = reply::connect_result(command.transaction, encoding.unwrap_or(0.0));
@@ -116,7 +116,7 @@ impl ServerSession {
             _ => return,
         };
         self.phase = Phase::Idle;
-        self.deadline = Some(now + self.config.command_timeout);
+        self.deadline = Some(now + self.command_timeout);
         // Encoders close right after the command: the event goes before what can't be sent then.
         let is_unpublished = event == ServerEvent::Unpublish;
         self.outputs.push_back(Output::Event(event));

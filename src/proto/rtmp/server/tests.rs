@@ -540,3 +540,19 @@ fn session_can_move_to_another_thread() {
     let mut session = session.join().unwrap();
     assert_eq!(session.poll_output(), Some(Output::Event(begin(6, TagKind::Video, 1, 1))));
 }
+
+#[test]
+fn player_takes_little_memory() {
+    let mut server = Server::new();
+    let mut room = VecDeque::new();
+    for input in [handshake(), chunks(&[connect(), play()])] {
+        server.session.exchange_room(&mut room);
+        server.feed(&input).unwrap();
+        server.session.exchange_room(&mut room);
+    }
+    assert_eq!(server.last_code(), "NetStream.Play.Start");
+    let session = &server.session;
+    assert_eq!((session.outputs.capacity(), size_of::<ServerSession>()), (0, 216));
+    // All of its commands came on one chunk stream.
+    assert_eq!(session.chunk_streams().1, 40);
+}
