@@ -132,23 +132,13 @@ impl DatagramPlayer {
 }
 
 impl DatagramCrowd {
-    /// Adds a player; its reports go out at once, its media with the next flush.
+    /// Adds a player. Its media goes out with the next flush, or with that of a keyframe, and the reports
+    /// that tell where tracks lie before its media.
     pub(super) fn join(&mut self, mut player: DatagramPlayer, log: &Log, outlet: &mut Outlet<'_>) {
         if !log.awaits_keyframe() {
             player.cursor = Some(log.start_seq());
+            outlet.report(log, &player);
         }
-        let prelude = log.prelude_at_start().clone();
-        let mut batch = Batch::new(std::mem::take(outlet.lists));
-        for (channel, report) in &prelude.reports {
-            if let Some(socket) = player.socket(*channel) {
-                let packet = &report[INTERLEAVED_HEADER_LEN..];
-                let span = batch.add_span(|slices| slices.push(IoSlice::new(packet)));
-                batch.sends.push(Send { socket, span, ticket: 0 });
-            }
-        }
-        // A report that is lost is followed by another one.
-        outlet.wire.send(&batch, &mut Vec::new());
-        *outlet.lists = batch.into_lists();
         self.players.push(player);
     }
 
@@ -180,7 +170,11 @@ impl DatagramCrowd {
     pub(super) fn flush(&mut self, log: &Log, staged: Range<u64>, outlet: &mut Outlet<'_>) {
         let mut parts = std::mem::take(&mut outlet.scratch.parts);
         for (place, player) in self.players.iter_mut().enumerate() {
+            let is_waiting = player.cursor.is_none();
             if let Some(seqs) = player.next_part(log, &staged, outlet) {
+                if is_waiting {
+                    outlet.report(log, player);
+                }
                 let Range { start: from, end } = seqs;
                 parts.push(Part { from, end, gso: outlet.gso && !player.refuses_gso, place });
             }
@@ -238,6 +232,22 @@ impl DatagramPlayer {
 }
 
 impl Outlet<'_> {
+    /// Gives a player the latest report of each track from before where players start. One that is lost is
+    /// followed by another one.
+    fn report(&mut self, log: &Log, player: &DatagramPlayer) {
+        let prelude = log.prelude_at_start().clone();
+        let mut batch = Batch::new(std::mem::take(self.lists));
+        for (channel, report) in &prelude.reports {
+            if let Some(socket) = player.socket(*channel) {
+                let packet = &report[INTERLEAVED_HEADER_LEN..];
+                let span = batch.add_span(|slices| slices.push(IoSlice::new(packet)));
+                batch.sends.push(Send { socket, span, ticket: 0 });
+            }
+        }
+        self.wire.send(&batch, &mut Vec::new());
+        *self.lists = batch.into_lists();
+    }
+
     /// Gives the same packets to players, who stand behind them then.
     fn give(&mut self, log: &Log, parts: &[Part], players: &mut [DatagramPlayer]) {
         let Some(&Part { from, end, gso, .. }) = parts.first() else { return };
@@ -541,6 +551,24 @@ mod tests {
         assert_eq!(scene.wire.got[&10].len(), 440);
         assert_eq!(scene.wire.got.len(), 1, "no audio");
         assert_eq!(scene.crowd.remove(id(10)).expect("it was there").sent_bytes, 440);
+    }
+
+    /// A report lies before the packets of its keyframe, which are where the player begins.
+    #[test]
+    fn who_waits_for_a_keyframe_gets_the_reports_before_it() {
+        let (mut scene, start) = (Scene::default(), crate::clock::now());
+        scene.packets(false, 1);
+        scene.flush(start);
+        scene.join(start, 10);
+        push(&mut scene.log, 1, TagKind::Script, false, 28);
+        scene.flush(start);
+        assert!(scene.wire.got.is_empty(), "it waits");
+        scene.packets(true, 1);
+        scene.flush(start);
+        scene.packets(false, 1);
+        scene.flush(start);
+        let lens = [10, 110].map(|socket| scene.wire.got[&socket].len());
+        assert_eq!(lens, [2000, 28]);
     }
 
     #[test]
