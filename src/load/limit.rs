@@ -19,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::clip::Clip;
+use super::flush::Flush;
 use super::options::{LimitOptions, Method, Wire};
 use super::rtsp::floor::{Calls, FloorPlayer, Packets};
 use super::stamp::Stamp;
@@ -101,7 +102,7 @@ fn serve(
     for (number, player) in players.into_iter().enumerate() {
         parts[number % count].push(player);
     }
-    let (publisher, mut upstream) = options.relayed.then(pair).transpose()?.unzip();
+    let (publisher, mut ingest) = options.relayed.then(pair).transpose()?.unzip();
     let publisher_cpu = publisher_cpu(options)?;
     thread::scope(|scope| {
         let publisher = publisher.map(|socket| {
@@ -109,11 +110,11 @@ fn serve(
         });
         let mut threads: Vec<_> = publisher.into_iter().collect();
         for (number, players) in parts.into_iter().enumerate() {
-            let (cpu, upstream) = (cpus.get(number).copied(), upstream.take());
+            let (cpu, ingest) = (cpus.get(number).copied(), ingest.take());
             threads.push(scope.spawn(move || {
                 cpu.map(soak::pin).transpose()?;
                 let mut sender = Sender::new(options, clip, players)?;
-                let mut schedule = Schedule { clip, flush: options.flush(), start_ns, upstream };
+                let mut schedule = Schedule { clip, flush: options.flush(), start_ns, ingest };
                 schedule.send_all(&mut sender, stopped);
                 Ok(())
             }));
@@ -281,7 +282,7 @@ fn publish(
 ) -> Result<(), Failure> {
     cpu.map(soak::pin).transpose()?;
     let mut sender = Sender::Flv(FlvSender::new(vec![socket], None));
-    let mut schedule = Schedule { clip, flush: Flush::Tag, start_ns, upstream: None };
+    let mut schedule = Schedule { clip, flush: Flush::Tag, start_ns, ingest: None };
     schedule.send_all(&mut sender, stopped);
     Ok(())
 }
@@ -293,7 +294,7 @@ struct Schedule<'a> {
     /// When the first tag is due.
     start_ns: u64,
     /// Where the bytes come from that are passed on.
-    upstream: Option<TcpStream>,
+    ingest: Option<TcpStream>,
 }
 
 impl Schedule<'_> {
@@ -303,13 +304,13 @@ impl Schedule<'_> {
             let (at_ms, tags) = self.flush.next(self.clip, next);
             next = tags.end;
             sender.prepare(self.clip, tags, self.start_ns);
-            match &mut self.upstream {
+            match &mut self.ingest {
                 None => {
                     let at_ns = self.start_ns + at_ms * 1_000_000;
                     sleep_ns(at_ns.saturating_sub(clock::monotonic_ns()));
                 }
-                Some(upstream) => {
-                    if sender.receive(upstream).is_err() {
+                Some(ingest) => {
+                    if sender.receive(ingest).is_err() {
                         return;
                     }
                 }
@@ -345,50 +346,6 @@ fn append_tag(header: TagHeader, payload: &[u8], out: &mut Vec<u8>) {
     let size = (TAG_HEADER_LEN + payload.len()) as u32;
     let size: [u8; TAG_SIZE_LEN] = size.to_be_bytes();
     out.extend_from_slice(&size);
-}
-
-/// Which tags go out together, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flush {
-    /// Each tag by itself, when it is due.
-    Tag,
-    /// All that became due within so many ms, at their end.
-    Window(u32),
-    /// Video when it is due, with the audio that waited for it; audio waits so many ms at most.
-    AudioOnVideo(u32),
-}
-
-impl Flush {
-    fn name(self) -> String {
-        match self {
-            Self::Tag => "each tag by itself".to_owned(),
-            Self::Window(ms) => format!("tags of {ms} ms together"),
-            Self::AudioOnVideo(ms) => format!("audio with the next video, {ms} ms at most"),
-        }
-    }
-
-    /// The flush that begins with the tag at `index`: when, in ms from the beginning, and of which
-    /// tags.
-    fn next(self, clip: &Clip, index: u64) -> (u64, Range<u64>) {
-        let (first, first_ms) = clip.tag(index);
-        match self {
-            Self::Window(window_ms) => {
-                let at_ms = (first_ms / u64::from(window_ms) + 1) * u64::from(window_ms);
-                let end = (index..).find(|next| clip.tag(*next).1 >= at_ms);
-                (at_ms, index..end.expect("clips go on"))
-            }
-            Self::AudioOnVideo(wait_ms) if !first.is_frame => {
-                let until_ms = first_ms + u64::from(wait_ms);
-                let ends = |next: &u64| clip.tag(*next).0.is_frame || clip.tag(*next).1 > until_ms;
-                let end = (index + 1..).find(ends).expect("clips go on");
-                match clip.tag(end) {
-                    (_, at_ms) if at_ms > until_ms => (until_ms, index..end),
-                    (_, at_ms) => (at_ms, index..end + 1),
-                }
-            }
-            Self::Tag | Self::AudioOnVideo(_) => (first_ms, index..index + 1),
-        }
-    }
 }
 
 /// The players of one thread, what they are sent next, and how.
@@ -454,9 +411,9 @@ impl Sender {
     }
 
     /// Takes the bytes that were prepared from where they come; they are as many.
-    fn receive(&mut self, upstream: &mut TcpStream) -> std::io::Result<()> {
+    fn receive(&mut self, ingest: &mut TcpStream) -> std::io::Result<()> {
         match self {
-            Self::Flv(sender) => upstream.read_exact(&mut sender.bytes),
+            Self::Flv(sender) => ingest.read_exact(&mut sender.bytes),
             Self::Rtsp { .. } => unreachable!("packets are not relayed"),
         }
     }
@@ -509,46 +466,3 @@ const LAST_WORDS_NS_MAX: u64 = 20_000_000_000;
 /// From when nobody is sent to any more to the end of the players that ended by themselves.
 const GOODBYE_NS_MAX: u64 = 2_000_000_000;
 const ACCEPT_PAUSE_NS: u64 = 1_000_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::media::TagKind;
-
-    /// All flushes of ten seconds: when, and the times of their tags.
-    fn flushes(flush: Flush, clip: &Clip) -> Vec<(u64, Vec<(TagKind, u64)>)> {
-        let mut next = 0;
-        let mut flushes = Vec::new();
-        while clip.tag(next).1 < 10_000 {
-            let (at_ms, tags) = flush.next(clip, next);
-            assert_eq!(tags.start, next, "no tag is left out");
-            assert!(tags.end > next, "each flush has a tag");
-            next = tags.end;
-            let of = |index| (clip.tag(index).0.kind, clip.tag(index).1);
-            flushes.push((at_ms, tags.map(of).collect()));
-        }
-        flushes
-    }
-
-    #[test]
-    fn flushes_take_what_their_policy_says() {
-        let clip = Clip::load(None).expect("it is ours");
-        let each = flushes(Flush::Tag, &clip);
-        assert!(each.iter().all(|(at_ms, tags)| tags.len() == 1 && tags[0].1 == *at_ms));
-        let windows = flushes(Flush::Window(100), &clip);
-        assert_eq!(windows.len(), 100);
-        for (at_ms, tags) in &windows {
-            assert!(tags.iter().all(|(_, tag_ms)| (at_ms - 100..*at_ms).contains(tag_ms)));
-        }
-        let riding = flushes(Flush::AudioOnVideo(40), &clip);
-        assert_eq!(riding.len(), 250);
-        for (at_ms, tags) in &riding {
-            assert_eq!(*tags.last().expect("a tag"), (TagKind::Video, *at_ms));
-        }
-        for (at_ms, tags) in flushes(Flush::AudioOnVideo(10), &clip) {
-            assert!(tags.iter().all(|(_, tag_ms)| (*tag_ms..=tag_ms + 10).contains(&at_ms)));
-            let frames = tags.iter().filter(|(kind, _)| *kind == TagKind::Video).count();
-            assert!(frames <= 1 && (frames == 0 || tags[tags.len() - 1].0 == TagKind::Video));
-        }
-    }
-}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::limit::Flush;
+use super::flush::Flush;
 use crate::config::CpuList;
 use crate::proto::rtsp::LowerTransport;
 
