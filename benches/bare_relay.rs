@@ -2,8 +2,9 @@
 //! the same bytes and knows nothing of them. Streams of 0.57 Mbit/s as `benches/compare` has them:
 //! 25 video frames and 43 audio frames a second, each sent by itself. The loop on CPU 0, both ends
 //! on CPU 1, in sweeps of 1 ms. It is woken for each tag, gathers for 1 ms, or reads by frames
-//! (`SO_RCVLOWAT`) and gathers, as rillcast does (`-- --by-frames`: this
-//! alone, once, its CPU s/GB alone, and what a soak of its CPU misses for each GB). Prints Markdown; `docs/benchmarks.md` has the results.
+//! (`SO_RCVLOWAT`) and gathers, as rillcast does (`-- --by-frames`: this alone, once; it prints its
+//! CPU s/GB, and what a soak of its CPU misses for each GB). `-- --seconds N` is the window, 6 s
+//! unless given. Prints Markdown; `docs/benchmarks.md` has the results.
 #![allow(clippy::print_stdout, reason = "what a bench prints is its result")]
 #![allow(clippy::disallowed_methods, reason = "plain threads on a schedule of their own")]
 
@@ -24,7 +25,7 @@ use rillcast::ring::socket::set_receive_mark;
 
 const STREAMS: usize = 400;
 const WARM_UP: Duration = Duration::from_secs(1);
-const WINDOW: Duration = Duration::from_secs(6);
+const WINDOW_SECONDS: u64 = 6;
 const SWEEP: Duration = Duration::from_millis(1);
 
 /// Bytes and interval of each kind of frame.
@@ -39,10 +40,12 @@ const LOOPS: [(&str, usize, Duration); 3] = [
 ];
 
 fn main() {
-    if std::env::args().any(|arg| arg == "--by-frames") {
+    let args: Vec<String> = std::env::args().collect();
+    let window = window(&args);
+    if args.iter().any(|arg| arg == "--by-frames") {
         let [.., (_, mark, pause)] = LOOPS;
         let soak = Soak::start();
-        let run = run(mark, pause, Some(&soak));
+        let run = run(mark, pause, window, Some(&soak));
         println!("{:.2} {:.2}", run.cpu_per_gb(), run.soak_per_gb());
         return;
     }
@@ -50,11 +53,17 @@ fn main() {
     println!("|---|---|---|");
     for _ in 0..2 {
         for (name, mark, pause) in LOOPS {
-            let run = run(mark, pause, None);
-            let per_second = run.receives as f64 / WINDOW.as_secs_f64();
+            let run = run(mark, pause, window, None);
+            let per_second = run.receives as f64 / window.as_secs_f64();
             println!("| {name} | {:.2} | {per_second:.0} |", run.cpu_per_gb());
         }
     }
+}
+
+fn window(args: &[String]) -> Duration {
+    let given = args.iter().skip_while(|arg| *arg != "--seconds").nth(1);
+    let seconds = given.map_or(WINDOW_SECONDS, |text| text.parse().expect("whole seconds"));
+    Duration::from_secs(seconds)
 }
 
 struct Run {
@@ -96,7 +105,7 @@ impl Drop for Soak {
     }
 }
 
-fn run(mark: usize, pause: Duration, soak: Option<&Soak>) -> Run {
+fn run(mark: usize, pause: Duration, window: Duration, soak: Option<&Soak>) -> Run {
     let (publishers, inputs) = pairs();
     for input in &inputs {
         set_receive_mark(input, mark as u32).expect("an option");
@@ -106,7 +115,7 @@ fn run(mark: usize, pause: Duration, soak: Option<&Soak>) -> Run {
     thread::scope(|scope| {
         scope.spawn(|| publish(publishers, &done));
         scope.spawn(|| play(players, &done));
-        let relay = scope.spawn(|| relay(&inputs, &outputs, pause, soak));
+        let relay = scope.spawn(|| relay((&inputs, &outputs), pause, window, soak));
         let run = relay.join().expect("the loop ends");
         done.store(true, Ordering::Relaxed);
         run
@@ -129,7 +138,12 @@ fn pairs() -> (Vec<TcpStream>, Vec<TcpStream>) {
     (0..STREAMS).map(pair).unzip()
 }
 
-fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration, soak: Option<&Soak>) -> Run {
+fn relay(
+    (inputs, outputs): (&[TcpStream], &[TcpStream]),
+    pause: Duration,
+    window: Duration,
+    soak: Option<&Soak>,
+) -> Run {
     pin(0);
     let epoll = Epoll::new(EpollCreateFlags::empty()).expect("epoll");
     for (index, input) in inputs.iter().enumerate() {
@@ -144,7 +158,7 @@ fn relay(inputs: &[TcpStream], outputs: &[TcpStream], pause: Duration, soak: Opt
     let mut buffer = vec![0; 16 * 1024];
     let mut started = false;
     let start = clock::now();
-    while start.elapsed() < WARM_UP + WINDOW {
+    while start.elapsed() < WARM_UP + window {
         if !started && start.elapsed() >= WARM_UP {
             started = true;
             (run.bytes, run.receives, cpu_before) = (0, 0, run_time(THIS_THREAD));

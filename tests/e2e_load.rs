@@ -423,6 +423,20 @@ fn waiting_for_a_flush_is_part_of_the_delay() {
     }
 }
 
+#[test]
+fn floor_of_a_relay_passes_on_what_it_receives() {
+    for method in ["send", "uring"] {
+        let limit =
+            ["limit", "--relayed", "--audio-on-video", "--players", "5", "--method", method];
+        let (report, _) = load(&[&limit[..], &["--warm-up", "1", "--duration", "3"]].concat());
+        assert_eq!((&report["missing_frames"], &report["broken_tags"]), (&0.into(), &0.into()));
+        assert_eq!(report["joins"]["joined"], 5);
+        assert!(number(&report, "/frames") > 300.0, "{report:#}");
+        assert_eq!(report["frames"], report["stamped_frames"], "{report:#}");
+        assert!(number(&report, "/delay_ms/p50") > 0.0, "{report:#}");
+    }
+}
+
 /// Packets came, each once and in its turn.
 #[track_caller]
 fn assert_packets(report: &Value) {
@@ -659,6 +673,8 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         &["load", "slow", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp"],
         &["load", "limit", "--method", "joined"],
         &["load", "limit", "--wire", "rtsp-tcp", "--method", "sendto"],
+        &["load", "limit", "--wire", "rtsp-tcp", "--relayed"],
+        &["load", "limit", "--cpus", "0,1", "--relayed"],
         &["load", "pending", "--api", "http://192.0.2.1:80", "--secret", "s"],
         &["load", "publish", "--url", "rtsp://127.0.0.1/a/b", "--rtsp-transport", "udp-gro"],
     ]
@@ -670,5 +686,5 @@ fn what_cannot_be_loaded_is_said_in_one_line() {
         log
     })
     .collect();
-    assert_eq!(lines.len(), 10, "{lines:?}");
+    assert_eq!(lines.len(), 12, "{lines:?}");
 }

@@ -22,7 +22,6 @@ const INTERVAL_NS: u64 = 20_000_000;
 
 pub(crate) struct Callers {
     seen: Arc<Mutex<Seen>>,
-    paused: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -62,7 +61,6 @@ impl Callers {
     /// `getMediaList` and `listStreamProxy` of one key.
     pub(crate) fn start(api: &Api) -> Self {
         let seen = Arc::new(Mutex::new(Seen::new()));
-        let paused = Arc::new(AtomicBool::new(false));
         let stopped = Arc::new(AtomicBool::new(false));
         let of_rtmp = ("schema", "rtmp".to_owned());
         let calls = [("getMediaList", of_rtmp), ("listStreamProxy", ("key", key("bench")))];
@@ -70,15 +68,10 @@ impl Callers {
         let threads = calls.map(|(name, (param, value))| {
             let number = numbers.next().expect("a number for each");
             let (api, seen) = (api.clone(), Arc::clone(&seen));
-            let (paused, stopped) = (Arc::clone(&paused), Arc::clone(&stopped));
+            let stopped = Arc::clone(&stopped);
             spawn(move || {
                 let mut pace = Pace::new(clock::monotonic_ns(), INTERVAL_NS);
                 while !stopped.load(Ordering::Relaxed) {
-                    if paused.load(Ordering::Relaxed) {
-                        pause(Duration::from_nanos(INTERVAL_NS));
-                        pace.skip_to(clock::monotonic_ns());
-                        continue;
-                    }
                     match pace.take(clock::monotonic_ns()) {
                         Err(left_ns) => pause(Duration::from_nanos(left_ns)),
                         Ok(due_ns) => {
@@ -95,16 +88,12 @@ impl Callers {
                 }
             })
         });
-        Self { seen, paused, stopped, threads: threads.into() }
+        Self { seen, stopped, threads: threads.into() }
     }
 
     /// Latencies since the last call, µs.
     pub(crate) fn take(&self) -> Histogram<u64> {
         self.seen.lock().expect("no panic while locked").take()
-    }
-
-    pub(crate) fn pause(&self, pause: bool) {
-        self.paused.store(pause, Ordering::Relaxed);
     }
 }
 

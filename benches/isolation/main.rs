@@ -26,7 +26,7 @@ use rillcast::load::dead::DeadOrigins;
 
 use api::Callers;
 use players::Players;
-use report::{Lifting, Phase, Run};
+use report::{Lift, Lifting, Phase, Run};
 use source::Source;
 
 const PLAYERS: usize = 50;
@@ -74,37 +74,21 @@ fn measure(pulls: usize, quick: bool) -> Run {
     for _ in 0..alternations {
         run.quiet.push(watch(quiet_time));
         let rss_before = process::rss_bytes(relay.process.child.id());
-        players.take();
-        callers.take();
-        let adding = clock::now();
-        dead::add(&origins, &relay.api, pulls);
-        let mut lifting = Lifting { add: adding.elapsed(), ..Lifting::default() };
-        lifting.add_gaps = players.take_soon().0;
-        lifting.add_calls = callers.take();
+        let beside = (&players, &callers);
+        let ((), add) = of_all(beside, || dead::add(&origins, &relay.api, pulls));
         run.dead.push(watch(dead_time));
         run.grown_bytes.push(process::rss_bytes(relay.process.child.id()) - rss_before);
-        callers.pause(true);
         kit::pause(SETTLE);
-        players.take();
-        let listing = clock::now();
-        let list = relay.api.call_raw("listStreamProxy", &[]);
-        lifting.list = listing.elapsed();
-        lifting.list_gaps = players.take_soon().0;
-        let list = list.json();
-        assert_eq!(list["data"].as_array().map(Vec::len), Some(pulls + 1));
-        drop(list);
+        let (reply, list) = of_all(beside, || relay.api.call_raw("listStreamProxy", &[]));
+        assert_eq!(reply.json()["data"].as_array().map(Vec::len), Some(pulls + 1));
         // So that what this program was busy with is not taken for the relay's.
         kit::pause(SETTLE);
-        players.take();
-        let closing = clock::now();
-        let reply = relay.api("close_streams", &[("app", dead::APP), ("force", "1")]);
-        lifting.close = closing.elapsed();
-        lifting.close_gaps = players.take_soon().0;
+        let all = [("app", dead::APP), ("force", "1")];
+        let (reply, close) = of_all(beside, || relay.api("close_streams", &all));
         assert_eq!(reply["count_closed"], pulls, "{}", reply["released"]);
         assert_eq!(reply["released"]["complete"], true, "{}", reply["released"]);
         wait_until(LIVENESS, "only the live pull is left", || relay.ledger()["pulls"] == 1);
-        callers.pause(false);
-        run.lifting.push(lifting);
+        run.lifting.push(Lifting { add, list, close });
     }
     dead::add(&origins, &relay.api, pulls);
     players.assert_all_open();
@@ -113,6 +97,19 @@ fn measure(pulls: usize, quick: bool) -> Run {
     relay.stop();
     run.stop = stopping.elapsed();
     run
+}
+
+/// Does something with all pulls at once, and what players and callers see until shortly after: a
+/// call is due each 20 ms.
+fn of_all<T>((players, callers): (&Players, &Callers), work: impl FnOnce() -> T) -> (T, Lift) {
+    players.take();
+    callers.take();
+    let start = clock::now();
+    let done = work();
+    let took = start.elapsed();
+    let (gaps, _) = players.take_soon();
+    let calls = callers.take();
+    (done, Lift { took, gap_us_max: gaps.max(), call_us_max: calls.max() })
 }
 
 /// What players and callers see in so long.

@@ -23,31 +23,19 @@ pub(crate) struct Phase {
     pub(crate) skipped: u64,
 }
 
-/// Calls that concern all dead pulls at once, and the longest gap at the players meanwhile.
-pub(crate) struct Lifting {
-    pub(crate) add: Duration,
-    pub(crate) list: Duration,
-    pub(crate) close: Duration,
-    pub(crate) add_gaps: Histogram<u64>,
-    pub(crate) list_gaps: Histogram<u64>,
-    pub(crate) close_gaps: Histogram<u64>,
-    /// API calls while all are added.
-    pub(crate) add_calls: Histogram<u64>,
+/// A call for all dead pulls at once, or a call for each, and the longest that players and callers
+/// of the API waited meanwhile.
+pub(crate) struct Lift {
+    pub(crate) took: Duration,
+    pub(crate) gap_us_max: u64,
+    pub(crate) call_us_max: u64,
 }
 
-impl Default for Lifting {
-    fn default() -> Self {
-        let zero = Duration::ZERO;
-        Self {
-            add: zero,
-            list: zero,
-            close: zero,
-            add_gaps: micros(),
-            list_gaps: micros(),
-            close_gaps: micros(),
-            add_calls: micros(),
-        }
-    }
+/// All dead pulls are added, listed and closed.
+pub(crate) struct Lifting {
+    pub(crate) add: Lift,
+    pub(crate) list: Lift,
+    pub(crate) close: Lift,
 }
 
 /// All phases with one number of pulls.
@@ -87,21 +75,25 @@ pub(crate) fn print(runs: &[Run]) {
     }
     println!(
         "\n| dead pulls | add all, s | list all, ms | close all, s | longest gap meanwhile: add / \
-         list / close, ms | longest API call while adding, ms | RSS per pull, bytes | SIGTERM to exit, s |"
+         list / close, ms | longest API call meanwhile: add / list / close, ms \
+         | RSS per pull, bytes | SIGTERM to exit, s |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for run in runs {
         let of = |pick: fn(&Lifting) -> f64| median(run.lifting.iter().map(pick));
         println!(
-            "| {} | {:.2} | {:.1} | {:.2} | {:.1} / {:.1} / {:.1} | {:.1} | {} | {:.2} |",
+            "| {} | {:.2} | {:.1} | {:.2} | {:.1} / {:.1} / {:.1} | {:.1} / {:.1} / {:.1} | {} \
+             | {:.2} |",
             run.pulls,
-            of(|lifting| lifting.add.as_secs_f64()),
-            of(|lifting| lifting.list.as_secs_f64() * 1000.0),
-            of(|lifting| lifting.close.as_secs_f64()),
-            of(|lifting| ms(lifting.add_gaps.max())),
-            of(|lifting| ms(lifting.list_gaps.max())),
-            of(|lifting| ms(lifting.close_gaps.max())),
-            of(|lifting| ms(lifting.add_calls.max())),
+            of(|all| all.add.took.as_secs_f64()),
+            of(|all| all.list.took.as_secs_f64() * 1000.0),
+            of(|all| all.close.took.as_secs_f64()),
+            of(|all| ms(all.add.gap_us_max)),
+            of(|all| ms(all.list.gap_us_max)),
+            of(|all| ms(all.close.gap_us_max)),
+            of(|all| ms(all.add.call_us_max)),
+            of(|all| ms(all.list.call_us_max)),
+            of(|all| ms(all.close.call_us_max)),
             // The first time: afterwards the allocator has them.
             run.grown_bytes.first().expect("an alternation") / run.pulls as u64,
             run.stop.as_secs_f64(),

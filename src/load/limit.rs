@@ -1,6 +1,7 @@
 //! `load limit`: the floor under every server's price. The clip over HTTP-FLV, or as the packets of
 //! RTSP, to N sockets by a bare loop of sends, or by batches of an io_uring, and nothing else: no
-//! ingest, no queues, no timers. A player that does not keep up is closed.
+//! queues, no timers, and no ingest but, where asked for, a receive of the bytes that are sent. A
+//! player that does not keep up is closed.
 //!
 //! The players are `load play` in a process of its own, as with any server, so that both are
 //! measured by the same means.
@@ -18,11 +19,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::clip::Clip;
+use super::flush::Flush;
 use super::options::{LimitOptions, Method, Wire};
 use super::rtsp::floor::{Calls, FloorPlayer, Packets};
 use super::stamp::Stamp;
 use super::{Failure, Wait, soak};
 use crate::clock;
+use crate::config::CpuList;
 use crate::limits::LOAD_REQUEST_LEN_MAX;
 use crate::proto::flv::{FILE_HEADER, TAG_HEADER_LEN, TAG_SIZE_LEN, TagHeader};
 use crate::proto::rtsp::LowerTransport;
@@ -37,43 +40,20 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
     if matches!(options.wire, Wire::Flv | Wire::RtspTcp) && options.method == Method::Sendto {
         return Err("--method sendto is for datagrams: --wire rtsp-udp".into());
     }
+    if options.relayed && options.wire != Wire::Flv {
+        return Err("--relayed is for FLV: --wire flv".into());
+    }
     let clip = Clip::load(options.file.as_deref())?;
-    let cpus = options.cpus.as_ref().map_or(&[][..], |list| list.cpus());
-    let threads = cpus.len().max(1);
+    if options.relayed && cpus(options).len() > 1 {
+        return Err("--relayed is for one sender: one CPU in --cpus".into());
+    }
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     socket2::SockRef::from(&listener).listen(4096)?;
     let mut players = start_players(options, listener.local_addr()?)?;
     let stopped = AtomicBool::new(false);
     let status = thread::scope(|scope| -> Result<_, Failure> {
         let (clip, stopped) = (&clip, &stopped);
-        let serve = scope.spawn(move || -> Result<(), Failure> {
-            let floor = Floor::new(options.wire, clip)?;
-            let players = accept_all(&listener, options.players as usize, &floor, stopped)?;
-            let start_ns = clock::monotonic_ns() + START_DELAY_NS;
-            let mut parts: Vec<Vec<Player>> = (0..threads).map(|_| Vec::new()).collect();
-            for (number, player) in players.into_iter().enumerate() {
-                parts[number % threads].push(player);
-            }
-            thread::scope(|scope| {
-                let senders: Vec<_> = parts
-                    .into_iter()
-                    .enumerate()
-                    .map(|(number, players)| {
-                        let cpu = cpus.get(number).copied();
-                        scope.spawn(move || -> Result<(), Failure> {
-                            cpu.map(soak::pin).transpose()?;
-                            let mut sender = Sender::new(options, clip, players)?;
-                            let schedule = Schedule { clip, flush: options.flush(), start_ns };
-                            schedule.send_all(&mut sender, stopped);
-                            Ok(())
-                        })
-                    })
-                    .collect();
-                senders.into_iter().try_for_each(|sender| {
-                    sender.join().expect("a panic of a thread is one of ours")
-                })
-            })
-        });
+        let serve = scope.spawn(move || serve(options, clip, &listener, stopped));
         let (mut finished_ns, mut told_ns) = (None, None);
         let status = loop {
             if let Some(status) = players.try_wait()? {
@@ -106,6 +86,50 @@ pub(super) fn run(options: &LimitOptions, wait: Wait<'_>) -> Result<ExitCode, Fa
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// From the first request until the players are gone, or we are to stop.
+fn serve(
+    options: &LimitOptions,
+    clip: &Clip,
+    listener: &TcpListener,
+    stopped: &AtomicBool,
+) -> Result<(), Failure> {
+    let cpus = cpus(options);
+    let floor = Floor::new(options.wire, clip)?;
+    let players = accept_all(listener, options.players as usize, &floor, stopped)?;
+    let start_ns = clock::monotonic_ns() + START_DELAY_NS;
+    let mut parts: Vec<Vec<Player>> = (0..cpus.len().max(1)).map(|_| Vec::new()).collect();
+    let count = parts.len();
+    for (number, player) in players.into_iter().enumerate() {
+        parts[number % count].push(player);
+    }
+    let (publisher, mut ingest) = options.relayed.then(pair).transpose()?.unzip();
+    let publisher_cpu = publisher_cpu(options)?;
+    thread::scope(|scope| {
+        let publisher = publisher.map(|socket| {
+            scope.spawn(move || publish(publisher_cpu, clip, start_ns, socket, stopped))
+        });
+        let mut threads: Vec<_> = publisher.into_iter().collect();
+        for (number, players) in parts.into_iter().enumerate() {
+            let (cpu, ingest) = (cpus.get(number).copied(), ingest.take());
+            threads.push(scope.spawn(move || {
+                cpu.map(soak::pin).transpose()?;
+                let mut sender = Sender::new(options, clip, players)?;
+                let mut schedule = Schedule { clip, flush: options.flush(), start_ns, ingest };
+                schedule.send_all(&mut sender, stopped);
+                Ok(())
+            }));
+        }
+        let joined = |thread: thread::ScopedJoinHandle<'_, Result<(), Failure>>| {
+            thread.join().expect("a panic of a thread is one of ours")
+        };
+        threads.into_iter().try_for_each(joined)
+    })
+}
+
+fn cpus(options: &LimitOptions) -> &[usize] {
+    options.cpus.as_ref().map_or(&[][..], |list| list.cpus())
+}
+
 /// Starts `load play` against us.
 fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, Failure> {
     let method = match options.method {
@@ -122,7 +146,8 @@ fn start_players(options: &LimitOptions, address: SocketAddr) -> Result<Child, F
             (" of RTP packets over UDP, joined", format!("rtsp://{address}/limit/a"), "udp-gro")
         }
     };
-    let label = format!("limit: bare {method}{what}, {}", options.flush().name());
+    let relayed = if options.relayed { ", relayed" } else { "" };
+    let label = format!("limit: bare {method}{what}, {}{relayed}", options.flush().name());
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["load", "play", "--url", &url, "--rtsp-transport", transport]);
     command.args(["--label", &label, "--players", &options.players.to_string()]);
@@ -232,23 +257,64 @@ fn read_request(socket: &mut TcpStream) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where the publisher runs: beside the players.
+fn publisher_cpu(options: &LimitOptions) -> Result<Option<usize>, Failure> {
+    let list = options.client_cpus.clone().map(CpuList::try_from).transpose()?;
+    Ok(list.and_then(|list| list.cpus().first().copied()))
+}
+
+/// Both ends of a connection over loopback.
+fn pair() -> Result<(TcpStream, TcpStream), Failure> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    near.set_nodelay(true)?;
+    let (far, _) = listener.accept()?;
+    Ok((near, far))
+}
+
+/// Sends each tag when it is due, to who passes it on.
+fn publish(
+    cpu: Option<usize>,
+    clip: &Clip,
+    start_ns: u64,
+    socket: TcpStream,
+    stopped: &AtomicBool,
+) -> Result<(), Failure> {
+    cpu.map(soak::pin).transpose()?;
+    let mut sender = Sender::Flv(FlvSender::new(vec![socket], None));
+    let mut schedule = Schedule { clip, flush: Flush::Tag, start_ns, ingest: None };
+    schedule.send_all(&mut sender, stopped);
+    Ok(())
+}
+
 /// What is sent when.
 struct Schedule<'a> {
     clip: &'a Clip,
     flush: Flush,
     /// When the first tag is due.
     start_ns: u64,
+    /// Where the bytes come from that are passed on.
+    ingest: Option<TcpStream>,
 }
 
 impl Schedule<'_> {
-    fn send_all(&self, sender: &mut Sender, stopped: &AtomicBool) {
+    fn send_all(&mut self, sender: &mut Sender, stopped: &AtomicBool) {
         let mut next = 0;
         while !stopped.load(Relaxed) && !sender.is_done() {
             let (at_ms, tags) = self.flush.next(self.clip, next);
             next = tags.end;
             sender.prepare(self.clip, tags, self.start_ns);
-            let at_ns = self.start_ns + at_ms * 1_000_000;
-            sleep_ns(at_ns.saturating_sub(clock::monotonic_ns()));
+            match &mut self.ingest {
+                None => {
+                    let at_ns = self.start_ns + at_ms * 1_000_000;
+                    sleep_ns(at_ns.saturating_sub(clock::monotonic_ns()));
+                }
+                Some(ingest) => {
+                    if sender.receive(ingest).is_err() {
+                        return;
+                    }
+                }
+            }
             sender.send();
         }
     }
@@ -282,50 +348,6 @@ fn append_tag(header: TagHeader, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&size);
 }
 
-/// Which tags go out together, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flush {
-    /// Each tag by itself, when it is due.
-    Tag,
-    /// All that became due within so many ms, at their end.
-    Window(u32),
-    /// Video when it is due, with the audio that waited for it; audio waits so many ms at most.
-    AudioOnVideo(u32),
-}
-
-impl Flush {
-    fn name(self) -> String {
-        match self {
-            Self::Tag => "each tag by itself".to_owned(),
-            Self::Window(ms) => format!("tags of {ms} ms together"),
-            Self::AudioOnVideo(ms) => format!("audio with the next video, {ms} ms at most"),
-        }
-    }
-
-    /// The flush that begins with the tag at `index`: when, in ms from the beginning, and of which
-    /// tags.
-    fn next(self, clip: &Clip, index: u64) -> (u64, Range<u64>) {
-        let (first, first_ms) = clip.tag(index);
-        match self {
-            Self::Window(window_ms) => {
-                let at_ms = (first_ms / u64::from(window_ms) + 1) * u64::from(window_ms);
-                let end = (index..).find(|next| clip.tag(*next).1 >= at_ms);
-                (at_ms, index..end.expect("clips go on"))
-            }
-            Self::AudioOnVideo(wait_ms) if !first.is_frame => {
-                let until_ms = first_ms + u64::from(wait_ms);
-                let ends = |next: &u64| clip.tag(*next).0.is_frame || clip.tag(*next).1 > until_ms;
-                let end = (index + 1..).find(ends).expect("clips go on");
-                match clip.tag(end) {
-                    (_, at_ms) if at_ms > until_ms => (until_ms, index..end),
-                    (_, at_ms) => (at_ms, index..end + 1),
-                }
-            }
-            Self::Tag | Self::AudioOnVideo(_) => (first_ms, index..index + 1),
-        }
-    }
-}
-
 /// The players of one thread, what they are sent next, and how.
 enum Sender {
     Flv(FlvSender),
@@ -351,8 +373,7 @@ impl Sender {
                     Player::Rtsp(_) => None,
                 };
                 let sockets = players.into_iter().filter_map(of_flv).collect();
-                let sender = FlvSender { bytes: Vec::new(), sockets, ring, slow: Vec::new() };
-                return Ok(Self::Flv(sender));
+                return Ok(Self::Flv(FlvSender::new(sockets, ring)));
             }
             Floor::Rtsp(packets) => packets,
         };
@@ -389,6 +410,14 @@ impl Sender {
         }
     }
 
+    /// Takes the bytes that were prepared from where they come; they are as many.
+    fn receive(&mut self, ingest: &mut TcpStream) -> std::io::Result<()> {
+        match self {
+            Self::Flv(sender) => ingest.read_exact(&mut sender.bytes),
+            Self::Rtsp { .. } => unreachable!("packets are not relayed"),
+        }
+    }
+
     fn send(&mut self) {
         match self {
             Self::Flv(sender) => sender.send(),
@@ -398,6 +427,10 @@ impl Sender {
 }
 
 impl FlvSender {
+    fn new(sockets: Vec<TcpStream>, ring: Option<Box<EgressRing>>) -> Self {
+        Self { bytes: Vec::new(), sockets, ring, slow: Vec::new() }
+    }
+
     fn send(&mut self) {
         let (slow, bytes) = (&mut self.slow, &self.bytes);
         match &mut self.ring {
@@ -433,46 +466,3 @@ const LAST_WORDS_NS_MAX: u64 = 20_000_000_000;
 /// From when nobody is sent to any more to the end of the players that ended by themselves.
 const GOODBYE_NS_MAX: u64 = 2_000_000_000;
 const ACCEPT_PAUSE_NS: u64 = 1_000_000;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::media::TagKind;
-
-    /// All flushes of ten seconds: when, and the times of their tags.
-    fn flushes(flush: Flush, clip: &Clip) -> Vec<(u64, Vec<(TagKind, u64)>)> {
-        let mut next = 0;
-        let mut flushes = Vec::new();
-        while clip.tag(next).1 < 10_000 {
-            let (at_ms, tags) = flush.next(clip, next);
-            assert_eq!(tags.start, next, "no tag is left out");
-            assert!(tags.end > next, "each flush has a tag");
-            next = tags.end;
-            let of = |index| (clip.tag(index).0.kind, clip.tag(index).1);
-            flushes.push((at_ms, tags.map(of).collect()));
-        }
-        flushes
-    }
-
-    #[test]
-    fn flushes_take_what_their_policy_says() {
-        let clip = Clip::load(None).expect("it is ours");
-        let each = flushes(Flush::Tag, &clip);
-        assert!(each.iter().all(|(at_ms, tags)| tags.len() == 1 && tags[0].1 == *at_ms));
-        let windows = flushes(Flush::Window(100), &clip);
-        assert_eq!(windows.len(), 100);
-        for (at_ms, tags) in &windows {
-            assert!(tags.iter().all(|(_, tag_ms)| (at_ms - 100..*at_ms).contains(tag_ms)));
-        }
-        let riding = flushes(Flush::AudioOnVideo(40), &clip);
-        assert_eq!(riding.len(), 250);
-        for (at_ms, tags) in &riding {
-            assert_eq!(*tags.last().expect("a tag"), (TagKind::Video, *at_ms));
-        }
-        for (at_ms, tags) in flushes(Flush::AudioOnVideo(10), &clip) {
-            assert!(tags.iter().all(|(_, tag_ms)| (*tag_ms..=tag_ms + 10).contains(&at_ms)));
-            let frames = tags.iter().filter(|(kind, _)| *kind == TagKind::Video).count();
-            assert!(frames <= 1 && (frames == 0 || tags[tags.len() - 1].0 == TagKind::Video));
-        }
-    }
-}

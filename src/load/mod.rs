@@ -11,6 +11,7 @@ mod connection;
 mod crowd;
 pub mod dead;
 mod figures;
+mod flush;
 mod guests;
 mod limit;
 mod member;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::limit::Flush;
+use super::flush::Flush;
 use crate::config::CpuList;
 use crate::proto::rtsp::LowerTransport;
 
@@ -226,6 +226,11 @@ pub struct LimitOptions {
     /// Send audio with the next video frame, as rillcast does; it waits 40 ms at most.
     #[arg(long, conflicts_with = "flush_ms")]
     pub(super) audio_on_video: bool,
+    /// Receive what is sent: a publisher on the first of the CPUs for the players sends each tag
+    /// when it is due, and a flush goes on when its last byte has come. CPU time of processes has
+    /// the publisher's in it.
+    #[arg(long)]
+    pub(super) relayed: bool,
     /// FLV file; five seconds of H.264 and AAC that are built in unless given.
     #[arg(long, value_name = "FLV")]
     pub(super) file: Option<PathBuf>,

@@ -26,11 +26,6 @@ impl Pace {
         self.due_ns += self.interval_ns;
         Ok(due_ns)
     }
-
-    /// Drops the calls that were due before `now_ns`; the next one is due then.
-    pub fn skip_to(&mut self, now_ns: u64) {
-        self.due_ns = self.due_ns.max(now_ns);
-    }
 }
 
 #[cfg(test)]
@@ -49,14 +44,5 @@ mod tests {
             std::iter::from_fn(|| pace.take(190).ok()).map(|due| 190 - due).collect();
         assert_eq!(waited, [50, 30, 10]);
         assert_eq!(pace.take(190), Err(10));
-    }
-
-    #[test]
-    fn calls_of_a_pause_are_not_made_up_for() {
-        let mut pace = Pace::new(0, 20);
-        pace.skip_to(70);
-        assert_eq!((pace.take(70), pace.take(70)), (Ok(70), Err(20)));
-        pace.skip_to(80);
-        assert_eq!(pace.take(80), Err(10), "one that is to come is not moved");
     }
 }
